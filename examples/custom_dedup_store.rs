@@ -1,0 +1,85 @@
+//! A deduplication store of one's own: what the trait asks for, in about thirty lines.
+//!
+//! Yours will talk to a database; this one is a map behind a lock, and forgets nothing by itself.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use qomplement_webhooks::{Claim, ClaimToken, DedupStore, Fenced, JobId, StoreError, async_trait};
+
+#[derive(Debug, Default)]
+struct MapStore(Mutex<HashMap<JobId, Row>>);
+
+/// The last claim on a job, and whether it was completed; past `until`, nothing of it counts.
+#[derive(Debug)]
+struct Row {
+    owner: u128,
+    done: bool,
+    until: Instant,
+}
+
+impl MapStore {
+    fn rows(&self) -> Result<MutexGuard<'_, HashMap<JobId, Row>>, StoreError> {
+        self.0.lock().map_err(|_| StoreError::unavailable("a thread panicked while it held the lock"))
+    }
+}
+
+#[async_trait]
+impl DedupStore for MapStore {
+    async fn claim(&self, job: &JobId, lease: Duration) -> Result<Claim, StoreError> {
+        let mut rows = self.rows()?; // held from the question to the write: claims are atomic
+        let now = Instant::now();
+        match rows.get(job).filter(|row| row.until > now) {
+            Some(row) if row.done => return Ok(Claim::Done),
+            Some(row) => return Ok(Claim::InProgress { retry_after: row.until - now }),
+            None => {}
+        }
+        let token = ClaimToken::new(job);
+        rows.insert(job.clone(), Row { owner: token.owner(), done: false, until: now + lease });
+        Ok(Claim::Acquired(token))
+    }
+
+    async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {
+        match self.rows()?.get_mut(claim.job()) {
+            Some(row) if row.owner == claim.owner() && !row.done => row.until = Instant::now() + lease,
+            _ => return Ok(Fenced::Stale),
+        }
+        Ok(Fenced::Applied)
+    }
+
+    async fn complete(&self, claim: &ClaimToken, retention: Duration) -> Result<Fenced, StoreError> {
+        match self.rows()?.get_mut(claim.job()) {
+            Some(row) if row.owner == claim.owner() => {
+                *row = Row { done: true, until: Instant::now() + retention, ..*row };
+            }
+            _ => return Ok(Fenced::Stale),
+        }
+        Ok(Fenced::Applied)
+    }
+
+    async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
+        let mut rows = self.rows()?;
+        match rows.get(claim.job()) {
+            Some(row) if row.owner == claim.owner() && !row.done => rows.remove(claim.job()),
+            _ => return Ok(Fenced::Stale),
+        };
+        Ok(Fenced::Applied)
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let (store, job) = (MapStore::default(), "job-7".parse()?);
+    let lease = Duration::from_secs(5);
+
+    let Claim::Acquired(first) = store.claim(&job, lease).await? else { panic!("nobody has claimed it") };
+    println!("a copy that comes meanwhile: {:?}", store.claim(&job, lease).await?);
+
+    println!("the handler fails:           {:?}", store.release(&first).await?);
+    let Claim::Acquired(second) = store.claim(&job, lease).await? else { panic!("it was released") };
+    println!("the first owner, too late:   {:?}", store.complete(&first, lease).await?);
+    println!("the second attempt succeeds: {:?}", store.complete(&second, lease).await?);
+    println!("every later copy:            {:?}", store.claim(&job, lease).await?);
+    Ok(())
+}

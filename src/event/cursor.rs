@@ -1,0 +1,93 @@
+//! Walks over JSON text member by member.
+//!
+//! serde_json checks and skips every value; what is here is only the punctuation of the objects
+//! that an event is read from. Deserializing those objects through serde instead would give up on
+//! values that are JSON but that no Rust number or string can hold (`1e999`, `"\ud800"`), and with
+//! them on the whole event.
+
+use std::borrow::Cow;
+
+use serde::de::Error as _;
+use serde_json::value::RawValue;
+
+/// A place in a JSON text; what lies before it has been read.
+#[derive(Debug)]
+pub(super) struct Cursor<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Cursor<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        Self { rest: text }
+    }
+
+    /// The next byte that is not whitespace.
+    pub(super) fn peek(&mut self) -> Option<u8> {
+        let end = self.rest.bytes().take_while(|byte| matches!(byte, b' ' | b'\n' | b'\t' | b'\r')).count();
+        self.rest = &self.rest[end..];
+        self.rest.bytes().next()
+    }
+
+    /// Reads one value of any kind and returns its text.
+    pub(super) fn value(&mut self) -> Result<&'a str, serde_json::Error> {
+        let mut values = serde_json::Deserializer::from_str(self.rest).into_iter::<&RawValue>();
+        let value = values.next().unwrap_or_else(|| Err(serde_json::Error::custom("a value is missing")))?;
+        self.rest = &self.rest[values.byte_offset()..];
+        Ok(value.get())
+    }
+
+    /// Reads an object: calls `member` with each key, its escapes resolved, and the cursor in front
+    /// of the key's value, which `member` must read.
+    pub(super) fn members<E: From<serde_json::Error>>(
+        &mut self,
+        mut member: impl FnMut(&str, &mut Self) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.expect(b'{')?;
+        if self.skip(b'}') {
+            return Ok(());
+        }
+        loop {
+            if self.peek() != Some(b'"') {
+                return Err(serde_json::Error::custom("a key is missing").into());
+            }
+            let key = self.value()?;
+            self.expect(b':')?;
+            member(&unquote(key)?, self)?;
+            if self.skip(b'}') {
+                return Ok(());
+            }
+            self.expect(b',')?;
+        }
+    }
+
+    /// Checks that nothing but whitespace is left.
+    pub(super) fn end(&mut self) -> Result<(), serde_json::Error> {
+        match self.peek() {
+            None => Ok(()),
+            Some(_) => Err(serde_json::Error::custom("something follows the value")),
+        }
+    }
+
+    fn skip(&mut self, punctuation: u8) -> bool {
+        let found = self.peek() == Some(punctuation);
+        if found {
+            self.rest = &self.rest[1..];
+        }
+        found
+    }
+
+    fn expect(&mut self, punctuation: u8) -> Result<(), serde_json::Error> {
+        if self.skip(punctuation) {
+            return Ok(());
+        }
+        Err(serde_json::Error::custom(format_args!("`{}` is missing", char::from(punctuation))))
+    }
+}
+
+/// The content of a JSON string, borrowed when nothing in it is escaped.
+pub(super) fn unquote(json: &str) -> Result<Cow<'_, str>, serde_json::Error> {
+    match json.strip_prefix('"').and_then(|json| json.strip_suffix('"')) {
+        Some(content) if !content.contains('\\') => Ok(Cow::Borrowed(content)),
+        _ => serde_json::from_str(json).map(Cow::Owned),
+    }
+}

@@ -1,0 +1,138 @@
+//! The id of a job: the deduplication key.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use uuid::Uuid;
+
+/// The id of a job, opaque: 1 to 255 visible ASCII characters, compared exactly.
+///
+/// Every documented id is a UUID, and one in the usual spelling (lower case, hyphens) is kept in
+/// 16 bytes. Any other text is kept as it is: two spellings of one UUID are two ids, because
+/// nothing says that the sender means the same job by them.
+///
+/// # Examples
+///
+/// ```
+/// use qomplement_webhooks::JobId;
+///
+/// let id: JobId = "550e8400-e29b-41d4-a716-446655440000".parse()?;
+/// assert_eq!(id.to_string(), "550e8400-e29b-41d4-a716-446655440000");
+/// assert!("".parse::<JobId>().is_err());
+/// # Ok::<(), qomplement_webhooks::InvalidJobId>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(Repr);
+
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Repr {
+    /// A UUID whose canonical spelling is the id.
+    Uuid([u8; 16]),
+    Text(Box<str>),
+}
+
+/// The text is not a job id: it is empty, longer than 255 characters, or holds something other
+/// than visible ASCII.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a job id is 1 to {} visible ASCII characters", JobId::MAX_LEN)]
+#[non_exhaustive]
+pub struct InvalidJobId;
+
+impl JobId {
+    /// The longest id, in characters.
+    pub const MAX_LEN: usize = 255;
+
+    fn parse(text: &str) -> Result<Self, InvalidJobId> {
+        if text.is_empty() || text.len() > Self::MAX_LEN {
+            return Err(InvalidJobId);
+        }
+        if let Some(uuid) = canonical_uuid(text) {
+            return Ok(Self(Repr::Uuid(uuid.into_bytes())));
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(InvalidJobId);
+        }
+        Ok(Self(Repr::Text(text.into())))
+    }
+
+    /// Gives `read` the id's text without allocating.
+    fn with_str<R>(&self, read: impl FnOnce(&str) -> R) -> R {
+        match &self.0 {
+            Repr::Uuid(bytes) => {
+                let mut buffer = Uuid::encode_buffer();
+                read(Uuid::from_bytes(*bytes).hyphenated().encode_lower(&mut buffer))
+            }
+            Repr::Text(text) => read(text),
+        }
+    }
+}
+
+/// Reads a UUID in the one spelling that [`JobId`] can give back unchanged.
+fn canonical_uuid(text: &str) -> Option<Uuid> {
+    let canonical =
+        text.len() == uuid::fmt::Hyphenated::LENGTH && !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    // `try_parse` also reads braces and URNs, but neither has this length.
+    if canonical { Uuid::try_parse(text).ok() } else { None }
+}
+
+impl FromStr for JobId {
+    type Err = InvalidJobId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidJobId> {
+        Self::parse(text)
+    }
+}
+
+impl TryFrom<&str> for JobId {
+    type Error = InvalidJobId;
+
+    fn try_from(text: &str) -> Result<Self, InvalidJobId> {
+        Self::parse(text)
+    }
+}
+
+impl TryFrom<String> for JobId {
+    type Error = InvalidJobId;
+
+    fn try_from(text: String) -> Result<Self, InvalidJobId> {
+        Self::parse(&text)
+    }
+}
+
+impl PartialEq<str> for JobId {
+    fn eq(&self, other: &str) -> bool {
+        self.with_str(|text| text == other)
+    }
+}
+
+impl PartialEq<&str> for JobId {
+    fn eq(&self, other: &&str) -> bool {
+        self == *other
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.with_str(|text| f.pad(text))
+    }
+}
+
+impl fmt::Debug for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.with_str(|text| write!(f, "JobId({text})"))
+    }
+}
+
+impl Serialize for JobId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.with_str(|text| serializer.serialize_str(text))
+    }
+}
+
+impl<'de> Deserialize<'de> for JobId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}

@@ -1,0 +1,278 @@
+//! Bytes to event, in one pass and in any order of keys.
+//!
+//! The result may come before the type that says what it is, so it is read once into the text of
+//! every member that any type knows, and the variant is chosen at the end.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use serde::de::IgnoredAny;
+
+use super::cursor::{Cursor, unquote};
+use super::{ExtractResult, FillResult, Job, JobError, JobId, JobStatus, JobType, RawJson, WebhookEvent};
+
+/// Why a body is not an event.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParseError {
+    /// The body is not UTF-8.
+    #[error("the body is not UTF-8")]
+    NotUtf8(#[source] std::str::Utf8Error),
+    /// The body is not one JSON value: it is cut off, something follows the value, or it starts
+    /// with a byte-order mark.
+    #[error("the body is not one JSON value")]
+    NotJson(#[source] serde_json::Error),
+    /// A key that is read from stands in its object twice, so that two readers could see two
+    /// different events.
+    #[error("the key `{0}` is repeated")]
+    RepeatedKey(&'static str),
+    /// A member of the envelope is missing or unreadable; the text says which.
+    #[error("`{0}` is missing or unreadable")]
+    Envelope(&'static str),
+    /// `job_id` and `data.id` are two different jobs.
+    #[error("`job_id` is not `data.id`")]
+    JobIdMismatch,
+}
+
+pub(super) fn event(body: Bytes) -> Result<WebhookEvent, ParseError> {
+    // Slices of a checked `ByteString` need no check of their own.
+    let body = ByteString::try_from(body).map_err(ParseError::NotUtf8)?;
+    let Members { job_id, data } = Members::read(&body).map_err(|error| match error {
+        // What the cursor says counts from the place where it stood; a scan of the whole body says
+        // where in the body the mistake is.
+        ParseError::NotJson(error) => {
+            ParseError::NotJson(serde_json::from_str::<IgnoredAny>(&body).err().unwrap_or(error))
+        }
+        error => error,
+    })?;
+
+    let data = data.flatten().unwrap_or_default();
+    let id = read_job_id("job_id", job_id)?;
+    if id != read_job_id("data.id", data.id)? {
+        return Err(ParseError::JobIdMismatch);
+    }
+    let job_type = JobType::from(&*envelope("data.type", data.job_type)?);
+    let status = JobStatus::from(&*envelope("data.status", data.status)?);
+
+    let content = match (&job_type, &status) {
+        (JobType::Other(_), _) | (_, JobStatus::Other(_)) => Content::Unrecognized,
+        (_, JobStatus::Failed) => Content::Failed(data.error.flatten().unwrap_or_default().error(&body)),
+        (JobType::Extract, JobStatus::Completed) => data
+            .result
+            .flatten()
+            .map_or(Content::Unrecognized, |result| Content::Extract(result.extract(&body))),
+        (JobType::FillPdf | JobType::FillExcel, JobStatus::Completed) => {
+            data.result.flatten().map_or(Content::Unrecognized, |result| Content::Fill(result.fill(&body)))
+        }
+    };
+    let job = Job { id, job_type, raw: body.into_bytes(), attempt: 1, fence: 1 };
+    Ok(match content {
+        Content::Extract(result) => WebhookEvent::ExtractCompleted { job, result },
+        Content::Fill(result) => WebhookEvent::FillCompleted { job, result },
+        Content::Failed(error) => WebhookEvent::JobFailed { job, error },
+        Content::Unrecognized => WebhookEvent::Unrecognized { job, status },
+    })
+}
+
+/// The variant of an event, while the body is still borrowed.
+enum Content {
+    Extract(ExtractResult),
+    Fill(FillResult),
+    Failed(JobError),
+    Unrecognized,
+}
+
+/// The JSON text of one member, if the object has it.
+type Slot<'a> = Option<&'a str>;
+
+/// The body's own members.
+#[derive(Default)]
+struct Members<'a> {
+    job_id: Slot<'a>,
+    data: Object<Data<'a>>,
+}
+
+/// The members of `data`.
+#[derive(Default)]
+struct Data<'a> {
+    id: Slot<'a>,
+    job_type: Slot<'a>,
+    status: Slot<'a>,
+    result: Object<ResultMembers<'a>>,
+    error: Object<ErrorMembers<'a>>,
+}
+
+/// A member that should be an object; inside, `None` when it is something else.
+type Object<T> = Option<Option<T>>;
+
+/// The members of a `result`, whatever the type of the job.
+#[derive(Default)]
+struct ResultMembers<'a> {
+    model: Slot<'a>,
+    document_type: Slot<'a>,
+    language: Slot<'a>,
+    confidence: Slot<'a>,
+    fields: Slot<'a>,
+    tables: Slot<'a>,
+    pages_processed: Slot<'a>,
+    processing_time_ms: Slot<'a>,
+    download_url: Slot<'a>,
+    fields_filled: Slot<'a>,
+    fields_total: Slot<'a>,
+}
+
+/// The members of an `error`.
+#[derive(Default)]
+struct ErrorMembers<'a> {
+    code: Slot<'a>,
+    message: Slot<'a>,
+}
+
+impl<'a> Members<'a> {
+    fn read(body: &'a str) -> Result<Self, ParseError> {
+        let mut cursor = Cursor::new(body);
+        let root = read_object(&mut cursor, |members: &mut Self, key, cursor| match key {
+            "job_id" => set(&mut members.job_id, "job_id", cursor.value()?),
+            "data" => set(&mut members.data, "data", read_object(cursor, Data::read)?),
+            _ => skip(cursor),
+        })?;
+        cursor.end()?;
+        // JSON that is not an object has none of the envelope's members.
+        Ok(root.unwrap_or_default())
+    }
+}
+
+impl<'a> Data<'a> {
+    fn read(&mut self, key: &str, cursor: &mut Cursor<'a>) -> Result<(), ParseError> {
+        match key {
+            "id" => set(&mut self.id, "data.id", cursor.value()?),
+            "type" => set(&mut self.job_type, "data.type", cursor.value()?),
+            "status" => set(&mut self.status, "data.status", cursor.value()?),
+            "result" => set(&mut self.result, "data.result", read_object(cursor, ResultMembers::read)?),
+            "error" => set(&mut self.error, "data.error", read_object(cursor, ErrorMembers::read)?),
+            _ => skip(cursor),
+        }
+    }
+}
+
+impl<'a> ResultMembers<'a> {
+    fn read(&mut self, key: &str, cursor: &mut Cursor<'a>) -> Result<(), ParseError> {
+        let (slot, path) = match key {
+            "model" => (&mut self.model, "data.result.model"),
+            "document_type" => (&mut self.document_type, "data.result.document_type"),
+            "language" => (&mut self.language, "data.result.language"),
+            "confidence" => (&mut self.confidence, "data.result.confidence"),
+            "fields" => (&mut self.fields, "data.result.fields"),
+            "tables" => (&mut self.tables, "data.result.tables"),
+            "pages_processed" => (&mut self.pages_processed, "data.result.pages_processed"),
+            "processing_time_ms" => (&mut self.processing_time_ms, "data.result.processing_time_ms"),
+            "download_url" => (&mut self.download_url, "data.result.download_url"),
+            "fields_filled" => (&mut self.fields_filled, "data.result.fields_filled"),
+            "fields_total" => (&mut self.fields_total, "data.result.fields_total"),
+            _ => return skip(cursor),
+        };
+        set(slot, path, cursor.value()?)
+    }
+
+    fn extract(&self, body: &ByteString) -> ExtractResult {
+        ExtractResult {
+            model: string(body, self.model),
+            document_type: string(body, self.document_type),
+            language: string(body, self.language),
+            confidence: float(self.confidence),
+            fields: json(body, self.fields),
+            tables: json(body, self.tables),
+            pages_processed: integer(self.pages_processed),
+            processing_time_ms: integer(self.processing_time_ms),
+        }
+    }
+
+    fn fill(&self, body: &ByteString) -> FillResult {
+        FillResult {
+            download_url: string(body, self.download_url),
+            fields_filled: integer(self.fields_filled),
+            fields_total: integer(self.fields_total),
+        }
+    }
+}
+
+impl<'a> ErrorMembers<'a> {
+    fn read(&mut self, key: &str, cursor: &mut Cursor<'a>) -> Result<(), ParseError> {
+        match key {
+            "code" => set(&mut self.code, "data.error.code", cursor.value()?),
+            "message" => set(&mut self.message, "data.error.message", cursor.value()?),
+            _ => skip(cursor),
+        }
+    }
+
+    fn error(&self, body: &ByteString) -> JobError {
+        JobError { code: string(body, self.code), message: string(body, self.message) }
+    }
+}
+
+/// Reads an object member by member, or skips a value that is none.
+fn read_object<'a, T: Default>(
+    cursor: &mut Cursor<'a>,
+    mut member: impl FnMut(&mut T, &str, &mut Cursor<'a>) -> Result<(), ParseError>,
+) -> Result<Option<T>, ParseError> {
+    if cursor.peek() != Some(b'{') {
+        cursor.value()?;
+        return Ok(None);
+    }
+    let mut object = T::default();
+    cursor.members(|key, cursor| member(&mut object, key, cursor))?;
+    Ok(Some(object))
+}
+
+fn set<T>(slot: &mut Option<T>, path: &'static str, value: T) -> Result<(), ParseError> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(ParseError::RepeatedKey(path)),
+    }
+}
+
+fn skip(cursor: &mut Cursor<'_>) -> Result<(), ParseError> {
+    cursor.value()?;
+    Ok(())
+}
+
+/// A member of the envelope, which must be a string.
+fn envelope<'a>(path: &'static str, slot: Slot<'a>) -> Result<Cow<'a, str>, ParseError> {
+    slot.and_then(text).ok_or(ParseError::Envelope(path))
+}
+
+fn read_job_id(path: &'static str, slot: Slot<'_>) -> Result<JobId, ParseError> {
+    envelope(path, slot)?.parse().map_err(|_| ParseError::Envelope(path))
+}
+
+fn text(json: &str) -> Option<Cow<'_, str>> {
+    if json.starts_with('"') { unquote(json).ok() } else { None }
+}
+
+fn string(body: &ByteString, slot: Slot<'_>) -> Option<ByteString> {
+    Some(match text(slot?)? {
+        Cow::Borrowed(text) => body.slice_ref(text),
+        Cow::Owned(text) => text.into(),
+    })
+}
+
+fn json(body: &ByteString, slot: Slot<'_>) -> Option<RawJson> {
+    let json = RawJson::from_checked(body.slice_ref(slot?));
+    if json.is_null() { None } else { Some(json) }
+}
+
+/// The text is one JSON value, so what Rust reads as a number is a JSON number.
+fn integer(slot: Slot<'_>) -> Option<u64> {
+    slot?.parse().ok()
+}
+
+fn float(slot: Slot<'_>) -> Option<f64> {
+    slot?.parse().ok().filter(|number: &f64| number.is_finite())
+}
+
+impl From<serde_json::Error> for ParseError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::NotJson(error)
+    }
+}

@@ -1,0 +1,163 @@
+//! A piece of a body that is parsed when somebody asks for it.
+
+use std::fmt;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::cursor::Cursor;
+
+/// One JSON value, kept as the text that was received and parsed when asked for.
+///
+/// It is a slice of the webhook's body: making and cloning one copies nothing, and it keeps the
+/// whole body in memory for as long as it lives. The text is always one valid JSON value.
+/// Two are equal when their JSON values are equal, whatever the whitespace and the order of keys.
+///
+/// # Examples
+///
+/// ```
+/// use qomplement_webhooks::RawJson;
+///
+/// let fields: RawJson = r#"{"invoice_number": "INV-7", "total": "1500.50"}"#.parse()?;
+/// assert_eq!(fields.get::<String>("invoice_number")?.as_deref(), Some("INV-7"));
+/// assert_eq!(fields.get::<String>("vendor")?, None);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct RawJson(ByteString);
+
+impl RawJson {
+    /// Takes text that has been checked to be one JSON value.
+    pub(super) fn from_checked(text: ByteString) -> Self {
+        Self(text)
+    }
+
+    /// The JSON text, exactly as received.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The JSON text as bytes, exactly as received.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    /// Whether the value is `null`.
+    #[must_use]
+    pub fn is_null(&self) -> bool {
+        self.as_str() == "null"
+    }
+
+    /// Parses the value into a type of yours.
+    ///
+    /// # Errors
+    ///
+    /// When the value does not have the shape of `T`.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(self.as_str())
+    }
+
+    /// Parses one member of the object, without parsing its other members into anything.
+    ///
+    /// `None` when the value is not an object, or has no such member. When a key is repeated, its
+    /// last value counts.
+    ///
+    /// # Errors
+    ///
+    /// When the member does not have the shape of `T`; a member that is `null` is one for which
+    /// `T` has to be an `Option`.
+    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, serde_json::Error> {
+        let mut cursor = Cursor::new(self.as_str());
+        let mut found = None;
+        if cursor.peek() == Some(b'{') {
+            cursor.members(|name, cursor| {
+                let value = cursor.value()?;
+                if name == key {
+                    found = Some(value);
+                }
+                Ok(())
+            })?;
+        }
+        found.map(serde_json::from_str).transpose()
+    }
+
+    /// Parses the value into a tree.
+    ///
+    /// # Errors
+    ///
+    /// When the tree cannot hold it: a number beyond `f64`, more than 128 levels of nesting, or an
+    /// escaped surrogate without its other half. All of them are valid JSON.
+    pub fn to_value(&self) -> Result<Value, serde_json::Error> {
+        self.parse()
+    }
+}
+
+/// Whether two JSON texts hold the same value.
+pub(super) fn same_json(left: &[u8], right: &[u8]) -> bool {
+    if left == right {
+        return true;
+    }
+    let value = |text| serde_json::from_slice::<Value>(text).ok();
+    match (value(left), value(right)) {
+        (Some(left), Some(right)) => left == right,
+        _ => false,
+    }
+}
+
+impl std::str::FromStr for RawJson {
+    type Err = serde_json::Error;
+
+    fn from_str(text: &str) -> Result<Self, serde_json::Error> {
+        let value: &RawValue = serde_json::from_str(text)?;
+        Ok(Self(value.get().into()))
+    }
+}
+
+impl TryFrom<Bytes> for RawJson {
+    type Error = serde_json::Error;
+
+    /// Checks that the bytes are one JSON value in UTF-8, and takes them without copying.
+    fn try_from(bytes: Bytes) -> Result<Self, serde_json::Error> {
+        let value: &RawValue = serde_json::from_slice(&bytes)?;
+        let slice = bytes.slice_ref(value.get().as_bytes());
+        ByteString::try_from(slice).map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+impl PartialEq for RawJson {
+    fn eq(&self, other: &Self) -> bool {
+        same_json(self.as_bytes(), other.as_bytes())
+    }
+}
+
+impl fmt::Debug for RawJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for RawJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for RawJson {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let value: &RawValue = serde_json::from_str(self.as_str()).map_err(serde::ser::Error::custom)?;
+        value.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawJson {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Box::<RawValue>::deserialize(deserializer)?;
+        Ok(Self(String::from(Box::<str>::from(value)).into()))
+    }
+}

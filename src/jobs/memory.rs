@@ -1,0 +1,44 @@
+//! A registry for tests and small tools.
+
+use std::collections::HashSet;
+use std::error::Error;
+use std::sync::{PoisonError, RwLock};
+
+use async_trait::async_trait;
+
+use super::JobRegistry;
+use crate::event::JobId;
+
+/// A [`JobRegistry`] in this process's memory. Nothing survives a restart, and nothing is dropped by
+/// itself: [`remove`](Self::remove) what has ended.
+///
+/// Share it as an `Arc`, between the code that starts jobs and the receiver.
+#[derive(Debug, Default)]
+pub struct MemoryJobRegistry {
+    jobs: RwLock<HashSet<JobId>>,
+}
+
+impl MemoryJobRegistry {
+    /// Makes a registry that knows no job.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a job that you have started. `false` if it was there.
+    pub fn insert(&self, job: JobId) -> bool {
+        self.jobs.write().unwrap_or_else(PoisonError::into_inner).insert(job)
+    }
+
+    /// Forgets a job. `false` if it was not there.
+    pub fn remove(&self, job: &JobId) -> bool {
+        self.jobs.write().unwrap_or_else(PoisonError::into_inner).remove(job)
+    }
+}
+
+#[async_trait]
+impl JobRegistry for MemoryJobRegistry {
+    async fn is_known(&self, job: &JobId) -> Result<bool, Box<dyn Error + Send + Sync>> {
+        Ok(self.jobs.read().unwrap_or_else(PoisonError::into_inner).contains(job))
+    }
+}
