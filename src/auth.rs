@@ -174,12 +174,12 @@ impl SharedToken {
         &self.secret
     }
 
-    pub(crate) fn admits(&self, request: &Parts) -> bool {
-        let Some(given) = Given::find(request) else { return false };
+    pub(crate) fn check(&self, request: &Parts) -> Access {
+        let Some(given) = Given::find(request) else { return Access::Denied };
         let given = digest(&given.0);
         // Every digest is compared, whatever the first comparison says.
-        let matches = self.digests.iter().fold(Choice::from(0), |found, known| found | known.ct_eq(&given));
-        matches.into()
+        let found = self.digests.iter().fold(Choice::from(0), |found, known| found | known.ct_eq(&given));
+        if found.into() { Access::Granted } else { Access::Denied }
     }
 }
 

@@ -1,0 +1,22 @@
+//! The receiver as an axum handler: `any(receiver)`.
+
+use std::pin::Pin;
+
+use ::axum::body::Body;
+use ::axum::extract::Request;
+use ::axum::handler::Handler;
+use ::axum::response::Response;
+
+use crate::WebhookReceiver;
+
+/// Tells this handler from the functions that axum takes as handlers; never seen by a user.
+#[derive(Debug)]
+pub enum Receiver {}
+
+impl<S> Handler<Receiver, S> for WebhookReceiver {
+    type Future = Pin<Box<dyn Future<Output = Response> + Send>>;
+
+    fn call(self, request: Request, _: S) -> Self::Future {
+        Box::pin(async move { self.receive(request).await.map(Body::new) })
+    }
+}

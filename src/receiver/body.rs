@@ -1,0 +1,117 @@
+//! Reads a request's body, within bounds of size, time and memory.
+
+use std::error::Error;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http_body::Body;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+use tracing::warn;
+
+use super::Reply;
+
+/// How many bytes bodies may have.
+#[derive(Debug)]
+pub(super) struct BodyLimits {
+    pub(super) max_bytes: usize,
+    /// One permit per byte of the bodies in memory.
+    pub(super) in_flight: Arc<Semaphore>,
+}
+
+/// A whole body, and the room in memory that it takes.
+pub(super) struct ReadBody {
+    pub(super) bytes: Bytes,
+    /// Given back when the event has been handled, which is when the bytes go.
+    pub(super) room: Option<OwnedSemaphorePermit>,
+}
+
+/// Checks what the head says about the body.
+pub(super) fn check_headers(headers: &HeaderMap, limits: &BodyLimits) -> Result<(), Reply> {
+    if !headers.get_all(CONTENT_TYPE).iter().all(|value| is_json(value.as_bytes())) {
+        return Err(Reply::UnsupportedMediaType);
+    }
+    let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
+    if !encodings.all(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity")) {
+        return Err(Reply::UnsupportedEncoding);
+    }
+    // One that cannot be read is for the server to refuse; the bytes are counted anyway.
+    let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|declared| declared > limits.max_bytes as u64) {
+        return Err(Reply::BodyTooLarge);
+    }
+    Ok(())
+}
+
+/// Whether a content type is `application/json` or `application/*+json`, whatever its parameters.
+fn is_json(content_type: &[u8]) -> bool {
+    let essence = content_type.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
+    let Some((kind, subtype)) = essence.split_at_checked("application/".len()) else { return false };
+    let suffix = subtype.len().checked_sub("+json".len()).map(|at| &subtype[at..]);
+    kind.eq_ignore_ascii_case(b"application/")
+        && (subtype.eq_ignore_ascii_case(b"json")
+            || subtype.len() > "+json".len()
+                && suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case(b"+json")))
+}
+
+/// Reads a body to its end.
+pub(super) async fn read<B>(body: B, limits: &BodyLimits, until: Instant) -> Result<ReadBody, Reply>
+where
+    B: Body,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    timeout_at(until, read_all(body, limits)).await.unwrap_or(Err(Reply::BodyTimeout))
+}
+
+async fn read_all<B>(body: B, limits: &BodyLimits) -> Result<ReadBody, Reply>
+where
+    B: Body,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let mut body = pin!(body);
+    let mut room = None;
+    // Nearly every body is one frame, which is taken as it is.
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
+        let frame = frame.map_err(|error| {
+            warn!(error = %super::guard::chain(&*error.into()), "the body broke off");
+            Reply::InvalidJson
+        })?;
+        let Ok(mut data) = frame.into_data() else { continue };
+        if data.remaining() > limits.max_bytes - first.len() - rest.len() {
+            return Err(Reply::BodyTooLarge);
+        }
+        reserve(&mut room, data.remaining(), limits)?;
+        if rest.is_empty() && first.is_empty() {
+            first = data.copy_to_bytes(data.remaining());
+        } else {
+            if rest.is_empty() {
+                rest.put(std::mem::take(&mut first));
+            }
+            rest.put(data);
+        }
+    }
+    let bytes = if rest.is_empty() { first } else { rest.freeze() };
+    Ok(ReadBody { bytes, room })
+}
+
+/// Takes room for more bytes, or refuses: bodies that waited for each other's room could all wait.
+fn reserve(room: &mut Option<OwnedSemaphorePermit>, bytes: usize, limits: &BodyLimits) -> Result<(), Reply> {
+    let more = u32::try_from(bytes)
+        .ok()
+        .and_then(|bytes| limits.in_flight.clone().try_acquire_many_owned(bytes).ok());
+    let Some(more) = more else {
+        warn!("the bodies in memory have reached their limit");
+        return Err(Reply::Unavailable);
+    };
+    match room {
+        Some(room) => room.merge(more),
+        None => *room = Some(more),
+    }
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! Work that outlives its request.
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep_until};
+use tracing::{Instrument, Span, error, info};
+
+use super::Reply;
+use super::guard::isolate;
+
+/// The answer that is due at the ack deadline, whether or not the work is done.
+#[derive(Debug, Clone)]
+pub(super) struct Answer {
+    deadline: Instant,
+    given: Arc<OnceLock<Reply>>,
+}
+
+impl Answer {
+    pub(super) fn due_at(deadline: Instant) -> Self {
+        Self { deadline, given: Arc::default() }
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Answers now; the work goes on. Only the first answer counts.
+    pub(super) fn give(&self, reply: Reply) {
+        let _ = self.given.set(reply);
+    }
+
+    /// Waits for a future to its end, and answers in the middle of it if the deadline passes.
+    pub(super) async fn or_at_deadline<F: Future>(&self, reply: Reply, future: F) -> F::Output {
+        let mut future = std::pin::pin!(future);
+        tokio::select! {
+            biased;
+            output = &mut future => return output,
+            () = sleep_until(self.deadline), if self.given.get().is_none() => self.give(reply),
+        }
+        future.await
+    }
+}
+
+/// Polls work as a part of its request for as long as there is one, which costs nothing, and hands
+/// the remainder to the runtime when the request ends first: because the client left, or because
+/// the [`Answer`] was due.
+pub(super) struct Detachable {
+    /// `None` when it is done.
+    work: Option<Pin<Box<dyn Future<Output = Reply> + Send>>>,
+    answer: Answer,
+    /// Of the moment when the work began: a drop can happen outside of every runtime.
+    runtime: Handle,
+    span: Span,
+}
+
+impl Detachable {
+    pub(super) fn new(
+        answer: Answer,
+        runtime: Handle,
+        work: impl Future<Output = Reply> + Send + 'static,
+    ) -> Self {
+        let work = Box::pin(async {
+            // The handler has its own catch, which releases its claim. This one is for what no row of
+            // the table foresees, such as a handler's future that panics while it is dropped.
+            isolate(work).await.unwrap_or_else(|panicked| {
+                error!(%panicked, "the webhook was not handled to the end");
+                Reply::HandlerPanicked
+            })
+        });
+        Self { work: Some(work), answer, runtime, span: Span::current() }
+    }
+}
+
+impl Future for Detachable {
+    type Output = Reply;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Reply> {
+        if let Some(work) = &mut self.work
+            && let Poll::Ready(reply) = work.as_mut().poll(context)
+        {
+            self.work = None;
+            return Poll::Ready(reply);
+        }
+        match self.answer.given.get() {
+            Some(reply) => Poll::Ready(*reply),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Detachable {
+    fn drop(&mut self) {
+        let Some(work) = self.work.take() else { return };
+        let remainder = async {
+            let reply = work.await;
+            info!(outcome = reply.outcome(), "finished after the request had ended");
+        };
+        self.runtime.spawn(remainder.instrument(self.span.clone()));
+    }
+}

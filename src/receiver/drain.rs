@@ -1,0 +1,76 @@
+//! Ends the work that is under way when the server stops.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+/// How long the work that was told to end may take to release its claims.
+const RELEASE_TIME: Duration = Duration::from_secs(1);
+
+/// Counts the webhooks under way, lets no new ones in once it is closed, and tells the rest to end.
+#[derive(Debug, Default)]
+pub(super) struct Drain {
+    under_way: AtomicUsize,
+    closed: AtomicBool,
+    aborted: AtomicBool,
+    changed: Notify,
+}
+
+/// One webhook under way.
+#[derive(Debug)]
+pub(super) struct UnderWay(Arc<Drain>);
+
+impl Drain {
+    /// Lets a webhook in, unless the receiver is shutting down.
+    pub(super) fn enter(self: &Arc<Self>) -> Option<UnderWay> {
+        // Counted before the question, so that `finish` either sees this webhook or turned it away.
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        let entered = UnderWay(self.clone());
+        (!self.closed.load(Ordering::SeqCst)).then_some(entered)
+    }
+
+    /// Waits until the work under way is told to end.
+    pub(super) async fn aborted(&self) {
+        self.until(|| self.aborted.load(Ordering::SeqCst)).await;
+    }
+
+    /// Lets nothing in, gives the work under way some time, then tells it to end. Returns how much was
+    /// told so.
+    pub(super) async fn finish(&self, grace: Duration) -> usize {
+        self.closed.store(true, Ordering::SeqCst);
+        let finished = || self.under_way.load(Ordering::SeqCst) == 0;
+        if timeout(grace, self.until(finished)).await.is_ok() {
+            return 0;
+        }
+        let unfinished = self.under_way.load(Ordering::SeqCst);
+        self.aborted.store(true, Ordering::SeqCst);
+        self.changed.notify_waiters();
+        let _ = timeout(RELEASE_TIME, self.until(finished)).await;
+        unfinished
+    }
+
+    async fn until(&self, condition: impl Fn() -> bool) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // Listening before the question: a change in between is not missed.
+            changed.as_mut().enable();
+            if condition() {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let last = self.0.under_way.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && self.0.closed.load(Ordering::SeqCst) {
+            self.0.changed.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Inline mode: the answer says how the handler ended.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::{debug, error, warn};
+
+use super::Reply;
+use super::detach::Answer;
+use super::drain::Drain;
+use super::guard::{Panicked, call, chain, isolate};
+use super::lease::{HeldLease, LEASE, Leases};
+use crate::dedup::{Claim, ClaimToken, DedupStore};
+use crate::event::{JobStatus, WebhookEvent};
+use crate::handler::{HandlerError, WebhookHandler, dispatch};
+use crate::store::Fenced;
+use crate::telemetry::{self, result};
+
+/// How often a copy asks whether the one that is being handled has ended.
+const CLAIM_AGAIN: Duration = Duration::from_millis(200);
+/// How long one try to record an outcome may take.
+const RECORD_TIME: Duration = Duration::from_secs(1);
+/// The pause before recording an outcome again; it doubles.
+const RECORD_AGAIN: Duration = Duration::from_millis(100);
+
+/// Claims the job, runs the handler, and records what came of it.
+pub(super) struct Inline {
+    pub(super) handler: Box<dyn WebhookHandler>,
+    pub(super) store: Arc<dyn DedupStore>,
+    pub(super) leases: Arc<Leases>,
+    /// One permit per handler that may run.
+    pub(super) handlers: Arc<Semaphore>,
+    pub(super) retention: Duration,
+    pub(super) max_handler_time: Duration,
+    pub(super) drain: Arc<Drain>,
+}
+
+/// The right to run the handler for a job, and the room to do it.
+struct Claimed {
+    token: ClaimToken,
+    /// When the claim's call began: the lease lasts at least from here.
+    since: Instant,
+    _room: OwnedSemaphorePermit,
+}
+
+/// How a run of the handler ended.
+enum Run {
+    Returned(Result<(), HandlerError>),
+    Panicked(Panicked),
+    TimedOut,
+    LeaseLost,
+    Aborted,
+}
+
+impl Inline {
+    pub(super) async fn handle(&self, event: WebhookEvent, answer: &Answer) -> Reply {
+        let claimed = tokio::select! {
+            biased;
+            claimed = self.claim(&event, answer.deadline()) => claimed,
+            () = self.drain.aborted() => Err(Reply::Unavailable),
+        };
+        match claimed {
+            Ok(claimed) => self.run(claimed, event, answer).await,
+            Err(reply) => reply,
+        }
+    }
+
+    /// Claims the job; while another copy has it, asks again until the deadline.
+    async fn claim(&self, event: &WebhookEvent, deadline: Instant) -> Result<Claimed, Reply> {
+        loop {
+            // Before the claim: a claim must not run out while it waits for room. And not kept while
+            // waiting for another copy, or waiting copies could fill the room.
+            let room = timeout_at(deadline, self.handlers.clone().acquire_owned()).await;
+            let Ok(Ok(room)) = room else {
+                warn!("the running handlers have reached their limit");
+                return Err(Reply::Unavailable);
+            };
+            let since = Instant::now();
+            match call(deadline, self.store.claim(event.job().id(), LEASE)).await {
+                Ok(Claim::Acquired(token)) => return Ok(Claimed { token, since, _room: room }),
+                Ok(Claim::Done) => return Err(Reply::Duplicate),
+                Ok(Claim::InProgress { .. }) => {}
+                Err(error) => {
+                    error!(error = %chain(&error), "the job cannot be claimed");
+                    return Err(Reply::Unavailable);
+                }
+            }
+            drop(room);
+            sleep_until(deadline.min(Instant::now() + CLAIM_AGAIN)).await;
+            if Instant::now() >= deadline {
+                return Err(Reply::InProgress);
+            }
+        }
+    }
+
+    /// Runs the handler for a claimed job.
+    async fn run(&self, claimed: Claimed, event: WebhookEvent, answer: &Answer) -> Reply {
+        let lease = self.leases.hold(&claimed.token, claimed.since);
+        // Only a known status ends a job: after an unknown one, a later `completed` is no duplicate.
+        let last_word = !matches!(&event, WebhookEvent::Unrecognized { status: JobStatus::Other(_), .. });
+        let began = Instant::now();
+        let run = answer.or_at_deadline(Reply::HandlerTimeout, self.run_handler(event, &lease)).await;
+        telemetry::handler_run(run.result(), began.elapsed());
+
+        let reply = match &run {
+            Run::Returned(Ok(())) => Reply::Handled,
+            Run::Returned(Err(failure)) if failure.is_permanent() => {
+                error!(error = %chain(failure.source()), "the handler failed for good: the job counts as done");
+                Reply::HandlerFailedForGood
+            }
+            Run::Returned(Err(failure)) => {
+                warn!(error = %chain(failure.source()), "the handler failed");
+                Reply::HandlerFailed
+            }
+            Run::Panicked(panicked) => {
+                error!(error = %panicked, "the handler panicked");
+                Reply::HandlerPanicked
+            }
+            Run::TimedOut => {
+                error!(after = ?self.max_handler_time, "the handler ran too long and was dropped");
+                Reply::HandlerTimeout
+            }
+            Run::LeaseLost => return Reply::Unavailable,
+            Run::Aborted => {
+                warn!("the handler was dropped: the shutdown ran out of grace");
+                Reply::Unavailable
+            }
+        };
+        let done = matches!(reply, Reply::Handled | Reply::HandlerFailedForGood);
+        let lease_ends = lease.stop();
+        if done && last_word {
+            self.complete(&claimed.token, lease_ends, reply, answer).await;
+        } else {
+            answer.or_at_deadline(reply, self.release(&claimed.token)).await;
+        }
+        reply
+    }
+
+    async fn run_handler(&self, event: WebhookEvent, lease: &HeldLease) -> Run {
+        let handler = isolate(dispatch(&*self.handler, event));
+        tokio::select! {
+            biased;
+            returned = handler => match returned {
+                Ok(result) => Run::Returned(result),
+                Err(panicked) => Run::Panicked(panicked),
+            },
+            () = lease.lost() => Run::LeaseLost,
+            () = self.drain.aborted() => Run::Aborted,
+            () = tokio::time::sleep(self.max_handler_time) => Run::TimedOut,
+        }
+    }
+
+    /// Records the job as done. The work is done whatever the store says, so the answer is, too; when
+    /// the first try fails it is given, and the others follow for as long as the lease keeps copies out.
+    async fn complete(&self, token: &ClaimToken, lease_ends: Instant, reply: Reply, answer: &Answer) {
+        let mut pause = RECORD_AGAIN;
+        loop {
+            let completion = call(Instant::now() + RECORD_TIME, self.store.complete(token, self.retention));
+            match answer.or_at_deadline(reply, completion).await {
+                Ok(Fenced::Applied) => return,
+                Ok(Fenced::Stale) => {
+                    error!(
+                        "the job was handled, but its claim had passed to another: it may be handled again"
+                    );
+                    return;
+                }
+                Err(error) => {
+                    warn!(error = %chain(&error), "the job was handled, but not recorded as done; trying again");
+                }
+            }
+            answer.give(reply);
+            if Instant::now() + pause >= lease_ends {
+                error!(
+                    "the job was handled, but could not be recorded as done: its next copy will be handled again"
+                );
+                return;
+            }
+            sleep_until(Instant::now() + pause).await;
+            pause *= 2;
+        }
+    }
+
+    /// Frees the job for its next copy; if the store fails, the end of the lease does.
+    async fn release(&self, token: &ClaimToken) {
+        match call(Instant::now() + RECORD_TIME, self.store.release(token)).await {
+            Ok(Fenced::Applied) => {}
+            Ok(Fenced::Stale) => debug!("the claim had passed to another before it was released"),
+            Err(error) => {
+                warn!(error = %chain(&error), "the job was not released: it is free when its lease ends");
+            }
+        }
+    }
+}
+
+impl Run {
+    fn result(&self) -> &'static str {
+        match self {
+            Self::Returned(Ok(())) => result::OK,
+            Self::Returned(Err(error)) if error.is_permanent() => result::FAILED_FOR_GOOD,
+            Self::Returned(Err(_)) => result::FAILED,
+            Self::Panicked(_) => result::PANICKED,
+            Self::TimedOut => result::TIMED_OUT,
+            Self::LeaseLost => result::LEASE_LOST,
+            Self::Aborted => result::ABORTED,
+        }
+    }
+}
+
+impl fmt::Debug for Inline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inline").field("store", &self.store).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,167 @@
+//! Keeps the claims of running handlers.
+//!
+//! One task renews the claims of all handlers of a receiver, so that a handler that blocks its thread
+//! does not stop its own renewal, and a request costs an entry in a map instead of a task. It starts
+//! when there is something to renew and ends when there is nothing.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+use tracing::{Instrument, Span, error, warn};
+
+use super::guard::{call, chain};
+use crate::dedup::{ClaimToken, DedupStore};
+use crate::store::Fenced;
+
+/// How long a claim lasts that is not renewed. Together with the ack deadline it ends before the
+/// sender's third try, so that the job of a process that died in the middle is free by then.
+pub(super) const LEASE: Duration = Duration::from_secs(5);
+/// A claim is renewed before it is this old.
+const RENEW_EVERY: Duration = Duration::from_millis(1500);
+/// How often the task looks.
+const TICK: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+pub(super) struct Leases {
+    store: Arc<dyn DedupStore>,
+    active: Mutex<Active>,
+}
+
+#[derive(Debug, Default)]
+struct Active {
+    /// By owner.
+    leases: HashMap<u128, Lease>,
+    /// Whether the task runs.
+    renewing: bool,
+}
+
+#[derive(Debug)]
+struct Lease {
+    token: ClaimToken,
+    /// When the last write began that made the lease last.
+    since: Instant,
+    /// Whether a call is under way.
+    renewing: bool,
+    lost: Arc<Notify>,
+    span: Span,
+}
+
+/// A claim that is renewed until this is dropped.
+#[derive(Debug)]
+pub(super) struct HeldLease {
+    leases: Arc<Leases>,
+    owner: u128,
+    lost: Arc<Notify>,
+}
+
+impl Leases {
+    pub(super) fn new(store: Arc<dyn DedupStore>) -> Arc<Self> {
+        Arc::new(Self { store, active: Mutex::default() })
+    }
+
+    /// Keeps a claim whose write began at `since`. Needs a runtime.
+    pub(super) fn hold(self: &Arc<Self>, token: &ClaimToken, since: Instant) -> HeldLease {
+        let lost = Arc::new(Notify::new());
+        let lease =
+            Lease { token: token.clone(), since, renewing: false, lost: lost.clone(), span: Span::current() };
+        let mut active = self.active();
+        active.leases.insert(token.owner(), lease);
+        let start = !std::mem::replace(&mut active.renewing, true);
+        drop(active);
+        if start {
+            tokio::spawn(Renewing { leases: self.clone(), ended: false }.run());
+        }
+        HeldLease { leases: self.clone(), owner: token.owner(), lost }
+    }
+
+    fn active(&self) -> MutexGuard<'_, Active> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Renews one claim and notes how it went.
+    async fn renew(self: Arc<Self>, token: ClaimToken) {
+        let began = Instant::now();
+        let renewed = call(began + RENEW_EVERY, self.store.renew(&token, LEASE)).await;
+        let mut active = self.active();
+        let Some(lease) = active.leases.get_mut(&token.owner()) else { return };
+        lease.renewing = false;
+        match renewed {
+            Ok(Fenced::Applied) => lease.since = began,
+            Ok(Fenced::Stale) => {
+                error!("the claim has passed to another: the handler is dropped");
+                lease.lost.notify_one();
+                active.leases.remove(&token.owner());
+            }
+            Err(error) => warn!(error = %chain(&error), "the claim was not renewed; trying again"),
+        }
+    }
+}
+
+/// The task. Its end is noted also when its runtime is shut down under it, so that a receiver that
+/// lives on in another runtime starts the next one.
+struct Renewing {
+    leases: Arc<Leases>,
+    /// Whether the task noted its own end.
+    ended: bool,
+}
+
+impl Renewing {
+    async fn run(mut self) {
+        loop {
+            sleep(TICK).await;
+            let now = Instant::now();
+            let mut active = self.leases.active();
+            if active.leases.is_empty() {
+                active.renewing = false;
+                self.ended = true;
+                return;
+            }
+            active.leases.retain(|_, lease| {
+                let lives = now < lease.since + LEASE;
+                if !lives {
+                    let _in_span = lease.span.enter();
+                    error!("the claim ran out and could not be renewed: the handler is dropped");
+                    lease.lost.notify_one();
+                }
+                lives
+            });
+            for lease in active.leases.values_mut() {
+                if !lease.renewing && now + TICK > lease.since + RENEW_EVERY {
+                    lease.renewing = true;
+                    let renewal = self.leases.clone().renew(lease.token.clone());
+                    tokio::spawn(renewal.instrument(lease.span.clone()));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Renewing {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.leases.active().renewing = false;
+        }
+    }
+}
+
+impl HeldLease {
+    /// Waits until the claim is lost.
+    pub(super) async fn lost(&self) {
+        self.lost.notified().await;
+    }
+
+    /// Stops renewing and returns when the lease ends; now, if it is lost.
+    pub(super) fn stop(self) -> Instant {
+        let lease = self.leases.active().leases.remove(&self.owner);
+        lease.map_or_else(Instant::now, |lease| lease.since + LEASE)
+    }
+}
+
+impl Drop for HeldLease {
+    fn drop(&mut self) {
+        self.leases.active().leases.remove(&self.owner);
+    }
+}

@@ -1,0 +1,308 @@
+//! The pipeline: what happens to a request, in order.
+
+mod body;
+mod builder;
+mod detach;
+mod drain;
+mod guard;
+mod inline;
+mod known;
+mod lease;
+mod reply;
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Method, Request, Response};
+use http_body::Body;
+use http_body_util::Full;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tracing::{Instrument, Span, debug, error, field, warn};
+
+use self::body::{BodyLimits, ReadBody};
+pub use self::builder::{BuildError, WebhookReceiverBuilder};
+use self::detach::{Answer, Detachable};
+use self::drain::{Drain, UnderWay};
+use self::guard::{call, chain, isolate};
+use self::inline::Inline;
+use self::reply::{BodyRead, Reply};
+use crate::auth::{Access, Authenticator, SharedToken};
+use crate::event::WebhookEvent;
+use crate::handler::WebhookHandler;
+use crate::jobs::JobRegistry;
+use crate::telemetry;
+
+/// Receives webhooks: authenticates, reads, parses, deduplicates, runs your handler, and answers.
+///
+/// Cheap to clone; all clones are one receiver. Mount it with the integration of your web framework,
+/// for all methods of one path, or hand it requests yourself with [`receive`](Self::receive).
+///
+/// It needs a tokio runtime, of either kind, when a request comes in. What outlives its request, because
+/// the handler takes longer than the ack deadline or the client has left, goes on in that runtime:
+/// await [`shutdown`](Self::shutdown) before the runtime ends.
+///
+/// # Examples
+///
+/// ```
+/// use http_body_util::Full;
+/// use qomplement_webhooks::{handler_fn, SharedToken, WebhookEvent, WebhookReceiver};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let token = SharedToken::generate()?;
+/// let receiver = WebhookReceiver::builder(handler_fn(|event: WebhookEvent| async move {
+///     println!("{} {}", event.name(), event.job().id());
+///     Ok(())
+/// }))
+/// .token(token.clone())
+/// .build()?;
+///
+/// let request = http::Request::post(format!("/webhook?token={}", token.expose())).body(Full::from(
+///     r#"{"job_id": "job-7", "data": {"id": "job-7", "type": "extract", "status": "failed"}}"#,
+/// ))?;
+/// assert_eq!(receiver.receive(request).await.status(), 200);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct WebhookReceiver {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    authentication: Authentication,
+    body_limits: BodyLimits,
+    known_jobs: Option<Box<dyn JobRegistry>>,
+    ack_deadline: Duration,
+    drain: Arc<Drain>,
+    inline: Inline,
+}
+
+/// Who may deliver webhooks.
+enum Authentication {
+    Token(SharedToken),
+    Custom(Box<dyn Authenticator>),
+    Anyone,
+}
+
+/// The times that belong to one request.
+#[derive(Clone, Copy)]
+struct Deadlines {
+    entered: Instant,
+    body: Instant,
+    ack: Instant,
+}
+
+impl WebhookReceiver {
+    /// Starts to configure a receiver that answers when the handler has finished.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use qomplement_webhooks::{handler_fn, SharedToken, WebhookReceiver, BuildError, TokenError};
+    /// # fn configure() -> Result<WebhookReceiver, Box<dyn std::error::Error>> {
+    /// # let handler = handler_fn(|_| async { Ok(()) });
+    /// let receiver = WebhookReceiver::builder(handler)
+    ///     .token(SharedToken::from_env("WEBHOOK_TOKEN")?)
+    ///     .max_handler_time(Duration::from_secs(60))
+    ///     .build()?;
+    /// # Ok(receiver) }
+    /// ```
+    pub fn builder(handler: impl WebhookHandler) -> WebhookReceiverBuilder {
+        WebhookReceiverBuilder::new(Box::new(handler))
+    }
+
+    /// Answers one request.
+    ///
+    /// Total: whatever the request, the handler, the stores or the body's stream do, there is an
+    /// answer, at the ack deadline at the latest. The answers are listed in the README.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once the body has been read, dropping the future stops nothing: the remainder goes on in the
+    /// runtime, and its outcome is recorded. Before, nothing has been done.
+    pub async fn receive<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let (parts, body) = request.into_parts();
+        let mut read = if body.is_end_stream() { BodyRead::Whole } else { BodyRead::NotWhole };
+        let deadlines = self.deadlines();
+        let reply = async {
+            let under_way = self.admit(&parts, deadlines).await?;
+            body::check_headers(&parts.headers, &self.inner.body_limits)?;
+            let body = body::read(body, &self.inner.body_limits, deadlines.body).await?;
+            read = BodyRead::Whole;
+            self.work(body, under_way, deadlines).await
+        };
+        let reply = answered(deadlines, reply).await;
+        reply.response(parts.version, read)
+    }
+
+    /// Checks the method and the authentication of a request whose body has yet to be read: for a
+    /// framework that cannot hand over the body as a stream. On an error, send the response and leave
+    /// the body alone; otherwise read the body and call [`receive_parts`](Self::receive_parts).
+    ///
+    /// # Errors
+    ///
+    /// The answer, when the request may not deliver webhooks.
+    pub async fn authenticate(&self, parts: &Parts) -> Result<(), Response<Full<Bytes>>> {
+        let deadlines = self.deadlines();
+        let reply = async {
+            self.admit(parts, deadlines).await?;
+            Ok(Reply::Handled)
+        };
+        match isolate(reply).await {
+            Ok(Ok(_)) => Ok(()),
+            refused => {
+                let reply = answered(deadlines, async { refused.unwrap_or(Err(Reply::Unavailable)) }).await;
+                Err(reply.response(parts.version, BodyRead::NotWhole))
+            }
+        }
+    }
+
+    /// Answers one request whose body has been read: what [`receive`](Self::receive) does, the
+    /// authentication included. The ack deadline counts from here.
+    ///
+    /// # Cancel safety
+    ///
+    /// As with [`receive`](Self::receive).
+    pub async fn receive_parts(&self, parts: &Parts, body: Bytes) -> Response<Full<Bytes>> {
+        let deadlines = self.deadlines();
+        let reply = async {
+            let under_way = self.admit(parts, deadlines).await?;
+            body::check_headers(&parts.headers, &self.inner.body_limits)?;
+            let body = body::read(Full::new(body), &self.inner.body_limits, deadlines.body).await?;
+            self.work(body, under_way, deadlines).await
+        };
+        answered(deadlines, reply).await.response(parts.version, BodyRead::Whole)
+    }
+
+    /// Shuts the receiver down: refuses new webhooks with 503, waits up to `grace` for those under way,
+    /// then drops the handlers that still run and releases their claims, so that the sender's next try
+    /// runs them elsewhere at once. Returns how many were dropped.
+    ///
+    /// Give it at least the ack deadline. It takes up to a second longer than `grace`. Await it before
+    /// the runtime ends; on a server that drops unfinished work when it stops, before the server stops.
+    pub async fn shutdown(&self, grace: Duration) -> usize {
+        self.inner.drain.finish(grace).await
+    }
+
+    fn deadlines(&self) -> Deadlines {
+        let entered = Instant::now();
+        let ack = self.inner.ack_deadline;
+        Deadlines { entered, body: entered + ack * 7 / 9, ack: entered + ack }
+    }
+
+    /// Lets a request in that may deliver webhooks.
+    async fn admit(&self, parts: &Parts, deadlines: Deadlines) -> Result<UnderWay, Reply> {
+        if parts.method != Method::POST {
+            return Err(Reply::MethodNotAllowed);
+        }
+        let access = match &self.inner.authentication {
+            Authentication::Anyone => Access::Granted,
+            Authentication::Token(token) => token.check(parts),
+            Authentication::Custom(authenticator) => {
+                call(deadlines.ack, authenticator.authenticate(parts)).await.map_err(|error| {
+                    error!(error = %chain(&error), "the request cannot be authenticated");
+                    Reply::Unavailable
+                })?
+            }
+        };
+        match access {
+            Access::Denied => Err(Reply::Unauthorized),
+            Access::Granted => self.inner.drain.enter().ok_or(Reply::Unavailable),
+        }
+    }
+
+    /// Does what outlives the request: everything after its body was read.
+    async fn work(&self, body: ReadBody, under_way: UnderWay, deadlines: Deadlines) -> Result<Reply, Reply> {
+        let event = WebhookEvent::try_from(body.bytes).map_err(|error| {
+            warn!(error = %chain(&error), "the body is no webhook");
+            Reply::from(&error)
+        })?;
+        let span = Span::current();
+        span.record(telemetry::JOB_ID, field::display(event.job().id()));
+        span.record(telemetry::EVENT, event.name());
+        let runtime = Handle::try_current().map_err(|error| {
+            error!(%error, "webhooks can only be handled in a tokio runtime");
+            Reply::Unavailable
+        })?;
+
+        let inner = self.inner.clone();
+        let answer = Answer::due_at(deadlines.ack);
+        let detachable = Detachable::new(answer.clone(), runtime, async move {
+            let reply = inner.handle(event, &answer).await;
+            drop((body.room, under_way));
+            reply
+        });
+        Ok(detachable.await)
+    }
+}
+
+impl Inner {
+    async fn handle(&self, event: WebhookEvent, answer: &Answer) -> Reply {
+        if let Some(registry) = &self.known_jobs {
+            let known = tokio::select! {
+                biased;
+                known = known::check(&**registry, event.job().id(), answer.deadline()) => known,
+                () = self.drain.aborted() => Err(Reply::Unavailable),
+            };
+            if let Err(reply) = known {
+                return reply;
+            }
+        }
+        self.inline.handle(event, answer).await
+    }
+}
+
+/// Runs a request to its answer, in its span, and reports it.
+async fn answered(deadlines: Deadlines, reply: impl Future<Output = Result<Reply, Reply>>) -> Reply {
+    let span = telemetry::span();
+    async {
+        let reply = isolate(reply).await.unwrap_or_else(|panicked| {
+            error!(%panicked, "the request was not received to the end");
+            Err(Reply::Unavailable)
+        });
+        let (Ok(reply) | Err(reply)) = reply;
+        let (outcome, status) = (reply.outcome(), reply.status().as_u16());
+        let span = Span::current();
+        span.record(telemetry::OUTCOME, outcome);
+        span.record(telemetry::STATUS, status);
+        if reply.status().is_success() {
+            debug!("webhook acknowledged");
+        } else {
+            warn!("webhook not acknowledged");
+        }
+        telemetry::request(outcome, deadlines.entered.elapsed());
+        reply
+    }
+    .instrument(span)
+    .await
+}
+
+impl fmt::Debug for WebhookReceiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebhookReceiver")
+            .field("authentication", &self.inner.authentication)
+            .field("known_jobs", &self.inner.known_jobs.is_some())
+            .field("ack_deadline", &self.inner.ack_deadline)
+            .field("mode", &self.inner.inline)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Authentication {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Token(_) => "token",
+            Self::Custom(_) => "authenticator",
+            Self::Anyone => "unauthenticated",
+        })
+    }
+}

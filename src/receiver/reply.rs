@@ -1,0 +1,149 @@
+//! The answer to every request: the one place that chooses a status.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Response, StatusCode, Version};
+use http_body_util::Full;
+
+use crate::event::ParseError;
+use crate::telemetry::outcome;
+
+/// One row of the answer table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reply {
+    Handled,
+    Duplicate,
+    HandlerFailedForGood,
+    InProgress,
+    HandlerFailed,
+    HandlerPanicked,
+    HandlerTimeout,
+    Unavailable,
+    MethodNotAllowed,
+    Unauthorized,
+    UnsupportedMediaType,
+    UnsupportedEncoding,
+    BodyTooLarge,
+    BodyTimeout,
+    InvalidJson,
+    InvalidPayload,
+    JobIdMismatch,
+    UnknownJob,
+}
+
+/// Whether the request's body was read to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BodyRead {
+    Whole,
+    NotWhole,
+}
+
+impl Reply {
+    pub(super) fn status(self) -> StatusCode {
+        match self {
+            Self::Handled | Self::Duplicate | Self::HandlerFailedForGood => StatusCode::OK,
+            Self::InProgress | Self::HandlerFailed | Self::HandlerTimeout | Self::Unavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::HandlerPanicked => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::UnsupportedMediaType | Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::InvalidJson => StatusCode::BAD_REQUEST,
+            Self::InvalidPayload | Self::JobIdMismatch => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::UnknownJob => StatusCode::NOT_FOUND,
+        }
+    }
+
+    /// The name for logs and metrics; of an error, also the `code` in the body.
+    pub(super) fn outcome(self) -> &'static str {
+        match self {
+            Self::Handled => outcome::HANDLED,
+            Self::Duplicate => outcome::DUPLICATE,
+            Self::HandlerFailedForGood => outcome::HANDLER_FAILED_FOR_GOOD,
+            Self::InProgress => outcome::IN_PROGRESS,
+            Self::HandlerFailed => outcome::HANDLER_FAILED,
+            Self::HandlerPanicked => outcome::HANDLER_PANICKED,
+            Self::HandlerTimeout => outcome::HANDLER_TIMEOUT,
+            Self::Unavailable => outcome::UNAVAILABLE,
+            Self::MethodNotAllowed => outcome::METHOD_NOT_ALLOWED,
+            Self::Unauthorized => outcome::UNAUTHORIZED,
+            Self::UnsupportedMediaType => outcome::UNSUPPORTED_MEDIA_TYPE,
+            Self::UnsupportedEncoding => outcome::UNSUPPORTED_ENCODING,
+            Self::BodyTooLarge => outcome::BODY_TOO_LARGE,
+            Self::BodyTimeout => outcome::BODY_TIMEOUT,
+            Self::InvalidJson => outcome::INVALID_JSON,
+            Self::InvalidPayload => outcome::INVALID_PAYLOAD,
+            Self::JobIdMismatch => outcome::JOB_ID_MISMATCH,
+            Self::UnknownJob => outcome::UNKNOWN_JOB,
+        }
+    }
+
+    /// A sentence for whoever reads the sender's log. Never anything of the request.
+    fn message(self) -> &'static str {
+        match self {
+            Self::Handled | Self::Duplicate | Self::HandlerFailedForGood => "",
+            Self::InProgress => "another copy of this webhook is still being handled",
+            Self::HandlerFailed => "the handler failed",
+            Self::HandlerPanicked => "the handler panicked",
+            Self::HandlerTimeout => "the handler did not finish in time",
+            Self::Unavailable => "the receiver cannot take webhooks at the moment",
+            Self::MethodNotAllowed => "webhooks are sent with POST",
+            Self::Unauthorized => "the token is missing, wrong or given twice",
+            Self::UnsupportedMediaType => "the content type must be JSON",
+            Self::UnsupportedEncoding => "the body must not be encoded",
+            Self::BodyTooLarge => "the body is too large",
+            Self::BodyTimeout => "the body was not complete in time",
+            Self::InvalidJson => "the body is not one JSON value in UTF-8",
+            Self::InvalidPayload => "job_id, data.id, data.type or data.status is missing or unreadable",
+            Self::JobIdMismatch => "job_id is not data.id",
+            Self::UnknownJob => "no such job was started here",
+        }
+    }
+
+    fn body(self) -> Bytes {
+        if self.status() == StatusCode::OK {
+            return Bytes::from_static(br#"{"received":true}"#);
+        }
+        // Codes and messages are our own text, without anything that JSON would have to escape.
+        let (code, message) = (self.outcome(), self.message());
+        format!(r#"{{"received":false,"error":{{"code":"{code}","message":"{message}"}}}}"#).into()
+    }
+
+    pub(super) fn response(self, version: Version, body: BodyRead) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(self.body()));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        match self.status() {
+            StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                headers.insert(ALLOW, HeaderValue::from_static("POST"));
+            }
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            _ => {}
+        }
+        // What is left of the body would be read as the next request. HTTP/2 ends a stream by itself
+        // and forbids the header.
+        if body == BodyRead::NotWhole && version <= Version::HTTP_11 {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+impl From<&ParseError> for Reply {
+    fn from(error: &ParseError) -> Self {
+        match error {
+            ParseError::NotUtf8(_) | ParseError::NotJson(_) | ParseError::RepeatedKey(_) => Self::InvalidJson,
+            ParseError::Envelope(_) => Self::InvalidPayload,
+            ParseError::JobIdMismatch => Self::JobIdMismatch,
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Handlers that misbehave, stores that fail, and servers to try them on.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::any;
+use bytes::Bytes;
+use http_body_util::Full;
+use qomplement_webhooks::{
+    Claim, ClaimToken, DedupStore, Fenced, HandlerError, JobId, MemoryDedupStore, StoreError, WebhookEvent,
+    WebhookHandler, WebhookReceiver, async_trait, handler_fn,
+};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+pub const PATH: &str = "/api/webhooks/qomplement";
+pub const TOKEN: &str = "4Kz0PhvXDXnKcQ9JvW5c8tqGpn7oYbRm2sLd1aTfEuI";
+
+/// An axum server on a free port, until it is dropped.
+pub struct Server {
+    pub address: std::net::SocketAddr,
+    task: AbortHandle,
+}
+
+impl Server {
+    pub async fn start(receiver: WebhookReceiver) -> Self {
+        let app = Router::new().route(PATH, any(receiver));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn(axum::serve(listener, app).into_future()).abort_handle();
+        Self { address, task }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}{PATH}", self.address)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What the handler does on one run.
+#[derive(Clone)]
+pub enum Act {
+    Succeed,
+    Fail,
+    FailForGood,
+    Panic,
+    /// Never returns.
+    Hang,
+    /// Takes so long, by tokio's clock.
+    Take(Duration),
+    /// Blocks its thread until the gate opens.
+    Block(std::sync::mpsc::SyncSender<()>, Arc<Mutex<std::sync::mpsc::Receiver<()>>>),
+    /// Says that it has begun, and returns when it may.
+    Wait(Arc<Gate>),
+}
+
+/// Where a handler stops until a test lets it go on.
+#[derive(Default)]
+pub struct Gate {
+    pub begun: Notify,
+    pub go_on: Notify,
+}
+
+/// Acts by a script, the last act for ever, and notes what it was asked to do.
+#[derive(Clone, Default)]
+pub struct Script(Arc<ScriptState>);
+
+#[derive(Default)]
+struct ScriptState {
+    acts: Mutex<Vec<Act>>,
+    runs: Mutex<HashMap<JobId, usize>>,
+    finished: AtomicUsize,
+    running: AtomicUsize,
+    most_running: AtomicUsize,
+    changed: Notify,
+}
+
+/// Counts a run for as long as its future lives.
+struct Running(Arc<ScriptState>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+        self.0.changed.notify_waiters();
+    }
+}
+
+impl Script {
+    pub fn new(acts: impl IntoIterator<Item = Act>) -> Self {
+        let script = Self::default();
+        *script.0.acts.lock().unwrap() = acts.into_iter().collect();
+        script
+    }
+
+    pub fn handler(&self) -> impl WebhookHandler {
+        let state = self.0.clone();
+        handler_fn(move |event: WebhookEvent| Self::run(state.clone(), event))
+    }
+
+    async fn run(state: Arc<ScriptState>, event: WebhookEvent) -> Result<(), HandlerError> {
+        *state.runs.lock().unwrap().entry(event.job().id().clone()).or_default() += 1;
+        let running = state.running.fetch_add(1, Ordering::SeqCst) + 1;
+        state.most_running.fetch_max(running, Ordering::SeqCst);
+        state.changed.notify_waiters();
+        let _running = Running(state.clone());
+        let act = {
+            let mut acts = state.acts.lock().unwrap();
+            if acts.len() > 1 { acts.remove(0) } else { acts.first().cloned().unwrap_or(Act::Succeed) }
+        };
+        match act {
+            Act::Succeed => {}
+            Act::Fail => return Err("not now".into()),
+            Act::FailForGood => return Err(HandlerError::permanent("never")),
+            Act::Panic => panic!("a handler's bug"),
+            Act::Hang => std::future::pending().await,
+            Act::Take(time) => tokio::time::sleep(time).await,
+            Act::Block(begun, go_on) => {
+                begun.send(()).unwrap();
+                go_on.lock().unwrap().recv().unwrap();
+            }
+            Act::Wait(gate) => {
+                gate.begun.notify_one();
+                gate.go_on.notified().await;
+            }
+        }
+        state.finished.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// How often the handler was called.
+    pub fn runs(&self) -> usize {
+        self.0.runs.lock().unwrap().values().sum()
+    }
+
+    /// How often it succeeded.
+    pub fn finished(&self) -> usize {
+        self.0.finished.load(Ordering::SeqCst)
+    }
+
+    pub fn running(&self) -> usize {
+        self.0.running.load(Ordering::SeqCst)
+    }
+
+    /// The most runs at one time.
+    pub fn most_running(&self) -> usize {
+        self.0.most_running.load(Ordering::SeqCst)
+    }
+
+    /// Waits for a fact about the handler, at most ten seconds by tokio's clock.
+    pub async fn until(&self, what: &str, fact: impl Fn(&Self) -> bool) {
+        let wait = async {
+            loop {
+                let mut changed = std::pin::pin!(self.0.changed.notified());
+                changed.as_mut().enable();
+                if fact(self) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), wait)
+            .await
+            .unwrap_or_else(|_| panic!("waited for: {what}"));
+    }
+}
+
+/// How a call of a store goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The store was not reached.
+    Error,
+    /// The write took place, and its reply was lost.
+    ReplyLost,
+    /// There is never a reply, and no write.
+    Hang,
+    /// The write took place, and there is never a reply.
+    HangAfter,
+    Panic,
+}
+
+pub const FAULTS: [Fault; 5] = [Fault::Error, Fault::ReplyLost, Fault::Hang, Fault::HangAfter, Fault::Panic];
+
+/// Which call of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Call {
+    Claim,
+    Renew,
+    Complete,
+    Release,
+}
+
+/// A memory store whose calls fail as they are told to, and that notes every call.
+#[derive(Debug, Clone)]
+pub struct FaultyStore {
+    inner: Arc<MemoryDedupStore>,
+    state: Arc<FaultyState>,
+}
+
+#[derive(Debug, Default)]
+struct FaultyState {
+    /// The faults of the next calls of each kind; `None` for a call that goes well.
+    faults: Mutex<HashMap<Call, Vec<Option<Fault>>>>,
+    calls: Mutex<Vec<Call>>,
+    changed: Notify,
+}
+
+impl FaultyStore {
+    pub fn new() -> Self {
+        Self { inner: Arc::new(MemoryDedupStore::new()), state: Arc::default() }
+    }
+
+    /// Lets the next calls of a kind fail.
+    pub fn fail(self, call: Call, faults: impl IntoIterator<Item = Option<Fault>>) -> Self {
+        self.state.faults.lock().unwrap().entry(call).or_default().extend(faults);
+        self
+    }
+
+    pub fn calls(&self, call: Call) -> usize {
+        self.state.calls.lock().unwrap().iter().filter(|&&other| other == call).count()
+    }
+
+    /// Whether the job is remembered as done.
+    pub async fn is_done(&self, job: &JobId) -> bool {
+        match self.inner.claim(job, Duration::from_nanos(1)).await.unwrap() {
+            Claim::Done => true,
+            Claim::InProgress { .. } => false,
+            Claim::Acquired(token) => {
+                let _ = self.inner.release(&token).await.unwrap();
+                false
+            }
+        }
+    }
+
+    /// Waits until a kind of call has been made so often, at most ten seconds by tokio's clock.
+    pub async fn until(&self, call: Call, times: usize) {
+        let wait = async {
+            loop {
+                let mut changed = std::pin::pin!(self.state.changed.notified());
+                changed.as_mut().enable();
+                if self.calls(call) >= times {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(10), wait).await;
+        waited.unwrap_or_else(|_| panic!("waited for {times} calls of {call:?}"));
+    }
+
+    async fn call<T>(
+        &self,
+        call: Call,
+        write: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let fault = {
+            let mut faults = self.state.faults.lock().unwrap();
+            let faults = faults.entry(call).or_default();
+            if faults.is_empty() { None } else { faults.remove(0) }
+        };
+        let result = match fault {
+            None | Some(Fault::ReplyLost | Fault::HangAfter) => Some(write.await),
+            Some(_) => None,
+        };
+        self.state.calls.lock().unwrap().push(call);
+        self.state.changed.notify_waiters();
+        match (fault, result) {
+            (None, Some(result)) => result,
+            (Some(Fault::Hang | Fault::HangAfter), _) => std::future::pending().await,
+            (Some(Fault::Panic), _) => panic!("a store's bug"),
+            _ => Err(StoreError::unavailable(format!("{call:?} fails by plan"))),
+        }
+    }
+}
+
+#[async_trait]
+impl DedupStore for FaultyStore {
+    async fn claim(&self, job: &JobId, lease: Duration) -> Result<Claim, StoreError> {
+        self.call(Call::Claim, self.inner.claim(job, lease)).await
+    }
+
+    async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {
+        self.call(Call::Renew, self.inner.renew(claim, lease)).await
+    }
+
+    async fn complete(&self, claim: &ClaimToken, retention: Duration) -> Result<Fenced, StoreError> {
+        self.call(Call::Complete, self.inner.complete(claim, retention)).await
+    }
+
+    async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
+        self.call(Call::Release, self.inner.release(claim)).await
+    }
+}
+
+/// A request as the sender makes it, without a network.
+pub fn request(body: impl Into<Bytes>) -> http::Request<Full<Bytes>> {
+    http::Request::post(PATH).header("content-type", "application/json").body(Full::new(body.into())).unwrap()
+}
+
+/// The `code` in an error's body, or `received` for a success.
+pub fn code(body: &[u8]) -> String {
+    let body: serde_json::Value = serde_json::from_slice(body).unwrap();
+    if body["received"] == true {
+        "received".to_owned()
+    } else {
+        body["error"]["code"].as_str().unwrap().to_owned()
+    }
+}
