@@ -1,4 +1,52 @@
-//! x
+//! Receives Qomplement's webhooks in your own web application.
+//!
+//! Implement [`WebhookHandler`], build a [`WebhookReceiver`], and mount it for all methods of one path:
+//!
+//! ```
+//! # #[cfg(feature = "axum")] fn app() -> Result<axum::Router, Box<dyn std::error::Error>> {
+//! use axum::{Router, routing::any};
+//! use qomplement_webhooks::{SharedToken, WebhookEvent, WebhookReceiver, handler_fn};
+//!
+//! let handler = handler_fn(|event: WebhookEvent| async move {
+//!     println!("{} {}", event.name(), event.job().id());
+//!     Ok(())
+//! });
+//! let receiver = WebhookReceiver::builder(handler).token(SharedToken::from_env("WEBHOOK_TOKEN")?).build()?;
+//! let app: Router = Router::new().route("/api/webhooks/qomplement", any(receiver));
+//! # Ok(app) }
+//! ```
+//!
+//! # What is promised
+//!
+//! A 2xx means that the handler finished. Of any number of copies of one job's webhook, over any number
+//! of processes that share a [`DedupStore`], at most one runs the handler at a time, as long as the store
+//! keeps the writes that it acknowledged. After a success none runs it until the retention ends (in a
+//! [`MemoryDedupStore`]: or until a restart). After a failure, or a crash, the sender's next try runs it
+//! again. A status other than 2xx says nothing about whether the handler ran. A failure after the sender's
+//! third try is lost. A request that is not authenticated changes nothing and learns nothing.
+//!
+//! # Where to look
+//!
+//! - [`WebhookEvent`], [`Job`], [`ExtractResult`], [`FillResult`], [`JobError`], [`RawJson`]: what arrives.
+//! - [`WebhookHandler`], [`HandlerError`], [`handler_fn`]: what you do with it.
+//! - [`WebhookReceiver`], [`WebhookReceiverBuilder`]: how it is received, and the limits.
+//! - [`SharedToken`], [`WebhookUrl`], [`Authenticator`], [`JobRegistry`]: whose webhooks are taken.
+//! - [`DedupStore`], [`MemoryDedupStore`]: who handles a job, and which jobs are done.
+//! - [`telemetry`]: the names in logs and metrics.
+//! - `sender` (feature `sender`): deliver webhooks in your tests.
+//!
+//! # Features
+//!
+//! - `axum`: mounts the receiver in axum 0.8. Includes `tower`.
+//! - `tower`: the receiver as a tower service.
+//! - `metrics`: counters and histograms through the `metrics` facade.
+//! - `sender`: the documented sender, for tests.
+//!
+//! None is on by default. The answer to every request, all defaults, and where a token in a URL
+//! leaks are in the README.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod auth;
 mod dedup;
 mod event;
@@ -12,7 +60,9 @@ pub mod sender;
 mod store;
 pub mod telemetry;
 
+/// What the methods of this crate's traits are written with.
 pub use async_trait::async_trait;
+/// The strings in results: slices of the webhook's body.
 pub use bytestring::ByteString;
 
 pub use self::auth::{Access, Authenticator, SharedToken, TokenError, WebhookUrl, WebhookUrlError};
@@ -25,3 +75,7 @@ pub use self::handler::{HandlerError, HandlerFn, WebhookHandler, handler_fn};
 pub use self::jobs::{JobRegistry, MemoryJobRegistry};
 pub use self::receiver::{BuildError, WebhookReceiver, WebhookReceiverBuilder};
 pub use self::store::{Fenced, StoreError};
+
+#[cfg(all(doctest, feature = "axum"))]
+#[doc = include_str!("../README.md")]
+mod readme {}

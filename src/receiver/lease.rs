@@ -73,6 +73,9 @@ impl Leases {
         drop(active);
         if start {
             tokio::spawn(Renewing { leases: self.clone(), ended: false }.run());
+            // The newest task of a worker thread waits where no other thread can take it, and would wait
+            // there for a handler that blocks the thread. Another one takes its place.
+            tokio::spawn(async {});
         }
         HeldLease { leases: self.clone(), owner: token.owner(), lost }
     }
@@ -120,7 +123,8 @@ impl Renewing {
                 return;
             }
             active.leases.retain(|_, lease| {
-                let lives = now < lease.since + LEASE;
+                // A tick early: what is dropped at the next look would overlap with the next owner.
+                let lives = now + TICK < lease.since + LEASE;
                 if !lives {
                     let _in_span = lease.span.enter();
                     error!("the claim ran out and could not be renewed: the handler is dropped");

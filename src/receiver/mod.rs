@@ -49,7 +49,6 @@ use crate::telemetry;
 /// # Examples
 ///
 /// ```
-/// use http_body_util::Full;
 /// use qomplement_webhooks::{handler_fn, SharedToken, WebhookEvent, WebhookReceiver};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -61,9 +60,8 @@ use crate::telemetry;
 /// .token(token.clone())
 /// .build()?;
 ///
-/// let request = http::Request::post(format!("/webhook?token={}", token.expose())).body(Full::from(
-///     r#"{"job_id": "job-7", "data": {"id": "job-7", "type": "extract", "status": "failed"}}"#,
-/// ))?;
+/// let body = r#"{"job_id": "job-7", "data": {"id": "job-7", "type": "extract", "status": "failed"}}"#;
+/// let request = http::Request::post(format!("/webhook?token={}", token.expose())).body(body.to_owned())?;
 /// assert_eq!(receiver.receive(request).await.status(), 200);
 /// # Ok(()) }
 /// ```

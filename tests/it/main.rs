@@ -1,4 +1,11 @@
 //! What the crate promises, shown on real servers, or under paused time.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
+mod examples;
+mod faults;
+mod leases;
+mod package;
+mod races;
+mod sender;
+mod shutdown;
 mod support;

@@ -155,7 +155,7 @@ impl Script {
         self.0.most_running.load(Ordering::SeqCst)
     }
 
-    /// Waits for a fact about the handler, at most ten seconds by tokio's clock.
+    /// Waits for a fact about the handler, at most a minute by tokio's clock.
     pub async fn until(&self, what: &str, fact: impl Fn(&Self) -> bool) {
         let wait = async {
             loop {
@@ -167,7 +167,7 @@ impl Script {
                 changed.await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), wait)
+        tokio::time::timeout(Duration::from_secs(60), wait)
             .await
             .unwrap_or_else(|_| panic!("waited for: {what}"));
     }
@@ -240,7 +240,7 @@ impl FaultyStore {
         }
     }
 
-    /// Waits until a kind of call has been made so often, at most ten seconds by tokio's clock.
+    /// Waits until a kind of call has been made so often, at most a minute by tokio's clock.
     pub async fn until(&self, call: Call, times: usize) {
         let wait = async {
             loop {
@@ -252,7 +252,7 @@ impl FaultyStore {
                 changed.await;
             }
         };
-        let waited = tokio::time::timeout(Duration::from_secs(10), wait).await;
+        let waited = tokio::time::timeout(Duration::from_secs(60), wait).await;
         waited.unwrap_or_else(|_| panic!("waited for {times} calls of {call:?}"));
     }
 

@@ -1,0 +1,113 @@
+//! The example servers, as programs: what they print, and how they stop.
+
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use qomplement_webhooks::sender::{Payload, Sender};
+use qomplement_webhooks::{JobType, SharedToken};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use crate::support::{PATH, TOKEN};
+
+fn example(name: &str) -> Command {
+    let program = std::env::current_exe().unwrap();
+    let program = program.parent().unwrap().with_file_name("examples").join(name);
+    assert!(program.exists(), "{} is missing: `cargo build --examples --all-features`", program.display());
+    let mut command = Command::new(program);
+    command
+        .env_remove("WEBHOOK_TOKEN")
+        .env("ADDR", "127.0.0.1:0")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// Starts an example server and reads where it listens, and what it said before.
+async fn start(command: &mut Command) -> (Child, String, String) {
+    let mut child = command.spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let (mut line, mut said) = (String::new(), String::new());
+    let url = loop {
+        line.clear();
+        let read = timeout(Duration::from_secs(10), stderr.read_line(&mut line)).await;
+        assert!(read.expect("nothing said for ten seconds").unwrap() > 0, "it ended: {said}");
+        if let Some(url) = line.strip_prefix("listening on ") {
+            break url.trim().to_owned();
+        }
+        said += &line;
+    };
+    // Read on, so that the program never waits for us.
+    tokio::spawn(async move { stderr.read_to_end(&mut Vec::new()).await });
+    (child, url, said)
+}
+
+async fn stop(child: Child, signal: &str) -> Output {
+    let pid = child.id().unwrap().to_string();
+    assert!(Command::new("kill").args([signal, &pid]).status().await.unwrap().success());
+    timeout(Duration::from_secs(10), child.wait_with_output()).await.expect("it does not stop").unwrap()
+}
+
+async fn serves_and_stops(name: &str) {
+    for signal in ["-INT", "-TERM"] {
+        let (child, url, said) = start(example(name).env("WEBHOOK_TOKEN", TOKEN)).await;
+        assert!(url.ends_with(PATH), "{url}");
+        assert!(!said.contains(TOKEN), "the token is shown: {said}");
+        let sender = Sender::to_url(&url).unwrap().retry_delays([]);
+        let payloads = [
+            ("extract_completed", Payload::extract_completed()),
+            ("fill_completed", Payload::fill_pdf_completed()),
+            ("fill_completed", Payload::fill_excel_completed()),
+            ("job_failed", Payload::failed(&JobType::Extract)),
+            ("unrecognized", Payload::extract_completed().set("/data/type", "summarize")),
+        ];
+        let refused = sender.deliver(&payloads[0].1).await;
+        assert_eq!(refused.statuses(), [Some(401)], "without the token");
+
+        let sender = sender.token(&SharedToken::new(TOKEN).unwrap());
+        let mut expected = String::new();
+        for (event, payload) in &payloads {
+            for delivery in sender.deliver_in_turn(payload, 2).await {
+                assert_eq!(delivery.statuses(), [Some(200)], "{event}");
+            }
+            expected += &format!("handled {event} {}\n", payload.event().unwrap().job().id());
+        }
+        let output = stop(child, signal).await;
+        assert!(output.status.success(), "{signal}: {:?}", output.status);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "one line per handler call");
+    }
+
+    let (child, url, said) = start(&mut example(name)).await;
+    assert!(said.contains("anyone"), "no warning about the missing token: {said}");
+    let open = Sender::to_url(&url).unwrap().deliver(Payload::extract_completed()).await;
+    assert_eq!(open.statuses(), [Some(200)]);
+    assert!(stop(child, "-TERM").await.status.success());
+
+    let refused = example(name).env("WEBHOOK_TOKEN", "short").output().await.unwrap();
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && message.contains("at least 32"), "a bad token: {message}");
+}
+
+#[tokio::test]
+async fn the_axum_server_serves_and_stops() {
+    serves_and_stops("axum").await;
+}
+
+#[tokio::test]
+async fn the_quickstart_shows_a_duplicate_and_a_failure_in_under_ten_seconds() {
+    let output =
+        timeout(Duration::from_secs(10), example("quickstart").output()).await.expect("too slow").unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(
+        shown.matches("handler: extract an invoice over 1500.50").count(),
+        1,
+        "a duplicate ran:\n{shown}"
+    );
+    assert_eq!(shown.matches("the disk is full").count(), 1, "{shown}");
+    assert!(shown.contains("delivered (503 at "), "the failed form is not retried:\n{shown}");
+    assert!(shown.contains("undeliverable (401"), "the forger got in:\n{shown}");
+}

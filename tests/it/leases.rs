@@ -1,0 +1,121 @@
+//! Long handlers keep their claim, and lose it when it cannot be kept.
+
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use qomplement_webhooks::WebhookReceiver;
+use qomplement_webhooks::sender::{Payload, Sender};
+use tokio::time::Instant;
+
+use crate::support::{Act, Call, Fault, FaultyStore, Script, request};
+
+fn receiver(script: &Script, store: &FaultyStore) -> WebhookReceiver {
+    WebhookReceiver::builder(script.handler()).unauthenticated().dedup_store(store.clone()).build().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_of_40_seconds_outlives_the_schedule_runs_once_and_is_done() {
+    let script = Script::new([Act::Take(Duration::from_secs(40))]);
+    let store = FaultyStore::new();
+    let sender = Sender::to_service(receiver(&script, &store));
+    let payload = Payload::extract_completed();
+    let began = Instant::now();
+
+    let delivery = sender.deliver(&payload).await;
+    assert_eq!(
+        delivery.statuses(),
+        [Some(503); 3],
+        "no attempt may be acknowledged before the handler ended"
+    );
+    assert_eq!((script.runs(), script.finished()), (1, 0), "every attempt met the run of the first");
+
+    store.until(Call::Complete, 0).await;
+    tokio::time::sleep_until(began + Duration::from_millis(40_001)).await;
+    assert_eq!((script.runs(), script.finished()), (1, 1), "the handler was not left alone");
+    let store_says = store.is_done(payload.event().unwrap().job().id()).await;
+    assert!(store_says, "the outcome of a handler that outlived its request was not recorded");
+
+    let late_copy = sender.deliver(&payload).await;
+    assert_eq!(late_copy.statuses(), [Some(200)]);
+    assert_eq!(script.runs(), 1, "a copy of a finished job ran the handler");
+    assert!(
+        store.calls(Call::Renew) >= 26,
+        "40 s need a renewal every 1.5 s, not {}",
+        store.calls(Call::Renew)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_renewal_is_made_up_for() {
+    let script = Script::new([Act::Take(Duration::from_secs(20))]);
+    let faults = [Fault::Error, Fault::Panic, Fault::ReplyLost].map(Some);
+    let store = FaultyStore::new().fail(Call::Renew, faults.into_iter().chain([None, Some(Fault::Hang)]));
+    let payload = Payload::extract_completed();
+    let first = tokio::spawn({
+        let receiver = receiver(&script, &store);
+        let payload = payload.to_bytes();
+        async move { receiver.receive(request(payload)).await.status() }
+    });
+    assert_eq!(first.await.unwrap(), 503);
+    script.until("the handler ends", |script| script.running() == 0).await;
+    assert_eq!(script.finished(), 1, "the handler was dropped, although its claim could be kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_whose_claim_cannot_be_renewed_is_dropped_before_the_next_owner_begins() {
+    let script = Script::new([Act::Hang, Act::Succeed]);
+    let store = FaultyStore::new().fail(Call::Renew, [Some(Fault::Error); 100]);
+    let payload = Payload::extract_completed();
+    // Two processes on one store.
+    let (first, second) = (receiver(&script, &store), receiver(&script, &store));
+    let began = Instant::now();
+
+    assert_eq!(first.receive(request(&payload)).await.status(), 503);
+    assert_eq!(script.running(), 1, "the ack deadline is no reason to drop the handler");
+    script.until("the handler is dropped", |script| script.running() == 0).await;
+    assert!(
+        began.elapsed() <= Duration::from_secs(5),
+        "dropped after the lease ended: {:?}",
+        began.elapsed()
+    );
+
+    assert_eq!(second.receive(request(&payload)).await.status(), 200);
+    assert_eq!((script.runs(), script.most_running()), (2, 1), "two owners ran at once");
+    assert_eq!(store.calls(Call::Release), 0, "a lost claim is not ours to release");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_hangs_is_ended_and_the_job_is_free() {
+    let script = Script::new([Act::Hang, Act::Succeed]);
+    let store = FaultyStore::new();
+    let receiver = WebhookReceiver::builder(script.handler())
+        .unauthenticated()
+        .dedup_store(store.clone())
+        .max_handler_time(Duration::from_secs(60))
+        .build()
+        .unwrap();
+    let payload = Payload::extract_completed();
+    let began = Instant::now();
+
+    assert_eq!(receiver.receive(request(&payload)).await.status(), 503);
+    tokio::time::sleep_until(began + Duration::from_millis(59_900)).await;
+    assert_eq!(script.running(), 1, "ended before its time");
+    tokio::time::sleep_until(began + Duration::from_millis(60_100)).await;
+    assert_eq!(script.running(), 0, "not ended when its time was over");
+    assert_eq!(receiver.receive(request(&payload)).await.status(), 200, "the job was not released");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_blocks_its_thread_does_not_stop_its_own_renewal() {
+    let ((begun, has_begun), (go_on, gate)) = (mpsc::sync_channel(1), mpsc::sync_channel(1));
+    let script = Script::new([Act::Block(begun, Arc::new(Mutex::new(gate)))]);
+    let store = FaultyStore::new();
+    let receiver = receiver(&script, &store);
+    let payload = Payload::extract_completed();
+
+    let blocked = tokio::spawn(async move { receiver.receive(request(&payload)).await.status() });
+    tokio::task::spawn_blocking(move || has_begun.recv().unwrap()).await.unwrap();
+    store.until(Call::Renew, 1).await;
+    go_on.send(()).unwrap();
+    assert_eq!(blocked.await.unwrap(), 200);
+}

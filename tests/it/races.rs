@@ -1,0 +1,249 @@
+//! Many copies of one webhook, and clients that leave.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use qomplement_webhooks::sender::{Payload, Sender};
+use qomplement_webhooks::{
+    Claim, ClaimToken, DedupStore, Fenced, HandlerError, JobId, MemoryDedupStore, MemoryJobRegistry,
+    StoreError, WebhookEvent, WebhookReceiver, async_trait, handler_fn,
+};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::task::yield_now;
+
+use crate::support::{Act, Gate, PATH, Script, Server, request};
+
+fn receiver(script: &Script) -> WebhookReceiver {
+    WebhookReceiver::builder(script.handler()).unauthenticated().build().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_64_copies_at_once_one_runs_the_handler() {
+    let script = Script::default();
+    let server = Server::start(receiver(&script)).await;
+    let sender = Sender::to_url(server.url()).unwrap();
+    for round in 1..=20 {
+        let deliveries = sender.deliver_at_once(Payload::extract_completed(), 64).await;
+        for delivery in &deliveries {
+            assert_eq!(delivery.statuses(), [Some(200)], "round {round}: {delivery:?}");
+        }
+        assert_eq!(
+            script.runs(),
+            round,
+            "the copies of round {round} ran the handler more or less than once"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn copies_wait_and_one_takes_over_when_the_first_fails() {
+    let gate = Arc::new(Gate::default());
+    // The first waits, and is then told by its successors' fate apart: it fails by being too slow.
+    let script = Script::new([Act::Wait(gate.clone()), Act::Succeed]);
+    let failing = handler_fn({
+        let (script, first) = (script.clone(), Arc::new(AtomicBool::new(true)));
+        let handler = Arc::new(script.handler());
+        move |event: WebhookEvent| {
+            let (handler, fails) = (handler.clone(), first.swap(false, Ordering::SeqCst));
+            async move {
+                let WebhookEvent::ExtractCompleted { job, result } = event else { panic!("another event") };
+                qomplement_webhooks::WebhookHandler::extract_completed(&*handler, &job, result).await?;
+                if fails { Err(HandlerError::from("not now")) } else { Ok(()) }
+            }
+        }
+    });
+    let receiver = WebhookReceiver::builder(failing).unauthenticated().build().unwrap();
+    let payload = Payload::extract_completed().to_bytes();
+
+    let receive = |payload: Bytes| {
+        let receiver = receiver.clone();
+        tokio::spawn(async move { receiver.receive(request(payload)).await.status().as_u16() })
+    };
+    let first = receive(payload.clone());
+    gate.begun.notified().await;
+    let copies: Vec<_> = (0..8).map(|_| receive(payload.clone())).collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(script.runs(), 1, "a copy ran while the first was running");
+    gate.go_on.notify_one();
+
+    assert_eq!(first.await.unwrap(), 503);
+    for copy in copies {
+        assert_eq!(copy.await.unwrap(), 200, "a copy did not see the job finished by one of them");
+    }
+    assert_eq!((script.runs(), script.most_running()), (2, 1), "one copy should have taken over");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_takes_over_and_fails_does_not_try_twice() {
+    let script = Script::new([Act::Take(Duration::from_secs(1)), Act::Fail]);
+    let receiver = WebhookReceiver::builder(script.handler())
+        .unauthenticated()
+        .max_handler_time(Duration::from_millis(500))
+        .build()
+        .unwrap();
+    let payload = Payload::extract_completed().to_bytes();
+    let copy = |payload: Bytes| {
+        let receiver = receiver.clone();
+        tokio::spawn(async move { receiver.receive(request(payload)).await.status().as_u16() })
+    };
+    let (first, second) = (copy(payload.clone()), copy(payload));
+    assert_eq!((first.await.unwrap(), second.await.unwrap()), (503, 503));
+    assert_eq!(script.runs(), 2, "each request runs the handler once");
+}
+
+/// Two frames, each after a moment's wait.
+struct SlowBody {
+    frames: Vec<Bytes>,
+    waited: bool,
+}
+
+impl Body for SlowBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.waited = !self.waited;
+        if self.waited {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready((!self.frames.is_empty()).then(|| Ok(Frame::data(self.frames.remove(0)))))
+    }
+}
+
+/// Waits for a moment before and after each call.
+#[derive(Debug)]
+struct SlowStore(Arc<MemoryDedupStore>);
+
+impl SlowStore {
+    async fn slow<T>(call: impl Future<Output = T>) -> T {
+        yield_now().await;
+        let result = call.await;
+        yield_now().await;
+        result
+    }
+}
+
+#[async_trait]
+impl DedupStore for SlowStore {
+    async fn claim(&self, job: &JobId, lease: Duration) -> Result<Claim, StoreError> {
+        Self::slow(self.0.claim(job, lease)).await
+    }
+    async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {
+        Self::slow(self.0.renew(claim, lease)).await
+    }
+    async fn complete(&self, claim: &ClaimToken, retention: Duration) -> Result<Fenced, StoreError> {
+        Self::slow(self.0.complete(claim, retention)).await
+    }
+    async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
+        Self::slow(self.0.release(claim)).await
+    }
+}
+
+/// Drops the request after so many polls; says whether it was answered before, how often the handler ran
+/// and finished, and what the store says in the end.
+async fn disconnect_after(polls: usize) -> (bool, usize, usize, Claim) {
+    let script = Script::new([Act::Take(Duration::from_secs(1))]);
+    let store = Arc::new(MemoryDedupStore::new());
+    let registry = Arc::new(MemoryJobRegistry::new());
+    let payload = Payload::extract_completed();
+    let job = payload.event().unwrap().job().id().clone();
+    registry.insert(job.clone());
+    let known = move |job: JobId| {
+        let registry = registry.clone();
+        async move {
+            yield_now().await;
+            qomplement_webhooks::JobRegistry::is_known(&registry, &job).await
+        }
+    };
+    let receiver = WebhookReceiver::builder(script.handler())
+        .unauthenticated()
+        .dedup_store(SlowStore(store.clone()))
+        .known_jobs(known)
+        .build()
+        .unwrap();
+    let mut body = payload.to_bytes();
+    let frames = vec![body.split_to(100), body];
+    let request = http::Request::post(PATH).body(SlowBody { frames, waited: false }).unwrap();
+
+    let answered = {
+        let mut future = pin!(receiver.receive(request));
+        let mut answered = false;
+        for _ in 0..polls {
+            answered =
+                std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_ready())).await;
+            if answered {
+                break;
+            }
+            yield_now().await;
+            if script.running() == 1 {
+                // Past the handler's own wait as well.
+                tokio::time::advance(Duration::from_millis(300)).await;
+            }
+        }
+        answered
+    };
+    // Nothing is left under way after this, however the request ended.
+    assert_eq!(receiver.shutdown(Duration::from_secs(10)).await, 0);
+    let state = store.claim(&job, Duration::from_secs(1)).await.unwrap();
+    (answered, script.runs(), script.finished(), state)
+}
+
+#[tokio::test(start_paused = true)]
+async fn wherever_the_client_leaves_the_handler_finishes_once_and_its_outcome_is_recorded() {
+    let (mut before, mut during) = (0, 0);
+    for polls in 0.. {
+        let (answered, runs, finished, state) = disconnect_after(polls).await;
+        if runs == 0 {
+            before += 1;
+            assert!(
+                matches!(state, Claim::Acquired(_)),
+                "dropped after {polls} polls, nothing ran, but {state:?}"
+            );
+            assert_eq!(during, 0, "a later disconnect lost the webhook that an earlier one did not");
+        } else {
+            during += 1;
+            assert_eq!((runs, finished), (1, 1), "dropped after {polls} polls");
+            assert!(
+                matches!(state, Claim::Done),
+                "dropped after {polls} polls, the outcome is lost: {state:?}"
+            );
+        }
+        if answered {
+            break;
+        }
+    }
+    assert!(before >= 4, "the body has four waits, and none was hit ({before})");
+    assert!(during >= 8, "registry, claim, handler and completion have eight waits; hit: {during}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_hangs_up_over_http_does_not_stop_the_handler() {
+    let gate = Arc::new(Gate::default());
+    let script = Script::new([Act::Wait(gate.clone())]);
+    let receiver = receiver(&script);
+    let server = Server::start(receiver.clone()).await;
+    let payload = Payload::extract_completed();
+    let body = payload.to_bytes();
+
+    let mut client = TcpStream::connect(server.address).await.unwrap();
+    let head = format!("POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    client.write_all(head.as_bytes()).await.unwrap();
+    client.write_all(&body).await.unwrap();
+    gate.begun.notified().await;
+    drop(client);
+    gate.go_on.notify_one();
+
+    script.until("the handler finishes", |script| script.finished() == 1).await;
+    assert_eq!(receiver.receive(request(&payload)).await.status(), 200);
+    assert_eq!(script.runs(), 1, "the outcome was not recorded");
+}

@@ -1,0 +1,112 @@
+//! Stopping with work under way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use qomplement_webhooks::sender::{Payload, Sender};
+use qomplement_webhooks::{MemoryDedupStore, WebhookReceiver};
+use tokio::time::Instant;
+
+use crate::support::{Act, Gate, Script, Server, request};
+
+fn receiver(script: &Script, store: &Arc<MemoryDedupStore>) -> WebhookReceiver {
+    WebhookReceiver::builder(script.handler()).unauthenticated().dedup_store(store.clone()).build().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_waits_for_handlers_and_refuses_new_webhooks() {
+    let gate = Arc::new(Gate::default());
+    let (script, store) = (Script::new([Act::Wait(gate.clone())]), Arc::default());
+    let receiver = receiver(&script, &store);
+    let under_way = tokio::spawn({
+        let receiver = receiver.clone();
+        async move { receiver.receive(request(Payload::extract_completed())).await.status() }
+    });
+    gate.begun.notified().await;
+
+    let shutdown = tokio::spawn({
+        let receiver = receiver.clone();
+        async move { receiver.shutdown(Duration::from_secs(60)).await }
+    });
+    tokio::task::yield_now().await;
+    let refused = receiver.receive(request(Payload::extract_completed())).await;
+    assert_eq!(refused.status(), 503, "a webhook was let in during the shutdown");
+    assert_eq!(refused.headers()["retry-after"], "5");
+    assert!(!shutdown.is_finished(), "the shutdown did not wait");
+
+    gate.go_on.notify_one();
+    assert_eq!(under_way.await.unwrap(), 200);
+    assert_eq!(shutdown.await.unwrap(), 0);
+    assert_eq!(script.finished(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_has_outlived_its_request_is_waited_for() {
+    let script = Script::new([Act::Take(Duration::from_secs(20))]);
+    let receiver = receiver(&script, &Arc::default());
+    let began = Instant::now();
+    assert_eq!(receiver.receive(request(Payload::extract_completed())).await.status(), 503);
+    assert_eq!(receiver.shutdown(Duration::from_secs(60)).await, 0);
+    assert_eq!(script.finished(), 1, "the handler was not waited for");
+    assert_eq!(began.elapsed().as_secs(), 20, "the shutdown took longer than the work");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_end_in_time_is_dropped_and_its_job_is_free_at_once() {
+    let (script, store) = (Script::new([Act::Hang, Act::Hang, Act::Succeed]), Arc::default());
+    let stopping = receiver(&script, &store);
+    let payload = Payload::extract_completed();
+    assert_eq!(stopping.receive(request(&payload)).await.status(), 503);
+    // A second one, whose client still waits, and a copy that waits for it.
+    let other = Payload::extract_completed();
+    let waiting: Vec<_> = (0..2)
+        .map(|_| {
+            let (stopping, other) = (stopping.clone(), other.to_bytes());
+            tokio::spawn(async move { stopping.receive(request(other)).await.status() })
+        })
+        .collect();
+    script.until("the second handler runs", |script| script.running() == 2).await;
+
+    let began = Instant::now();
+    assert_eq!(stopping.shutdown(Duration::from_secs(2)).await, 3, "two handlers and a waiting copy");
+    assert_eq!(began.elapsed().as_secs(), 2, "nothing had to be waited for after the grace");
+    assert_eq!(script.running(), 0, "a handler was not dropped");
+    for waiting in waiting {
+        assert_eq!(waiting.await.unwrap(), 503, "a client was left without an answer");
+    }
+
+    // Another process: the claims are released, not left to their leases.
+    let next = receiver(&script, &store);
+    assert_eq!(next.receive(request(&payload)).await.status(), 200);
+    assert_eq!(next.receive(request(&other)).await.status(), 200);
+    assert_eq!(began.elapsed().as_secs(), 2, "the next process had to wait for a lease");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_stops_under_load_without_losing_an_acknowledged_webhook() {
+    let (script, store) = (Script::default(), Arc::default());
+    let receiver = receiver(&script, &store);
+    let server = Server::start(receiver.clone()).await;
+    let sender = Sender::to_url(server.url()).unwrap().retry_delays([]);
+    let senders: Vec<_> = (0..16)
+        .map(|_| {
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                let mut acknowledged = 0;
+                while sender.deliver(Payload::extract_completed()).await.is_delivered() {
+                    acknowledged += 1;
+                }
+                acknowledged
+            })
+        })
+        .collect();
+    script.until("some load", |script| script.finished() > 200).await;
+    assert_eq!(receiver.shutdown(Duration::from_secs(5)).await, 0);
+    let finished = script.finished();
+    let mut acknowledged = 0;
+    for sender in senders {
+        acknowledged += sender.await.unwrap();
+    }
+    assert_eq!(script.finished(), finished, "a handler ran after the shutdown");
+    assert_eq!(acknowledged, finished, "acknowledged and handled are not the same");
+}

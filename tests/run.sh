@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Runs every check and test of the project; `--quick` leaves out what takes long.
+# The last line counts what passed and what failed; the exit status says whether anything failed.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+quick=false
+case "${1:-}" in
+    "") ;;
+    --quick) quick=true ;;
+    *) echo "usage: tests/run.sh [--quick]" >&2; exit 2 ;;
+esac
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+export CARGO_TERM_COLOR=never
+export RUST_BACKTRACE=0
+
+passed=0
+failed=0
+failures=()
+
+# Runs a command. It counts as one check, or as the number of tests that it reports.
+check() {
+    local name=$1 status
+    shift
+    printf '\n== %s\n' "$name"
+    "$@" 2>&1 | tee "$scratch/output"
+    status=${PIPESTATUS[0]}
+    local ok bad
+    read -r ok bad < <(awk '/^test result:/ { ok += $4; bad += $6 } END { print ok + 0, bad + 0 }' "$scratch/output")
+    passed=$((passed + ok))
+    failed=$((failed + bad))
+    if ((status != 0)); then
+        failures+=("$name")
+        ((bad > 0)) || failed=$((failed + 1))
+    elif ((ok == 0)); then
+        passed=$((passed + 1))
+    fi
+}
+
+# What a Debian machine with Rust on it may lack.
+need() {
+    command -v "$1" >/dev/null && return
+    local sudo=()
+    ((EUID == 0)) || sudo=(sudo)
+    "${sudo[@]}" apt-get update -qq && "${sudo[@]}" apt-get install -qq -y "$2"
+}
+need cc build-essential
+cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+
+# The features that Cargo.toml says an example needs.
+required_features() {
+    awk -v name="name = \"$1\"" '
+        /^\[/ { on = 0 }
+        $0 == name { on = 1 }
+        on && sub(/^required-features = /, "") { gsub(/[^a-z0-9_,-]/, ""); print }
+    ' Cargo.toml
+}
+
+features=$(awk '/^\[/ { on = $0 == "[features]" } on && /^[a-z]/ && $1 != "default" { print $1 }' Cargo.toml)
+
+check "formatting" cargo fmt --all --check
+check "clippy, everything" cargo clippy --locked --all-features --all-targets -- -D warnings
+if ! $quick; then
+    check "clippy, no feature" cargo clippy --locked -- -D warnings
+    for feature in $features; do
+        check "clippy, only $feature" cargo clippy --locked --features "$feature" -- -D warnings
+    done
+    RUSTDOCFLAGS="-D warnings" check "documentation, everything" cargo doc --locked --no-deps --all-features
+    RUSTDOCFLAGS="-D warnings" check "documentation, no feature" cargo doc --locked --no-deps
+    for example in examples/*.rs; do
+        example=$(basename "$example" .rs)
+        check "example $example, with its features alone" \
+            cargo build --locked --example "$example" --features "$(required_features "$example")"
+    done
+fi
+check "unit and integration tests" cargo test --locked --all-features --lib --tests --examples
+$quick || check "unit tests, no feature" cargo test --locked --lib
+check "documentation tests" cargo test --locked --all-features --doc
+if ! $quick; then
+    check "example quickstart runs" timeout 10 cargo run --locked --quiet --example quickstart --all-features
+    check "example custom_dedup_store runs" timeout 10 cargo run --locked --quiet --example custom_dedup_store --all-features
+    check "benchmarks run" cargo bench --locked --all-features --bench parse -- --test
+fi
+
+if ((${#failures[@]})); then
+    printf '\nfailed:\n'
+    printf '  %s\n' "${failures[@]}"
+fi
+printf '\n%d passed, %d failed\n' "$passed" "$failed"
+((failed == 0))
