@@ -97,6 +97,8 @@ async fn a_handler_that_fails_is_run_again_by_the_next_try_and_one_that_fails_fo
         let delivery = deliver(&script, &store, &payload).await;
         assert_eq!(delivery.statuses(), statuses);
         assert_eq!(script.runs(), statuses.len(), "one run per attempt");
+        let failed = statuses.iter().filter(|status| **status != Some(200)).count();
+        assert_eq!(store.calls(Call::Release), failed, "a failure frees the job at once: {statuses:?}");
         let done = store.is_done(payload.event().unwrap().job().id()).await;
         assert_eq!(done, delivery.is_delivered(), "acknowledged and remembered go together");
     }
