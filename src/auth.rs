@@ -1,5 +1,6 @@
 //! Who may deliver webhooks.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -188,15 +189,20 @@ fn digest(secret: &str) -> [u8; 32] {
 }
 
 /// The one token that a request gives.
-struct Given<'a>(std::borrow::Cow<'a, str>);
+struct Given<'a>(Cow<'a, str>);
 
 impl<'a> Given<'a> {
     /// `None` when there is no token, or more than one.
     fn find(request: &'a Parts) -> Option<Self> {
         let query = request.uri.query().unwrap_or_default();
-        let in_query = form_urlencoded::parse(query.as_bytes())
-            .filter(|(key, _)| key == "token")
-            .map(|(_, value)| Some(Self(value)));
+        // One parameter at a time: most need no decoding.
+        let in_query = query.split('&').filter_map(|parameter| match parameter.split_once('=') {
+            _ if parameter.contains(['%', '+']) => decoded_token(parameter),
+            Some(("token", value)) => Some(value.into()),
+            None if parameter == "token" => Some("".into()),
+            _ => None,
+        });
+        let in_query = in_query.map(|token| Some(Self(token)));
         let mut tokens = in_query.chain(Self::in_headers(&request.headers));
         match (tokens.next(), tokens.next()) {
             (Some(token), None) => token,
@@ -214,6 +220,10 @@ impl<'a> Given<'a> {
             Some(std::str::from_utf8(token).ok().map(|token| Self(token.trim().into())))
         })
     }
+}
+
+fn decoded_token(parameter: &str) -> Option<Cow<'_, str>> {
+    form_urlencoded::parse(parameter.as_bytes()).find(|(key, _)| key == "token").map(|(_, value)| value)
 }
 
 impl fmt::Debug for SharedToken {

@@ -211,8 +211,11 @@ impl<H: WebhookHandler + ?Sized> WebhookHandler for Arc<H> {
 }
 
 /// Hands an event to the method for it.
-pub(crate) async fn dispatch(handler: &dyn WebhookHandler, event: WebhookEvent) -> Result<(), HandlerError> {
-    match event {
+pub(crate) async fn dispatch(
+    handler: &dyn WebhookHandler,
+    event: Box<WebhookEvent>,
+) -> Result<(), HandlerError> {
+    match *event {
         WebhookEvent::ExtractCompleted { job, result } => handler.extract_completed(&job, result).await,
         WebhookEvent::FillCompleted { job, result } => handler.fill_completed(&job, result).await,
         WebhookEvent::JobFailed { job, error } => handler.job_failed(&job, error).await,

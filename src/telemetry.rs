@@ -8,7 +8,7 @@
 //! With the feature `metrics`, the same outcomes are counted through the [`metrics`](https://docs.rs/metrics)
 //! facade, under the names of [`REQUESTS`], [`REQUEST_SECONDS`] and [`HANDLER_SECONDS`].
 
-use std::time::Duration;
+use tokio::time::Instant;
 
 /// The name of the span around one request, and around what goes on after its answer.
 pub const SPAN: &str = "qomplement_webhook";
@@ -96,19 +96,19 @@ pub(crate) fn span() -> tracing::Span {
     tracing::info_span!("qomplement_webhook", outcome = Empty, status = Empty, job_id = Empty, event = Empty)
 }
 
-pub(crate) fn request(outcome: &'static str, took: Duration) {
+pub(crate) fn request(outcome: &'static str, entered: Instant) {
     #[cfg(feature = "metrics")]
     {
         ::metrics::counter!(REQUESTS, OUTCOME => outcome).increment(1);
-        ::metrics::histogram!(REQUEST_SECONDS, OUTCOME => outcome).record(took);
+        ::metrics::histogram!(REQUEST_SECONDS, OUTCOME => outcome).record(entered.elapsed());
     }
     #[cfg(not(feature = "metrics"))]
-    let _ = (outcome, took);
+    let _ = (outcome, entered);
 }
 
-pub(crate) fn handler_run(result: &'static str, took: Duration) {
+pub(crate) fn handler_run(result: &'static str, began: Instant) {
     #[cfg(feature = "metrics")]
-    ::metrics::histogram!(HANDLER_SECONDS, RESULT => result).record(took);
+    ::metrics::histogram!(HANDLER_SECONDS, RESULT => result).record(began.elapsed());
     #[cfg(not(feature = "metrics"))]
-    let _ = (result, took);
+    let _ = (result, began);
 }

@@ -6,9 +6,9 @@
 //! room is always at the front: nothing ever sweeps.
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 
-use hashbrown::HashTable;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::ClaimToken;
 use crate::event::JobId;
@@ -50,7 +50,7 @@ impl Finished {
     /// Appends a job that has just finished.
     pub(super) fn push(
         &mut self,
-        hasher: &RandomState,
+        hasher: &DefaultHashBuilder,
         hash: u64,
         claim: &ClaimToken,
         now: Time,
@@ -75,13 +75,13 @@ impl Finished {
     }
 
     /// Forgets the oldest job if it has expired.
-    pub(super) fn pop_expired(&mut self, hasher: &RandomState, now: Time) -> bool {
+    pub(super) fn pop_expired(&mut self, hasher: &DefaultHashBuilder, now: Time) -> bool {
         let expired = self.ring.front().is_some_and(|oldest| oldest.until <= now);
         expired && self.pop(hasher)
     }
 
     /// Forgets the oldest job if it finished at least so many seconds ago.
-    pub(super) fn pop_older_than(&mut self, hasher: &RandomState, seconds: u32, now: Time) -> bool {
+    pub(super) fn pop_older_than(&mut self, hasher: &DefaultHashBuilder, seconds: u32, now: Time) -> bool {
         let old = self
             .ring
             .front()
@@ -89,7 +89,7 @@ impl Finished {
         old && self.pop(hasher)
     }
 
-    fn pop(&mut self, hasher: &RandomState) -> bool {
+    fn pop(&mut self, hasher: &DefaultHashBuilder) -> bool {
         let Some(entry) = self.ring.pop_front() else { return false };
         let number = self.front;
         self.front = number.wrapping_add(1);

@@ -1,13 +1,13 @@
 //! The store of one process.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use tokio::time::Instant;
 
 use super::finished::{CompletedBy, Finished, Time};
@@ -35,7 +35,8 @@ use crate::store::{Fenced, StoreError};
 pub struct MemoryDedupStore {
     /// A power of two of them, so that threads seldom meet and a step of growth is short.
     shards: Box<[Mutex<Shard>]>,
-    hasher: RandomState,
+    /// Seeded for each store: who chooses ids cannot choose where they fall.
+    hasher: DefaultHashBuilder,
     /// Claims and finished jobs in all shards.
     jobs: AtomicUsize,
     capacity: usize,
@@ -44,13 +45,14 @@ pub struct MemoryDedupStore {
 
 #[derive(Default)]
 struct Shard {
-    claims: HashMap<JobId, Held>,
+    claims: HashTable<Held>,
     /// How many claims make it worth looking for expired ones that nobody came back for.
     sweep_claims_at: usize,
     finished: Finished,
 }
 
 struct Held {
+    job: JobId,
     owner: u128,
     until: Time,
 }
@@ -75,7 +77,7 @@ impl MemoryDedupStore {
         let shards = (jobs / JOBS_PER_SHARD).next_power_of_two().clamp(1, 1024);
         Self {
             shards: std::iter::repeat_with(Mutex::default).take(shards).collect(),
-            hasher: RandomState::new(),
+            hasher: DefaultHashBuilder::default(),
             jobs: AtomicUsize::new(0),
             capacity: jobs.max(1),
             epoch: Instant::now(),
@@ -120,10 +122,14 @@ impl MemoryDedupStore {
         Err(StoreError::Full)
     }
 
+    fn hold(&self, shard: &mut Shard, hash: u64, held: Held) {
+        shard.claims.insert_unique(hash, held, |held| self.hasher.hash_one(&held.job));
+    }
+
     /// Drops claims that expired and were not taken over.
     fn sweep_claims(&self, shard: &mut Shard, now: Time) -> usize {
         let before = shard.claims.len();
-        shard.claims.retain(|_, held| held.until > now);
+        shard.claims.retain(|held| held.until > now);
         shard.sweep_claims_at = (shard.claims.len() * 2).max(64);
         let swept = before - shard.claims.len();
         self.forget(swept);
@@ -145,6 +151,12 @@ impl MemoryDedupStore {
     }
 }
 
+impl Held {
+    fn new(token: &ClaimToken, until: Time) -> Self {
+        Self { job: token.job().clone(), owner: token.owner(), until }
+    }
+}
+
 #[async_trait]
 impl DedupStore for MemoryDedupStore {
     async fn claim(&self, job: &JobId, lease: Duration) -> Result<Claim, StoreError> {
@@ -152,13 +164,13 @@ impl DedupStore for MemoryDedupStore {
         let now = self.now();
         let mut shard = self.shard(hash);
         self.drop_expired(&mut shard, now);
-        match shard.claims.get_mut(job) {
+        match shard.claims.find_mut(hash, |held| held.job == *job) {
             Some(held) if held.until > now => {
                 return Ok(Claim::InProgress { retry_after: Duration::from_nanos(held.until - now) });
             }
             Some(held) => {
                 let token = ClaimToken::new(job);
-                *held = Held { owner: token.owner(), until: after(now, lease) };
+                *held = Held::new(&token, after(now, lease));
                 return Ok(Claim::Acquired(token));
             }
             None => {}
@@ -171,7 +183,7 @@ impl DedupStore for MemoryDedupStore {
         }
         self.make_room(&mut shard, now)?;
         let token = ClaimToken::new(job);
-        shard.claims.insert(job.clone(), Held { owner: token.owner(), until: after(now, lease) });
+        self.hold(&mut shard, hash, Held::new(&token, after(now, lease)));
         Ok(Claim::Acquired(token))
     }
 
@@ -179,7 +191,7 @@ impl DedupStore for MemoryDedupStore {
         let hash = self.hasher.hash_one(claim.job());
         let now = self.now();
         let mut shard = self.shard(hash);
-        match shard.claims.get_mut(claim.job()) {
+        match shard.claims.find_mut(hash, |held| held.job == *claim.job()) {
             Some(held) if held.owner == claim.owner() => {
                 held.until = after(now, lease);
                 return Ok(Fenced::Applied);
@@ -192,8 +204,7 @@ impl DedupStore for MemoryDedupStore {
         }
         // Expired and swept, and nobody came for the job.
         self.make_room(&mut shard, now)?;
-        let held = Held { owner: claim.owner(), until: after(now, lease) };
-        shard.claims.insert(claim.job().clone(), held);
+        self.hold(&mut shard, hash, Held::new(claim, after(now, lease)));
         Ok(Fenced::Applied)
     }
 
@@ -201,12 +212,12 @@ impl DedupStore for MemoryDedupStore {
         let hash = self.hasher.hash_one(claim.job());
         let now = self.now();
         let mut shard = self.shard(hash);
-        match shard.claims.get(claim.job()) {
-            Some(held) if held.owner == claim.owner() => {
-                shard.claims.remove(claim.job());
+        match shard.claims.find_entry(hash, |held| held.job == *claim.job()) {
+            Ok(held) if held.get().owner == claim.owner() => {
+                held.remove();
             }
-            Some(_) => return Ok(Fenced::Stale),
-            None => match shard.finished.completed_by(hash, claim.job(), now) {
+            Ok(_) => return Ok(Fenced::Stale),
+            Err(_) => match shard.finished.completed_by(hash, claim.job(), now) {
                 Some(owner) if owner == CompletedBy::new(claim) => return Ok(Fenced::Applied),
                 Some(_) => return Ok(Fenced::Stale),
                 None => self.make_room(&mut shard, now)?,
@@ -217,10 +228,11 @@ impl DedupStore for MemoryDedupStore {
     }
 
     async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
-        let mut shard = self.shard(self.hasher.hash_one(claim.job()));
-        match shard.claims.get(claim.job()) {
-            Some(held) if held.owner == claim.owner() => {
-                shard.claims.remove(claim.job());
+        let hash = self.hasher.hash_one(claim.job());
+        let mut shard = self.shard(hash);
+        match shard.claims.find_entry(hash, |held| held.job == *claim.job()) {
+            Ok(held) if held.get().owner == claim.owner() => {
+                held.remove();
                 self.forget(1);
                 Ok(Fenced::Applied)
             }

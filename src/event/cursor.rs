@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr2;
 use serde::de::Error as _;
 use serde_json::value::RawValue;
 
@@ -23,13 +24,23 @@ impl<'a> Cursor<'a> {
 
     /// The next byte that is not whitespace.
     pub(super) fn peek(&mut self) -> Option<u8> {
-        let end = self.rest.bytes().take_while(|byte| matches!(byte, b' ' | b'\n' | b'\t' | b'\r')).count();
-        self.rest = &self.rest[end..];
-        self.rest.bytes().next()
+        while let Some(&byte) = self.rest.as_bytes().first() {
+            if !matches!(byte, b' ' | b'\n' | b'\t' | b'\r') {
+                return Some(byte);
+            }
+            self.rest = &self.rest[1..];
+        }
+        None
     }
 
     /// Reads one value of any kind and returns its text.
     pub(super) fn value(&mut self) -> Result<&'a str, serde_json::Error> {
+        if self.peek() == Some(b'"')
+            && let Some(string) = plain_string(self.rest)
+        {
+            self.rest = &self.rest[string.len()..];
+            return Ok(string);
+        }
         let mut values = serde_json::Deserializer::from_str(self.rest).into_iter::<&RawValue>();
         let value = values.next().unwrap_or_else(|| Err(serde_json::Error::custom("a value is missing")))?;
         self.rest = &self.rest[values.byte_offset()..];
@@ -47,17 +58,25 @@ impl<'a> Cursor<'a> {
             return Ok(());
         }
         loop {
-            if self.peek() != Some(b'"') {
-                return Err(serde_json::Error::custom("a key is missing").into());
-            }
-            let key = self.value()?;
+            let key = self.key()?;
             self.expect(b':')?;
-            member(&unquote(key)?, self)?;
+            member(&key, self)?;
             if self.skip(b'}') {
                 return Ok(());
             }
             self.expect(b',')?;
         }
+    }
+
+    fn key(&mut self) -> Result<Cow<'a, str>, serde_json::Error> {
+        if self.peek() != Some(b'"') {
+            return Err(serde_json::Error::custom("a key is missing"));
+        }
+        if let Some(string) = plain_string(self.rest) {
+            self.rest = &self.rest[string.len()..];
+            return Ok(Cow::Borrowed(&string[1..string.len() - 1]));
+        }
+        unquote(self.value()?)
     }
 
     /// Checks that nothing but whitespace is left.
@@ -82,6 +101,16 @@ impl<'a> Cursor<'a> {
         }
         Err(serde_json::Error::custom(format_args!("`{}` is missing", char::from(punctuation))))
     }
+}
+
+/// The string that the text begins with, if nothing in it is escaped: a short cut for what nearly all keys
+/// and strings are. Whatever else it is, serde_json decides.
+fn plain_string(text: &str) -> Option<&str> {
+    let content = &text.as_bytes()[1..];
+    let end = memchr2(b'"', b'\\', content)?;
+    let plain =
+        content[end] == b'"' && !content[..end].iter().fold(false, |found, &byte| found | (byte < b' '));
+    plain.then(|| &text[..end + 2])
 }
 
 /// The content of a JSON string, borrowed when nothing in it is escaped.

@@ -48,39 +48,24 @@ pub(super) fn event(body: Bytes) -> Result<WebhookEvent, ParseError> {
     })?;
 
     let data = data.flatten().unwrap_or_default();
-    let id = read_job_id("job_id", job_id)?;
-    if id != read_job_id("data.id", data.id)? {
-        return Err(ParseError::JobIdMismatch);
-    }
+    let id = job_id_of_both(job_id, data.id)?;
     let job_type = JobType::from(&*envelope("data.type", data.job_type)?);
     let status = JobStatus::from(&*envelope("data.status", data.status)?);
 
-    let content = match (&job_type, &status) {
-        (JobType::Other(_), _) | (_, JobStatus::Other(_)) => Content::Unrecognized,
-        (_, JobStatus::Failed) => Content::Failed(data.error.flatten().unwrap_or_default().error(&body)),
-        (JobType::Extract, JobStatus::Completed) => data
-            .result
-            .flatten()
-            .map_or(Content::Unrecognized, |result| Content::Extract(result.extract(&body))),
-        (JobType::FillPdf | JobType::FillExcel, JobStatus::Completed) => {
-            data.result.flatten().map_or(Content::Unrecognized, |result| Content::Fill(result.fill(&body)))
+    let job = |body: ByteString, job_type| Job { id, job_type, raw: body.into_bytes(), attempt: 1, fence: 1 };
+    Ok(match (&job_type, &status, data.result.flatten()) {
+        (JobType::Extract, JobStatus::Completed, Some(result)) => {
+            WebhookEvent::ExtractCompleted { result: result.extract(&body), job: job(body, job_type) }
         }
-    };
-    let job = Job { id, job_type, raw: body.into_bytes(), attempt: 1, fence: 1 };
-    Ok(match content {
-        Content::Extract(result) => WebhookEvent::ExtractCompleted { job, result },
-        Content::Fill(result) => WebhookEvent::FillCompleted { job, result },
-        Content::Failed(error) => WebhookEvent::JobFailed { job, error },
-        Content::Unrecognized => WebhookEvent::Unrecognized { job, status },
+        (JobType::FillPdf | JobType::FillExcel, JobStatus::Completed, Some(result)) => {
+            WebhookEvent::FillCompleted { result: result.fill(&body), job: job(body, job_type) }
+        }
+        (JobType::Extract | JobType::FillPdf | JobType::FillExcel, JobStatus::Failed, _) => {
+            let error = data.error.flatten().unwrap_or_default();
+            WebhookEvent::JobFailed { error: error.error(&body), job: job(body, job_type) }
+        }
+        _ => WebhookEvent::Unrecognized { job: job(body, job_type), status },
     })
-}
-
-/// The variant of an event, while the body is still borrowed.
-enum Content {
-    Extract(ExtractResult),
-    Fill(FillResult),
-    Failed(JobError),
-    Unrecognized,
 }
 
 /// The JSON text of one member, if the object has it.
@@ -132,14 +117,15 @@ struct ErrorMembers<'a> {
 impl<'a> Members<'a> {
     fn read(body: &'a str) -> Result<Self, ParseError> {
         let mut cursor = Cursor::new(body);
-        let root = read_object(&mut cursor, |members: &mut Self, key, cursor| match key {
+        let mut root = None;
+        read_object(&mut root, "", &mut cursor, |members: &mut Self, key, cursor| match key {
             "job_id" => set(&mut members.job_id, "job_id", cursor.value()?),
-            "data" => set(&mut members.data, "data", read_object(cursor, Data::read)?),
+            "data" => read_object(&mut members.data, "data", cursor, Data::read),
             _ => skip(cursor),
         })?;
         cursor.end()?;
         // JSON that is not an object has none of the envelope's members.
-        Ok(root.unwrap_or_default())
+        Ok(root.flatten().unwrap_or_default())
     }
 }
 
@@ -149,8 +135,8 @@ impl<'a> Data<'a> {
             "id" => set(&mut self.id, "data.id", cursor.value()?),
             "type" => set(&mut self.job_type, "data.type", cursor.value()?),
             "status" => set(&mut self.status, "data.status", cursor.value()?),
-            "result" => set(&mut self.result, "data.result", read_object(cursor, ResultMembers::read)?),
-            "error" => set(&mut self.error, "data.error", read_object(cursor, ErrorMembers::read)?),
+            "result" => read_object(&mut self.result, "data.result", cursor, ResultMembers::read),
+            "error" => read_object(&mut self.error, "data.error", cursor, ErrorMembers::read),
             _ => skip(cursor),
         }
     }
@@ -211,18 +197,20 @@ impl<'a> ErrorMembers<'a> {
     }
 }
 
-/// Reads an object member by member, or skips a value that is none.
+/// Reads an object member by member into its slot, or skips a value that is none.
 fn read_object<'a, T: Default>(
+    slot: &mut Object<T>,
+    path: &'static str,
     cursor: &mut Cursor<'a>,
     mut member: impl FnMut(&mut T, &str, &mut Cursor<'a>) -> Result<(), ParseError>,
-) -> Result<Option<T>, ParseError> {
+) -> Result<(), ParseError> {
+    set(slot, path, None)?;
     if cursor.peek() != Some(b'{') {
-        cursor.value()?;
-        return Ok(None);
+        return skip(cursor);
     }
-    let mut object = T::default();
-    cursor.members(|key, cursor| member(&mut object, key, cursor))?;
-    Ok(Some(object))
+    // In place: these objects are large to move.
+    let object = slot.insert(None).insert(T::default());
+    cursor.members(|key, cursor| member(object, key, cursor))
 }
 
 fn set<T>(slot: &mut Option<T>, path: &'static str, value: T) -> Result<(), ParseError> {
@@ -242,8 +230,15 @@ fn envelope<'a>(path: &'static str, slot: Slot<'a>) -> Result<Cow<'a, str>, Pars
     slot.and_then(text).ok_or(ParseError::Envelope(path))
 }
 
-fn read_job_id(path: &'static str, slot: Slot<'_>) -> Result<JobId, ParseError> {
-    envelope(path, slot)?.parse().map_err(|_| ParseError::Envelope(path))
+/// The job's id, which the envelope holds twice.
+fn job_id_of_both(outer: Slot<'_>, inner: Slot<'_>) -> Result<JobId, ParseError> {
+    let (outer, inner) = (envelope("job_id", outer)?, envelope("data.id", inner)?);
+    let id: JobId = outer.parse().map_err(|_| ParseError::Envelope("job_id"))?;
+    if outer == inner {
+        return Ok(id);
+    }
+    inner.parse::<JobId>().map_err(|_| ParseError::Envelope("data.id"))?;
+    Err(ParseError::JobIdMismatch)
 }
 
 fn text(json: &str) -> Option<Cow<'_, str>> {

@@ -4,30 +4,57 @@ use std::error::Error;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http_body::Body;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::Reply;
+use super::guard::{at_once_or, chain};
 
 /// How many bytes bodies may have.
 #[derive(Debug)]
 pub(super) struct BodyLimits {
     pub(super) max_bytes: usize,
-    /// One permit per byte of the bodies in memory.
-    pub(super) in_flight: Arc<Semaphore>,
+    pub(super) max_bytes_in_flight: usize,
+    /// The bytes of all bodies in memory.
+    pub(super) in_flight: Arc<AtomicUsize>,
+}
+
+/// Bytes that count as in flight.
+#[derive(Debug)]
+pub(super) struct Room {
+    bytes: usize,
+    in_flight: Arc<AtomicUsize>,
+}
+
+impl Room {
+    /// Takes room for more bytes, or refuses: bodies that waited for each other's room could all wait.
+    fn grow(&mut self, more: usize, limits: &BodyLimits) -> Result<(), Reply> {
+        self.bytes += more;
+        if self.in_flight.fetch_add(more, Ordering::Relaxed) + more <= limits.max_bytes_in_flight {
+            return Ok(());
+        }
+        warn!("the bodies in memory have reached their limit");
+        Err(Reply::Unavailable)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.in_flight.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// A whole body, and the room in memory that it takes.
 pub(super) struct ReadBody {
     pub(super) bytes: Bytes,
     /// Given back when the event has been handled, which is when the bytes go.
-    pub(super) room: Option<OwnedSemaphorePermit>,
+    pub(super) room: Room,
 }
 
 /// Checks what the head says about the body.
@@ -64,7 +91,8 @@ where
     B: Body,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    timeout_at(until, read_all(body, limits)).await.unwrap_or(Err(Reply::BodyTimeout))
+    let in_time = |body| async move { timeout_at(until, body).await.unwrap_or(Err(Reply::BodyTimeout)) };
+    at_once_or(pin!(read_all(body, limits)), in_time).await
 }
 
 async fn read_all<B>(body: B, limits: &BodyLimits) -> Result<ReadBody, Reply>
@@ -73,20 +101,20 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let mut body = pin!(body);
-    let mut room = None;
+    let mut room = Room { bytes: 0, in_flight: limits.in_flight.clone() };
     // Nearly every body is one frame, which is taken as it is.
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
         let frame = frame.map_err(|error| {
-            warn!(error = %super::guard::chain(&*error.into()), "the body broke off");
+            warn!(error = %chain(&*error.into()), "the body broke off");
             Reply::InvalidJson
         })?;
         let Ok(mut data) = frame.into_data() else { continue };
         if data.remaining() > limits.max_bytes - first.len() - rest.len() {
             return Err(Reply::BodyTooLarge);
         }
-        reserve(&mut room, data.remaining(), limits)?;
+        room.grow(data.remaining(), limits)?;
         if rest.is_empty() && first.is_empty() {
             first = data.copy_to_bytes(data.remaining());
         } else {
@@ -98,20 +126,4 @@ where
     }
     let bytes = if rest.is_empty() { first } else { rest.freeze() };
     Ok(ReadBody { bytes, room })
-}
-
-/// Takes room for more bytes, or refuses: bodies that waited for each other's room could all wait.
-fn reserve(room: &mut Option<OwnedSemaphorePermit>, bytes: usize, limits: &BodyLimits) -> Result<(), Reply> {
-    let more = u32::try_from(bytes)
-        .ok()
-        .and_then(|bytes| limits.in_flight.clone().try_acquire_many_owned(bytes).ok());
-    let Some(more) = more else {
-        warn!("the bodies in memory have reached their limit");
-        return Err(Reply::Unavailable);
-    };
-    match room {
-        Some(room) => room.merge(more),
-        None => *room = Some(more),
-    }
-    Ok(())
 }

@@ -60,7 +60,7 @@ pub enum BuildError {
     #[error("`{0}` must be above zero")]
     Limit(&'static str),
     /// Not even one body of the greatest length would be let in.
-    #[error("`max_body_bytes_in_flight` must be at least `max_body_bytes`, and `max_body_bytes` below 4 GiB")]
+    #[error("`max_body_bytes_in_flight` must be at least `max_body_bytes`")]
     BodyLimits,
 }
 
@@ -180,8 +180,7 @@ impl WebhookReceiverBuilder {
         if self.max_body_bytes == 0 {
             return Err(BuildError::Limit("max_body_bytes"));
         }
-        if self.max_body_bytes > self.max_body_bytes_in_flight || u32::try_from(self.max_body_bytes).is_err()
-        {
+        if self.max_body_bytes > self.max_body_bytes_in_flight {
             return Err(BuildError::BodyLimits);
         }
         if matches!(authentication, Authentication::Anyone) {
@@ -189,7 +188,6 @@ impl WebhookReceiverBuilder {
                 "webhooks are taken from anyone: set a token before the server can be reached from outside"
             );
         }
-        let permits = |limit: usize| Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
         let store = self.store.unwrap_or_else(|| Arc::new(MemoryDedupStore::new()));
         let drain = Arc::new(Drain::default());
         Ok(WebhookReceiver {
@@ -197,7 +195,8 @@ impl WebhookReceiverBuilder {
                 authentication,
                 body_limits: BodyLimits {
                     max_bytes: self.max_body_bytes,
-                    in_flight: permits(self.max_body_bytes_in_flight),
+                    max_bytes_in_flight: self.max_body_bytes_in_flight,
+                    in_flight: Arc::default(),
                 },
                 known_jobs: self.known_jobs,
                 ack_deadline: self.ack_deadline,
@@ -206,7 +205,9 @@ impl WebhookReceiverBuilder {
                     handler: self.handler,
                     leases: Leases::new(store.clone()),
                     store,
-                    handlers: permits(self.max_handlers_in_flight),
+                    handlers: Arc::new(Semaphore::new(
+                        self.max_handlers_in_flight.min(Semaphore::MAX_PERMITS),
+                    )),
                     retention: self.retention,
                     max_handler_time: self.max_handler_time,
                     drain,

@@ -1,6 +1,6 @@
 //! Work that outlives its request.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, Span, error, info};
 
 use super::Reply;
-use super::guard::isolate;
+use super::guard::{at_once_or, isolate};
 
 /// The answer that is due at the ack deadline, whether or not the work is done.
 #[derive(Debug, Clone)]
@@ -33,14 +33,16 @@ impl Answer {
     }
 
     /// Waits for a future to its end, and answers in the middle of it if the deadline passes.
-    pub(super) async fn or_at_deadline<F: Future>(&self, reply: Reply, future: F) -> F::Output {
-        let mut future = std::pin::pin!(future);
-        tokio::select! {
-            biased;
-            output = &mut future => return output,
-            () = sleep_until(self.deadline), if self.given.get().is_none() => self.give(reply),
-        }
-        future.await
+    pub(super) async fn or_at_deadline<F: Future + Unpin>(&self, reply: Reply, future: F) -> F::Output {
+        let and_answer = |mut future: F| async move {
+            tokio::select! {
+                biased;
+                output = &mut future => return output,
+                () = sleep_until(self.deadline), if self.given.get().is_none() => self.give(reply),
+            }
+            future.await
+        };
+        at_once_or(future, and_answer).await
     }
 }
 
@@ -62,25 +64,30 @@ impl Detachable {
         runtime: Handle,
         work: impl Future<Output = Reply> + Send + 'static,
     ) -> Self {
-        let work = Box::pin(async {
-            // The handler has its own catch, which releases its claim. This one is for what no row of
-            // the table foresees, such as a handler's future that panics while it is dropped.
-            isolate(work).await.unwrap_or_else(|panicked| {
+        Self { work: Some(Box::pin(work)), answer, runtime, span: Span::current() }
+    }
+}
+
+/// Work whose panics are caught. The handler has a catch of its own, which releases its claim; this one
+/// is for what no row of the table foresees, such as a handler's future that panics while it is dropped.
+fn caught(work: impl Future<Output = Reply> + Unpin) -> impl Future<Output = Reply> {
+    let mut work = isolate(work);
+    std::future::poll_fn(move |context| {
+        Pin::new(&mut work).poll(context).map(|reply| {
+            reply.unwrap_or_else(|panicked| {
                 error!(%panicked, "the webhook was not handled to the end");
                 Reply::HandlerPanicked
             })
-        });
-        Self { work: Some(work), answer, runtime, span: Span::current() }
-    }
+        })
+    })
 }
 
 impl Future for Detachable {
     type Output = Reply;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Reply> {
-        if let Some(work) = &mut self.work
-            && let Poll::Ready(reply) = work.as_mut().poll(context)
-        {
+        let polled = self.work.as_mut().map(|work| pin!(caught(work)).poll(context));
+        if let Some(Poll::Ready(reply)) = polled {
             self.work = None;
             return Poll::Ready(reply);
         }
@@ -94,8 +101,8 @@ impl Future for Detachable {
 impl Drop for Detachable {
     fn drop(&mut self) {
         let Some(work) = self.work.take() else { return };
-        let remainder = async {
-            let reply = work.await;
+        let remainder = async move {
+            let reply = caught(work).await;
             info!(outcome = reply.outcome(), "finished after the request had ended");
         };
         self.runtime.spawn(remainder.instrument(self.span.clone()));

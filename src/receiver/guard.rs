@@ -4,7 +4,8 @@ use std::any::Any;
 use std::error::Error;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 
 use tokio::time::{Instant, timeout_at};
 
@@ -28,26 +29,44 @@ pub(super) enum CallError {
 ///
 /// What the panic may have left half done is the panicking code's own: of ours, a future that
 /// panicked is never polled again.
-pub(super) async fn isolate<F: Future>(future: F) -> Result<F::Output, Panicked> {
-    let mut future = pin!(future);
-    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+pub(super) fn isolate<F: Future + Unpin>(
+    mut future: F,
+) -> impl Future<Output = Result<F::Output, Panicked>> + Unpin {
+    poll_fn(move |context| match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut future).poll(context))) {
         Ok(poll) => poll.map(Ok),
-        Err(panic) => std::task::Poll::Ready(Err(Panicked(message(&*panic)))),
+        Err(panic) => Poll::Ready(Err(Panicked(message(&*panic)))),
     })
-    .await
 }
 
-/// Calls a store, a registry or an authenticator.
-pub(super) async fn call<T, E: Into<Box<dyn Error + Send + Sync>>>(
-    until: Instant,
-    future: impl Future<Output = Result<T, E>>,
-) -> Result<T, CallError> {
-    match timeout_at(until, isolate(future)).await {
-        Ok(Ok(Ok(value))) => Ok(value),
-        Ok(Ok(Err(error))) => Err(CallError::Failed(error.into())),
-        Ok(Err(panicked)) => Err(CallError::Panicked(panicked)),
-        Err(_) => Err(CallError::Late),
+/// What a future gives at its first poll; if it has to wait, what `later` makes of it.
+///
+/// Nearly every webhook is handled without a wait. What belongs to waiting, such as timers, then
+/// takes no room in the future of the request, which is moved about.
+pub(super) async fn at_once_or<F, L>(mut future: F, later: impl FnOnce(F) -> L) -> F::Output
+where
+    F: Future + Unpin,
+    L: Future<Output = F::Output>,
+{
+    match poll_fn(|context| Poll::Ready(Pin::new(&mut future).poll(context))).await {
+        Poll::Ready(output) => output,
+        Poll::Pending => Box::pin(later(future)).await,
     }
+}
+
+/// Calls a store, a registry or an authenticator, and waits for it until the time that `until` gives.
+pub(super) async fn call<T, E: Into<Box<dyn Error + Send + Sync>>>(
+    until: impl FnOnce() -> Instant,
+    future: impl Future<Output = Result<T, E>> + Unpin,
+) -> Result<T, CallError> {
+    let answer = pin!(async {
+        match isolate(future).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(CallError::Failed(error.into())),
+            Err(panicked) => Err(CallError::Panicked(panicked)),
+        }
+    });
+    let in_time = |answer| async { timeout_at(until(), answer).await.unwrap_or(Err(CallError::Late)) };
+    at_once_or(answer, in_time).await
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {

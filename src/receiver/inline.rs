@@ -1,20 +1,21 @@
 //! Inline mode: the answer says how the handler ended.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::{debug, error, warn};
 
 use super::Reply;
 use super::detach::Answer;
 use super::drain::Drain;
-use super::guard::{Panicked, call, chain, isolate};
+use super::guard::{Panicked, at_once_or, call, chain, isolate};
 use super::lease::{HeldLease, LEASE, Leases};
 use crate::dedup::{Claim, ClaimToken, DedupStore};
-use crate::event::{JobStatus, WebhookEvent};
+use crate::event::{JobId, JobStatus, WebhookEvent};
 use crate::handler::{HandlerError, WebhookHandler, dispatch};
 use crate::store::Fenced;
 use crate::telemetry::{self, result};
@@ -56,12 +57,15 @@ enum Run {
 }
 
 impl Inline {
-    pub(super) async fn handle(&self, event: WebhookEvent, answer: &Answer) -> Reply {
-        let claimed = tokio::select! {
-            biased;
-            claimed = self.claim(&event, answer.deadline()) => claimed,
-            () = self.drain.aborted() => Err(Reply::Unavailable),
+    pub(super) async fn handle(&self, event: Box<WebhookEvent>, answer: &Answer) -> Reply {
+        let or_aborted = |claim| async {
+            tokio::select! {
+                biased;
+                claimed = claim => claimed,
+                () = self.drain.aborted() => Err(Reply::Unavailable),
+            }
         };
+        let claimed = at_once_or(pin!(self.claim(event.job().id(), answer.deadline())), or_aborted).await;
         match claimed {
             Ok(claimed) => self.run(claimed, event, answer).await,
             Err(reply) => reply,
@@ -69,17 +73,13 @@ impl Inline {
     }
 
     /// Claims the job; while another copy has it, asks again until the deadline.
-    async fn claim(&self, event: &WebhookEvent, deadline: Instant) -> Result<Claimed, Reply> {
+    async fn claim(&self, job: &JobId, deadline: Instant) -> Result<Claimed, Reply> {
         loop {
             // Before the claim: a claim must not run out while it waits for room. And not kept while
             // waiting for another copy, or waiting copies could fill the room.
-            let room = timeout_at(deadline, self.handlers.clone().acquire_owned()).await;
-            let Ok(Ok(room)) = room else {
-                warn!("the running handlers have reached their limit");
-                return Err(Reply::Unavailable);
-            };
+            let room = self.room(deadline).await?;
             let since = Instant::now();
-            match call(deadline, self.store.claim(event.job().id(), LEASE)).await {
+            match call(|| deadline, (*self.store).claim(job, LEASE)).await {
                 Ok(Claim::Acquired(token)) => return Ok(Claimed { token, since, _room: room }),
                 Ok(Claim::Done) => return Err(Reply::Duplicate),
                 Ok(Claim::InProgress { .. }) => {}
@@ -89,21 +89,34 @@ impl Inline {
                 }
             }
             drop(room);
-            sleep_until(deadline.min(Instant::now() + CLAIM_AGAIN)).await;
+            Box::pin(sleep_until(deadline.min(Instant::now() + CLAIM_AGAIN))).await;
             if Instant::now() >= deadline {
                 return Err(Reply::InProgress);
             }
         }
     }
 
+    /// Waits until another handler may run.
+    async fn room(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Reply> {
+        if let Ok(room) = self.handlers.clone().try_acquire_owned() {
+            return Ok(room);
+        }
+        match Box::pin(timeout_at(deadline, self.handlers.clone().acquire_owned())).await {
+            Ok(Ok(room)) => Ok(room),
+            _ => {
+                warn!("the running handlers have reached their limit");
+                Err(Reply::Unavailable)
+            }
+        }
+    }
+
     /// Runs the handler for a claimed job.
-    async fn run(&self, claimed: Claimed, event: WebhookEvent, answer: &Answer) -> Reply {
+    async fn run(&self, claimed: Claimed, event: Box<WebhookEvent>, answer: &Answer) -> Reply {
         let lease = self.leases.hold(&claimed.token, claimed.since);
         // Only a known status ends a job: after an unknown one, a later `completed` is no duplicate.
-        let last_word = !matches!(&event, WebhookEvent::Unrecognized { status: JobStatus::Other(_), .. });
-        let began = Instant::now();
-        let run = answer.or_at_deadline(Reply::HandlerTimeout, self.run_handler(event, &lease)).await;
-        telemetry::handler_run(run.result(), began.elapsed());
+        let last_word = !matches!(&*event, WebhookEvent::Unrecognized { status: JobStatus::Other(_), .. });
+        let run = answer.or_at_deadline(Reply::HandlerTimeout, pin!(self.run_handler(event, &lease))).await;
+        telemetry::handler_run(run.result(), claimed.since);
 
         let reply = match &run {
             Run::Returned(Ok(())) => Reply::Handled,
@@ -134,23 +147,24 @@ impl Inline {
         if done && last_word {
             self.complete(&claimed.token, lease_ends, reply, answer).await;
         } else {
-            answer.or_at_deadline(reply, self.release(&claimed.token)).await;
+            answer.or_at_deadline(reply, pin!(self.release(&claimed.token))).await;
         }
         reply
     }
 
-    async fn run_handler(&self, event: WebhookEvent, lease: &HeldLease) -> Run {
-        let handler = isolate(dispatch(&*self.handler, event));
-        tokio::select! {
-            biased;
-            returned = handler => match returned {
-                Ok(result) => Run::Returned(result),
-                Err(panicked) => Run::Panicked(panicked),
-            },
-            () = lease.lost() => Run::LeaseLost,
-            () = self.drain.aborted() => Run::Aborted,
-            () = tokio::time::sleep(self.max_handler_time) => Run::TimedOut,
-        }
+    async fn run_handler(&self, event: Box<WebhookEvent>, lease: &HeldLease) -> Run {
+        let handler = pin!(dispatch(&*self.handler, event));
+        let run = pin!(async { isolate(handler).await.map_or_else(Run::Panicked, Run::Returned) });
+        let or_ended = |run| async {
+            tokio::select! {
+                biased;
+                run = run => run,
+                () = lease.lost() => Run::LeaseLost,
+                () = self.drain.aborted() => Run::Aborted,
+                () = sleep(self.max_handler_time) => Run::TimedOut,
+            }
+        };
+        at_once_or(run, or_ended).await
     }
 
     /// Records the job as done. The work is done whatever the store says, so the answer is, too; when
@@ -158,7 +172,8 @@ impl Inline {
     async fn complete(&self, token: &ClaimToken, lease_ends: Instant, reply: Reply, answer: &Answer) {
         let mut pause = RECORD_AGAIN;
         loop {
-            let completion = call(Instant::now() + RECORD_TIME, self.store.complete(token, self.retention));
+            let completion = (*self.store).complete(token, self.retention);
+            let completion = pin!(call(|| Instant::now() + RECORD_TIME, completion));
             match answer.or_at_deadline(reply, completion).await {
                 Ok(Fenced::Applied) => return,
                 Ok(Fenced::Stale) => {
@@ -178,14 +193,14 @@ impl Inline {
                 );
                 return;
             }
-            sleep_until(Instant::now() + pause).await;
+            Box::pin(sleep(pause)).await;
             pause *= 2;
         }
     }
 
     /// Frees the job for its next copy; if the store fails, the end of the lease does.
     async fn release(&self, token: &ClaimToken) {
-        match call(Instant::now() + RECORD_TIME, self.store.release(token)).await {
+        match call(|| Instant::now() + RECORD_TIME, (*self.store).release(token)).await {
             Ok(Fenced::Applied) => {}
             Ok(Fenced::Stale) => debug!("the claim had passed to another before it was released"),
             Err(error) => {

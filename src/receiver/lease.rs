@@ -4,10 +4,10 @@
 //! does not stop its own renewal, and a request costs an entry in a map instead of a task. It starts
 //! when there is something to renew and ends when there is nothing.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span, error, warn};
@@ -32,8 +32,7 @@ pub(super) struct Leases {
 
 #[derive(Debug, Default)]
 struct Active {
-    /// By owner.
-    leases: HashMap<u128, Lease>,
+    leases: Slab<Lease>,
     /// Whether the task runs.
     renewing: bool,
 }
@@ -45,7 +44,8 @@ struct Lease {
     since: Instant,
     /// Whether a call is under way.
     renewing: bool,
-    lost: Arc<Notify>,
+    /// Whom to tell when the claim is lost, if somebody waits for that.
+    waiting: Option<Arc<Notify>>,
     span: Span,
 }
 
@@ -53,8 +53,14 @@ struct Lease {
 #[derive(Debug)]
 pub(super) struct HeldLease {
     leases: Arc<Leases>,
+    key: Key,
+}
+
+/// Where a lease lies in the slab, and whose it is: places are used again.
+#[derive(Debug, Clone, Copy)]
+struct Key {
+    place: usize,
     owner: u128,
-    lost: Arc<Notify>,
 }
 
 impl Leases {
@@ -64,11 +70,10 @@ impl Leases {
 
     /// Keeps a claim whose write began at `since`. Needs a runtime.
     pub(super) fn hold(self: &Arc<Self>, token: &ClaimToken, since: Instant) -> HeldLease {
-        let lost = Arc::new(Notify::new());
         let lease =
-            Lease { token: token.clone(), since, renewing: false, lost: lost.clone(), span: Span::current() };
+            Lease { token: token.clone(), since, renewing: false, waiting: None, span: Span::current() };
         let mut active = self.active();
-        active.leases.insert(token.owner(), lease);
+        let key = Key { place: active.leases.insert(lease), owner: token.owner() };
         let start = !std::mem::replace(&mut active.renewing, true);
         drop(active);
         if start {
@@ -77,7 +82,7 @@ impl Leases {
             // there for a handler that blocks the thread. Another one takes its place.
             tokio::spawn(async {});
         }
-        HeldLease { leases: self.clone(), owner: token.owner(), lost }
+        HeldLease { leases: self.clone(), key }
     }
 
     fn active(&self) -> MutexGuard<'_, Active> {
@@ -85,18 +90,18 @@ impl Leases {
     }
 
     /// Renews one claim and notes how it went.
-    async fn renew(self: Arc<Self>, token: ClaimToken) {
+    async fn renew(self: Arc<Self>, token: ClaimToken, key: Key) {
         let began = Instant::now();
-        let renewed = call(began + RENEW_EVERY, self.store.renew(&token, LEASE)).await;
+        let renewed = call(|| began + RENEW_EVERY, (*self.store).renew(&token, LEASE)).await;
         let mut active = self.active();
-        let Some(lease) = active.leases.get_mut(&token.owner()) else { return };
+        let Some(lease) = active.get_mut(key) else { return };
         lease.renewing = false;
         match renewed {
             Ok(Fenced::Applied) => lease.since = began,
             Ok(Fenced::Stale) => {
                 error!("the claim has passed to another: the handler is dropped");
-                lease.lost.notify_one();
-                active.leases.remove(&token.owner());
+                lease.tell();
+                active.remove(key);
             }
             Err(error) => warn!(error = %chain(&error), "the claim was not renewed; trying again"),
         }
@@ -128,14 +133,17 @@ impl Renewing {
                 if !lives {
                     let _in_span = lease.span.enter();
                     error!("the claim ran out and could not be renewed: the handler is dropped");
-                    lease.lost.notify_one();
+                    lease.tell();
                 }
                 lives
             });
-            for lease in active.leases.values_mut() {
+            for (place, lease) in &mut active.leases {
                 if !lease.renewing && now + TICK > lease.since + RENEW_EVERY {
                     lease.renewing = true;
-                    let renewal = self.leases.clone().renew(lease.token.clone());
+                    let renewal = self
+                        .leases
+                        .clone()
+                        .renew(lease.token.clone(), Key { place, owner: lease.token.owner() });
                     tokio::spawn(renewal.instrument(lease.span.clone()));
                 }
             }
@@ -151,21 +159,45 @@ impl Drop for Renewing {
     }
 }
 
+impl Active {
+    fn get_mut(&mut self, key: Key) -> Option<&mut Lease> {
+        self.leases.get_mut(key.place).filter(|lease| lease.token.owner() == key.owner)
+    }
+
+    fn remove(&mut self, key: Key) -> Option<Lease> {
+        self.get_mut(key)?;
+        self.leases.try_remove(key.place)
+    }
+}
+
+impl Lease {
+    /// Tells the handler's side that the claim is lost.
+    fn tell(&self) {
+        if let Some(waiting) = &self.waiting {
+            waiting.notify_one();
+        }
+    }
+}
+
 impl HeldLease {
     /// Waits until the claim is lost.
     pub(super) async fn lost(&self) {
-        self.lost.notified().await;
+        let told = match self.leases.active().get_mut(self.key) {
+            Some(lease) => lease.waiting.get_or_insert_default().clone(),
+            None => return,
+        };
+        told.notified().await;
     }
 
     /// Stops renewing and returns when the lease ends; now, if it is lost.
-    pub(super) fn stop(self) -> Instant {
-        let lease = self.leases.active().leases.remove(&self.owner);
+    pub(super) fn stop(&self) -> Instant {
+        let lease = self.leases.active().remove(self.key);
         lease.map_or_else(Instant::now, |lease| lease.since + LEASE)
     }
 }
 
 impl Drop for HeldLease {
     fn drop(&mut self) {
-        self.leases.active().leases.remove(&self.owner);
+        self.leases.active().remove(self.key);
     }
 }

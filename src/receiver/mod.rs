@@ -12,6 +12,7 @@ mod reply;
 
 use std::error::Error;
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ use self::body::{BodyLimits, ReadBody};
 pub use self::builder::{BuildError, WebhookReceiverBuilder};
 use self::detach::{Answer, Detachable};
 use self::drain::{Drain, UnderWay};
-use self::guard::{call, chain, isolate};
+use self::guard::{at_once_or, call, chain, isolate};
 use self::inline::Inline;
 use self::reply::{BodyRead, Reply};
 use crate::auth::{Access, Authenticator, SharedToken};
@@ -138,7 +139,7 @@ impl WebhookReceiver {
             read = BodyRead::Whole;
             self.work(body, under_way, deadlines).await
         };
-        let reply = answered(deadlines, reply).await;
+        let reply = answered(deadlines, pin!(reply)).await;
         reply.response(parts.version, read)
     }
 
@@ -151,14 +152,10 @@ impl WebhookReceiver {
     /// The answer, when the request may not deliver webhooks.
     pub async fn authenticate(&self, parts: &Parts) -> Result<(), Response<Full<Bytes>>> {
         let deadlines = self.deadlines();
-        let reply = async {
-            self.admit(parts, deadlines).await?;
-            Ok(Reply::Handled)
-        };
-        match isolate(reply).await {
-            Ok(Ok(_)) => Ok(()),
-            refused => {
-                let reply = answered(deadlines, async { refused.unwrap_or(Err(Reply::Unavailable)) }).await;
+        match self.admit(parts, deadlines).await {
+            Ok(_) => Ok(()),
+            Err(refusal) => {
+                let reply = answered(deadlines, std::future::ready(Err(refusal))).await;
                 Err(reply.response(parts.version, BodyRead::NotWhole))
             }
         }
@@ -178,7 +175,7 @@ impl WebhookReceiver {
             let body = body::read(Full::new(body), &self.inner.body_limits, deadlines.body).await?;
             self.work(body, under_way, deadlines).await
         };
-        answered(deadlines, reply).await.response(parts.version, BodyRead::Whole)
+        answered(deadlines, pin!(reply)).await.response(parts.version, BodyRead::Whole)
     }
 
     /// Shuts the receiver down: refuses new webhooks with 503, waits up to `grace` for those under way,
@@ -206,7 +203,7 @@ impl WebhookReceiver {
             Authentication::Anyone => Access::Granted,
             Authentication::Token(token) => token.check(parts),
             Authentication::Custom(authenticator) => {
-                call(deadlines.ack, authenticator.authenticate(parts)).await.map_err(|error| {
+                call(|| deadlines.ack, authenticator.authenticate(parts)).await.map_err(|error| {
                     error!(error = %chain(&error), "the request cannot be authenticated");
                     Reply::Unavailable
                 })?
@@ -220,10 +217,10 @@ impl WebhookReceiver {
 
     /// Does what outlives the request: everything after its body was read.
     async fn work(&self, body: ReadBody, under_way: UnderWay, deadlines: Deadlines) -> Result<Reply, Reply> {
-        let event = WebhookEvent::try_from(body.bytes).map_err(|error| {
+        let event = Box::new(WebhookEvent::try_from(body.bytes).map_err(|error| {
             warn!(error = %chain(&error), "the body is no webhook");
             Reply::from(&error)
-        })?;
+        })?);
         let span = Span::current();
         span.record(telemetry::JOB_ID, field::display(event.job().id()));
         span.record(telemetry::EVENT, event.name());
@@ -244,14 +241,17 @@ impl WebhookReceiver {
 }
 
 impl Inner {
-    async fn handle(&self, event: WebhookEvent, answer: &Answer) -> Reply {
+    async fn handle(&self, event: Box<WebhookEvent>, answer: &Answer) -> Reply {
         if let Some(registry) = &self.known_jobs {
-            let known = tokio::select! {
-                biased;
-                known = known::check(&**registry, event.job().id(), answer.deadline()) => known,
-                () = self.drain.aborted() => Err(Reply::Unavailable),
+            let known = pin!(known::check(&**registry, event.job().id(), answer.deadline()));
+            let or_aborted = |known| async {
+                tokio::select! {
+                    biased;
+                    known = known => known,
+                    () = self.drain.aborted() => Err(Reply::Unavailable),
+                }
             };
-            if let Err(reply) = known {
+            if let Err(reply) = at_once_or(known, or_aborted).await {
                 return reply;
             }
         }
@@ -260,7 +260,7 @@ impl Inner {
 }
 
 /// Runs a request to its answer, in its span, and reports it.
-async fn answered(deadlines: Deadlines, reply: impl Future<Output = Result<Reply, Reply>>) -> Reply {
+async fn answered(deadlines: Deadlines, reply: impl Future<Output = Result<Reply, Reply>> + Unpin) -> Reply {
     let span = telemetry::span();
     async {
         let reply = isolate(reply).await.unwrap_or_else(|panicked| {
@@ -277,7 +277,7 @@ async fn answered(deadlines: Deadlines, reply: impl Future<Output = Result<Reply
         } else {
             warn!("webhook not acknowledged");
         }
-        telemetry::request(outcome, deadlines.entered.elapsed());
+        telemetry::request(outcome, deadlines.entered);
         reply
     }
     .instrument(span)
