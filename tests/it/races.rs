@@ -15,7 +15,7 @@ use qomplement_webhooks::{
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::task::yield_now;
+use tokio::task::{JoinHandle, yield_now};
 
 use crate::support::{Act, Gate, PATH, Script, Server, request};
 
@@ -97,10 +97,15 @@ async fn a_copy_that_takes_over_and_fails_does_not_try_twice() {
     assert_eq!(script.runs(), 2, "each request runs the handler once");
 }
 
+/// Waits until the scheduler has come round, however often it is polled.
+async fn moment() {
+    tokio::spawn(async {}).await.unwrap();
+}
+
 /// Two frames, each after a moment's wait.
 struct SlowBody {
     frames: Vec<Bytes>,
-    waited: bool,
+    wait: Option<JoinHandle<()>>,
 }
 
 impl Body for SlowBody {
@@ -111,11 +116,9 @@ impl Body for SlowBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.waited = !self.waited;
-        if self.waited {
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
+        let wait = self.wait.get_or_insert_with(|| tokio::spawn(async {}));
+        std::task::ready!(Pin::new(wait).poll(context)).unwrap();
+        self.wait = None;
         Poll::Ready((!self.frames.is_empty()).then(|| Ok(Frame::data(self.frames.remove(0)))))
     }
 }
@@ -126,9 +129,9 @@ struct SlowStore(Arc<MemoryDedupStore>);
 
 impl SlowStore {
     async fn slow<T>(call: impl Future<Output = T>) -> T {
-        yield_now().await;
+        moment().await;
         let result = call.await;
-        yield_now().await;
+        moment().await;
         result
     }
 }
@@ -161,7 +164,7 @@ async fn disconnect_after(polls: usize) -> (bool, usize, usize, Claim) {
     let known = move |job: JobId| {
         let registry = registry.clone();
         async move {
-            yield_now().await;
+            moment().await;
             qomplement_webhooks::JobRegistry::is_known(&registry, &job).await
         }
     };
@@ -173,7 +176,7 @@ async fn disconnect_after(polls: usize) -> (bool, usize, usize, Claim) {
         .unwrap();
     let mut body = payload.to_bytes();
     let frames = vec![body.split_to(100), body];
-    let request = http::Request::post(PATH).body(SlowBody { frames, waited: false }).unwrap();
+    let request = http::Request::post(PATH).body(SlowBody { frames, wait: None }).unwrap();
 
     let answered = {
         let mut future = pin!(receiver.receive(request));
