@@ -340,3 +340,6 @@ impl fmt::Debug for WebhookUrl {
         write!(f, "WebhookUrl({self})")
     }
 }
+
+#[cfg(test)]
+mod tests;

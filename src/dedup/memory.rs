@@ -155,6 +155,11 @@ impl Held {
     fn new(token: &ClaimToken, until: Time) -> Self {
         Self { job: token.job().clone(), owner: token.owner(), until }
     }
+
+    /// Whether the job is another token's.
+    fn excludes(&self, claim: &ClaimToken, now: Time) -> bool {
+        self.owner != claim.owner() && self.until > now
+    }
 }
 
 #[async_trait]
@@ -192,11 +197,11 @@ impl DedupStore for MemoryDedupStore {
         let now = self.now();
         let mut shard = self.shard(hash);
         match shard.claims.find_mut(hash, |held| held.job == *claim.job()) {
-            Some(held) if held.owner == claim.owner() => {
-                held.until = after(now, lease);
+            Some(held) if held.excludes(claim, now) => return Ok(Fenced::Stale),
+            Some(held) => {
+                *held = Held::new(claim, after(now, lease));
                 return Ok(Fenced::Applied);
             }
-            Some(_) => return Ok(Fenced::Stale),
             None => {}
         }
         if shard.finished.completed_by(hash, claim.job(), now).is_some() {
@@ -213,10 +218,10 @@ impl DedupStore for MemoryDedupStore {
         let now = self.now();
         let mut shard = self.shard(hash);
         match shard.claims.find_entry(hash, |held| held.job == *claim.job()) {
-            Ok(held) if held.get().owner == claim.owner() => {
+            Ok(held) if held.get().excludes(claim, now) => return Ok(Fenced::Stale),
+            Ok(held) => {
                 held.remove();
             }
-            Ok(_) => return Ok(Fenced::Stale),
             Err(_) => match shard.finished.completed_by(hash, claim.job(), now) {
                 Some(owner) if owner == CompletedBy::new(claim) => return Ok(Fenced::Applied),
                 Some(_) => return Ok(Fenced::Stale),

@@ -2,6 +2,8 @@
 
 mod finished;
 mod memory;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -28,8 +30,10 @@ use crate::store::{Fenced, StoreError};
 /// - A claim whose lease has ended is free: the next `claim` acquires it. An error may leave a claim
 ///   behind; its lease frees it. The lease is part of the claim's own write, never a second one.
 /// - [`renew`](Self::renew), [`complete`](Self::complete) and [`release`](Self::release) act for the
-///   token that owns the job. Once another token has claimed it, or completed it, they change nothing
-///   and return [`Fenced::Stale`].
+///   token that owns the job: the last one that acquired it, also when its lease has ended since. While
+///   the job is claimed by another token, or done by another, they change nothing and return
+///   [`Fenced::Stale`]. When the job is free, a store need not remember who had it: it may take any
+///   earlier token for the owner.
 /// - An id is opaque: it is compared exactly and may hold any visible ASCII character.
 /// - What a store returned `Ok` for is kept until its lease or retention ends; what it cannot keep,
 ///   it refuses with [`StoreError::Full`].
@@ -62,7 +66,8 @@ pub trait DedupStore: fmt::Debug + Send + Sync + 'static {
 
     /// Makes a claim last for another lease, counted from now.
     ///
-    /// It applies also when the lease has ended, as long as nobody else has claimed the job since.
+    /// It applies also when the lease has ended, as long as nobody else has acquired the job since. A
+    /// job that is done is not claimed again by it.
     ///
     /// # Errors
     ///
@@ -72,14 +77,15 @@ pub trait DedupStore: fmt::Debug + Send + Sync + 'static {
     /// Records a job as done for the length of a retention, and ends the claim.
     ///
     /// Idempotent for one token: a repetition is [`Fenced::Applied`]. It applies also when the lease
-    /// has ended, as long as nobody else has claimed the job since: the work was done.
+    /// has ended, as long as nobody else has acquired the job since: the work was done.
     ///
     /// # Errors
     ///
     /// When it is not known whether the job was recorded.
     async fn complete(&self, claim: &ClaimToken, retention: Duration) -> Result<Fenced, StoreError>;
 
-    /// Frees a job that was not done, so that the next claim acquires it at once.
+    /// Frees a job that was not done, so that the next claim acquires it at once. The token is not used
+    /// again.
     ///
     /// # Errors
     ///

@@ -1,0 +1,335 @@
+//! The contract of a store, kept by the memory store; against a plain map, and in races.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tokio::time::{Instant, advance};
+
+use super::*;
+
+const LEASE: Duration = Duration::from_secs(5);
+const RETENTION: Duration = Duration::from_secs(3600);
+const NANOSECOND: Duration = Duration::from_nanos(1);
+
+fn job(number: usize) -> JobId {
+    // UUIDs and other texts take different forms.
+    let text = if number.is_multiple_of(2) {
+        format!("550e8400-e29b-41d4-a716-{number:012}")
+    } else {
+        format!("job-{number}")
+    };
+    text.parse().unwrap()
+}
+
+async fn acquire(store: &MemoryDedupStore, job: &JobId) -> ClaimToken {
+    match store.claim(job, LEASE).await {
+        Ok(Claim::Acquired(token)) => token,
+        other => panic!("{job} is not free: {other:?}"),
+    }
+}
+
+async fn finish(store: &MemoryDedupStore, job: &JobId) {
+    let token = acquire(store, job).await;
+    assert_eq!(store.complete(&token, RETENTION).await.unwrap(), Fenced::Applied);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_holds_until_its_lease_ends_and_not_a_nanosecond_longer() {
+    let (store, job) = (MemoryDedupStore::new(), job(0));
+    let first = acquire(&store, &job).await;
+    advance(LEASE - NANOSECOND).await;
+    match store.claim(&job, LEASE).await.unwrap() {
+        Claim::InProgress { retry_after } => assert_eq!(retry_after, NANOSECOND),
+        other => panic!("{other:?}"),
+    }
+    advance(NANOSECOND).await;
+    let second = acquire(&store, &job).await;
+    for stale in [
+        store.renew(&first, LEASE).await,
+        store.complete(&first, RETENTION).await,
+        store.release(&first).await,
+    ] {
+        assert_eq!(stale.unwrap(), Fenced::Stale, "the first owner wrote to the second's claim");
+    }
+    assert!(
+        matches!(store.claim(&job, LEASE).await.unwrap(), Claim::InProgress { .. }),
+        "a stale write freed it"
+    );
+    assert_eq!(store.complete(&second, RETENTION).await.unwrap(), Fenced::Applied);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_counts_from_now_and_mends_a_lease_that_ended_unnoticed() {
+    let (store, job) = (MemoryDedupStore::new(), job(1));
+    let token = acquire(&store, &job).await;
+    advance(LEASE - NANOSECOND).await;
+    assert_eq!(store.renew(&token, LEASE).await.unwrap(), Fenced::Applied);
+    advance(LEASE - NANOSECOND).await;
+    assert!(matches!(store.claim(&job, LEASE).await.unwrap(), Claim::InProgress { .. }));
+    advance(LEASE * 3).await;
+    assert_eq!(store.renew(&token, LEASE).await.unwrap(), Fenced::Applied, "nobody else had claimed it");
+    assert!(matches!(store.claim(&job, LEASE).await.unwrap(), Claim::InProgress { .. }));
+    advance(LEASE * 3).await;
+    assert_eq!(store.complete(&token, RETENTION).await.unwrap(), Fenced::Applied, "the work was done");
+    assert!(matches!(store.claim(&job, LEASE).await.unwrap(), Claim::Done));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_finished_job_is_done_until_its_retention_ends() {
+    let (store, job) = (MemoryDedupStore::new(), job(2));
+    let token = acquire(&store, &job).await;
+    assert_eq!(store.complete(&token, RETENTION).await.unwrap(), Fenced::Applied);
+    advance(RETENTION - NANOSECOND).await;
+    assert!(matches!(store.claim(&job, LEASE).await.unwrap(), Claim::Done));
+    assert_eq!(
+        store.complete(&token, RETENTION).await.unwrap(),
+        Fenced::Applied,
+        "repeated by the same token"
+    );
+    assert_eq!(store.renew(&token, LEASE).await.unwrap(), Fenced::Stale);
+    assert_eq!(store.release(&token).await.unwrap(), Fenced::Stale, "what is done cannot be released");
+    advance(NANOSECOND).await;
+    let again = acquire(&store, &job).await;
+    assert_eq!(store.complete(&token, RETENTION).await.unwrap(), Fenced::Stale);
+    assert_eq!(store.complete(&again, RETENTION).await.unwrap(), Fenced::Applied);
+    assert_eq!(store.complete(&token, RETENTION).await.unwrap(), Fenced::Stale, "another token completed it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_frees_the_job_at_once() {
+    let (store, job) = (MemoryDedupStore::new(), job(3));
+    let token = acquire(&store, &job).await;
+    assert_eq!(store.release(&token).await.unwrap(), Fenced::Applied);
+    assert_eq!(store.release(&token).await.unwrap(), Fenced::Stale);
+    assert!(store.is_empty());
+    acquire(&store, &job).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_store_forgets_the_oldest_that_is_over_a_minute_old_and_never_a_claim() {
+    let store = MemoryDedupStore::with_capacity(4);
+    let claimed = acquire(&store, &job(0)).await;
+    for number in 1..4 {
+        finish(&store, &job(number)).await;
+        advance(Duration::from_secs(1)).await;
+    }
+    assert!(matches!(store.claim(&job(4), LEASE).await, Err(StoreError::Full)), "a young job was forgotten");
+    // An expired claim is not counted on either, as long as its owner may come back with a renewal.
+    assert_eq!(store.renew(&claimed, RETENTION).await.unwrap(), Fenced::Applied);
+    advance(Duration::from_secs(60)).await;
+    finish(&store, &job(4)).await;
+    assert!(
+        matches!(store.claim(&job(2), LEASE).await.unwrap(), Claim::Done),
+        "not the oldest was forgotten"
+    );
+    assert_eq!(store.len(), 4);
+    finish(&store, &job(5)).await;
+    finish(&store, &job(6)).await;
+    assert!(
+        matches!(store.claim(&job(0), LEASE).await.unwrap(), Claim::InProgress { .. }),
+        "a claim was forgotten"
+    );
+    assert!(matches!(store.claim(&job(7), LEASE).await, Err(StoreError::Full)));
+    assert_eq!(store.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_that_nobody_came_back_for_make_room() {
+    let store = MemoryDedupStore::with_capacity(3);
+    for number in 0..3 {
+        acquire(&store, &job(number)).await;
+    }
+    assert!(matches!(store.claim(&job(3), LEASE).await, Err(StoreError::Full)));
+    advance(LEASE).await;
+    acquire(&store, &job(3)).await;
+    assert_eq!(store.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn expired_jobs_leave_memory_as_new_ones_come() {
+    let store = MemoryDedupStore::new();
+    for number in 0..10_000 {
+        finish(&store, &job(number)).await;
+    }
+    assert_eq!(store.len(), 10_000);
+    advance(RETENTION).await;
+    for number in 10_000..20_000 {
+        finish(&store, &job(number)).await;
+    }
+    assert_eq!(store.len(), 10_000, "expired jobs are kept");
+    for number in 10_000..20_000 {
+        assert!(
+            matches!(store.claim(&job(number), LEASE).await.unwrap(), Claim::Done),
+            "{number} is forgotten"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_64_tasks_that_claim_one_job_one_gets_it() {
+    let store = Arc::new(MemoryDedupStore::new());
+    for number in 0..500 {
+        let barrier = Arc::new(tokio::sync::Barrier::new(64));
+        let tasks: Vec<_> = (0..64)
+            .map(|_| {
+                let (store, barrier) = (store.clone(), barrier.clone());
+                tokio::spawn(async move {
+                    barrier.wait().await;
+                    matches!(store.claim(&job(number), LEASE).await.unwrap(), Claim::Acquired(_))
+                })
+            })
+            .collect();
+        let mut acquired = 0;
+        for task in tasks {
+            acquired += usize::from(task.await.unwrap());
+        }
+        assert_eq!(acquired, 1, "job {number}");
+    }
+}
+
+#[test]
+fn no_two_claims_have_one_owner_and_debug_hides_it() {
+    let (first, second) = (ClaimToken::new(&job(0)), ClaimToken::new(&job(0)));
+    assert_ne!(first.owner(), second.owner());
+    assert_ne!(first, second);
+    assert!(!format!("{first:?}").contains(&first.owner().to_string()));
+}
+
+/// One step of the model test.
+#[derive(Debug, Clone)]
+enum Step {
+    Claim {
+        job: usize,
+        lease: u64,
+    },
+    /// By one of the tokens so far.
+    Renew {
+        token: usize,
+        lease: u64,
+    },
+    Complete {
+        token: usize,
+        retention: u64,
+    },
+    Release {
+        token: usize,
+    },
+    Advance(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let token = || any::<usize>();
+    prop_oneof![
+        4 => (0..6usize, 1..40u64).prop_map(|(job, lease)| Step::Claim { job, lease }),
+        2 => (token(), 1..40u64).prop_map(|(token, lease)| Step::Renew { token, lease }),
+        3 => (token(), 1..200u64).prop_map(|(token, retention)| Step::Complete { token, retention }),
+        1 => token().prop_map(|token| Step::Release { token }),
+        3 => (0..50u64).prop_map(Step::Advance),
+    ]
+}
+
+/// A store as plain as can be: the last state of each job.
+#[derive(Default)]
+struct Model(HashMap<JobId, State>);
+
+#[derive(Clone, Copy)]
+struct State {
+    owner: u128,
+    done: bool,
+    until: Instant,
+}
+
+impl Model {
+    /// The state of a job that is not free.
+    fn holds(&self, job: &JobId) -> Option<State> {
+        self.0.get(job).copied().filter(|state| state.until > Instant::now())
+    }
+
+    /// Whether the token's claim was the last one, and nothing has come of it.
+    fn claimed_by(&self, token: &ClaimToken) -> bool {
+        self.0.get(token.job()).is_some_and(|state| state.owner == token.owner() && !state.done)
+    }
+
+    fn set(&mut self, token: &ClaimToken, done: bool, seconds: u64) {
+        let until = Instant::now() + Duration::from_secs(seconds);
+        self.0.insert(token.job().clone(), State { owner: token.owner(), done, until });
+    }
+
+    fn renew(&mut self, token: &ClaimToken, seconds: u64) -> Fenced {
+        if !self.claimed_by(token) && self.holds(token.job()).is_some() {
+            return Fenced::Stale;
+        }
+        self.set(token, false, seconds);
+        Fenced::Applied
+    }
+
+    fn complete(&mut self, token: &ClaimToken, seconds: u64) -> Fenced {
+        match self.holds(token.job()) {
+            Some(state) if state.owner != token.owner() => return Fenced::Stale,
+            Some(state) if state.done => {}
+            _ => self.set(token, true, seconds),
+        }
+        Fenced::Applied
+    }
+
+    fn release(&mut self, token: &ClaimToken) -> Fenced {
+        if !self.claimed_by(token) {
+            return Fenced::Stale;
+        }
+        self.0.remove(token.job());
+        Fenced::Applied
+    }
+}
+
+async fn agrees(steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let (store, mut model) = (MemoryDedupStore::new(), Model::default());
+    let mut tokens: Vec<ClaimToken> = Vec::new();
+    let seconds = Duration::from_secs;
+    for step in steps {
+        let pick = |index: usize| (!tokens.is_empty()).then(|| tokens[index % tokens.len()].clone());
+        match step {
+            Step::Advance(time) => advance(seconds(time)).await,
+            Step::Claim { job: number, lease } => {
+                let job = job(number);
+                match (store.claim(&job, seconds(lease)).await.unwrap(), model.holds(&job)) {
+                    (Claim::Acquired(token), None) => {
+                        model.set(&token, false, lease);
+                        tokens.push(token);
+                    }
+                    (Claim::InProgress { retry_after }, Some(state)) if !state.done => {
+                        prop_assert_eq!(Instant::now() + retry_after, state.until);
+                    }
+                    (Claim::Done, Some(state)) if state.done => {}
+                    (other, _) => prop_assert!(false, "{:?}", other),
+                }
+            }
+            Step::Renew { token, lease } => {
+                let Some(token) = pick(token) else { continue };
+                let got = store.renew(&token, seconds(lease)).await.unwrap();
+                prop_assert_eq!(got, model.renew(&token, lease));
+            }
+            Step::Complete { token, retention } => {
+                let Some(token) = pick(token) else { continue };
+                let got = store.complete(&token, seconds(retention)).await.unwrap();
+                prop_assert_eq!(got, model.complete(&token, retention));
+            }
+            Step::Release { token } => {
+                let Some(token) = pick(token) else { continue };
+                prop_assert_eq!(store.release(&token).await.unwrap(), model.release(&token));
+            }
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_store_is_a_plain_map_to_whoever_uses_it(steps in prop::collection::vec(step(), 1..80)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(agrees(steps))?;
+    }
+}
