@@ -1,11 +1,15 @@
 //! What the crate promises, shown on real servers, or under paused time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
+mod answers;
 mod examples;
 mod faults;
+mod http;
+mod jobs;
 mod leases;
 mod package;
 mod races;
 mod sender;
 mod shutdown;
 mod support;
+mod telemetry;

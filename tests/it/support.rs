@@ -304,13 +304,3 @@ impl DedupStore for FaultyStore {
 pub fn request(body: impl Into<Bytes>) -> http::Request<Full<Bytes>> {
     http::Request::post(PATH).header("content-type", "application/json").body(Full::new(body.into())).unwrap()
 }
-
-/// The `code` in an error's body, or `received` for a success.
-pub fn code(body: &[u8]) -> String {
-    let body: serde_json::Value = serde_json::from_slice(body).unwrap();
-    if body["received"] == true {
-        "received".to_owned()
-    } else {
-        body["error"]["code"].as_str().unwrap().to_owned()
-    }
-}

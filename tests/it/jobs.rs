@@ -1,0 +1,199 @@
+//! Which jobs are taken, and what becomes of webhooks that are not recognized.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use qomplement_webhooks::sender::Payload;
+use qomplement_webhooks::{
+    BuildError, ExtractResult, FillResult, HandlerError, Job, JobError, JobRegistry, MemoryJobRegistry,
+    SharedToken, WebhookHandler, WebhookReceiver, async_trait,
+};
+use tokio::time::Instant;
+
+use crate::support::{Act, Call, FaultyStore, PATH, Script, TOKEN, request};
+
+async fn answer(response: Response<Full<Bytes>>) -> (u16, String) {
+    let status = response.status().as_u16();
+    let body: serde_json::Value =
+        serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
+    (status, body["error"]["code"].as_str().unwrap_or_default().to_owned())
+}
+
+fn receiver(script: &Script, store: &FaultyStore, registry: impl JobRegistry) -> WebhookReceiver {
+    WebhookReceiver::builder(script.handler())
+        .unauthenticated()
+        .dedup_store(store.clone())
+        .known_jobs(registry)
+        .build()
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_job_is_looked_for_for_two_seconds_and_leaves_no_trace() {
+    let (script, store) = (Script::default(), FaultyStore::new());
+    let registry = Arc::new(MemoryJobRegistry::new());
+    let receiver = receiver(&script, &store, registry.clone());
+    let payload = Payload::extract_completed();
+    let job = payload.event().unwrap().job().id().clone();
+    let began = Instant::now();
+
+    let refused = answer(receiver.receive(request(&payload)).await).await;
+    assert_eq!(refused, (404, "unknown_job".to_owned()));
+    assert_eq!(began.elapsed().as_secs(), 2);
+    assert_eq!((script.runs(), store.calls(Call::Claim)), (0, 0), "an unknown job was written to the store");
+
+    // The registration comes after the webhook.
+    let late = tokio::spawn(async move { answer(receiver.receive(request(&payload)).await).await.0 });
+    tokio::time::sleep(Duration::from_millis(1900)).await;
+    registry.insert(job);
+    assert_eq!(late.await.unwrap(), 200);
+    assert_eq!(script.runs(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_fails_hangs_or_panics_is_503_and_never_404() {
+    for conduct in ["fails", "hangs", "panics"] {
+        let (script, store) = (Script::default(), FaultyStore::new());
+        let registry = move |_| async move {
+            match conduct {
+                "fails" => Err("the database is away"),
+                "hangs" => std::future::pending().await,
+                _ => panic!("a registry's bug"),
+            }
+        };
+        let began = Instant::now();
+        let receiver = receiver(&script, &store, registry);
+        let refused = answer(receiver.receive(request(Payload::extract_completed())).await).await;
+        assert_eq!(refused, (503, "unavailable".to_owned()), "{conduct}");
+        assert!(began.elapsed() <= Duration::from_secs(1), "{conduct}: one call may take a second");
+        assert_eq!((script.runs(), store.calls(Call::Claim)), (0, 0), "{conduct}");
+    }
+}
+
+/// Implements what it must and no more.
+struct Plain;
+
+#[async_trait]
+impl WebhookHandler for Plain {
+    async fn extract_completed(&self, _: &Job, _: ExtractResult) -> Result<(), HandlerError> {
+        Ok(())
+    }
+    async fn fill_completed(&self, _: &Job, _: FillResult) -> Result<(), HandlerError> {
+        Ok(())
+    }
+    async fn job_failed(&self, _: &Job, _: JobError) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_handles_is_not_acknowledged() {
+    let receiver = WebhookReceiver::builder(Plain).unauthenticated().build().unwrap();
+    for odd in [
+        Payload::extract_completed().set("/data/type", "summarize"),
+        Payload::extract_completed().set("/data/status", "processing"),
+        Payload::extract_completed().set("/data/result", "unreadable"),
+    ] {
+        let refused = answer(receiver.receive(request(&odd)).await).await;
+        assert_eq!(refused, (503, "handler_failed".to_owned()), "{odd:?}");
+    }
+    assert_eq!(receiver.receive(request(Payload::extract_completed())).await.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_status_is_never_a_jobs_last_word() {
+    for act in [Act::Succeed, Act::FailForGood] {
+        let (script, store) = (Script::new([act]), FaultyStore::new());
+        let receiver = receiver(&script, &store, |_| async { Ok::<_, Infallible>(true) });
+        let completed = Payload::extract_completed();
+        let processing = completed.clone().set("/data/status", "processing");
+        for run in 1..=2 {
+            assert_eq!(receiver.receive(request(&processing)).await.status(), 200);
+            assert_eq!(script.runs(), run, "an unknown status was remembered");
+        }
+        assert_eq!(receiver.receive(request(&completed)).await.status(), 200);
+        assert_eq!(script.runs(), 3, "the completed webhook was taken for a duplicate");
+        assert_eq!(receiver.receive(request(&completed)).await.status(), 200);
+        assert_eq!(receiver.receive(request(&processing)).await.status(), 200);
+        assert_eq!(script.runs(), 3, "after the completed one, the job is done");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_type_that_was_handled_is_remembered() {
+    let script = Script::default();
+    let receiver = WebhookReceiver::builder(script.handler()).unauthenticated().build().unwrap();
+    let odd = Payload::extract_completed().set("/data/type", "summarize");
+    for _ in 0..2 {
+        assert_eq!(receiver.receive(request(&odd)).await.status(), 200);
+    }
+    assert_eq!(script.runs(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_was_read_elsewhere_is_received_alike() {
+    let script = Script::default();
+    let token = SharedToken::new(TOKEN).unwrap();
+    let receiver =
+        WebhookReceiver::builder(script.handler()).token(token).max_body_bytes(1000).build().unwrap();
+    let head = |method: &str, query: &str| {
+        Request::builder().method(method).uri(format!("{PATH}{query}")).body(()).unwrap().into_parts().0
+    };
+    let (good, query) = (Payload::extract_completed().to_bytes(), format!("?token={TOKEN}"));
+    let cases = [
+        (head("POST", &query), good.clone(), 200, ""),
+        (head("POST", &query), good.clone(), 200, ""),
+        (head("GET", &query), good.clone(), 405, "method_not_allowed"),
+        (head("POST", ""), good.clone(), 401, "unauthorized"),
+        (head("POST", &query), Bytes::from(vec![b' '; 1001]), 413, "body_too_large"),
+        (head("POST", &query), Bytes::from_static(b"{"), 400, "invalid_json"),
+    ];
+    for (parts, body, status, code) in cases {
+        let early = receiver.authenticate(&parts).await;
+        let refused_early = [401, 405].contains(&status);
+        assert_eq!(early.is_err(), refused_early, "{code}");
+        if let Err(early) = early {
+            assert_eq!(early.headers()["connection"], "close", "the body was not read");
+            assert_eq!(answer(early).await, (status, code.to_owned()));
+        }
+        let reply = receiver.receive_parts(&parts, body.clone()).await;
+        assert!(!reply.headers().contains_key("connection"), "the body was read");
+        assert_eq!(answer(reply).await, (status, code.to_owned()));
+    }
+    assert_eq!(script.runs(), 1);
+}
+
+#[test]
+fn without_a_runtime_there_is_an_answer_too() {
+    let script = Script::default();
+    let receiver = WebhookReceiver::builder(script.handler()).unauthenticated().build().unwrap();
+    let mut future = Box::pin(receiver.receive(request(Payload::extract_completed())));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let std::task::Poll::Ready(reply) = future.as_mut().poll(&mut context) else { panic!("it waits") };
+    assert_eq!((reply.status().as_u16(), script.runs()), (503, 0));
+}
+
+#[test]
+fn a_setting_that_would_break_a_promise_is_refused() {
+    let builder = || WebhookReceiver::builder(Plain).unauthenticated();
+    let seconds = Duration::from_secs;
+    assert_eq!(WebhookReceiver::builder(Plain).build().unwrap_err(), BuildError::NoAuthentication);
+    assert!(builder().ack_deadline(seconds(5)).build().is_ok());
+    let refused = [
+        (builder().ack_deadline(seconds(5) + Duration::from_nanos(1)), "ack deadline"),
+        (builder().ack_deadline(Duration::ZERO), "ack deadline"),
+        (builder().retention(seconds(14)), "retention"),
+        (builder().max_handler_time(Duration::ZERO), "handler"),
+        (builder().max_handlers_in_flight(0), "max_handlers_in_flight"),
+        (builder().max_body_bytes(0), "max_body_bytes"),
+        (builder().max_body_bytes(100).max_body_bytes_in_flight(99), "max_body_bytes_in_flight"),
+    ];
+    for (builder, about) in refused {
+        let message = builder.build().unwrap_err().to_string();
+        assert!(message.contains(about), "{message}");
+    }
+}
