@@ -260,7 +260,11 @@ async fn each_end_of_the_handler_has_its_answer() {
         let again = request.send(server.address).await;
         match status {
             200 => {
-                assert_eq!((again, script.runs()), (expected(200, "", true), 1), "the copy of a finished job")
+                assert_eq!(
+                    (again, script.runs()),
+                    (expected(200, "", true), 1),
+                    "the copy of a finished job"
+                );
             }
             _ if code == "handler_timeout" => {
                 assert_eq!((again, script.runs()), (expected(503, "in_progress", true), 1), "it still runs");

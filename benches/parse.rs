@@ -1,0 +1,100 @@
+//! Reading a body, beside serde_json's ways of reading it and the limit: skipping over it.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::collections::HashMap;
+use std::hint::black_box;
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use qomplement_webhooks::WebhookEvent;
+use qomplement_webhooks::sender::Payload;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::{Value, json};
+
+/// What one would write without this crate.
+#[derive(Deserialize)]
+#[allow(dead_code)]
+struct Envelope {
+    job_id: String,
+    data: Data,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[allow(dead_code)]
+enum Data {
+    Extract { id: String, status: String, result: Option<Extract> },
+    FillPdf { id: String, status: String, result: Option<Fill> },
+    FillExcel { id: String, status: String, result: Option<Fill> },
+}
+
+#[derive(Deserialize)]
+#[allow(dead_code)]
+struct Extract {
+    model: String,
+    document_type: String,
+    language: String,
+    confidence: f64,
+    fields: HashMap<String, Value>,
+    tables: Vec<Value>,
+    pages_processed: u64,
+    processing_time_ms: u64,
+}
+
+#[derive(Deserialize)]
+#[allow(dead_code)]
+struct Fill {
+    download_url: String,
+    fields_filled: u64,
+    fields_total: u64,
+}
+
+/// The documented extraction: 393 bytes.
+fn small() -> Payload {
+    Payload::extract_completed().job_id("550e8400-e29b-41d4-a716-446655440000")
+}
+
+/// An extraction of a megabyte: a few fields, and tables of rows.
+fn large() -> Payload {
+    let row = |number: u32| {
+        json!({
+            "position": number,
+            "description": format!("Part no. {number}, galvanised, with two washers and a split pin"),
+            "quantity": number % 17,
+            "unit_price": format!("{}.{:02}", number % 1000, number % 100),
+            "taxable": number.is_multiple_of(3),
+        })
+    };
+    let rows = |count| (0..count).map(row).collect::<Vec<_>>();
+    let length = |count| small().set("/data/result/tables", rows(count)).to_bytes().len();
+    let count = 8000 * (1 << 20) / length(8000);
+    small().set("/data/result/tables", rows(count as u32))
+}
+
+fn parse(criterion: &mut Criterion) {
+    for (size, payload) in [("393 B", small()), ("1 MiB", large())] {
+        for (order, payload) in [("documented order", payload.clone()), ("reordered", payload.reordered())] {
+            let body = payload.to_bytes();
+            let mut group = criterion.benchmark_group(format!("parse {size}, {order}"));
+            group.throughput(Throughput::Bytes(body.len() as u64));
+            group.bench_function("IgnoredAny (limit)", |bencher| {
+                bencher.iter(|| serde_json::from_slice::<IgnoredAny>(black_box(&body)).unwrap());
+            });
+            // A handle on shared bytes, as a server hands it over.
+            group.bench_function("WebhookEvent", |bencher| {
+                bencher.iter(|| WebhookEvent::try_from(Bytes::clone(black_box(&body))).unwrap());
+            });
+            group.bench_function("Value", |bencher| {
+                bencher.iter(|| serde_json::from_slice::<Value>(black_box(&body)).unwrap());
+            });
+            group.bench_function("internally tagged derive", |bencher| {
+                bencher.iter(|| serde_json::from_slice::<Envelope>(black_box(&body)).unwrap());
+            });
+            group.finish();
+        }
+    }
+}
+
+criterion_group!(benches, parse);
+criterion_main!(benches);
