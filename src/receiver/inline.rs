@@ -13,7 +13,7 @@ use super::Reply;
 use super::detach::Answer;
 use super::drain::Drain;
 use super::guard::{Panicked, at_once_or, call, chain, isolate};
-use super::lease::{HeldLease, LEASE, Leases};
+use super::lease::{CALL_TIME, HeldLease, LEASE, Leases};
 use crate::dedup::{Claim, ClaimToken, DedupStore};
 use crate::event::{JobId, JobStatus, WebhookEvent};
 use crate::handler::{HandlerError, WebhookHandler, dispatch};
@@ -79,7 +79,7 @@ impl Inline {
             // waiting for another copy, or waiting copies could fill the room.
             let room = self.room(deadline).await?;
             let since = Instant::now();
-            match call(|| deadline, (*self.store).claim(job, LEASE)).await {
+            match call(|| deadline.min(since + CALL_TIME), (*self.store).claim(job, LEASE)).await {
                 Ok(Claim::Acquired(token)) => return Ok(Claimed { token, since, _room: room }),
                 Ok(Claim::Done) => return Err(Reply::Duplicate),
                 Ok(Claim::InProgress { .. }) => {}

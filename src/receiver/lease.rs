@@ -21,6 +21,8 @@ use crate::store::Fenced;
 pub(super) const LEASE: Duration = Duration::from_secs(5);
 /// A claim is renewed before it is this old.
 const RENEW_EVERY: Duration = Duration::from_millis(1500);
+/// How long a claim or a renewal may take: what is left of the lease then is enough to try again.
+pub(super) const CALL_TIME: Duration = Duration::from_secs(2);
 /// How often the task looks.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -92,7 +94,7 @@ impl Leases {
     /// Renews one claim and notes how it went.
     async fn renew(self: Arc<Self>, token: ClaimToken, key: Key) {
         let began = Instant::now();
-        let renewed = call(|| began + RENEW_EVERY, (*self.store).renew(&token, LEASE)).await;
+        let renewed = call(|| began + CALL_TIME, (*self.store).renew(&token, LEASE)).await;
         let mut active = self.active();
         let Some(lease) = active.get_mut(key) else { return };
         lease.renewing = false;

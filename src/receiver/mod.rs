@@ -130,16 +130,7 @@ impl WebhookReceiver {
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         let (parts, body) = request.into_parts();
-        let mut read = if body.is_end_stream() { BodyRead::Whole } else { BodyRead::NotWhole };
-        let deadlines = self.deadlines();
-        let reply = async {
-            let under_way = self.admit(&parts, deadlines).await?;
-            body::check_headers(&parts.headers, &self.inner.body_limits)?;
-            let body = body::read(body, &self.inner.body_limits, deadlines.body).await?;
-            read = BodyRead::Whole;
-            self.work(body, under_way, deadlines).await
-        };
-        let reply = answered(deadlines, pin!(reply)).await;
+        let (reply, read) = self.reply(&parts, body).await;
         reply.response(parts.version, read)
     }
 
@@ -168,14 +159,8 @@ impl WebhookReceiver {
     ///
     /// As with [`receive`](Self::receive).
     pub async fn receive_parts(&self, parts: &Parts, body: Bytes) -> Response<Full<Bytes>> {
-        let deadlines = self.deadlines();
-        let reply = async {
-            let under_way = self.admit(parts, deadlines).await?;
-            body::check_headers(&parts.headers, &self.inner.body_limits)?;
-            let body = body::read(Full::new(body), &self.inner.body_limits, deadlines.body).await?;
-            self.work(body, under_way, deadlines).await
-        };
-        answered(deadlines, pin!(reply)).await.response(parts.version, BodyRead::Whole)
+        let (reply, _) = self.reply(parts, Full::new(body)).await;
+        reply.response(parts.version, BodyRead::Whole)
     }
 
     /// Shuts the receiver down: refuses new webhooks with 503, waits up to `grace` for those under way,
@@ -192,6 +177,25 @@ impl WebhookReceiver {
         let entered = Instant::now();
         let ack = self.inner.ack_deadline;
         Deadlines { entered, body: entered + ack * 7 / 9, ack: entered + ack }
+    }
+
+    /// The pipeline: each step has its answers, and the first that has one ends it.
+    async fn reply<B>(&self, parts: &Parts, body: B) -> (Reply, BodyRead)
+    where
+        B: Body,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let mut read = if body.is_end_stream() { BodyRead::Whole } else { BodyRead::NotWhole };
+        let deadlines = self.deadlines();
+        let reply = async {
+            let under_way = self.admit(parts, deadlines).await?;
+            body::check_headers(&parts.headers, &self.inner.body_limits)?;
+            let body = body::read(body, &self.inner.body_limits, deadlines.body).await?;
+            read = BodyRead::Whole;
+            self.work(body, under_way, deadlines).await
+        };
+        let reply = answered(deadlines, pin!(reply)).await;
+        (reply, read)
     }
 
     /// Lets a request in that may deliver webhooks.

@@ -46,6 +46,18 @@ async fn a_handler_of_40_seconds_outlives_the_schedule_runs_once_and_is_done() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_is_slow_at_every_call_keeps_the_claim_of_a_long_handler() {
+    let script = Script::new([Act::Take(Duration::from_secs(30))]);
+    let mut store = FaultyStore::new().fail(Call::Renew, [Some(Fault::Slow); 100]);
+    store = store.fail(Call::Claim, [Some(Fault::Slow)]);
+    let payload = Payload::extract_completed();
+    let receiver = receiver(&script, &store);
+    assert_eq!(receiver.receive(request(&payload)).await.status(), 503);
+    script.until("the handler ends", |script| script.running() == 0).await;
+    assert_eq!(script.finished(), 1, "the handler lost its claim to a slow store");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failed_renewal_is_made_up_for() {
     let script = Script::new([Act::Take(Duration::from_secs(20))]);
     let faults = [Fault::Error, Fault::Panic, Fault::ReplyLost].map(Some);

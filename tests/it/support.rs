@@ -185,6 +185,8 @@ pub enum Fault {
     /// The write took place, and there is never a reply.
     HangAfter,
     Panic,
+    /// The write took place, and its reply comes 1.9 seconds later.
+    Slow,
 }
 
 pub const FAULTS: [Fault; 5] = [Fault::Error, Fault::ReplyLost, Fault::Hang, Fault::HangAfter, Fault::Panic];
@@ -267,13 +269,17 @@ impl FaultyStore {
             if faults.is_empty() { None } else { faults.remove(0) }
         };
         let result = match fault {
-            None | Some(Fault::ReplyLost | Fault::HangAfter) => Some(write.await),
+            None | Some(Fault::ReplyLost | Fault::HangAfter | Fault::Slow) => Some(write.await),
             Some(_) => None,
         };
         self.state.calls.lock().unwrap().push(call);
         self.state.changed.notify_waiters();
         match (fault, result) {
             (None, Some(result)) => result,
+            (Some(Fault::Slow), Some(result)) => {
+                tokio::time::sleep(Duration::from_millis(1900)).await;
+                result
+            }
             (Some(Fault::Hang | Fault::HangAfter), _) => std::future::pending().await,
             (Some(Fault::Panic), _) => panic!("a store's bug"),
             _ => Err(StoreError::unavailable(format!("{call:?} fails by plan"))),
