@@ -197,7 +197,7 @@ impl<'a> Given<'a> {
         let query = request.uri.query().unwrap_or_default();
         // One parameter at a time: most need no decoding.
         let in_query = query.split('&').filter_map(|parameter| match parameter.split_once('=') {
-            _ if parameter.contains(['%', '+']) => decoded_token(parameter),
+            _ if parameter.bytes().any(|byte| matches!(byte, b'%' | b'+')) => decoded_token(parameter),
             Some(("token", value)) => Some(value.into()),
             None if parameter == "token" => Some("".into()),
             _ => None,

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use memchr::memchr2;
+use memchr::{memchr, memchr2};
 use serde::de::Error as _;
 use serde_json::value::RawValue;
 
@@ -116,7 +116,7 @@ fn plain_string(text: &str) -> Option<&str> {
 /// The content of a JSON string, borrowed when nothing in it is escaped.
 pub(super) fn unquote(json: &str) -> Result<Cow<'_, str>, serde_json::Error> {
     match json.strip_prefix('"').and_then(|json| json.strip_suffix('"')) {
-        Some(content) if !content.contains('\\') => Ok(Cow::Borrowed(content)),
+        Some(content) if memchr(b'\\', content.as_bytes()).is_none() => Ok(Cow::Borrowed(content)),
         _ => serde_json::from_str(json).map(Cow::Owned),
     }
 }
