@@ -72,6 +72,8 @@ pub use self::event::{
     WebhookEvent,
 };
 pub use self::handler::{HandlerError, HandlerFn, WebhookHandler, handler_fn};
+#[cfg(feature = "warp")]
+pub use self::integrations::warp;
 pub use self::jobs::{JobRegistry, MemoryJobRegistry};
 pub use self::receiver::{BuildError, WebhookReceiver, WebhookReceiverBuilder};
 pub use self::store::{Fenced, StoreError};

@@ -1,0 +1,60 @@
+//! The receiver as an actix-web handler: `web::to(receiver.clone())`.
+//!
+//! actix-web 4 speaks version 0.2 of the `http` crate: what it says is carried over as bytes.
+
+use std::pin::Pin;
+
+use ::actix_web::http::StatusCode;
+use ::actix_web::web::Payload;
+use ::actix_web::{Handler, HttpRequest, HttpResponse};
+use bytes::Bytes;
+use http::header::{CONNECTION, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::Full;
+
+use super::body::{StreamBody, bytes};
+use crate::WebhookReceiver;
+
+impl Handler<(HttpRequest, Payload)> for WebhookReceiver {
+    type Output = HttpResponse;
+    /// Not `Send`: neither is the payload.
+    type Future = Pin<Box<dyn Future<Output = HttpResponse>>>;
+
+    fn call(&self, (request, payload): (HttpRequest, Payload)) -> Self::Future {
+        let receiver = self.clone();
+        Box::pin(async move { response(receiver.receive(translated(&request, payload)).await).await })
+    }
+}
+
+fn translated(request: &HttpRequest, payload: Payload) -> Request<StreamBody<Payload>> {
+    let mut headers = HeaderMap::with_capacity(request.headers().len());
+    for (name, value) in request.headers() {
+        let name = HeaderName::from_bytes(name.as_str().as_bytes());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) {
+            // Appended: what comes twice stays twice.
+            headers.append(name, value);
+        }
+    }
+    let body = StreamBody::new(&headers, payload);
+    let mut translated = Request::new(body);
+    *translated.headers_mut() = headers;
+    *translated.uri_mut() = request.uri().to_string().parse().unwrap_or_default();
+    // A method that cannot be read is not the one that is accepted.
+    *translated.method_mut() =
+        Method::from_bytes(request.method().as_str().as_bytes()).unwrap_or(Method::GET);
+    translated
+}
+
+async fn response(answer: Response<Full<Bytes>>) -> HttpResponse {
+    let (head, answer) = answer.into_parts();
+    let status = StatusCode::from_u16(head.status.as_u16()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = HttpResponse::build(status);
+    for (name, value) in &head.headers {
+        response.append_header((name.as_str(), value.as_bytes()));
+    }
+    if head.headers.contains_key(CONNECTION) {
+        // actix-web writes this header itself.
+        response.force_close();
+    }
+    response.body(bytes(answer).await)
+}

@@ -1,0 +1,28 @@
+//! The receiver as a hyper service: `serve_connection(io, receiver.clone())`.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::pin::Pin;
+
+use ::hyper::service::Service;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::Full;
+
+use crate::WebhookReceiver;
+
+impl<B> Service<Request<B>> for WebhookReceiver
+where
+    B: Body + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<B>) -> Self::Future {
+        let receiver = self.clone();
+        Box::pin(async move { Ok(receiver.receive(request).await) })
+    }
+}

@@ -1,0 +1,61 @@
+//! Mounts the receiver in warp 0.4: [`webhook`].
+
+use std::convert::Infallible;
+
+use ::warp::Filter;
+use ::warp::filters::path::FullPath;
+use ::warp::reject::Rejection;
+use ::warp::reply::{Reply, Response};
+use ::warp::{Buf, Stream};
+use http::{HeaderMap, Method, Request};
+
+use super::body::{StreamBody, bytes};
+use crate::WebhookReceiver;
+
+/// Answers every request that reaches it: a filter for the end of a path.
+///
+/// Every method is answered, and every answer is a reply: none is a rejection that another filter could
+/// turn into a 404.
+///
+/// # Examples
+///
+/// ```
+/// use warp::Filter;
+/// # fn routes(receiver: qomplement_webhooks::WebhookReceiver) -> impl Filter<Extract = impl warp::Reply> + Clone {
+/// warp::path!("api" / "webhooks" / "qomplement").and(qomplement_webhooks::warp::webhook(receiver))
+/// # }
+/// ```
+pub fn webhook(
+    receiver: WebhookReceiver,
+) -> impl Filter<Extract = (impl Reply + use<>,), Error = Rejection> + Clone {
+    // A request without a query is one as well.
+    let query = ::warp::query::raw().or_else(async |_| Ok::<_, Infallible>((String::new(),)));
+    ::warp::any()
+        .map(move || receiver.clone())
+        .and(::warp::method())
+        .and(::warp::path::full())
+        .and(query)
+        .and(::warp::header::headers_cloned())
+        .and(::warp::body::stream())
+        .then(receive)
+}
+
+async fn receive<D: Buf>(
+    receiver: WebhookReceiver,
+    method: Method,
+    path: FullPath,
+    query: String,
+    headers: HeaderMap,
+    body: impl Stream<Item = Result<D, ::warp::Error>>,
+) -> Response {
+    let target =
+        if query.is_empty() { path.as_str().to_owned() } else { format!("{}?{query}", path.as_str()) };
+    let body = StreamBody::new(&headers, Box::pin(body));
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    *request.headers_mut() = headers;
+    // Made of the parts of a target, so it is one.
+    *request.uri_mut() = target.try_into().unwrap_or_default();
+    let (head, answer) = receiver.receive(request).await.into_parts();
+    http::Response::from_parts(head, bytes(answer).await).into_response()
+}
