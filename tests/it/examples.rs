@@ -97,6 +97,49 @@ async fn the_axum_server_serves_and_stops() {
 }
 
 #[tokio::test]
+async fn the_actix_web_server_serves_and_stops() {
+    serves_and_stops("actix_web").await;
+}
+
+#[tokio::test]
+async fn the_warp_server_serves_and_stops() {
+    serves_and_stops("warp").await;
+}
+
+#[tokio::test]
+async fn the_hyper_server_serves_and_stops() {
+    serves_and_stops("hyper").await;
+}
+
+#[tokio::test]
+async fn the_hyper_server_speaks_https_with_a_certificate_made_or_given() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let folder = std::env::temp_dir().join(format!("qomplement-webhooks-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (chain, key) = (folder.join("chain.pem"), folder.join("key.pem"));
+    std::fs::write(&chain, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+
+    let trusting = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
+    let trusting = reqwest::Client::builder().no_proxy().tls_certs_only([trusting]).build().unwrap();
+    let careless =
+        reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).build().unwrap();
+    let mut given = example("hyper");
+    given.env("TLS_CERT", &chain).env("TLS_KEY", &key);
+    let mut self_signed = example("hyper");
+    self_signed.env("TLS", "self-signed");
+    for (mut command, client) in [(given, trusting), (self_signed, careless)] {
+        let (child, url, _) = start(&mut command).await;
+        let url = url.replace("127.0.0.1", "localhost");
+        assert!(url.starts_with("https://"), "{url}");
+        let reply = client.post(&url).body(Payload::extract_completed().to_bytes()).send().await.unwrap();
+        assert_eq!((reply.status().as_u16(), reply.version()), (200, http::Version::HTTP_2));
+        assert!(stop(child, "-TERM").await.status.success());
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
 async fn the_quickstart_shows_a_duplicate_and_a_failure_in_under_ten_seconds() {
     let output =
         timeout(Duration::from_secs(10), example("quickstart").output()).await.expect("too slow").unwrap();

@@ -10,6 +10,7 @@ mod leases;
 mod package;
 mod races;
 mod sender;
+mod servers;
 mod shutdown;
 mod support;
 mod telemetry;

@@ -17,7 +17,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, yield_now};
 
-use crate::support::{Act, Gate, PATH, Script, Server, request};
+use crate::servers::{Framework, Server};
+use crate::support::{Act, Gate, PATH, Script, request};
 
 fn receiver(script: &Script) -> WebhookReceiver {
     WebhookReceiver::builder(script.handler()).unauthenticated().build().unwrap()
@@ -26,7 +27,7 @@ fn receiver(script: &Script) -> WebhookReceiver {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_64_copies_at_once_one_runs_the_handler() {
     let script = Script::default();
-    let server = Server::start(receiver(&script)).await;
+    let server = Server::start(Framework::Axum, receiver(&script)).await;
     let sender = Sender::to_url(server.url()).unwrap();
     for round in 1..=20 {
         let deliveries = sender.deliver_at_once(Payload::extract_completed(), 64).await;
@@ -231,10 +232,16 @@ async fn wherever_the_client_leaves_the_handler_finishes_once_and_its_outcome_is
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_hangs_up_over_http_does_not_stop_the_handler() {
+    for framework in Framework::ALL {
+        hang_up(framework).await;
+    }
+}
+
+async fn hang_up(framework: Framework) {
     let gate = Arc::new(Gate::default());
     let script = Script::new([Act::Wait(gate.clone())]);
     let receiver = receiver(&script);
-    let server = Server::start(receiver.clone()).await;
+    let server = Server::start(framework, receiver.clone()).await;
     let payload = Payload::extract_completed();
     let body = payload.to_bytes();
 
@@ -248,5 +255,5 @@ async fn a_client_that_hangs_up_over_http_does_not_stop_the_handler() {
 
     script.until("the handler finishes", |script| script.finished() == 1).await;
     assert_eq!(receiver.receive(request(&payload)).await.status(), 200);
-    assert_eq!(script.runs(), 1, "the outcome was not recorded");
+    assert_eq!(script.runs(), 1, "{framework:?}: the outcome was not recorded");
 }

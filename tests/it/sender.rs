@@ -7,7 +7,8 @@ use http_body_util::Full;
 use qomplement_webhooks::sender::{AttemptError, Payload, Sender, SenderError};
 use qomplement_webhooks::{JobType, SharedToken, WebhookEvent, WebhookReceiver};
 
-use crate::support::{Act, Script, Server, TOKEN};
+use crate::servers::{Framework, Server};
+use crate::support::{Act, Script, TOKEN};
 
 fn receiver(script: &Script) -> WebhookReceiver {
     WebhookReceiver::builder(script.handler()).unauthenticated().build().unwrap()
@@ -82,7 +83,7 @@ async fn it_delivers_every_documented_event_to_a_url_with_its_token() {
     let script = Script::default();
     let token = SharedToken::new(TOKEN).unwrap();
     let receiver = WebhookReceiver::builder(script.handler()).token(token.clone()).build().unwrap();
-    let server = Server::start(receiver).await;
+    let server = Server::start(Framework::Axum, receiver).await;
     let without = Sender::to_url(server.url()).unwrap().retry_delays([]);
     let sender = without.clone().token(&token);
     let payloads = [

@@ -7,7 +7,8 @@ use qomplement_webhooks::sender::{Payload, Sender};
 use qomplement_webhooks::{MemoryDedupStore, WebhookReceiver};
 use tokio::time::Instant;
 
-use crate::support::{Act, Gate, Script, Server, request};
+use crate::servers::{Framework, Server};
+use crate::support::{Act, Gate, Script, request};
 
 fn receiver(script: &Script, store: &Arc<MemoryDedupStore>) -> WebhookReceiver {
     WebhookReceiver::builder(script.handler()).unauthenticated().dedup_store(store.clone()).build().unwrap()
@@ -85,9 +86,15 @@ async fn what_does_not_end_in_time_is_dropped_and_its_job_is_free_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_stops_under_load_without_losing_an_acknowledged_webhook() {
+    for framework in Framework::ALL {
+        stop_under_load(framework).await;
+    }
+}
+
+async fn stop_under_load(framework: Framework) {
     let (script, store) = (Script::default(), Arc::default());
     let receiver = receiver(&script, &store);
-    let server = Server::start(receiver.clone()).await;
+    let server = Server::start(framework, receiver.clone()).await;
     let sender = Sender::to_url(server.url()).unwrap().retry_delays([]);
     let senders: Vec<_> = (0..16)
         .map(|_| {

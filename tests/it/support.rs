@@ -1,50 +1,20 @@
-//! Handlers that misbehave, stores that fail, and servers to try them on.
+//! Handlers that misbehave, and stores that fail.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::Router;
-use axum::routing::any;
 use bytes::Bytes;
 use http_body_util::Full;
 use qomplement_webhooks::{
     Claim, ClaimToken, DedupStore, Fenced, HandlerError, JobId, MemoryDedupStore, StoreError, WebhookEvent,
-    WebhookHandler, WebhookReceiver, async_trait, handler_fn,
+    WebhookHandler, async_trait, handler_fn,
 };
-use tokio::net::TcpListener;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 
 pub const PATH: &str = "/api/webhooks/qomplement";
 pub const TOKEN: &str = "4Kz0PhvXDXnKcQ9JvW5c8tqGpn7oYbRm2sLd1aTfEuI";
-
-/// An axum server on a free port, until it is dropped.
-pub struct Server {
-    pub address: std::net::SocketAddr,
-    task: AbortHandle,
-}
-
-impl Server {
-    pub async fn start(receiver: WebhookReceiver) -> Self {
-        let app = Router::new().route(PATH, any(receiver));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let task = tokio::spawn(axum::serve(listener, app).into_future()).abort_handle();
-        Self { address, task }
-    }
-
-    pub fn url(&self) -> String {
-        format!("http://{}{PATH}", self.address)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
 
 /// What the handler does on one run.
 #[derive(Clone)]

@@ -1,0 +1,106 @@
+//! A server of each framework, with the receiver mounted as its users mount it.
+
+use std::net::SocketAddr;
+
+use actix_web::{App, HttpServer};
+use axum::Router;
+use axum::routing::any;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use qomplement_webhooks::WebhookReceiver;
+use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
+use warp::Filter;
+
+use crate::support::PATH;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framework {
+    Axum,
+    ActixWeb,
+    Warp,
+    Hyper,
+}
+
+impl Framework {
+    pub const ALL: [Self; 4] = [Self::Axum, Self::ActixWeb, Self::Warp, Self::Hyper];
+}
+
+/// A server on a free port, until it is dropped.
+pub struct Server {
+    pub address: SocketAddr,
+    running: Running,
+}
+
+enum Running {
+    Task(AbortHandle),
+    Actix(actix_web::dev::ServerHandle),
+}
+
+impl Server {
+    pub async fn start(framework: Framework, receiver: WebhookReceiver) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let task = match framework {
+            Framework::Axum => {
+                let app = Router::new().route(PATH, any(receiver));
+                let app = app.clone().nest("/tenant", app);
+                tokio::spawn(axum::serve(listener, app).into_future()).abort_handle()
+            }
+            Framework::Warp => {
+                let route = warp::path!("api" / "webhooks" / "qomplement")
+                    .and(qomplement_webhooks::warp::webhook(receiver));
+                let route = warp::path("tenant").and(route.clone()).or(route);
+                tokio::spawn(warp::serve(route).incoming(listener).run()).abort_handle()
+            }
+            Framework::Hyper => tokio::spawn(serve_hyper(listener, receiver)).abort_handle(),
+            Framework::ActixWeb => {
+                let running = Running::Actix(serve_actix(listener.into_std().unwrap(), receiver));
+                return Self { address, running };
+            }
+        };
+        Self { address, running: Running::Task(task) }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}{PATH}", self.address)
+    }
+}
+
+async fn serve_hyper(listener: TcpListener, receiver: WebhookReceiver) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let receiver = receiver.clone();
+        tokio::spawn(async move {
+            let server = auto::Builder::new(TokioExecutor::new());
+            let _ = server.serve_connection(TokioIo::new(stream), receiver).await;
+        });
+    }
+}
+
+/// Runs in threads of its own, as actix-web does.
+fn serve_actix(listener: std::net::TcpListener, receiver: WebhookReceiver) -> actix_web::dev::ServerHandle {
+    let (handle, started) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        actix_web::rt::System::new().block_on(async move {
+            let app = move || {
+                let route = || actix_web::web::to(receiver.clone());
+                App::new().route(PATH, route()).service(actix_web::web::scope("/tenant").route(PATH, route()))
+            };
+            let server =
+                HttpServer::new(app).workers(1).disable_signals().listen_auto_h2c(listener).unwrap().run();
+            handle.send(server.handle()).unwrap();
+            server.await.unwrap();
+        });
+    });
+    started.recv().unwrap()
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        match &self.running {
+            Running::Task(task) => task.abort(),
+            Running::Actix(handle) => drop(handle.stop(false)),
+        }
+    }
+}
