@@ -38,6 +38,9 @@
 //! # Features
 //!
 //! - `axum`: mounts the receiver in axum 0.8. Includes `tower`.
+//! - `actix-web`: mounts it in actix-web 4, with `web::to(receiver.clone())`.
+//! - `warp`: mounts it in warp 0.4, with `warp::webhook(receiver)`.
+//! - `hyper`: the receiver as a service of hyper 1.
 //! - `tower`: the receiver as a tower service.
 //! - `metrics`: counters and histograms through the `metrics` facade.
 //! - `sender`: the documented sender, for tests.

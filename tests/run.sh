@@ -81,6 +81,7 @@ $quick || check "unit tests, no feature" cargo test --locked --lib
 check "documentation tests" cargo test --locked --all-features --doc
 if ! $quick; then
     check "example quickstart runs" timeout 10 cargo run --locked --quiet --example quickstart --all-features
+    check "example any_framework runs" timeout 10 cargo run --locked --quiet --example any_framework --all-features
     check "example custom_dedup_store runs" timeout 10 cargo run --locked --quiet --example custom_dedup_store --all-features
     check "benchmarks run" cargo bench --locked --all-features --bench parse -- --test
 fi
