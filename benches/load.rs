@@ -1,57 +1,124 @@
-//! What the receiver adds to the cost of a server: its CPU time per request beside that of a bare axum
-//! handler that reads the body and answers a static 200.
+//! What the receiver adds to the cost of a server: its CPU time per request beside that of the same
+//! framework's bare handler, which reads the body and answers a static 200.
 //!
 //! ```sh
-//! cargo bench --features axum --bench load
+//! cargo bench --features axum,actix-web,warp,hyper --bench load            # or: -- axum, for one framework
 //! ```
 //!
 //! The server is this program once more, on one core; `wrk` (from the package of that name) is on the
-//! other, and posts webhooks with distinct ids over loopback. CPU time is read from `/proc`. The servers
-//! take turns, so that what disturbs one disturbs all, and the ratio is that of the medians.
+//! other, and posts webhooks with distinct ids over loopback: of 393 bytes, and of a megabyte, where a
+//! third server skips over the body with serde_json. CPU time is read from `/proc`. The servers take
+//! turns, so that what disturbs one disturbs all, and the ratio is that of the medians.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::convert::Infallible;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
+use actix_web::{App, HttpServer, web};
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::routing::{any, post};
 use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use qomplement_webhooks::{SharedToken, WebhookReceiver, handler_fn};
+use serde::de::IgnoredAny;
+use tokio::net::TcpListener;
+use warp::Filter;
 
 const TOKEN: &str = "4Kz0PhvXDXnKcQ9JvW5c8tqGpn7oYbRm2sLd1aTfEuI";
-const ROUNDS: usize = 5;
+const FRAMEWORKS: [&str; 4] = ["axum", "actix-web", "warp", "hyper"];
+const ROUNDS: usize = 3;
 const SECONDS: &str = "4s";
 /// What a tick of `/proc/PID/stat` is on Linux, in microseconds.
 const TICK: f64 = 10_000.0;
 
-const SERVERS: [(&str, &str); 3] = [
-    ("bare", "reads the body, answers a static 200"),
-    ("receiver", "token, parsing, deduplication, handler"),
-    ("receiver+spans", "the same, with a tracing subscriber at INFO"),
-];
-
 fn main() {
-    let mut arguments = std::env::args().skip(1);
-    match arguments.next().as_deref() {
-        Some("serve") => serve(&arguments.next().unwrap()),
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["serve", framework, kind] => serve(framework, kind),
         // `cargo test --benches` asks whether it runs at all.
-        Some("--test") => {}
-        _ => compare(),
+        ["--test", ..] => {}
+        [] => FRAMEWORKS.iter().for_each(|framework| compare(framework)),
+        [framework] => compare(framework),
+        _ => panic!("usage: load [FRAMEWORK]"),
     }
 }
 
+/// What a bare handler does with a body.
+fn bare(body: &[u8], scan: bool) -> &'static str {
+    if scan {
+        serde_json::from_slice::<IgnoredAny>(body).unwrap();
+    }
+    r#"{"received":true}"#
+}
+
 #[tokio::main]
-async fn serve(kind: &str) {
-    let app = match kind {
-        "bare" => Router::new().route("/webhook", post(|_: Bytes| async { r#"{"received":true}"# })),
-        _ => Router::new().route("/webhook", any(receiver())),
-    };
-    if kind == "receiver+spans" {
+async fn serve(framework: &str, kind: &str) {
+    if kind == "receiver with spans" {
         tracing_subscriber::fmt().with_writer(std::io::sink).init();
     }
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let scan = kind == "bare with a scan";
+    let receiver = kind.starts_with("receiver").then(receiver);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap());
-    axum::serve(listener, app).await.unwrap();
+    match framework {
+        "axum" => {
+            let route = match receiver {
+                Some(receiver) => any(receiver),
+                None => post(move |body: Bytes| async move { bare(&body, scan) }),
+            };
+            let app = Router::new().route("/webhook", route).layer(DefaultBodyLimit::disable());
+            axum::serve(listener, app).await.unwrap();
+        }
+        "actix-web" => {
+            let app = move || {
+                let route = match receiver.clone() {
+                    Some(receiver) => web::to(receiver),
+                    None => web::post().to(move |body: Bytes| async move { bare(&body, scan) }),
+                };
+                App::new().app_data(web::PayloadConfig::new(16 << 20)).route("/webhook", route)
+            };
+            let server = HttpServer::new(app).workers(1).listen(listener.into_std().unwrap()).unwrap();
+            server.run().await.unwrap();
+        }
+        "warp" => match receiver {
+            Some(receiver) => {
+                let route = warp::path!("webhook").and(qomplement_webhooks::warp::webhook(receiver));
+                warp::serve(route).incoming(listener).run().await;
+            }
+            None => {
+                let body = warp::post().and(warp::body::bytes());
+                let route = warp::path!("webhook").and(body).map(move |body: Bytes| bare(&body, scan));
+                warp::serve(route).incoming(listener).run().await;
+            }
+        },
+        "hyper" => loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let receiver = receiver.clone();
+            tokio::spawn(async move {
+                let (server, io) = (http1::Builder::new(), TokioIo::new(stream));
+                let _ = match receiver {
+                    Some(receiver) => server.serve_connection(io, receiver).await,
+                    None => {
+                        server.serve_connection(io, service_fn(|request| bare_hyper(request, scan))).await
+                    }
+                };
+            });
+        },
+        other => panic!("no such framework: {other}"),
+    }
+}
+
+async fn bare_hyper(
+    request: http::Request<hyper::body::Incoming>,
+    scan: bool,
+) -> Result<http::Response<Full<Bytes>>, Infallible> {
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    Ok(http::Response::new(Full::from(bare(&body, scan))))
 }
 
 fn receiver() -> WebhookReceiver {
@@ -66,9 +133,9 @@ fn receiver() -> WebhookReceiver {
 struct Server(Child, String);
 
 impl Server {
-    fn start(kind: &str) -> Self {
+    fn start(framework: &str, kind: &str) -> Self {
         let mut command = Command::new("taskset");
-        command.args(["-c", "0"]).arg(std::env::current_exe().unwrap()).args(["serve", kind]);
+        command.args(["-c", "0"]).arg(std::env::current_exe().unwrap()).args(["serve", framework, kind]);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("taskset (util-linux) is needed");
         let mut address = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut address).unwrap();
@@ -83,14 +150,16 @@ impl Server {
     }
 
     /// Puts load on the server, and returns its CPU time per request in microseconds.
-    fn load(&self) -> f64 {
+    fn load(&self, large: bool) -> f64 {
         let before = self.cpu();
-        let output = Command::new("taskset")
-            .args(["-c", "1", "wrk", "-t1", "-c16", "-d", SECONDS, "-s"])
+        let mut wrk = Command::new("taskset");
+        wrk.args(["-c", "1", "wrk", "-t1", "-c16", "-d", SECONDS, "-s"])
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/load.lua"))
-            .arg(format!("http://{}/webhook?token={TOKEN}", self.1))
-            .output()
-            .expect("wrk is needed: apt-get install wrk");
+            .arg(format!("http://{}/webhook?token={TOKEN}", self.1));
+        if large {
+            wrk.env("LARGE", "1");
+        }
+        let output = wrk.output().expect("wrk is needed: apt-get install wrk");
         let spent = self.cpu() - before;
         let output = String::from_utf8_lossy(&output.stdout);
         let number = |name| {
@@ -109,26 +178,27 @@ impl Drop for Server {
     }
 }
 
-fn compare() {
-    let mut samples = SERVERS.map(|_| Vec::new());
-    for round in 0..=ROUNDS {
-        for (index, (kind, _)) in SERVERS.iter().enumerate() {
-            let cost = Server::start(kind).load();
-            // The first round warms up.
-            if round > 0 {
-                samples[index].push(cost);
+fn compare(framework: &str) {
+    let small = ["bare", "receiver", "receiver with spans"];
+    let large = ["bare with a scan", "bare", "receiver"];
+    for (size, kinds, is_large) in [("393 B", small, false), ("1 MiB", large, true)] {
+        let mut samples = kinds.map(|_| Vec::new());
+        for round in 0..=ROUNDS {
+            for (kind, samples) in kinds.iter().zip(&mut samples) {
+                let cost = Server::start(framework, kind).load(is_large);
+                // The first round warms up.
+                if round > 0 {
+                    samples.push(cost);
+                }
             }
         }
-    }
-    println!("CPU time of the server per request, {ROUNDS} rounds of {SECONDS} each:");
-    let mut bare = 0.0;
-    for ((kind, what), samples) in SERVERS.iter().zip(&mut samples) {
-        samples.sort_by(f64::total_cmp);
-        let median = samples[samples.len() / 2];
-        if bare == 0.0 {
-            bare = median;
+        println!("{framework}, {size}: CPU time of the server per request");
+        let mut first = None;
+        for (kind, samples) in kinds.iter().zip(&mut samples) {
+            samples.sort_by(f64::total_cmp);
+            let (least, median, most) = (samples[0], samples[ROUNDS / 2], samples[ROUNDS - 1]);
+            let ratio = median / *first.get_or_insert(median);
+            println!("    {kind:20} {median:8.2} µs ({least:.2}..{most:.2})  {ratio:.3} x");
         }
-        let (least, most) = (samples[0], samples[samples.len() - 1]);
-        println!("{kind:16} {median:6.2} µs ({least:.2}..{most:.2})  {:.3} x  {what}", median / bare);
     }
 }

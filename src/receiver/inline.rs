@@ -115,8 +115,9 @@ impl Inline {
         let lease = self.leases.hold(&claimed.token, claimed.since);
         // Only a known status ends a job: after an unknown one, a later `completed` is no duplicate.
         let last_word = !matches!(&*event, WebhookEvent::Unrecognized { status: JobStatus::Other(_), .. });
+        let began = Instant::now();
         let run = answer.or_at_deadline(Reply::HandlerTimeout, pin!(self.run_handler(event, &lease))).await;
-        telemetry::handler_run(run.result(), claimed.since);
+        telemetry::handler_run(run.result(), began);
 
         let reply = match &run {
             Run::Returned(Ok(())) => Reply::Handled,
@@ -143,7 +144,7 @@ impl Inline {
             }
         };
         let done = matches!(reply, Reply::Handled | Reply::HandlerFailedForGood);
-        let lease_ends = lease.stop();
+        let lease_ends = answer.or_at_deadline(reply, pin!(lease.stop())).await;
         if done && last_word {
             self.complete(&claimed.token, lease_ends, reply, answer).await;
         } else {

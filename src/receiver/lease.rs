@@ -4,15 +4,16 @@
 //! does not stop its own renewal, and a request costs an entry in a map instead of a task. It starts
 //! when there is something to renew and ends when there is nothing.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use slab::Slab;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{Instrument, Span, error, warn};
 
-use super::guard::{call, chain};
+use super::guard::{at_once_or, call, chain};
 use crate::dedup::{ClaimToken, DedupStore};
 use crate::store::Fenced;
 
@@ -46,7 +47,7 @@ struct Lease {
     since: Instant,
     /// Whether a call is under way.
     renewing: bool,
-    /// Whom to tell when the claim is lost, if somebody waits for that.
+    /// Whom to tell when something changes, if somebody waits for that.
     waiting: Option<Arc<Notify>>,
     span: Span,
 }
@@ -98,11 +99,11 @@ impl Leases {
         let mut active = self.active();
         let Some(lease) = active.get_mut(key) else { return };
         lease.renewing = false;
+        lease.tell();
         match renewed {
             Ok(Fenced::Applied) => lease.since = began,
             Ok(Fenced::Stale) => {
                 error!("the claim has passed to another: the handler is dropped");
-                lease.tell();
                 active.remove(key);
             }
             Err(error) => warn!(error = %chain(&error), "the claim was not renewed; trying again"),
@@ -173,7 +174,7 @@ impl Active {
 }
 
 impl Lease {
-    /// Tells the handler's side that the claim is lost.
+    /// Tells the handler's side to look again.
     fn tell(&self) {
         if let Some(waiting) = &self.waiting {
             waiting.notify_one();
@@ -184,17 +185,30 @@ impl Lease {
 impl HeldLease {
     /// Waits until the claim is lost.
     pub(super) async fn lost(&self) {
-        let told = match self.leases.active().get_mut(self.key) {
-            Some(lease) => lease.waiting.get_or_insert_default().clone(),
-            None => return,
-        };
-        told.notified().await;
+        self.until(|lease| lease.is_none()).await;
     }
 
     /// Stops renewing and returns when the lease ends; now, if it is lost.
-    pub(super) fn stop(&self) -> Instant {
+    ///
+    /// Waits for a renewal that is under way: after a release, it would claim the job again.
+    pub(super) async fn stop(&self) -> Instant {
+        let renewed = self.until(|lease| lease.is_none_or(|lease| !lease.renewing));
+        let in_time = |renewed| async { timeout(CALL_TIME, renewed).await.unwrap_or(()) };
+        at_once_or(pin!(renewed), in_time).await;
         let lease = self.leases.active().remove(self.key);
         lease.map_or_else(Instant::now, |lease| lease.since + LEASE)
+    }
+
+    /// Waits for a fact about the lease; it is gone when it is lost.
+    async fn until(&self, fact: impl Fn(Option<&Lease>) -> bool) {
+        loop {
+            let changed = match self.leases.active().get_mut(self.key) {
+                lease if fact(lease.as_deref()) => return,
+                Some(lease) => lease.waiting.get_or_insert_default().clone(),
+                None => return,
+            };
+            changed.notified().await;
+        }
     }
 }
 

@@ -58,6 +58,16 @@ async fn a_store_that_is_slow_at_every_call_keeps_the_claim_of_a_long_handler() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_renewal_that_is_under_way_when_the_handler_fails_does_not_claim_the_job_again() {
+    // The renewal begins at 1.5 s and writes at 3.4 s; the handler fails at 2 s.
+    let script = Script::new([Act::FailAfter(Duration::from_secs(2)), Act::Succeed]);
+    let store = FaultyStore::new().fail(Call::Renew, [Some(Fault::Slow)]);
+    let delivery = Sender::to_service(receiver(&script, &store)).deliver(Payload::extract_completed()).await;
+    assert_eq!(delivery.statuses(), [Some(503), Some(200)]);
+    assert!(delivery.attempts[1].took.is_zero(), "the second try had to wait: {delivery:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failed_renewal_is_made_up_for() {
     let script = Script::new([Act::Take(Duration::from_secs(20))]);
     let faults = [Fault::Error, Fault::Panic, Fault::ReplyLost].map(Some);

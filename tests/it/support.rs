@@ -27,6 +27,8 @@ pub enum Act {
     Hang,
     /// Takes so long, by tokio's clock.
     Take(Duration),
+    /// Fails after so long.
+    FailAfter(Duration),
     /// Blocks its thread until the gate opens.
     Block(std::sync::mpsc::SyncSender<()>, Arc<Mutex<std::sync::mpsc::Receiver<()>>>),
     /// Says that it has begun, and returns when it may.
@@ -93,6 +95,10 @@ impl Script {
             Act::Panic => panic!("a handler's bug"),
             Act::Hang => std::future::pending().await,
             Act::Take(time) => tokio::time::sleep(time).await,
+            Act::FailAfter(time) => {
+                tokio::time::sleep(time).await;
+                return Err("not now".into());
+            }
             Act::Block(begun, go_on) => {
                 begun.send(()).unwrap();
                 go_on.lock().unwrap().recv().unwrap();
@@ -155,7 +161,7 @@ pub enum Fault {
     /// The write took place, and there is never a reply.
     HangAfter,
     Panic,
-    /// The write took place, and its reply comes 1.9 seconds later.
+    /// The write takes place 1.9 seconds later.
     Slow,
 }
 
@@ -238,6 +244,9 @@ impl FaultyStore {
             let faults = faults.entry(call).or_default();
             if faults.is_empty() { None } else { faults.remove(0) }
         };
+        if fault == Some(Fault::Slow) {
+            tokio::time::sleep(Duration::from_millis(1900)).await;
+        }
         let result = match fault {
             None | Some(Fault::ReplyLost | Fault::HangAfter | Fault::Slow) => Some(write.await),
             Some(_) => None,
@@ -245,11 +254,7 @@ impl FaultyStore {
         self.state.calls.lock().unwrap().push(call);
         self.state.changed.notify_waiters();
         match (fault, result) {
-            (None, Some(result)) => result,
-            (Some(Fault::Slow), Some(result)) => {
-                tokio::time::sleep(Duration::from_millis(1900)).await;
-                result
-            }
+            (None | Some(Fault::Slow), Some(result)) => result,
             (Some(Fault::Hang | Fault::HangAfter), _) => std::future::pending().await,
             (Some(Fault::Panic), _) => panic!("a store's bug"),
             _ => Err(StoreError::unavailable(format!("{call:?} fails by plan"))),
