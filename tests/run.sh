@@ -77,7 +77,12 @@ if ! $quick; then
     done
 fi
 check "unit and integration tests" cargo test --locked --all-features --lib --tests --examples
-$quick || check "unit tests, no feature" cargo test --locked --lib
+if ! $quick; then
+    check "unit tests, no feature" cargo test --locked --lib
+    for feature in $features; do
+        check "unit tests, only $feature" cargo test --locked --lib --features "$feature"
+    done
+fi
 check "documentation tests" cargo test --locked --all-features --doc
 if ! $quick; then
     check "example quickstart runs" timeout 10 cargo run --locked --quiet --example quickstart --all-features

@@ -57,8 +57,8 @@ pub(super) struct ReadBody {
     pub(super) room: Room,
 }
 
-/// Checks what the head says about the body.
-pub(super) fn check_headers(headers: &HeaderMap, limits: &BodyLimits) -> Result<(), Reply> {
+/// Checks what the head says about the body, and returns the declared length, 0 if there is none.
+pub(super) fn check_headers(headers: &HeaderMap, limits: &BodyLimits) -> Result<usize, Reply> {
     if !headers.get_all(CONTENT_TYPE).iter().all(|value| is_json(value.as_bytes())) {
         return Err(Reply::UnsupportedMediaType);
     }
@@ -68,10 +68,10 @@ pub(super) fn check_headers(headers: &HeaderMap, limits: &BodyLimits) -> Result<
     }
     // One that cannot be read is for the server to refuse; the bytes are counted anyway.
     let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|declared| declared > limits.max_bytes as u64) {
-        return Err(Reply::BodyTooLarge);
+    match usize::try_from(declared.unwrap_or(0)) {
+        Ok(declared) if declared <= limits.max_bytes => Ok(declared),
+        _ => Err(Reply::BodyTooLarge),
     }
-    Ok(())
 }
 
 /// Whether a content type is `application/json` or `application/*+json`, whatever its parameters.
@@ -85,17 +85,22 @@ fn is_json(content_type: &[u8]) -> bool {
                 && suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case(b"+json")))
 }
 
-/// Reads a body to its end.
-pub(super) async fn read<B>(body: B, limits: &BodyLimits, until: Instant) -> Result<ReadBody, Reply>
+/// Reads a body of a declared length to its end.
+pub(super) async fn read<B>(
+    body: B,
+    declared: usize,
+    limits: &BodyLimits,
+    until: Instant,
+) -> Result<ReadBody, Reply>
 where
     B: Body,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let in_time = |body| async move { timeout_at(until, body).await.unwrap_or(Err(Reply::BodyTimeout)) };
-    at_once_or(pin!(read_all(body, limits)), in_time).await
+    at_once_or(pin!(read_all(body, declared, limits)), in_time).await
 }
 
-async fn read_all<B>(body: B, limits: &BodyLimits) -> Result<ReadBody, Reply>
+async fn read_all<B>(body: B, declared: usize, limits: &BodyLimits) -> Result<ReadBody, Reply>
 where
     B: Body,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -119,6 +124,9 @@ where
             first = data.copy_to_bytes(data.remaining());
         } else {
             if rest.is_empty() {
+                // At once, as growing would copy what has come again and again. Memory that is not
+                // written to is not taken from the machine yet.
+                rest.reserve(declared);
                 rest.put(std::mem::take(&mut first));
             }
             rest.put(data);

@@ -189,8 +189,9 @@ impl WebhookReceiver {
         let deadlines = self.deadlines();
         let reply = async {
             let under_way = self.admit(parts, deadlines).await?;
-            body::check_headers(&parts.headers, &self.inner.body_limits)?;
-            let body = body::read(body, &self.inner.body_limits, deadlines.body).await?;
+            let limits = &self.inner.body_limits;
+            let declared = body::check_headers(&parts.headers, limits)?;
+            let body = body::read(body, declared, limits, deadlines.body).await?;
             read = BodyRead::Whole;
             self.work(body, under_way, deadlines).await
         };

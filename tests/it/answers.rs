@@ -454,6 +454,24 @@ async fn a_connection_serves_many_requests_and_closes_after_an_unread_body() {
 }
 
 #[tokio::test]
+async fn a_job_that_was_not_started_here_is_404_after_two_seconds() {
+    let answers = Framework::ALL.map(|framework| {
+        tokio::spawn(async move {
+            let script = Script::default();
+            let nobody = |_| async { Ok::<_, std::convert::Infallible>(false) };
+            let server = Server::start(framework, builder(&script).known_jobs(nobody).build().unwrap()).await;
+            let began = std::time::Instant::now();
+            let reply = post(body()).send(server.address).await;
+            assert_eq!(reply, expected(404, "unknown_job", true), "{framework:?}");
+            assert_eq!((began.elapsed().as_secs(), script.runs()), (2, 0), "{framework:?}");
+        })
+    });
+    for answer in answers {
+        answer.await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn under_a_prefix_it_is_the_same() {
     for framework in Framework::ALL {
         let script = Script::default();
