@@ -10,22 +10,22 @@ use qomplement_webhooks::{
     async_trait,
 };
 
-use crate::http::{Connection, Draft, Reply, chunked, post};
+use crate::http::{Draft, Reply, chunked, post};
 use crate::servers::{Framework, Server};
 use crate::support::{Act, Call, FAULTS, FaultyStore, Gate, PATH, Script, TOKEN};
 
-const RECEIVED: &str = r#"{"received":true}"#;
+pub const RECEIVED: &str = r#"{"received":true}"#;
 
-fn builder(script: &Script) -> WebhookReceiverBuilder {
+pub fn builder(script: &Script) -> WebhookReceiverBuilder {
     WebhookReceiver::builder(script.handler()).token(SharedToken::new(TOKEN).unwrap()).max_body_bytes(2000)
 }
 
-fn body() -> Vec<u8> {
+pub fn body() -> Vec<u8> {
     Payload::extract_completed().to_bytes().to_vec()
 }
 
 /// A reply as it must be, byte for byte.
-fn expected(status: u16, code: &str, read: bool) -> Reply {
+pub fn expected(status: u16, code: &str, read: bool) -> Reply {
     let message = match code {
         "" => "",
         "in_progress" => "another copy of this webhook is still being handled",
@@ -416,44 +416,6 @@ async fn an_authenticator_that_cannot_decide_is_503_and_nothing_is_read() {
 }
 
 #[tokio::test]
-async fn a_connection_serves_many_requests_and_closes_after_an_unread_body() {
-    for framework in Framework::ALL {
-        eprintln!("{framework:?}");
-        let script = Script::default();
-        let server = Server::start(framework, builder(&script).build().unwrap()).await;
-        let mut connection = Connection::open(server.address).await;
-        // Pipelined: all are written before the first is answered.
-        let mut requests = Vec::new();
-        for _ in 0..3 {
-            let (request, body) = (body(), body());
-            requests.extend_from_slice(post(&request).head().as_bytes());
-            requests.extend_from_slice(&request);
-            requests.extend_from_slice(
-                post(&body)
-                    .query("")
-                    .head()
-                    .replace("POST", "GET")
-                    .replace("content-length", "x-length")
-                    .as_bytes(),
-            );
-        }
-        connection.write(&requests).await;
-        for _ in 0..3 {
-            assert_eq!(connection.read("POST").await, expected(200, "", true));
-            assert_eq!(connection.read("GET").await, expected(405, "method_not_allowed", true));
-        }
-        assert_eq!(script.runs(), 3);
-        // What is left of an unread body must not be taken for the next request.
-        let smuggled = post(body());
-        connection.write(post(smuggled.head()).query("").head().as_bytes()).await;
-        connection.write(smuggled.head().as_bytes()).await;
-        assert_eq!(connection.read("POST").await, expected(401, "unauthorized", false));
-        assert_eq!(connection.closed().await, b"", "the rest of the body was answered");
-        assert_eq!(script.runs(), 3);
-    }
-}
-
-#[tokio::test]
 async fn a_job_that_was_not_started_here_is_404_after_two_seconds() {
     let answers = Framework::ALL.map(|framework| {
         tokio::spawn(async move {
@@ -482,110 +444,5 @@ async fn under_a_prefix_it_is_the_same() {
         let refused = post(body()).target(target("")).send(server.address).await;
         assert_eq!(refused, expected(401, "unauthorized", false), "{framework:?}");
         assert_eq!(script.runs(), 1);
-    }
-}
-
-#[tokio::test]
-async fn an_expected_continue_is_asked_for_only_when_the_body_is_wanted() {
-    for framework in Framework::ALL {
-        eprintln!("{framework:?}");
-        let script = Script::default();
-        let server = Server::start(framework, builder(&script).build().unwrap()).await;
-        let content = body();
-        let request = post(&content).header("expect", "100-continue");
-        let mut connection = Connection::open(server.address).await;
-        connection.write(request.head().as_bytes()).await;
-        assert_eq!(connection.read("POST").await.status, 100);
-        connection.write(&content).await;
-        assert_eq!(connection.read("POST").await, expected(200, "", true));
-
-        let mut connection = Connection::open(server.address).await;
-        connection.write(request.query("?token=wrong").head().as_bytes()).await;
-        if framework == Framework::ActixWeb {
-            // Says so to everyone by itself, before any handler is called. The body is not read.
-            assert_eq!(connection.read("POST").await.status, 100);
-        }
-        assert_eq!(
-            connection.read("POST").await,
-            expected(401, "unauthorized", false),
-            "the body was asked for"
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_body_that_stalls_or_breaks_off_is_answered_and_handled_by_nobody() {
-    for framework in Framework::ALL {
-        eprintln!("{framework:?}");
-        let script = Script::default();
-        let deadline = Duration::from_millis(450);
-        let server = Server::start(framework, builder(&script).ack_deadline(deadline).build().unwrap()).await;
-        let content = body();
-        let mut stalled = Connection::open(server.address).await;
-        stalled.write(post(&content).head().as_bytes()).await;
-        stalled.write(&content[..100]).await;
-        let began = std::time::Instant::now();
-        assert_eq!(stalled.read("POST").await, expected(408, "body_timeout", false));
-        assert!(began.elapsed() < deadline, "the body's part of the deadline is shorter than the whole");
-        assert_eq!(stalled.closed().await, b"");
-
-        let mut broken = Connection::open(server.address).await;
-        broken.write(post(&content).head().as_bytes()).await;
-        broken.write(&content[..100]).await;
-        broken.finish().await;
-        let rest = broken.closed().await;
-        assert!(!rest.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&rest));
-
-        let garbled = post(b"zz\r\n").undeclared().header("transfer-encoding", "chunked");
-        assert_eq!(garbled.send(server.address).await.status, 400);
-        assert_eq!(script.runs(), 0);
-        assert_eq!(
-            post(content).send(server.address).await,
-            expected(200, "", true),
-            "the server has survived"
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_body_over_the_limit_is_refused_before_it_has_come() {
-    for framework in Framework::ALL {
-        eprintln!("{framework:?}");
-        let script = Script::default();
-        let server = Server::start(framework, builder(&script).build().unwrap()).await;
-        let mut declared = Connection::open(server.address).await;
-        declared.write(post(vec![b' '; 2001]).head().as_bytes()).await;
-        assert_eq!(
-            declared.read("POST").await,
-            expected(413, "body_too_large", false),
-            "declared, and not yet sent"
-        );
-
-        let mut streamed = Connection::open(server.address).await;
-        streamed.write(post("").undeclared().header("transfer-encoding", "chunked").head().as_bytes()).await;
-        streamed.write(format!("bb8\r\n{}\r\n", " ".repeat(3000)).as_bytes()).await;
-        assert_eq!(
-            streamed.read("POST").await,
-            expected(413, "body_too_large", false),
-            "streamed, and not at its end"
-        );
-    }
-}
-
-#[tokio::test]
-async fn over_http2_the_answer_is_the_same_without_a_connection_header() {
-    for framework in Framework::ALL {
-        eprintln!("{framework:?}");
-        let script = Script::default();
-        let server = Server::start(framework, builder(&script).build().unwrap()).await;
-        let client = reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().unwrap();
-        let url = server.url();
-        let good = client.post(format!("{url}?token={TOKEN}")).body(body()).send().await.unwrap();
-        assert_eq!((good.version(), good.status().as_u16()), (http::Version::HTTP_2, 200));
-        assert_eq!(good.text().await.unwrap(), RECEIVED);
-        let refused = client.post(&url).body(body()).send().await.unwrap();
-        assert_eq!(refused.status(), 401);
-        assert!(!refused.headers().contains_key("connection"));
-        assert_eq!(refused.text().await.unwrap(), expected(401, "unauthorized", false).body);
     }
 }
