@@ -88,7 +88,7 @@ if ! $quick; then
     check "example quickstart runs" timeout 10 cargo run --locked --quiet --example quickstart --all-features
     check "example any_framework runs" timeout 10 cargo run --locked --quiet --example any_framework --all-features
     check "example custom_dedup_store runs" timeout 10 cargo run --locked --quiet --example custom_dedup_store --all-features
-    check "benchmarks run" cargo bench --locked --all-features --bench parse -- --test
+    check "benchmarks run" cargo test --locked --all-features --bench parse
 fi
 
 if ((${#failures[@]})); then

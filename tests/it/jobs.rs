@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,9 @@ use qomplement_webhooks::{
 };
 use tokio::time::Instant;
 
+use crate::answers::{body, builder, expected};
+use crate::http::post;
+use crate::servers::{Framework, Server};
 use crate::support::{Act, Call, FaultyStore, PATH, Script, TOKEN, request};
 
 async fn answer(response: Response<Full<Bytes>>) -> (u16, String) {
@@ -43,7 +47,7 @@ async fn an_unknown_job_is_looked_for_for_two_seconds_and_leaves_no_trace() {
 
     let refused = answer(receiver.receive(request(&payload)).await).await;
     assert_eq!(refused, (404, "unknown_job".to_owned()));
-    assert_eq!(began.elapsed().as_secs(), 2);
+    assert_eq!(began.elapsed().as_secs(), 2, "it was looked for for another time");
     assert_eq!((script.runs(), store.calls(Call::Claim)), (0, 0), "an unknown job was written to the store");
 
     // The registration comes after the webhook.
@@ -52,6 +56,40 @@ async fn an_unknown_job_is_looked_for_for_two_seconds_and_leaves_no_trace() {
     registry.insert(job);
     assert_eq!(late.await.unwrap(), 200);
     assert_eq!(script.runs(), 1);
+}
+
+#[tokio::test]
+async fn over_http_a_job_that_becomes_known_while_it_is_looked_for_is_taken() {
+    let script = Script::default();
+    let looks = Arc::new(AtomicUsize::new(0));
+    let count = looks.clone();
+    let known = move |_| {
+        let look = count.fetch_add(1, Ordering::SeqCst) + 1;
+        async move { Ok::<_, Infallible>(look == 3) }
+    };
+    let server = Server::start(Framework::Axum, builder(&script).known_jobs(known).build().unwrap()).await;
+    assert_eq!(post(body()).send(server.address).await, expected(200, "", true), "known at the third look");
+    assert_eq!((looks.load(Ordering::SeqCst), script.runs()), (3, 1), "looks and runs");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_was_not_looked_for_long_enough_is_not_called_unknown() {
+    let script = Script::default();
+    // The deadline comes first, or the registry fails when it is asked again.
+    for (deadline, looks_that_work, seconds) in [(0.9, usize::MAX, 0.9), (4.5, 3, 0.6)] {
+        let looks = AtomicUsize::new(0);
+        let known = move |_| {
+            let works = looks.fetch_add(1, Ordering::SeqCst) < looks_that_work;
+            async move { if works { Ok(false) } else { Err("the database is away") } }
+        };
+        let deadline = Duration::from_secs_f32(deadline);
+        let receiver = builder(&script).unauthenticated().ack_deadline(deadline).known_jobs(known);
+        let began = Instant::now();
+        let refused = answer(receiver.build().unwrap().receive(request(body())).await).await;
+        assert_eq!(refused, (503, "unavailable".to_owned()), "after {looks_that_work} looks");
+        assert!((began.elapsed().as_secs_f32() - seconds).abs() < 0.01, "{:?}", began.elapsed());
+    }
+    assert_eq!(script.runs(), 0, "a job that is not known was handled");
 }
 
 #[tokio::test(start_paused = true)]
@@ -104,6 +142,13 @@ async fn what_nobody_handles_is_not_acknowledged() {
     assert_eq!(receiver.receive(request(Payload::extract_completed())).await.status(), 200);
 }
 
+#[tokio::test]
+async fn the_error_of_what_nobody_handles_is_logged_and_says_nothing_of_the_body() {
+    let event = Payload::extract_completed().set("/data/type", "s3cr3t-content").event().unwrap();
+    let error = Plain.unrecognized(event.job()).await.unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("s3cr3t"), "{error}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_unknown_status_is_never_a_jobs_last_word() {
     for act in [Act::Succeed, Act::FailForGood] {
@@ -124,14 +169,21 @@ async fn an_unknown_status_is_never_a_jobs_last_word() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unknown_type_that_was_handled_is_remembered() {
-    let script = Script::default();
-    let receiver = WebhookReceiver::builder(script.handler()).unauthenticated().build().unwrap();
-    let odd = Payload::extract_completed().set("/data/type", "summarize");
-    for _ in 0..2 {
-        assert_eq!(receiver.receive(request(&odd)).await.status(), 200);
+async fn an_unknown_type_or_an_unreadable_result_that_was_handled_is_remembered() {
+    for odd in [
+        Payload::extract_completed().set("/data/type", "summarize"),
+        Payload::extract_completed().set("/data/result", "unreadable"),
+        Payload::fill_pdf_completed().remove("/data/result"),
+    ] {
+        let script = Script::new([Act::Fail, Act::Succeed]);
+        let receiver = WebhookReceiver::builder(script.handler()).unauthenticated().build().unwrap();
+        let failed = answer(receiver.receive(request(&odd)).await).await;
+        assert_eq!(failed, (503, "handler_failed".to_owned()), "{odd:?}");
+        for copy in 1..=2 {
+            assert_eq!(receiver.receive(request(&odd)).await.status(), 200, "copy {copy}: {odd:?}");
+            assert_eq!(script.runs(), 2, "copy {copy}: {odd:?}");
+        }
     }
-    assert_eq!(script.runs(), 1);
 }
 
 #[tokio::test(start_paused = true)]
