@@ -1,25 +1,34 @@
-//! The answer to every request: one table, over real connections.
+//! The answer to every request that one request can show: a table, over real connections, and the order of
+//! its rows.
 
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::request::Parts;
+use http_body::{Body, Frame};
 use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::{
-    Access, Authenticator, MemoryDedupStore, SharedToken, WebhookReceiver, WebhookReceiverBuilder,
-    async_trait,
+    Access, Authenticator, SharedToken, WebhookReceiver, WebhookReceiverBuilder, async_trait,
 };
 
 use crate::http::{Draft, Reply, chunked, post};
 use crate::servers::{Framework, Server};
-use crate::support::{Act, Call, FAULTS, FaultyStore, Gate, PATH, Script, TOKEN};
+use crate::support::{Call, FaultyStore, PATH, Script, TOKEN};
 
+/// The longest body that is taken.
+pub const LIMIT: usize = 2000;
 pub const RECEIVED: &str = r#"{"received":true}"#;
 
 pub fn builder(script: &Script) -> WebhookReceiverBuilder {
-    WebhookReceiver::builder(script.handler()).token(SharedToken::new(TOKEN).unwrap()).max_body_bytes(2000)
+    WebhookReceiver::builder(script.handler()).token(SharedToken::new(TOKEN).unwrap()).max_body_bytes(LIMIT)
 }
 
+/// A webhook of a new job.
 pub fn body() -> Vec<u8> {
     Payload::extract_completed().to_bytes().to_vec()
 }
@@ -64,313 +73,275 @@ pub fn expected(status: u16, code: &str, read: bool) -> Reply {
     Reply { status, headers, body }
 }
 
+type Row = (&'static str, Draft);
+
+/// Requests that are taken.
+fn good() -> Vec<Row> {
+    let token = format!("?token={TOKEN}");
+    let bearer = |scheme: &str| post(body()).query("").header("authorization", &format!("{scheme} {TOKEN}"));
+    let typed =
+        |content_type: &str| post(body()).without("content-type").header("content-type", content_type);
+    let mut exact = body();
+    exact.resize(LIMIT, b' ');
+    let chunks = |size| post(chunked(&body(), size)).undeclared().header("transfer-encoding", "chunked");
+    vec![
+        ("a token in the query", post(body())),
+        ("a bearer token", bearer("Bearer")),
+        ("a scheme in small letters", bearer("bearer")),
+        ("another scheme beside the token", post(body()).header("authorization", "Basic eDp5")),
+        ("a percent-encoded key", post(body()).query(&format!("?x=%20&%74oken={TOKEN}"))),
+        ("a percent-encoded token", post(body()).query(&format!("?token=%34{}", &TOKEN[1..]))),
+        ("other parameters", post(body()).query(&format!("?a&tokens=1&{}&=&b=%00", &token[1..]))),
+        ("no content type", post(body()).without("content-type")),
+        ("a charset", typed("application/json; charset=utf-8")),
+        ("any parameters", typed("Application/JSON ; charset=x")),
+        ("large letters", typed("APPLICATION/JSON")),
+        ("+json", typed("application/vnd.api+json")),
+        ("+JSON with parameters", typed("application/vnd.q+JSON;v=1")),
+        ("not encoded", post(body()).header("content-encoding", "Identity")),
+        ("exactly at the limit", post(&exact)),
+        ("in chunks", chunks(7)),
+        ("in chunks of a byte", chunks(1)),
+    ]
+}
+
+/// Requests that are refused: status, code, and whether the body has been read by then.
+fn refused() -> Vec<(u16, &'static str, bool, Vec<Row>)> {
+    let bearer = format!("Bearer {TOKEN}");
+    let query = |query: &str| post(body()).query(query);
+    let typed =
+        |content_type: &str| post(body()).without("content-type").header("content-type", content_type);
+    let encoded = |encoding: &str| post(body()).header("content-encoding", encoding);
+    let envelope = |id: &str, rest: &str| post(format!(r#"{{"job_id":{id},"data":{{"id":{id},{rest}}}}}"#));
+    let large = vec![b' '; LIMIT + 1];
+    let large_in_chunks = post(chunked(&large, 700)).undeclared().header("transfer-encoding", "chunked");
+    vec![
+        (
+            405,
+            "method_not_allowed",
+            false,
+            vec![
+                ("PUT", post(body()).method("PUT")),
+                ("PATCH", post(body()).method("PATCH")),
+                ("DELETE with a body", post(body()).method("DELETE")),
+                ("a method of one's own", post(body()).method("WEBHOOK")),
+            ],
+        ),
+        (
+            405,
+            "method_not_allowed",
+            true,
+            vec![
+                ("GET", post("").method("GET")),
+                ("OPTIONS", post("").method("OPTIONS")),
+                ("DELETE", post("").method("DELETE")),
+            ],
+        ),
+        (401, "unauthorized", true, vec![("no token and no body", post("").query(""))]),
+        (
+            401,
+            "unauthorized",
+            false,
+            vec![
+                ("no token", query("")),
+                ("an empty token", query("?token=")),
+                ("a wrong token", query("?token=x")),
+                ("a beginning of the token", query(&format!("?token={}", &TOKEN[1..]))),
+                ("a key in another case", query(&format!("?Token={TOKEN}"))),
+                ("twice in the query", query(&format!("?token={TOKEN}&token={TOKEN}"))),
+                ("twice, once encoded", query(&format!("?token={TOKEN}&%74oken={TOKEN}"))),
+                ("a wrong one first", query(&format!("?token=x&token={TOKEN}"))),
+                ("a wrong one last", query(&format!("?token={TOKEN}&token"))),
+                ("in both places", post(body()).header("authorization", &bearer)),
+                ("in the query, beside a wrong bearer", post(body()).header("authorization", "Bearer x")),
+                ("a wrong bearer", query("").header("authorization", "Bearer x")),
+                ("a bearer of nothing", query("").header("authorization", "Bearer ")),
+                ("two headers", query("").header("authorization", &bearer).header("authorization", &bearer)),
+                ("the token in another header", query("").header("x-token", TOKEN)),
+            ],
+        ),
+        (
+            415,
+            "unsupported_media_type",
+            false,
+            vec![
+                ("text", typed("text/plain")),
+                ("a form", typed("application/x-www-form-urlencoded")),
+                ("something longer", typed("application/jsonx")),
+                ("something with JSON in it", typed("application/json-seq")),
+                ("a suffix of nothing", typed("application/+json")),
+                ("another family", typed("text/json")),
+                ("a list", typed("application/json, text/plain")),
+                ("two types", post(body()).header("content-type", "text/plain")),
+                (
+                    "two types, the good one last",
+                    typed("text/plain").header("content-type", "application/json"),
+                ),
+            ],
+        ),
+        (
+            415,
+            "unsupported_encoding",
+            false,
+            vec![
+                ("gzip", encoded("gzip")),
+                ("a list", encoded("identity, gzip")),
+                ("gzip after identity", encoded("identity").header("content-encoding", "gzip")),
+            ],
+        ),
+        (
+            413,
+            "body_too_large",
+            false,
+            vec![("too large", post(&large)), ("too large in chunks", large_in_chunks)],
+        ),
+        (
+            400,
+            "invalid_json",
+            true,
+            vec![
+                ("nothing", post("")),
+                ("cut off", post(&body()[..100])),
+                ("not UTF-8", post(b"\"\xff\"")),
+                ("not UTF-8 where it is not read", post(b"{\"x\":\"\xff\"}")),
+                ("a byte-order mark", post([b"\xef\xbb\xbf", &body()[..]].concat())),
+                ("two values", post("{}{}")),
+                ("a letter after it", post([&body()[..], b"x"].concat())),
+                ("a repeated key", post(r#"{"job_id":"j","job\u005fid":"j"}"#)),
+            ],
+        ),
+        (
+            422,
+            "invalid_payload",
+            true,
+            vec![
+                ("no object", post("[]")),
+                ("null", post("null")),
+                ("nothing in it", post("{}")),
+                ("no data", post(r#"{"job_id":"j"}"#)),
+                ("data that is no object", post(r#"{"job_id":"j","data":"j"}"#)),
+                ("an id that is a number", envelope("7", r#""type":"extract","status":"failed""#)),
+                ("an empty id", envelope(r#""""#, r#""type":"extract","status":"failed""#)),
+                ("an id with a space", envelope(r#""j j""#, r#""type":"extract","status":"failed""#)),
+                ("no type", envelope(r#""j""#, r#""status":"failed""#)),
+                ("a type of null", envelope(r#""j""#, r#""type":null,"status":"failed""#)),
+                ("no status", envelope(r#""j""#, r#""type":"extract""#)),
+            ],
+        ),
+        (
+            422,
+            "job_id_mismatch",
+            true,
+            vec![(
+                "two jobs",
+                post(r#"{"job_id":"j","data":{"id":"k","type":"extract","status":"failed"}}"#),
+            )],
+        ),
+    ]
+}
+
 #[tokio::test]
 async fn every_request_gets_the_answer_of_its_row() {
     for framework in Framework::ALL {
         eprintln!("{framework:?}");
         let script = Script::default();
-        let server = Server::start(framework, builder(&script).build().unwrap()).await;
-        let bearer = format!("Bearer {TOKEN}");
-        let with = |text: &str| post(text);
-        let large = vec![b' '; 2001];
-        let mut exact = body();
-        exact.resize(2000, b' ');
-        // (what it is, the request, the status, the code, whether the body was read)
-        let rows: Vec<(&str, Draft, u16, &str, bool)> = vec![
-            ("good", post(body()), 200, "", true),
-            ("bearer", post(body()).query("").header("authorization", &bearer), 200, "", true),
-            ("percent-encoded token", post(body()).query(&format!("?x=%20&%74oken={TOKEN}")), 200, "", true),
-            ("no content type", post(body()).without("content-type"), 200, "", true),
-            (
-                "parameters",
-                post(body()).without("content-type").header("content-type", "Application/JSON ; charset=x"),
-                200,
-                "",
-                true,
-            ),
-            (
-                "+json",
-                post(body()).without("content-type").header("content-type", "application/vnd.q+JSON"),
-                200,
-                "",
-                true,
-            ),
-            ("identity", post(body()).header("content-encoding", "Identity"), 200, "", true),
-            ("exactly at the limit", post(&exact), 200, "", true),
-            ("PUT", post(body()).method("PUT"), 405, "method_not_allowed", false),
-            ("DELETE without a body", post("").method("DELETE"), 405, "method_not_allowed", true),
-            ("GET", post("").method("GET"), 405, "method_not_allowed", true),
-            ("OPTIONS", post("").method("OPTIONS"), 405, "method_not_allowed", true),
-            ("no token", post(body()).query(""), 401, "unauthorized", false),
-            ("no token and no body", post("").query(""), 401, "unauthorized", true),
-            ("wrong token", post(body()).query("?token=x"), 401, "unauthorized", false),
-            (
-                "token twice",
-                post(body()).query(&format!("?token={TOKEN}&token={TOKEN}")),
-                401,
-                "unauthorized",
-                false,
-            ),
-            (
-                "token in both places",
-                post(body()).header("authorization", &bearer),
-                401,
-                "unauthorized",
-                false,
-            ),
-            (
-                "bearer twice",
-                post(body()).query("").header("authorization", &bearer).header("authorization", &bearer),
-                401,
-                "unauthorized",
-                false,
-            ),
-            (
-                "text",
-                post(body()).without("content-type").header("content-type", "text/plain"),
-                415,
-                "unsupported_media_type",
-                false,
-            ),
-            (
-                "jsonx",
-                post(body()).without("content-type").header("content-type", "application/jsonx"),
-                415,
-                "unsupported_media_type",
-                false,
-            ),
-            (
-                "+json of nothing",
-                post(body()).without("content-type").header("content-type", "application/+json"),
-                415,
-                "unsupported_media_type",
-                false,
-            ),
-            (
-                "two types",
-                post(body()).header("content-type", "text/plain"),
-                415,
-                "unsupported_media_type",
-                false,
-            ),
-            ("gzip", post(body()).header("content-encoding", "gzip"), 415, "unsupported_encoding", false),
-            (
-                "gzip after identity",
-                post(body()).header("content-encoding", "identity").header("content-encoding", "gzip"),
-                415,
-                "unsupported_encoding",
-                false,
-            ),
-            ("too large", post(&large), 413, "body_too_large", false),
-            (
-                "too large in chunks",
-                post(chunked(&large, 700)).undeclared().header("transfer-encoding", "chunked"),
-                413,
-                "body_too_large",
-                false,
-            ),
-            (
-                "chunks",
-                post(chunked(&body(), 7)).undeclared().header("transfer-encoding", "chunked"),
-                200,
-                "",
-                true,
-            ),
-            ("no body", post(""), 400, "invalid_json", true),
-            ("cut off", with(r#"{"job_id""#), 400, "invalid_json", true),
-            ("not UTF-8", post(b"\"\xff\""), 400, "invalid_json", true),
-            ("byte-order mark", post(b"\xef\xbb\xbf{}"), 400, "invalid_json", true),
-            ("two values", with("{}{}"), 400, "invalid_json", true),
-            ("repeated key", with(r#"{"job_id":"j","job\u005fid":"j"}"#), 400, "invalid_json", true),
-            ("no object", with("[]"), 422, "invalid_payload", true),
-            ("no data", with(r#"{"job_id":"j"}"#), 422, "invalid_payload", true),
-            (
-                "bad id",
-                with(r#"{"job_id":"j j","data":{"id":"j j","type":"extract","status":"failed"}}"#),
-                422,
-                "invalid_payload",
-                true,
-            ),
-            (
-                "two jobs",
-                with(r#"{"job_id":"j","data":{"id":"k","type":"extract","status":"failed"}}"#),
-                422,
-                "job_id_mismatch",
-                true,
-            ),
-        ];
-        let mut handled = 0;
-        for (what, request, status, code, read) in rows {
+        let store = FaultyStore::new();
+        let server =
+            Server::start(framework, builder(&script).dedup_store(store.clone()).build().unwrap()).await;
+        for (status, code, read, rows) in refused() {
+            for (what, request) in rows {
+                let reply = request.send(server.address).await;
+                assert_eq!(reply, expected(status, code, read), "{code}: {what}");
+                assert_eq!(
+                    (store.calls(Call::Claim), script.runs()),
+                    (0, 0),
+                    "{code}: {what}: it was handled"
+                );
+            }
+        }
+        for (before, (what, request)) in good().into_iter().enumerate() {
             let reply = request.send(server.address).await;
-            assert_eq!(reply, expected(status, code, read), "{what}");
-            handled += usize::from(status == 200);
-            assert_eq!(script.runs(), handled, "{what}: acknowledged and handled are not the same");
+            assert_eq!(reply, expected(200, "", true), "{what}");
+            assert_eq!(script.runs(), before + 1, "{what}: it was acknowledged and not handled");
         }
         let head = post("").method("HEAD").send(server.address).await;
-        assert_eq!((head.status, head.headers["allow"].as_str(), head.body.as_str()), (405, "POST", ""));
+        let as_get = Reply { body: String::new(), ..expected(405, "method_not_allowed", true) };
+        assert_eq!(head, as_get, "HEAD");
     }
 }
 
+/// A body that notes whether anybody looks into it.
+struct Untouched(Arc<AtomicUsize>);
+
+impl Body for Untouched {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Poll::Ready(None)
+    }
+}
+
+/// Everything is wrong in the first request, and one thing less in each that follows.
 #[tokio::test]
-async fn of_several_faults_the_first_in_the_order_of_checks_is_answered() {
+async fn of_several_faults_the_first_is_answered_and_what_comes_after_it_is_not_touched() {
     for framework in Framework::ALL {
         eprintln!("{framework:?}");
         let script = Script::default();
         let store = FaultyStore::new();
-        let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let (asked, read) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let count = asked.clone();
         let known = move |_| {
-            count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            count.fetch_add(1, Ordering::SeqCst);
             async { Err::<bool, _>("the registry was asked") }
         };
         let receiver = builder(&script).dedup_store(store.clone()).known_jobs(known).build().unwrap();
-        let server = Server::start(framework, receiver).await;
-        // Everything is wrong, then one thing less each time.
+        let server = Server::start(framework, receiver.clone()).await;
+        let token = format!("?token={TOKEN}");
         let all = post("{")
             .method("PUT")
             .query("")
             .without("content-type")
             .header("content-type", "x/y")
-            .header("content-encoding", "gzip");
-        let token = format!("?token={TOKEN}");
+            .header("content-encoding", "gzip")
+            .header("content-length", "9999");
         let steps = [
-            (all.clone(), "method_not_allowed"),
-            (all.clone().method("POST"), "unauthorized"),
-            (all.clone().method("POST").query(&token), "unsupported_media_type"),
-            (all.clone().method("POST").query(&token).without("content-type"), "unsupported_encoding"),
-            (post("{"), "invalid_json"),
-            (post("{}"), "invalid_payload"),
+            (all.clone(), 405, "method_not_allowed"),
+            (all.clone().method("POST"), 401, "unauthorized"),
+            (all.clone().method("POST").query(&token), 415, "unsupported_media_type"),
+            (all.clone().method("POST").query(&token).without("content-type"), 415, "unsupported_encoding"),
+            (post("{").undeclared().header("content-length", "9999"), 413, "body_too_large"),
         ];
-        for (request, code) in steps {
-            let reply = request.send(server.address).await;
-            assert!(reply.body.contains(&format!("\"{code}\"")), "{code}: {reply:?}");
-            assert_eq!(
-                asked.load(std::sync::atomic::Ordering::SeqCst),
-                0,
-                "the registry was asked before: {code}"
-            );
+        for (request, status, code) in steps {
+            let reply = request.clone().undeclared().send(server.address).await;
+            assert_eq!(reply, expected(status, code, false));
+            let reply = receiver.receive(request.with_body(Untouched(read.clone()))).await;
+            assert_eq!(reply.status(), status, "{code}");
+            assert_eq!(read.load(Ordering::SeqCst), 0, "{code}: the body was looked into");
         }
-        let reply = post(body()).send(server.address).await;
-        assert_eq!(reply, expected(503, "unavailable", true));
+        for (text, status, code) in [("{", 400, "invalid_json"), ("{}", 422, "invalid_payload")] {
+            assert_eq!(post(text).send(server.address).await, expected(status, code, true));
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 0, "the registry was asked about a request without a job");
+        assert_eq!(post(body()).send(server.address).await, expected(503, "unavailable", true));
+        assert_eq!(asked.load(Ordering::SeqCst), 1, "the registry was not asked");
         assert_eq!(
             (store.calls(Call::Claim), script.runs()),
             (0, 0),
             "the store was asked about an unknown job"
         );
-    }
-}
 
-#[tokio::test]
-async fn each_end_of_the_handler_has_its_answer() {
-    for framework in Framework::ALL {
-        eprintln!("{framework:?}");
-        for (act, status, code) in [
-            (Act::Succeed, 200, ""),
-            (Act::FailForGood, 200, ""),
-            (Act::Fail, 503, "handler_failed"),
-            (Act::Panic, 500, "handler_panicked"),
-            (Act::Hang, 503, "handler_timeout"),
-        ] {
-            let script = Script::new([act]);
-            let deadline = Duration::from_millis(300);
-            let server =
-                Server::start(framework, builder(&script).ack_deadline(deadline).build().unwrap()).await;
-            let request = post(body());
-            assert_eq!(request.send(server.address).await, expected(status, code, true));
-            let again = request.send(server.address).await;
-            match status {
-                200 => {
-                    assert_eq!(
-                        (again, script.runs()),
-                        (expected(200, "", true), 1),
-                        "the copy of a finished job"
-                    );
-                }
-                _ if code == "handler_timeout" => {
-                    assert_eq!(
-                        (again, script.runs()),
-                        (expected(503, "in_progress", true), 1),
-                        "it still runs"
-                    );
-                }
-                _ => assert_eq!(
-                    (again, script.runs()),
-                    (expected(status, code, true), 2),
-                    "a failure is tried again"
-                ),
-            }
+        // After the method and the authentication, before anything else.
+        receiver.shutdown(Duration::ZERO).await;
+        for (request, status) in [(all.clone(), 405), (all.clone().method("POST"), 401), (post("{"), 503)] {
+            let reply = receiver.receive(request.with_body(Untouched(read.clone()))).await;
+            assert_eq!(reply.status(), status, "while shutting down");
         }
-    }
-}
-
-#[tokio::test]
-async fn what_cannot_be_taken_now_is_answered_503_and_handled_later() {
-    for framework in Framework::ALL {
-        eprintln!("{framework:?}");
-        let script = Script::default();
-        let store = FaultyStore::new().fail(Call::Claim, FAULTS.map(Some));
-        let deadline = Duration::from_millis(300);
-        let receiver = builder(&script).dedup_store(store).ack_deadline(deadline).build().unwrap();
-        let server = Server::start(framework, receiver.clone()).await;
-        for fault in FAULTS {
-            let reply = post(body()).send(server.address).await;
-            assert_eq!(reply, expected(503, "unavailable", true), "{fault:?}");
-        }
-        assert_eq!(script.runs(), 0);
-        assert_eq!(post(body()).send(server.address).await, expected(200, "", true));
-        assert_eq!(receiver.shutdown(Duration::from_secs(5)).await, 0);
-        assert_eq!(
-            post(body()).send(server.address).await,
-            expected(503, "unavailable", false),
-            "it is shutting down"
-        );
-        assert_eq!(
-            post(body()).query("").send(server.address).await.status,
-            401,
-            "strangers learn nothing of it"
-        );
-
-        let full = Arc::new(MemoryDedupStore::with_capacity(1));
-        let receiver = builder(&script).dedup_store(full).build().unwrap();
-        let server = Server::start(framework, receiver).await;
-        assert_eq!(post(body()).send(server.address).await, expected(200, "", true));
-        assert_eq!(
-            post(body()).send(server.address).await,
-            expected(503, "unavailable", true),
-            "the store is full"
-        );
-    }
-}
-
-#[tokio::test]
-async fn the_limits_on_what_is_in_flight_hold_and_end_with_the_work() {
-    for framework in Framework::ALL {
-        eprintln!("{framework:?}");
-        type Limit = fn(WebhookReceiverBuilder) -> WebhookReceiverBuilder;
-        let limits: [Limit; 2] =
-            [|builder| builder.max_handlers_in_flight(1), |builder| builder.max_body_bytes_in_flight(2000)];
-        for limit in limits {
-            let gate = Arc::new(Gate::default());
-            let script = Script::new([Act::Wait(gate.clone()), Act::Succeed]);
-            let receiver = limit(builder(&script)).ack_deadline(Duration::from_millis(300)).build().unwrap();
-            let server = Server::start(framework, receiver).await;
-            let (mut large, mut second) = (body(), body());
-            large.resize(1900, b' ');
-            second.resize(1000, b' ');
-            assert_eq!(post(&large).send(server.address).await, expected(503, "handler_timeout", true));
-            // The first request is answered, but its handler runs and its body is in memory.
-            let refused = post(&second).send(server.address).await;
-            assert_eq!((refused.status, script.runs()), (503, 1), "{refused:?}");
-            gate.go_on.notify_one();
-            script.until("the first handler ends", |script| script.finished() == 1).await;
-            let copy = post(&large).send(server.address).await;
-            assert_eq!(copy, expected(200, "", true), "the first is not done");
-            assert_eq!(
-                post(&second).send(server.address).await,
-                expected(200, "", true),
-                "the room is not given back"
-            );
-        }
+        assert_eq!(read.load(Ordering::SeqCst), 0, "a body was read while shutting down");
     }
 }
 
@@ -420,12 +391,14 @@ async fn a_job_that_was_not_started_here_is_404_after_two_seconds() {
     let answers = Framework::ALL.map(|framework| {
         tokio::spawn(async move {
             let script = Script::default();
-            let nobody = |_| async { Ok::<_, std::convert::Infallible>(false) };
+            let nobody = |_| async { Ok::<_, Infallible>(false) };
             let server = Server::start(framework, builder(&script).known_jobs(nobody).build().unwrap()).await;
             let began = std::time::Instant::now();
             let reply = post(body()).send(server.address).await;
             assert_eq!(reply, expected(404, "unknown_job", true), "{framework:?}");
-            assert_eq!((began.elapsed().as_secs(), script.runs()), (2, 0), "{framework:?}");
+            // Two seconds, and what a busy machine adds; the deadline would come after 4.5.
+            assert!((2..4).contains(&began.elapsed().as_secs()), "{framework:?}: {:?}", began.elapsed());
+            assert_eq!(script.runs(), 0, "{framework:?}");
         })
     });
     for answer in answers {

@@ -83,6 +83,15 @@ impl Draft {
         head + "\r\n"
     }
 
+    /// The same request without a network, with another body.
+    pub fn with_body<B>(&self, body: B) -> http::Request<B> {
+        let mut request = http::Request::builder().method(self.method).uri(&self.target);
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        request.body(body).unwrap()
+    }
+
     pub async fn send(&self, address: SocketAddr) -> Reply {
         let mut connection = Connection::open(address).await;
         connection.write(self.head().as_bytes()).await;

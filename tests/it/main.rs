@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 mod answers;
+mod bodies;
 mod connections;
 mod examples;
 mod faults;
+mod handling;
 mod http;
 mod jobs;
 mod leases;

@@ -1,20 +1,51 @@
 //! What is reported, under which names, and what never is.
 
-use std::collections::{BTreeMap, HashSet};
-use std::fmt::Write;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context as TaskContext, Poll};
 use std::thread::ThreadId;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Full};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use qomplement_webhooks::sender::Payload;
-use qomplement_webhooks::{MemoryJobRegistry, SharedToken, WebhookReceiver, telemetry};
+use qomplement_webhooks::telemetry::{self, outcome, result};
+use qomplement_webhooks::{MemoryJobRegistry, WebhookReceiver};
+use tracing::Level;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::answers::{LIMIT, builder};
 use crate::support::{Act, Call, Fault, FaultyStore, PATH, Script, TOKEN};
+
+/// Every outcome of a request, and the status that goes with it.
+const OUTCOMES: [(&str, u16); 18] = [
+    (outcome::HANDLED, 200),
+    (outcome::DUPLICATE, 200),
+    (outcome::HANDLER_FAILED_FOR_GOOD, 200),
+    (outcome::IN_PROGRESS, 503),
+    (outcome::HANDLER_FAILED, 503),
+    (outcome::HANDLER_PANICKED, 500),
+    (outcome::HANDLER_TIMEOUT, 503),
+    (outcome::UNAVAILABLE, 503),
+    (outcome::METHOD_NOT_ALLOWED, 405),
+    (outcome::UNAUTHORIZED, 401),
+    (outcome::UNSUPPORTED_MEDIA_TYPE, 415),
+    (outcome::UNSUPPORTED_ENCODING, 415),
+    (outcome::BODY_TOO_LARGE, 413),
+    (outcome::BODY_TIMEOUT, 408),
+    (outcome::INVALID_JSON, 400),
+    (outcome::INVALID_PAYLOAD, 422),
+    (outcome::JOB_ID_MISMATCH, 422),
+    (outcome::UNKNOWN_JOB, 404),
+];
 
 /// Collects every span's fields and every event's text, of one thread.
 #[derive(Clone)]
@@ -31,10 +62,21 @@ impl Log {
     }
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Collected {
-    spans: Vec<(String, BTreeMap<String, String>)>,
-    text: String,
+    spans: Vec<Reported>,
+    events: Vec<Reported>,
+}
+
+/// A span or an event.
+#[derive(Debug)]
+struct Reported {
+    level: Level,
+    /// The span's name, or the event's message.
+    name: String,
+    fields: BTreeMap<String, String>,
+    /// The span around an event.
+    within: Option<usize>,
 }
 
 struct Fields<'a>(&'a mut BTreeMap<String, String>);
@@ -54,71 +96,147 @@ impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Log {
             fields.entry(field.name().to_owned()).or_default();
         }
         context.span(id).unwrap().extensions_mut().insert(log.spans.len());
-        log.spans.push((attributes.metadata().name().to_owned(), fields));
+        let (level, name) = (*attributes.metadata().level(), attributes.metadata().name().to_owned());
+        log.spans.push(Reported { level, name, fields, within: None });
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
         let Some(mut log) = self.collected() else { return };
         let index = *context.span(id).unwrap().extensions().get::<usize>().unwrap();
-        values.record(&mut Fields(&mut log.spans[index].1));
+        values.record(&mut Fields(&mut log.spans[index].fields));
     }
 
-    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+    fn on_event(&self, event: &tracing::Event<'_>, context: Context<'_, S>) {
         let Some(mut log) = self.collected() else { return };
         let mut fields = BTreeMap::new();
         event.record(&mut Fields(&mut fields));
-        writeln!(log.text, "{} {fields:?}", event.metadata().level()).unwrap();
+        let name = fields.remove("message").unwrap_or_default();
+        let within = context.event_span(event).and_then(|span| span.extensions().get::<usize>().copied());
+        log.events.push(Reported { level: *event.metadata().level(), name, fields, within });
     }
 }
 
-/// Sends one request of nearly every kind, and returns how many.
-async fn send_all_kinds(secrets: &str) -> usize {
-    let token = SharedToken::new(TOKEN).unwrap();
+/// A body that never comes.
+struct Stalled;
+
+impl Body for Stalled {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
+}
+
+/// Sends requests, and notes the statuses and codes of the answers, in order.
+struct Sent<'a> {
+    receiver: &'a WebhookReceiver,
+    secret: &'a str,
+    answers: Vec<(u16, Option<String>)>,
+}
+
+impl Sent<'_> {
+    async fn send<B>(&mut self, request: http::request::Builder, body: B)
+    where
+        B: Body<Data = Bytes, Error = Infallible>,
+    {
+        let request = request.header("x-secret", self.secret).body(body).unwrap();
+        let reply = self.receiver.receive(request).await;
+        let status = reply.status().as_u16();
+        let body: serde_json::Value =
+            serde_json::from_slice(&reply.into_body().collect().await.unwrap().to_bytes()).unwrap();
+        self.answers.push((status, body["error"]["code"].as_str().map(str::to_owned)));
+    }
+
+    fn post(&self) -> http::request::Builder {
+        Request::post(format!("{PATH}?token={TOKEN}&x={}", self.secret))
+    }
+
+    async fn text(&mut self, text: impl Into<Bytes>) {
+        self.send(self.post(), Full::new(text.into())).await;
+    }
+}
+
+/// Gets every outcome of a request and every end of a handler, and returns the answers in order.
+async fn send_all_kinds(secret: &str) -> Vec<(u16, Option<String>)> {
     let acts = [
         Act::Succeed,
         Act::Fail,
         Act::FailForGood,
         Act::Panic,
         Act::Take(Duration::from_secs(10)),
+        Act::Hang,
         Act::Succeed,
+        Act::Hang,
     ];
     let store =
         FaultyStore::new().fail(Call::Claim, [Some(Fault::Error)]).fail(Call::Complete, [Some(Fault::Error)]);
     let registry = Arc::new(MemoryJobRegistry::new());
-    let receiver = WebhookReceiver::builder(Script::new(acts).handler())
-        .token(token)
+    let receiver = builder(&Script::new(acts))
         .dedup_store(store)
         .known_jobs(registry.clone())
+        .max_handler_time(Duration::from_secs(15))
         .build()
         .unwrap();
-    let target = format!("{PATH}?token={TOKEN}&x={secrets}");
-    let mut sent = 0;
-    let mut send = async |method: &str, target: &str, body: Vec<u8>| {
-        let request = http::Request::builder().method(method).uri(target).header("x-secret", secrets);
-        receiver.receive(request.body(http_body_util::Full::new(bytes::Bytes::from(body))).unwrap()).await;
-        sent += 1;
+    let mut sent = Sent { receiver: &receiver, secret, answers: Vec::new() };
+    let payload = || {
+        Payload::extract_completed()
+            .set("/data/result/fields/secret", secret)
+            .set("/data/result/model", secret)
+            .set(&format!("/data/{secret}"), secret)
     };
-    for _ in 0..7 {
-        let payload = Payload::extract_completed()
-            .set("/data/result/fields/secret", secrets)
-            .set("/data/result/model", secrets);
+    // The claim fails, and then one for each act; after the fifth act, while it goes on and when it is
+    // done, a copy.
+    for request in 0..8 {
+        let payload = payload();
         registry.insert(payload.event().unwrap().job().id().clone());
-        send("POST", &target, payload.to_bytes().to_vec()).await;
+        sent.text(payload.to_bytes()).await;
+        if request == 5 {
+            sent.text(payload.to_bytes()).await;
+            sent.text(payload.to_bytes()).await;
+        }
     }
-    let unknown = Payload::extract_completed().set("/data/result", secrets);
-    send("POST", &target, unknown.to_bytes().to_vec()).await;
-    send("GET", &target, Vec::new()).await;
-    send("POST", &format!("{PATH}?token={secrets}"), Vec::new()).await;
-    for body in [
-        format!("{{\"{secrets}\""),
-        format!("{{\"{secrets}\":1}}"),
-        format!("{{\"job_id\":\"{secrets} \"}}"),
-        secrets.to_owned(),
+    let unknown = payload().to_bytes();
+    sent.text(unknown.clone()).await;
+    sent.send(sent.post().method(Method::GET), Full::default()).await;
+    sent.send(Request::post(format!("{PATH}?token={secret}")), Full::new(unknown.clone())).await;
+    let bearer = Request::post(PATH).header("authorization", format!("Bearer {secret}"));
+    sent.send(bearer, Full::new(unknown.clone())).await;
+    for header in ["content-type", "content-encoding"] {
+        sent.send(sent.post().header(header, secret), Full::new(unknown.clone())).await;
+    }
+    sent.send(sent.post(), Stalled).await;
+    for text in [
+        format!("{{\"{secret}\""),
+        format!("{{\"{secret}\":1}}"),
+        format!("{{\"job_id\":\"{secret} \",\"data\":{{}}}}"),
+        format!(
+            r#"{{"job_id":"{secret}","data":{{"id":"{secret}x","type":"{secret}","status":"{secret}"}}}}"#
+        ),
+        format!(r#"{{"job_id":"{secret}","data":{{"id":"{secret}","{secret}":tru}}}}"#),
+        format!(r#"{{"job_id":"j","data":{{"result":{{"model":"{secret}","model":"{secret}"}}}}}}"#),
+        secret.to_owned(),
+        secret.repeat(LIMIT + 1),
     ] {
-        send("POST", &target, body.into_bytes()).await;
+        sent.text(text).await;
     }
+    // The last act hangs until the shutdown drops it.
+    let payload = payload();
+    registry.insert(payload.event().unwrap().job().id().clone());
+    sent.text(payload.to_bytes()).await;
+    receiver.shutdown(Duration::from_secs(5)).await;
+    sent.text(unknown).await;
+
+    // A handler that hangs until its claim is lost.
+    let store = FaultyStore::new().fail(Call::Renew, [Some(Fault::Error); 100]);
+    let receiver = builder(&Script::new([Act::Hang])).dedup_store(store).build().unwrap();
+    let mut lost = Sent { receiver: &receiver, secret, answers: sent.answers };
+    lost.text(payload.to_bytes()).await;
     receiver.shutdown(Duration::from_secs(60)).await;
-    sent
+    lost.answers
 }
 
 #[test]
@@ -128,29 +246,58 @@ fn a_request_is_one_span_with_the_documented_fields_and_nothing_secret() {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let secret = "s3cr3t-content";
-    let sent = runtime.block_on(send_all_kinds(secret));
+    let answers = runtime.block_on(send_all_kinds(secret));
 
     let log = log.collected().unwrap();
-    let spans: Vec<_> = log.spans.iter().filter(|(name, _)| name == telemetry::SPAN).collect();
-    assert_eq!(spans.len(), sent, "one span for each request");
-    let names = [telemetry::OUTCOME, telemetry::STATUS, telemetry::JOB_ID, telemetry::EVENT];
-    for (_, fields) in &spans {
-        let found: HashSet<_> = fields.keys().map(String::as_str).collect();
-        assert_eq!(found, HashSet::from(names));
-        assert!(!fields[telemetry::OUTCOME].is_empty(), "{fields:?}");
-        let parsed = fields[telemetry::STATUS] == "200"
-            || ["handler_timeout", "unknown_job"].contains(&fields["outcome"].as_str());
-        assert!(!parsed || !fields[telemetry::JOB_ID].is_empty(), "{fields:?}");
-        let unread = ["405", "401", "400"].contains(&fields[telemetry::STATUS].as_str());
-        assert!(!unread || fields[telemetry::JOB_ID].is_empty(), "{fields:?}");
+    let spans: Vec<_> =
+        log.spans.iter().enumerate().filter(|(_, span)| span.name == telemetry::SPAN).collect();
+    assert_eq!(spans.len(), answers.len(), "one span for each request");
+    let names = HashSet::from([telemetry::OUTCOME, telemetry::STATUS, telemetry::JOB_ID, telemetry::EVENT]);
+    let statuses = HashMap::from(OUTCOMES);
+    for ((index, span), (status, code)) in spans.iter().zip(&answers) {
+        let fields = &span.fields;
+        assert_eq!(fields.keys().map(String::as_str).collect::<HashSet<_>>(), names, "{span:?}");
+        assert_eq!(span.level, Level::INFO, "{span:?}");
+        let outcome = fields[telemetry::OUTCOME].as_str();
+        assert_eq!(statuses.get(outcome), Some(status), "{span:?}");
+        assert_eq!(fields[telemetry::STATUS], status.to_string(), "{span:?}");
+        assert!(code.as_deref().is_none_or(|code| code == outcome), "the code is {code:?}: {span:?}");
+        assert_eq!(code.is_none(), *status == 200, "the code is {code:?}: {span:?}");
+
+        // What comes before parsing, and what comes after it; `unavailable` can be either.
+        let unread = [401, 405, 408, 413, 415, 400, 422].contains(status);
+        let read = !unread && outcome != outcome::UNAVAILABLE;
+        for (field, text) in [(telemetry::JOB_ID, "-"), (telemetry::EVENT, "extract_completed")] {
+            assert!(!unread || fields[field].is_empty(), "{field} of what was not read: {span:?}");
+            assert!(!read || fields[field].contains(text), "{field} is missing: {span:?}");
+        }
+
+        let said = |name: &str| {
+            let events = log.events.iter().filter(|event| event.within == Some(*index));
+            Vec::from_iter(events.filter(|event| event.name == name).map(|event| event.level))
+        };
+        let levels = (said("webhook acknowledged"), said("webhook not acknowledged"));
+        let expected =
+            if *status == 200 { (vec![Level::DEBUG], vec![]) } else { (vec![], vec![Level::WARN]) };
+        assert_eq!(levels, expected, "the events of {span:?}");
     }
-    let everything = format!("{:?}\n{}", log.spans, log.text);
-    assert!(
-        log.text.contains("finished after the request had ended"),
-        "the late outcome is not logged:\n{}",
-        log.text
-    );
-    assert!(log.text.contains("a handler's bug") && log.text.contains("fails by plan"), "causes are missing");
+    let late: Vec<_> =
+        log.events.iter().filter(|event| event.name == "finished after the request had ended").collect();
+    let outcomes: Vec<_> = late.iter().map(|event| event.fields[telemetry::OUTCOME].as_str()).collect();
+    // Recorded at the second try, slow, ended by its time, by the shutdown, by its lease.
+    let ends = [
+        outcome::HANDLED,
+        outcome::HANDLED,
+        outcome::HANDLER_TIMEOUT,
+        outcome::UNAVAILABLE,
+        outcome::UNAVAILABLE,
+    ];
+    assert_eq!(outcomes, ends, "how the work ended that took longer than the answer");
+    assert!(late.iter().all(|event| event.within.is_some()), "outside of the request's span: {late:?}");
+    let everything = format!("{log:?}");
+    for cause in ["a handler's bug", "fails by plan", "not now", "never"] {
+        assert!(everything.contains(cause), "it is not logged why: {cause}");
+    }
     for hidden in [secret, TOKEN, PATH, "x-secret"] {
         assert!(!everything.contains(hidden), "{hidden} is logged:\n{everything}");
     }
@@ -162,46 +309,53 @@ fn requests_and_handlers_are_counted_by_how_they_ended() {
     let snapshotter = recorder.snapshotter();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    let sent = metrics::with_local_recorder(&recorder, || runtime.block_on(send_all_kinds("x")));
+    let answers = metrics::with_local_recorder(&recorder, || runtime.block_on(send_all_kinds("x")));
 
-    let (mut counted, mut timed, mut outcomes, mut results) = (0, 0, HashSet::new(), HashSet::new());
+    let (mut counted, mut timed) = (BTreeMap::new(), BTreeMap::new());
+    let mut runs = BTreeMap::new();
     for (key, _, _, value) in snapshotter.snapshot().into_vec() {
-        let label =
-            |name: &str| key.key().labels().find(|label| label.key() == name).unwrap().value().to_owned();
-        match (key.key().name(), value) {
-            (telemetry::REQUESTS, DebugValue::Counter(count)) => {
-                counted += count;
-                outcomes.insert(label(telemetry::OUTCOME));
+        let labels: Vec<_> = key.key().labels().collect();
+        let [label] = labels[..] else { panic!("the labels of {key:?}") };
+        let seconds = |values: Vec<_>, largest: f64| {
+            let values: Vec<f64> = values.into_iter().map(f64::from).collect();
+            assert!(values.iter().all(|value| *value <= largest), "{label:?} are not seconds: {values:?}");
+            values
+        };
+        match (key.key().name(), label.key(), value) {
+            (telemetry::REQUESTS, telemetry::OUTCOME, DebugValue::Counter(count)) => {
+                counted.insert(label.value().to_owned(), count);
             }
-            (telemetry::REQUEST_SECONDS, DebugValue::Histogram(values)) => timed += values.len(),
-            (telemetry::HANDLER_SECONDS, DebugValue::Histogram(values)) => {
-                let result = label(telemetry::RESULT);
-                if result == telemetry::result::OK && values.len() > 1 {
-                    assert!(values.iter().any(|value| value.into_inner() >= 10.0), "seconds: {values:?}");
-                }
-                results.insert(result);
+            (telemetry::REQUEST_SECONDS, telemetry::OUTCOME, DebugValue::Histogram(values)) => {
+                timed.insert(label.value().to_owned(), seconds(values, 4.6).len() as u64);
+            }
+            (telemetry::HANDLER_SECONDS, telemetry::RESULT, DebugValue::Histogram(values)) => {
+                runs.insert(label.value().to_owned(), seconds(values, 20.0));
             }
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!((counted, timed), (sent as u64, sent));
-    use telemetry::{outcome, result};
-    let expected = [
-        outcome::HANDLED,
-        outcome::HANDLER_FAILED,
-        outcome::HANDLER_FAILED_FOR_GOOD,
-        outcome::HANDLER_PANICKED,
-        outcome::HANDLER_TIMEOUT,
-        outcome::UNAVAILABLE,
-        outcome::UNKNOWN_JOB,
-        outcome::METHOD_NOT_ALLOWED,
-        outcome::UNAUTHORIZED,
-        outcome::INVALID_JSON,
-        outcome::INVALID_PAYLOAD,
+    assert_eq!(counted, timed, "requests are counted and timed alike");
+    assert_eq!(counted.values().sum::<u64>(), answers.len() as u64, "every request is counted once");
+    let expected: HashSet<_> = OUTCOMES.iter().map(|(outcome, _)| *outcome).collect();
+    assert_eq!(counted.keys().map(String::as_str).collect::<HashSet<_>>(), expected);
+
+    // Each end with the shortest and the longest of its runs, in seconds of paused time.
+    let ends: Vec<_> = runs
+        .iter()
+        .map(|(end, seconds)| {
+            let shortest = seconds.iter().copied().fold(f64::INFINITY, f64::min).round();
+            (end.as_str(), seconds.len(), shortest, seconds.iter().copied().fold(0.0, f64::max).round())
+        })
+        .collect();
+    let mut expected = [
+        (result::OK, 3, 0.0, 10.0),
+        (result::FAILED, 1, 0.0, 0.0),
+        (result::FAILED_FOR_GOOD, 1, 0.0, 0.0),
+        (result::PANICKED, 1, 0.0, 0.0),
+        (result::TIMED_OUT, 1, 15.0, 15.0),
+        (result::LEASE_LOST, 1, 5.0, 5.0),
+        (result::ABORTED, 1, 10.0, 10.0),
     ];
-    assert_eq!(outcomes, expected.map(str::to_owned).into());
-    assert_eq!(
-        results,
-        [result::OK, result::FAILED, result::FAILED_FOR_GOOD, result::PANICKED].map(str::to_owned).into()
-    );
+    expected.sort_by_key(|(end, ..)| *end);
+    assert_eq!(ends, expected);
 }
