@@ -35,7 +35,7 @@ use crate::store::{Fenced, StoreError};
 pub struct MemoryDedupStore {
     /// A power of two of them, so that threads seldom meet and a step of growth is short.
     shards: Box<[Mutex<Shard>]>,
-    /// Seeded for each store: who chooses ids cannot choose where they fall.
+    /// Seeded for each store. Fast rather than proof against chosen keys: ids come from who is authenticated.
     hasher: DefaultHashBuilder,
     /// Claims and finished jobs in all shards.
     jobs: AtomicUsize,

@@ -1,7 +1,7 @@
 //! Keeps the claims of running handlers.
 //!
 //! One task renews the claims of all handlers of a receiver, so that a handler that blocks its thread
-//! does not stop its own renewal, and a request costs an entry in a map instead of a task. It starts
+//! does not stop its own renewal, and a request costs an entry in a list instead of a task. It starts
 //! when there is something to renew and ends when there is nothing.
 
 use std::pin::pin;
