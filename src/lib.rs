@@ -53,6 +53,7 @@
 mod auth;
 mod dedup;
 mod event;
+mod guard;
 mod handler;
 #[path = "../integrations/mod.rs"]
 mod integrations;

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::Reply;
-use super::guard::{at_once_or, chain};
+use crate::guard::{at_once_or, chain};
 
 /// How many bytes bodies may have.
 #[derive(Debug)]

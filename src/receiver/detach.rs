@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, Span, error, info};
 
 use super::Reply;
-use super::guard::{at_once_or, isolate};
+use crate::guard::{at_once_or, isolate};
 
 /// The answer that is due at the ack deadline, whether or not the work is done.
 #[derive(Debug, Clone)]

@@ -6,8 +6,8 @@ use tokio::time::{Instant, sleep_until};
 use tracing::error;
 
 use super::Reply;
-use super::guard::{call, chain};
 use crate::event::JobId;
+use crate::guard::{call, chain};
 use crate::jobs::JobRegistry;
 
 /// How long an unknown job is looked for again: its webhook can be faster than its registration.

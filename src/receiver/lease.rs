@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{Instrument, Span, error, warn};
 
-use super::guard::{at_once_or, call, chain};
 use crate::dedup::{ClaimToken, DedupStore};
+use crate::guard::{at_once_or, call, chain};
 use crate::store::Fenced;
 
 /// How long a claim lasts that is not renewed. Together with the ack deadline it ends before the

@@ -12,11 +12,11 @@ use tokio::time::{Instant, timeout_at};
 /// What a panic said.
 #[derive(Debug, thiserror::Error)]
 #[error("panicked: {0}")]
-pub(super) struct Panicked(String);
+pub(crate) struct Panicked(String);
 
 /// Why a call has no result.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CallError {
+pub(crate) enum CallError {
     #[error("no answer in time")]
     Late,
     #[error(transparent)]
@@ -29,7 +29,7 @@ pub(super) enum CallError {
 ///
 /// What the panic may have left half done is the panicking code's own: of ours, a future that
 /// panicked is never polled again.
-pub(super) fn isolate<F: Future + Unpin>(
+pub(crate) fn isolate<F: Future + Unpin>(
     mut future: F,
 ) -> impl Future<Output = Result<F::Output, Panicked>> + Unpin {
     poll_fn(move |context| match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut future).poll(context))) {
@@ -42,7 +42,7 @@ pub(super) fn isolate<F: Future + Unpin>(
 ///
 /// Nearly every webhook is handled without a wait. What belongs to waiting, such as timers, then
 /// takes no room in the future of the request, which is moved about.
-pub(super) async fn at_once_or<F, L>(mut future: F, later: impl FnOnce(F) -> L) -> F::Output
+pub(crate) async fn at_once_or<F, L>(mut future: F, later: impl FnOnce(F) -> L) -> F::Output
 where
     F: Future + Unpin,
     L: Future<Output = F::Output>,
@@ -54,7 +54,7 @@ where
 }
 
 /// Calls a store, a registry or an authenticator, and waits for it until the time that `until` gives.
-pub(super) async fn call<T, E: Into<Box<dyn Error + Send + Sync>>>(
+pub(crate) async fn call<T, E: Into<Box<dyn Error + Send + Sync>>>(
     until: impl FnOnce() -> Instant,
     future: impl Future<Output = Result<T, E>> + Unpin,
 ) -> Result<T, CallError> {
@@ -75,7 +75,7 @@ fn message(panic: &(dyn Any + Send)) -> String {
 }
 
 /// An error with everything that caused it, for a log line.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
