@@ -83,3 +83,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("every later copy:            {:?}", store.claim(&job, lease).await?);
     Ok(())
 }
+
+#[cfg(all(test, feature = "conformance"))]
+#[tokio::test(flavor = "multi_thread")]
+async fn it_keeps_the_contract() {
+    let store = MapStore::default();
+    qomplement_webhooks::conformance::dedup_all(&store, &store, &[]).await;
+}

@@ -51,6 +51,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod auth;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod dedup;
 mod event;
 mod guard;

@@ -189,6 +189,22 @@ async fn of_64_tasks_that_claim_one_job_one_gets_it() {
     }
 }
 
+#[cfg(feature = "conformance")]
+#[tokio::test(start_paused = true)]
+async fn the_store_conforms_by_a_clock_that_tests_move() {
+    let store = MemoryDedupStore::new();
+    let differences = [crate::conformance::DedupDifference::ForgetsOwnersOfFreeJobs];
+    crate::conformance::dedup_all(&store, &store, &differences).await;
+}
+
+#[cfg(feature = "conformance")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_conforms_among_threads() {
+    let store = Arc::new(MemoryDedupStore::new());
+    let differences = [crate::conformance::DedupDifference::ForgetsOwnersOfFreeJobs];
+    crate::conformance::dedup_all(&store, &store.clone(), &differences).await;
+}
+
 #[test]
 fn no_two_claims_have_one_owner_and_debug_hides_it() {
     let (first, second) = (ClaimToken::new(&job(0)), ClaimToken::new(&job(0)));
