@@ -60,6 +60,8 @@ mod handler;
 #[path = "../integrations/mod.rs"]
 mod integrations;
 mod jobs;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod receiver;
 #[cfg(feature = "sender")]
 pub mod sender;
@@ -72,7 +74,11 @@ pub use async_trait::async_trait;
 pub use bytestring::ByteString;
 
 pub use self::auth::{Access, Authenticator, SharedToken, TokenError, WebhookUrl, WebhookUrlError};
+#[cfg(feature = "postgres")]
+pub use self::dedup::PostgresDedupStore;
 pub use self::dedup::{Claim, ClaimToken, DedupStore, MemoryDedupStore};
+#[cfg(feature = "redis")]
+pub use self::dedup::{RedisDedupStore, RedisStoreError};
 pub use self::event::{
     ExtractResult, FillResult, InvalidJobId, Job, JobError, JobId, JobStatus, JobType, ParseError, RawJson,
     WebhookEvent,
@@ -81,6 +87,8 @@ pub use self::handler::{HandlerError, HandlerFn, WebhookHandler, handler_fn};
 #[cfg(feature = "warp")]
 pub use self::integrations::warp;
 pub use self::jobs::{JobRegistry, MemoryJobRegistry};
+#[cfg(feature = "postgres")]
+pub use self::postgres::PostgresStoreError;
 pub use self::receiver::{BuildError, WebhookReceiver, WebhookReceiverBuilder};
 pub use self::store::{Fenced, StoreError};
 

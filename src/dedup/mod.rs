@@ -2,6 +2,10 @@
 
 mod finished;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +18,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use self::memory::MemoryDedupStore;
+#[cfg(feature = "postgres")]
+pub use self::postgres::PostgresDedupStore;
+#[cfg(feature = "redis")]
+pub use self::redis::{RedisDedupStore, RedisStoreError};
 use crate::event::JobId;
 use crate::store::{Fenced, StoreError};
 

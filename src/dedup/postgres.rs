@@ -1,0 +1,313 @@
+//! The store that processes share through PostgreSQL.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use deadpool_postgres::Pool;
+use tokio::time::Instant;
+use tokio_postgres::types::{ToSql, Type};
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use super::{Claim, ClaimToken, DedupStore};
+use crate::event::JobId;
+use crate::guard::chain;
+use crate::postgres::{self, PostgresStoreError, TableName};
+use crate::store::{Fenced, StoreError};
+
+/// A [`DedupStore`] in PostgreSQL (feature `postgres`): processes that share it run a job's handler one at
+/// a time.
+///
+/// One row per job in one table; the unique index decides who claims a job, and the database's clock when
+/// a lease ends. Each call is one statement in a transaction of its own, without advisory locks, session
+/// state or named prepared statements, so it works behind PgBouncer in transaction mode. A duplicate of a
+/// finished job writes nothing.
+///
+/// ```no_run
+/// # async fn app() -> Result<(), Box<dyn std::error::Error>> {
+/// # let handler = qomplement_webhooks::handler_fn(|_| async { Ok(()) });
+/// use qomplement_webhooks::{PostgresDedupStore, SharedToken, WebhookReceiver};
+///
+/// let store = PostgresDedupStore::from_url("postgres://user:password@127.0.0.1/app")?;
+/// store.migrate().await?;
+/// let receiver = WebhookReceiver::builder(handler)
+///     .token(SharedToken::from_env("WEBHOOK_TOKEN")?)
+///     .dedup_store(store)
+///     .build()?;
+/// # Ok(()) }
+/// ```
+///
+/// # What it promises, and what it cannot
+///
+/// It keeps [`DedupStore`]'s contract for as long as the database keeps what it committed: a crash of the
+/// server loses nothing with `synchronous_commit = on` (the default); a failover loses what an
+/// asynchronous replica had not received, and those jobs may be handled again.
+///
+/// # The table
+///
+/// `qomplement_dedup`, in the first schema of the `search_path`, unless [`with_table`](Self::with_table) says
+/// otherwise. [`migrate`](Self::migrate) creates it; [`migration`](Self::migration) is the SQL for
+/// migrations of your own. The role needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on it.
+///
+/// Rows that have expired are deleted in the background, once a minute while claims come, in batches of a
+/// thousand that skip rows in use; [`prune`](Self::prune) deletes a batch when you like.
+///
+/// # Errors
+///
+/// With [`from_url`](Self::from_url), a call waits up to two seconds for one of sixteen connections. A
+/// connection is not used again after a call that failed or was dropped.
+pub struct PostgresDedupStore {
+    pool: Pool,
+    table: TableName,
+    statements: Statements,
+    next_pruning: Mutex<Instant>,
+}
+
+const TABLE: &str = "qomplement_dedup";
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+const PRUNE_ROWS: i64 = 1000;
+
+impl PostgresDedupStore {
+    /// Makes a store in the database at a `postgres://` URL. It connects when it is first used.
+    ///
+    /// With `sslmode=require` the connection is made with TLS (feature `postgres-tls`), and the server's
+    /// certificate must be one that the system trusts; without it, there is no TLS.
+    ///
+    /// # Errors
+    ///
+    /// When the URL is not one. Whether the database is there, [`check`](Self::check) says.
+    pub fn from_url(url: &str) -> Result<Self, PostgresStoreError> {
+        postgres::pool(url).map(Self::from_pool)
+    }
+
+    /// Makes a store on a pool of your own. Its timeouts are the pool's.
+    #[must_use]
+    pub fn from_pool(pool: Pool) -> Self {
+        Self::new(pool, TableName::unqualified(TABLE))
+    }
+
+    /// Uses another table.
+    ///
+    /// # Errors
+    ///
+    /// When a name is empty, holds a NUL, or is longer than 63 bytes (the schema's) or 50 (the table's).
+    /// Any other character is fine: names are quoted.
+    pub fn with_table(self, schema: &str, table: &str) -> Result<Self, PostgresStoreError> {
+        Ok(Self::new(self.pool, TableName::new(schema, table)?))
+    }
+
+    fn new(pool: Pool, table: TableName) -> Self {
+        let statements = Statements::new(&table);
+        Self { pool, table, statements, next_pruning: Mutex::new(Instant::now() + PRUNE_EVERY) }
+    }
+
+    /// Creates the table, and its schema if one was named, unless the table exists. Any number of processes
+    /// may do so at once.
+    ///
+    /// # Errors
+    ///
+    /// When the database is not reached, or the role may not create tables.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        postgres::create(&self.pool, &self.table.to_string(), &self.migration()).await
+    }
+
+    /// What [`migrate`](Self::migrate) runs, for migrations of your own. It changes nothing that exists.
+    #[must_use]
+    pub fn migration(&self) -> String {
+        let (table, index) = (&self.table, self.table.index("until"));
+        let schema = self.table.schema().map(|schema| format!("CREATE SCHEMA IF NOT EXISTS {schema};\n"));
+        format!(
+            "{}CREATE TABLE IF NOT EXISTS {table} (
+    job_id text COLLATE \"C\" PRIMARY KEY,
+    owner uuid NOT NULL,
+    done boolean NOT NULL,
+    until timestamptz NOT NULL
+);
+CREATE INDEX IF NOT EXISTS {index} ON {table} (until);
+",
+            schema.unwrap_or_default()
+        )
+    }
+
+    /// Reaches the database, and looks whether the table is there. Good for a program's start and for
+    /// health checks.
+    ///
+    /// # Errors
+    ///
+    /// When the database is not reached, refuses the credentials, or has no such table.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        postgres::query(&self.pool, &self.statements.check, &[]).await.map(drop)
+    }
+
+    /// Deletes up to a thousand expired rows, and returns how many.
+    ///
+    /// # Errors
+    ///
+    /// When the database is not reached.
+    pub async fn prune(&self) -> Result<u64, StoreError> {
+        prune(&self.pool, &self.statements.prune).await
+    }
+
+    /// Deletes expired rows in the background, if it is time.
+    fn prune_now_and_then(&self) {
+        let now = Instant::now();
+        let mut next = self.next_pruning.lock().unwrap_or_else(PoisonError::into_inner);
+        if now < *next {
+            return;
+        }
+        *next = now + PRUNE_EVERY;
+        let (pool, statement) = (self.pool.clone(), self.statements.prune.clone());
+        tokio::spawn(async move {
+            loop {
+                match prune(&pool, &statement).await {
+                    Ok(rows) if rows < PRUNE_ROWS.unsigned_abs() => return,
+                    Ok(rows) => debug!(rows, "expired rows were deleted"),
+                    Err(error) => {
+                        warn!(error = %chain(&error), "expired rows cannot be deleted; trying again in a minute");
+                        return;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Runs one of the three writes, which return a row when they take place.
+    async fn write(
+        &self,
+        statement: &str,
+        claim: &ClaimToken,
+        duration: Option<Duration>,
+    ) -> Result<Fenced, StoreError> {
+        let (owner, duration) = (Uuid::from_u128(claim.owner()), duration.map(microseconds));
+        let job = claim.job().to_string();
+        let mut parameters: Vec<(&(dyn ToSql + Sync), Type)> = vec![(&job, Type::TEXT), (&owner, Type::UUID)];
+        if let Some(duration) = &duration {
+            parameters.push((duration, Type::INT8));
+        }
+        let written = postgres::query(&self.pool, statement, &parameters).await?;
+        Ok(if written.is_empty() { Fenced::Stale } else { Fenced::Applied })
+    }
+}
+
+async fn prune(pool: &Pool, statement: &str) -> Result<u64, StoreError> {
+    let deleted = postgres::query(pool, statement, &[(&PRUNE_ROWS, Type::INT8)]).await?;
+    Ok(deleted.len() as u64)
+}
+
+#[async_trait]
+impl DedupStore for PostgresDedupStore {
+    async fn claim(&self, job: &JobId, lease: Duration) -> Result<Claim, StoreError> {
+        let token = ClaimToken::new(job);
+        let (id, owner, lease) = (job.to_string(), Uuid::from_u128(token.owner()), microseconds(lease));
+        let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&id, Type::TEXT), (&owner, Type::UUID), (&lease, Type::INT8)];
+        loop {
+            let rows = postgres::query(&self.pool, &self.statements.claim, &parameters).await?;
+            let Some(row) = rows.first() else { continue };
+            if row.get("acquired") {
+                self.prune_now_and_then();
+                return Ok(Claim::Acquired(token));
+            }
+            match row.get("done") {
+                Some(true) => return Ok(Claim::Done),
+                Some(false) => {
+                    let left: i64 = row.get("microseconds");
+                    return Ok(Claim::InProgress { retry_after: Duration::from_micros(left.unsigned_abs()) });
+                }
+                // Somebody claimed the job after this statement had looked; the next one sees that.
+                None => {}
+            }
+        }
+    }
+
+    async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {
+        self.write(&self.statements.renew, claim, Some(lease)).await
+    }
+
+    async fn complete(&self, claim: &ClaimToken, retention: Duration) -> Result<Fenced, StoreError> {
+        self.write(&self.statements.complete, claim, Some(retention)).await
+    }
+
+    async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
+        self.write(&self.statements.release, claim, None).await
+    }
+}
+
+/// What PostgreSQL counts in; no more than it takes.
+fn microseconds(duration: Duration) -> i64 {
+    const CENTURY: i64 = 100 * 365 * 24 * 3600 * 1_000_000;
+    i64::try_from(duration.as_micros()).map_or(CENTURY, |time| time.clamp(1, CENTURY))
+}
+
+/// The statements, with the table's name in them.
+///
+/// Whether something has expired is asked of the time when the statement began, and new ends are counted
+/// from the time when the row is written, after a wait for another statement: both err on the safe side.
+struct Statements {
+    claim: String,
+    renew: String,
+    complete: String,
+    release: String,
+    prune: String,
+    check: String,
+}
+
+impl Statements {
+    fn new(table: &TableName) -> Self {
+        const NEW_END: &str = "clock_timestamp() + $3 * interval '1 microsecond'";
+        const FREE: &str = "job.until <= statement_timestamp()";
+        const MINE: &str = "job.owner = excluded.owner AND NOT job.done";
+        Self {
+            // Looks first, so that a duplicate locks and writes no row.
+            claim: format!(
+                "WITH held AS MATERIALIZED (
+                    SELECT done, until FROM {table} AS job
+                    WHERE job_id = $1 AND until > statement_timestamp() AND (done OR owner <> $2)
+                ), claimed AS (
+                    INSERT INTO {table} AS job (job_id, owner, done, until)
+                    SELECT $1, $2, false, {NEW_END} WHERE NOT EXISTS (SELECT FROM held)
+                    ON CONFLICT (job_id) DO UPDATE SET owner = excluded.owner, done = false, until = {NEW_END}
+                    WHERE {FREE} OR {MINE}
+                    RETURNING true
+                )
+                SELECT EXISTS (SELECT FROM claimed) AS acquired,
+                    (SELECT done FROM held) AS done,
+                    (SELECT extract(epoch FROM until - statement_timestamp()) * 1000000 FROM held)::int8 AS microseconds"
+            ),
+            renew: format!(
+                "INSERT INTO {table} AS job (job_id, owner, done, until) VALUES ($1, $2, false, {NEW_END})
+                ON CONFLICT (job_id) DO UPDATE SET owner = excluded.owner, done = false, until = {NEW_END}
+                WHERE {FREE} OR {MINE}
+                RETURNING true"
+            ),
+            complete: format!(
+                "INSERT INTO {table} AS job (job_id, owner, done, until) VALUES ($1, $2, true, {NEW_END})
+                ON CONFLICT (job_id) DO UPDATE SET owner = excluded.owner, done = true, until = {NEW_END}
+                WHERE {FREE} OR job.owner = excluded.owner
+                RETURNING true"
+            ),
+            release: format!(
+                "DELETE FROM {table} WHERE job_id = $1 AND owner = $2 AND NOT done RETURNING true"
+            ),
+            prune: format!(
+                "WITH expired AS MATERIALIZED (
+                    SELECT job_id FROM {table} WHERE until <= statement_timestamp()
+                    ORDER BY until LIMIT $1 FOR UPDATE SKIP LOCKED
+                )
+                DELETE FROM {table} AS job USING expired WHERE job.job_id = expired.job_id
+                RETURNING true"
+            ),
+            check: format!(
+                "SELECT FROM {table} WHERE job_id = ''::text AND owner = '00000000-0000-0000-0000-000000000000'::uuid AND done AND until > now()"
+            ),
+        }
+    }
+}
+
+impl fmt::Debug for PostgresDedupStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresDedupStore").field("table", &self.table.to_string()).finish_non_exhaustive()
+    }
+}

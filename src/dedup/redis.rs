@@ -1,0 +1,357 @@
+//! The store that processes share through Redis.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ::redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
+use ::redis::io::tcp::TcpSettings;
+use ::redis::{
+    Client, Cmd, IntoConnectionInfo, RedisError, RedisResult, Script, ScriptInvocation, Value, cmd,
+};
+use async_trait::async_trait;
+use tracing::{debug, warn};
+
+use super::{Claim, ClaimToken, DedupStore};
+use crate::event::JobId;
+use crate::guard::chain;
+use crate::store::{Fenced, StoreError};
+
+/// A [`DedupStore`] in Redis (feature `redis`): processes that share it run a job's handler one at a time.
+///
+/// It needs Redis 7.0 or newer, or Valkey. One key per job, `NAMESPACE:JOB_ID`, holds the claim, then the
+/// completion, and expires by itself; a key takes about 150 bytes. The keys of two namespaces are never
+/// the same. A fresh job costs one `SET` and one script of two commands; a duplicate costs one `SET` that
+/// changes nothing.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let handler = qomplement_webhooks::handler_fn(|_| async { Ok(()) });
+/// use qomplement_webhooks::{RedisDedupStore, SharedToken, WebhookReceiver};
+///
+/// let store = RedisDedupStore::from_url("redis://:password@127.0.0.1:6379/0", "invoices")?;
+/// let receiver = WebhookReceiver::builder(handler)
+///     .token(SharedToken::from_env("WEBHOOK_TOKEN")?)
+///     .dedup_store(store)
+///     .build()?;
+/// # Ok(()) }
+/// ```
+///
+/// # What it promises, and what it cannot
+///
+/// It keeps [`DedupStore`]'s contract for as long as Redis keeps what it acknowledged. Redis forgets
+/// when it restarts without persistence (or with less than `appendfsync always`), when it fails over to a
+/// replica that had not received the last writes, and when it evicts keys. Then a job that is being
+/// handled, or that is done, may be handled again. The store logs a warning when the server's
+/// `maxmemory-policy` evicts; set it to `noeviction`. A server that is full then refuses new claims
+/// ([`StoreError::Full`]), and still renews and completes the claims that it granted.
+///
+/// # Errors
+///
+/// A call waits up to a second for a connection and up to two for an answer. When the connection breaks,
+/// the call is tried once more on a new one, with the same owner: a claim whose reply was lost is
+/// recognised as its own.
+pub struct RedisDedupStore {
+    namespace: Box<str>,
+    connection: Box<dyn Connection>,
+    scripts: Scripts,
+    /// Whether the server was asked if it evicts keys.
+    looked: AtomicBool,
+}
+
+/// Why a [`RedisDedupStore`] cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RedisStoreError {
+    /// The URL is not one of a Redis server.
+    #[error("not a URL of a Redis server, such as redis://user:password@host:6379/0")]
+    Url(#[source] RedisError),
+    /// The namespace is empty, longer than 64 bytes, or holds something else than what it may.
+    #[error("a namespace has 1 to 64 characters out of A-Z, a-z, 0-9, '.', '_', '-' and '/'")]
+    Namespace,
+}
+
+impl RedisDedupStore {
+    /// Makes a store on the server at a URL: `redis://`, `redis+unix://`, `valkey://`; with feature
+    /// `redis-tls` also `rediss://`, and `valkeys://`.
+    ///
+    /// It connects when it is first used, and again whenever the connection is lost. `namespace` sets
+    /// its keys apart from whatever else the server holds: 1 to 64 characters out of `A-Z`, `a-z`, `0-9`,
+    /// `.`, `_`, `-` and `/`.
+    ///
+    /// # Errors
+    ///
+    /// When one of the two is not what it should be. Whether the server is there, [`check`](Self::check)
+    /// says.
+    pub fn from_url(url: &str, namespace: &str) -> Result<Self, RedisStoreError> {
+        let address = url.into_connection_info().map_err(RedisStoreError::Url)?;
+        let address = address.set_tcp_settings(tcp_settings());
+        let client = Client::open(address).map_err(RedisStoreError::Url)?;
+        Self::new(Managed { client, manager: OnceLock::new() }, namespace)
+    }
+
+    /// Makes a store on a connection of your own: a `ConnectionManager`, or a `ClusterConnection`.
+    ///
+    /// Timeouts and reconnecting are the connection's own. A `MultiplexedConnection` is accepted, too, but
+    /// does not come back when it is lost.
+    ///
+    /// # Errors
+    ///
+    /// When the namespace is not as [`from_url`](Self::from_url) asks.
+    pub fn from_connection(
+        connection: impl ConnectionLike + Clone + Send + Sync + 'static,
+        namespace: &str,
+    ) -> Result<Self, RedisStoreError> {
+        Self::new(connection, namespace)
+    }
+
+    fn new(connection: impl Connection + 'static, namespace: &str) -> Result<Self, RedisStoreError> {
+        // No colon: it ends the namespace, so that no two namespaces share a key.
+        let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
+        if namespace.is_empty() || namespace.len() > 64 || !namespace.bytes().all(fine) {
+            return Err(RedisStoreError::Namespace);
+        }
+        Ok(Self {
+            namespace: namespace.into(),
+            connection: Box::new(connection),
+            scripts: Scripts::new(),
+            looked: AtomicBool::new(false),
+        })
+    }
+
+    /// Reaches the server, and logs a warning when it is set to evict keys.
+    ///
+    /// Good for a program's start and for health checks. The first claim looks at the configuration by
+    /// itself.
+    ///
+    /// # Errors
+    ///
+    /// When the server is not reached, or refuses the credentials.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        self.command(&cmd("PING")).await?;
+        self.warn_of_eviction().await;
+        Ok(())
+    }
+
+    async fn warn_of_eviction(&self) {
+        self.looked.store(true, Ordering::Relaxed);
+        match self.command(cmd("INFO").arg("memory")).await {
+            Ok(info) if evicts(&info) => warn!(
+                "Redis is set to evict keys when its memory is full: jobs may be handled twice then; \
+                 set its maxmemory-policy to noeviction"
+            ),
+            Ok(_) => {}
+            Err(error) => debug!(error = %chain(&error), "Redis does not say whether it evicts keys"),
+        }
+    }
+
+    fn key(&self, job: &JobId) -> String {
+        format!("{}:{job}", self.namespace)
+    }
+
+    async fn command(&self, command: &Cmd) -> Result<Value, StoreError> {
+        twice(|| self.connection.command(command)).await
+    }
+
+    async fn script(&self, script: &ScriptInvocation<'_>) -> Result<Fenced, StoreError> {
+        let applied = twice(|| self.connection.script(script)).await?;
+        Ok(if applied { Fenced::Applied } else { Fenced::Stale })
+    }
+}
+
+#[async_trait]
+impl DedupStore for RedisDedupStore {
+    async fn claim(&self, job: &JobId, lease: Duration) -> Result<Claim, StoreError> {
+        let token = ClaimToken::new(job);
+        let (key, claimed) = (self.key(job), claimed(&token));
+        let mut set = cmd("SET");
+        set.arg(&key).arg(&claimed).arg("NX").arg("GET").arg("PX").arg(milliseconds(lease));
+        loop {
+            match self.command(&set).await? {
+                Value::Nil => break,
+                // The reply to the first try was lost with its connection.
+                Value::BulkString(held) if held == claimed.as_bytes() => break,
+                Value::BulkString(held) if held.starts_with(DONE.as_bytes()) => return Ok(Claim::Done),
+                Value::BulkString(held) if held.starts_with(CLAIMED.as_bytes()) => {}
+                _ => return Err(StoreError::unavailable(format!("the key {key} is not this store's"))),
+            }
+            match self.command(cmd("PTTL").arg(&key)).await? {
+                // It expired between the two commands.
+                Value::Int(-2) => {}
+                Value::Int(left) => {
+                    let left = u64::try_from(left).map_or(lease, Duration::from_millis);
+                    return Ok(Claim::InProgress { retry_after: left });
+                }
+                _ => return Err(StoreError::unavailable("PTTL was not answered with a number")),
+            }
+        }
+        if !self.looked.load(Ordering::Relaxed) {
+            self.warn_of_eviction().await;
+        }
+        Ok(Claim::Acquired(token))
+    }
+
+    async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {
+        let mut renew = self.scripts.renew.key(self.key(claim.job()));
+        self.script(renew.arg(claimed(claim)).arg(milliseconds(lease))).await
+    }
+
+    async fn complete(&self, claim: &ClaimToken, retention: Duration) -> Result<Fenced, StoreError> {
+        let mut complete = self.scripts.complete.key(self.key(claim.job()));
+        self.script(complete.arg(claimed(claim)).arg(done(claim)).arg(milliseconds(retention))).await
+    }
+
+    async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
+        let mut release = self.scripts.release.key(self.key(claim.job()));
+        self.script(release.arg(claimed(claim))).await
+    }
+}
+
+/// What a key holds: one of these and the owner.
+const CLAIMED: &str = "claimed:";
+const DONE: &str = "done:";
+
+fn claimed(token: &ClaimToken) -> String {
+    format!("{CLAIMED}{:032x}", token.owner())
+}
+
+fn done(token: &ClaimToken) -> String {
+    format!("{DONE}{:032x}", token.owner())
+}
+
+/// What Redis counts in; at least one, and no more than it takes.
+fn milliseconds(duration: Duration) -> u64 {
+    const CENTURY: u64 = 100 * 365 * 24 * 3600 * 1000;
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).map_or(CENTURY, |time| time.clamp(1, CENTURY))
+}
+
+/// The steps that look before they write.
+struct Scripts {
+    renew: Script,
+    complete: Script,
+    release: Script,
+}
+
+impl Scripts {
+    fn new() -> Self {
+        // A claim that was granted is renewed and completed also when the memory is full.
+        let script = |code: &str| Script::new(&format!("#!lua flags=allow-oom\n{code}"));
+        Self {
+            // Key; the claim, milliseconds.
+            renew: script(
+                "local held = redis.call('GET', KEYS[1])
+                 if held and held ~= ARGV[1] then return 0 end
+                 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+                 return 1",
+            ),
+            // Key; the claim, the completion, milliseconds.
+            complete: script(
+                "local held = redis.call('GET', KEYS[1])
+                 if held == ARGV[2] then return 1 end
+                 if held and held ~= ARGV[1] then return 0 end
+                 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+                 return 1",
+            ),
+            // Key; the claim.
+            release: script(
+                "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+                 return redis.call('DEL', KEYS[1])",
+            ),
+        }
+    }
+}
+
+/// A connection of any of the driver's types.
+#[async_trait]
+trait Connection: Send + Sync {
+    async fn command(&self, command: &Cmd) -> RedisResult<Value>;
+    async fn script(&self, script: &ScriptInvocation<'_>) -> RedisResult<bool>;
+}
+
+#[async_trait]
+impl<C: ConnectionLike + Clone + Send + Sync> Connection for C {
+    async fn command(&self, command: &Cmd) -> RedisResult<Value> {
+        command.query_async(&mut self.clone()).await
+    }
+
+    async fn script(&self, script: &ScriptInvocation<'_>) -> RedisResult<bool> {
+        script.invoke_async(&mut self.clone()).await
+    }
+}
+
+/// A connection to a URL, made when it is first used: that needs a runtime.
+#[derive(Clone)]
+struct Managed {
+    client: Client,
+    manager: OnceLock<ConnectionManager>,
+}
+
+impl Managed {
+    fn manager(&self) -> RedisResult<ConnectionManager> {
+        if let Some(manager) = self.manager.get() {
+            return Ok(manager.clone());
+        }
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(Duration::from_secs(1)))
+            .set_response_timeout(Some(Duration::from_secs(2)))
+            .set_number_of_retries(2)
+            .set_max_delay(Duration::from_millis(500))
+            .set_pipeline_buffer_size(512);
+        let manager = ConnectionManager::new_lazy_with_config(self.client.clone(), config)?;
+        Ok(self.manager.get_or_init(|| manager).clone())
+    }
+}
+
+#[async_trait]
+impl Connection for Managed {
+    async fn command(&self, command: &Cmd) -> RedisResult<Value> {
+        self.manager()?.command(command).await
+    }
+
+    async fn script(&self, script: &ScriptInvocation<'_>) -> RedisResult<bool> {
+        self.manager()?.script(script).await
+    }
+}
+
+fn tcp_settings() -> TcpSettings {
+    let settings = TcpSettings::default().set_nodelay(true);
+    // A server that vanished without a word is given up, and connected to anew.
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(Duration::from_secs(5));
+    settings
+}
+
+/// Calls, and calls once more when the connection broke. All that this store sends may be repeated
+/// with the same owner.
+async fn twice<T, F: Future<Output = RedisResult<T>>>(call: impl Fn() -> F) -> Result<T, StoreError> {
+    let answer = match call().await {
+        Err(error) if error.is_connection_dropped() && !error.is_connection_refusal() => {
+            debug!(%error, "the connection to Redis was lost; trying again");
+            call().await
+        }
+        answer => answer,
+    };
+    answer.map_err(|error| match error.code() {
+        Some("OOM") => StoreError::Full,
+        _ => StoreError::unavailable(error),
+    })
+}
+
+/// Whether one of the servers behind the connection evicts keys.
+fn evicts(info: &Value) -> bool {
+    match info {
+        Value::BulkString(text) => String::from_utf8_lossy(text)
+            .lines()
+            .any(|line| line.strip_prefix("maxmemory_policy:").is_some_and(|policy| policy != "noeviction")),
+        Value::VerbatimString { text, .. } => evicts(&Value::BulkString(text.clone().into_bytes())),
+        Value::Map(servers) => servers.iter().any(|(_, info)| evicts(info)),
+        _ => false,
+    }
+}
+
+impl fmt::Debug for RedisDedupStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisDedupStore").field("namespace", &self.namespace).finish_non_exhaustive()
+    }
+}
