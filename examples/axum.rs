@@ -6,12 +6,14 @@
 //!
 //! - `ADDR`: where to listen, `127.0.0.1:3000` unless set.
 //! - `WEBHOOK_TOKEN`: the token that webhooks must carry; anyone may deliver when it is unset.
+//! - `DEDUP_URL`: where jobs are remembered, `redis://…` or `postgres://…` when built with that feature; in this
+//!   process's memory when it is unset.
 //! - Webhooks go to `/api/webhooks/qomplement?token=…`.
-//! - Each call of the handler prints a line to stdout: `handled EVENT JOB_ID`.
+//! - Each call of the handler prints a line to stdout: `handled EVENT JOB_ID`. `FAIL_PERCENT` and `WORK_MS` make
+//!   it fail now and then, and take time.
 //! - SIGINT and SIGTERM stop it when the work under way has ended.
 
 use std::error::Error;
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,38 +24,34 @@ use qomplement_webhooks::{
     async_trait,
 };
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+
+use self::support::{dedup_store, stop, work};
+
+mod support;
 
 struct Printer;
 
 #[async_trait]
 impl WebhookHandler for Printer {
     async fn extract_completed(&self, job: &Job, _: ExtractResult) -> Result<(), HandlerError> {
-        print("extract_completed", job)
+        work("extract_completed", job).await
     }
 
     async fn fill_completed(&self, job: &Job, _: FillResult) -> Result<(), HandlerError> {
-        print("fill_completed", job)
+        work("fill_completed", job).await
     }
 
     async fn job_failed(&self, job: &Job, _: JobError) -> Result<(), HandlerError> {
-        print("job_failed", job)
+        work("job_failed", job).await
     }
 
     async fn unrecognized(&self, job: &Job) -> Result<(), HandlerError> {
-        print("unrecognized", job)
+        work("unrecognized", job).await
     }
 }
 
-fn print(event: &str, job: &Job) -> Result<(), HandlerError> {
-    let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "handled {event} {}", job.id())?;
-    stdout.flush()?;
-    Ok(())
-}
-
 async fn run() -> Result<(), Box<dyn Error>> {
-    let builder = WebhookReceiver::builder(Printer);
+    let builder = WebhookReceiver::builder(Printer).dedup_store(dedup_store().await?);
     let builder = match std::env::var_os("WEBHOOK_TOKEN") {
         Some(_) => builder.token(SharedToken::from_env("WEBHOOK_TOKEN")?),
         None => builder.unauthenticated(), // logs a warning
@@ -77,19 +75,6 @@ async fn run() -> Result<(), Box<dyn Error>> {
         unfinished => eprintln!("stopped; {unfinished} handlers were dropped"),
     }
     Ok(())
-}
-
-/// Waits for SIGINT or SIGTERM.
-async fn stop() {
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
 }
 
 #[tokio::main]

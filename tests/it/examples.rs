@@ -11,13 +11,14 @@ use tokio::time::timeout;
 
 use crate::support::{PATH, TOKEN};
 
-fn example(name: &str) -> Command {
+pub fn example(name: &str) -> Command {
     let program = std::env::current_exe().unwrap();
     let program = program.parent().unwrap().with_file_name("examples").join(name);
     assert!(program.exists(), "{} is missing: `cargo build --examples --all-features`", program.display());
     let mut command = Command::new(program);
     command
         .env_remove("WEBHOOK_TOKEN")
+        .env_remove("DEDUP_URL")
         .env("ADDR", "127.0.0.1:0")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -27,7 +28,7 @@ fn example(name: &str) -> Command {
 }
 
 /// Starts an example server and reads where it listens, and what it said before.
-async fn start(command: &mut Command) -> (Child, String, String) {
+pub async fn start(command: &mut Command) -> (Child, String, String) {
     let mut child = command.spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let (mut line, mut said) = (String::new(), String::new());
@@ -45,7 +46,7 @@ async fn start(command: &mut Command) -> (Child, String, String) {
     (child, url, said)
 }
 
-async fn stop(child: Child, signal: &str) -> Output {
+pub async fn stop(child: Child, signal: &str) -> Output {
     let pid = child.id().unwrap().to_string();
     assert!(Command::new("kill").args([signal, &pid]).status().await.unwrap().success());
     timeout(Duration::from_secs(10), child.wait_with_output()).await.expect("it does not stop").unwrap()

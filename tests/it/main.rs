@@ -4,6 +4,7 @@
 mod answers;
 mod bodies;
 mod connections;
+mod databases;
 mod examples;
 mod faults;
 mod handling;

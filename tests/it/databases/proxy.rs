@@ -1,0 +1,65 @@
+//! A network between a store and its server that loses replies.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Passes bytes on to a server; when told to, it passes a request on, waits for the reply, and closes the
+/// connection instead of passing that back.
+#[derive(Clone)]
+pub struct Proxy {
+    pub port: u16,
+    lose_reply: Arc<AtomicBool>,
+    lost: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    pub async fn before(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Self {
+            port: listener.local_addr().unwrap().port(),
+            lose_reply: Arc::default(),
+            lost: Arc::default(),
+        };
+        let passing = proxy.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(passing.clone().pass(client, SocketAddr::from(([127, 0, 0, 1], port))));
+            }
+        });
+        proxy
+    }
+
+    pub fn lose_the_next_reply(&self) {
+        self.lose_reply.store(true, Ordering::SeqCst);
+    }
+
+    /// How many replies were lost.
+    pub fn lost(&self) -> usize {
+        self.lost.load(Ordering::SeqCst)
+    }
+
+    async fn pass(self, mut client: TcpStream, server: SocketAddr) {
+        let mut server = TcpStream::connect(server).await.unwrap();
+        let (mut request, mut reply) = ([0; 16_384], [0; 16_384]);
+        loop {
+            tokio::select! {
+                read = client.read(&mut request) => match read {
+                    Ok(1..) => server.write_all(&request[..read.unwrap()]).await.unwrap(),
+                    _ => return,
+                },
+                read = server.read(&mut reply) => match read {
+                    Ok(1..) if self.lose_reply.swap(false, Ordering::SeqCst) => {
+                        self.lost.fetch_add(1, Ordering::SeqCst);
+                        return;
+                    }
+                    Ok(1..) => client.write_all(&reply[..read.unwrap()]).await.unwrap(),
+                    _ => return,
+                },
+            }
+        }
+    }
+}

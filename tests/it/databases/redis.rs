@@ -1,0 +1,247 @@
+//! What is Redis's own.
+
+use std::error::Error;
+use std::time::Duration;
+
+use ::redis::{Client, Commands, Connection};
+use qomplement_webhooks::conformance::dedup_all;
+use qomplement_webhooks::sender::{Payload, Sender};
+use qomplement_webhooks::{Claim, ClaimToken, DedupStore, Fenced, JobId, RedisDedupStore, StoreError};
+
+use super::contract::DIFFERENCES;
+use super::proxy::Proxy;
+use super::server::{PASSWORD, Server, certificate, free_port, redis};
+use crate::examples::{example, start, stop};
+
+const LEASE: Duration = Duration::from_secs(5);
+const RETENTION: Duration = Duration::from_secs(3600);
+
+fn store(namespace: &str) -> RedisDedupStore {
+    RedisDedupStore::from_url(&redis().url(), namespace).unwrap()
+}
+
+fn connection(server: &Server) -> Connection {
+    Client::open(server.url()).unwrap().get_connection().unwrap()
+}
+
+fn job(text: &str) -> JobId {
+    text.parse().unwrap()
+}
+
+async fn acquire(store: &RedisDedupStore, job: &JobId) -> ClaimToken {
+    match store.claim(job, LEASE).await {
+        Ok(Claim::Acquired(token)) => token,
+        other => panic!("{job} is not free: {other:?}"),
+    }
+}
+
+fn expires_within(connection: &mut Connection, key: &str, time: Duration) {
+    let left: i64 = connection.pttl(key).unwrap();
+    let time = time.as_millis() as i64;
+    assert!(left > time - 2000 && left <= time, "{key} expires in {left} ms, and not in {time}");
+}
+
+#[tokio::test]
+async fn a_job_is_one_key_that_expires_by_itself() {
+    let (store, mut connection) = (store("one-key"), connection(redis()));
+    let (job, key) = (job("job-1"), "one-key:job-1");
+    let token = acquire(&store, &job).await;
+    expires_within(&mut connection, key, LEASE);
+    assert_eq!(store.renew(&token, LEASE * 2).await.unwrap(), Fenced::Applied);
+    expires_within(&mut connection, key, LEASE * 2);
+    assert_eq!(store.complete(&token, RETENTION).await.unwrap(), Fenced::Applied);
+    expires_within(&mut connection, key, RETENTION);
+    let keys: Vec<String> = connection.keys("one-key:*").unwrap();
+    assert_eq!(keys, [key]);
+    let value: String = connection.get(key).unwrap();
+    assert_eq!(value, format!("done:{:032x}", token.owner()));
+}
+
+#[tokio::test]
+async fn durations_have_no_bounds_that_redis_would_refuse() {
+    let store = store("durations");
+    for (job, duration) in [(job("short"), Duration::from_nanos(1)), (job("long"), Duration::MAX)] {
+        let Claim::Acquired(token) = store.claim(&job, duration).await.unwrap() else { panic!("not free") };
+        assert_eq!(store.renew(&token, duration).await.unwrap(), Fenced::Applied);
+        assert_eq!(store.complete(&token, duration).await.unwrap(), Fenced::Applied);
+    }
+    assert!(matches!(store.claim(&job("long"), LEASE).await.unwrap(), Claim::Done));
+}
+
+#[tokio::test]
+async fn namespaces_never_share_a_key() {
+    let (short, long) = (store("a"), store("a/b"));
+    acquire(&short, &job("b:c")).await;
+    acquire(&long, &job("c")).await;
+    acquire(&long, &job("b:c")).await;
+    for refused in ["", "a:b", "a b", "ä", "{a}", "a*", &"a".repeat(65)] {
+        let error = RedisDedupStore::from_url("redis://localhost", refused).unwrap_err().to_string();
+        assert!(error.contains("namespace"), "{refused:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_the_stores_is_left_alone() {
+    let (store, mut connection) = (store("foreign"), connection(redis()));
+    let () = connection.set("foreign:text", "something else").unwrap();
+    let () = connection.rpush("foreign:list", "something else").unwrap();
+    for text in ["text", "list"] {
+        let error = store.claim(&job(text), LEASE).await.unwrap_err();
+        assert!(error.source().is_some(), "{error:?}");
+        let token = ClaimToken::new(&job(text));
+        assert!(!matches!(store.complete(&token, LEASE).await, Ok(Fenced::Applied)));
+        assert!(!matches!(store.release(&token).await, Ok(Fenced::Applied)));
+    }
+    assert_eq!(connection.get::<_, String>("foreign:text").unwrap(), "something else");
+    assert_eq!(connection.llen::<_, usize>("foreign:list").unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_claim_whose_reply_was_lost_is_recognised_as_its_own() {
+    let proxy = Proxy::before(redis().port()).await;
+    let url = format!("redis://:{PASSWORD}@127.0.0.1:{}", proxy.port);
+    let store = RedisDedupStore::from_url(&url, "lost-reply").unwrap();
+    acquire(&store, &job("warm")).await;
+    for number in 0..10 {
+        let job = job(&format!("job-{number}"));
+        proxy.lose_the_next_reply();
+        let token = acquire(&store, &job).await;
+        assert_eq!(proxy.lost(), number * 3 + 1);
+        proxy.lose_the_next_reply();
+        assert_eq!(store.renew(&token, LEASE).await.unwrap(), Fenced::Applied);
+        proxy.lose_the_next_reply();
+        assert_eq!(store.complete(&token, RETENTION).await.unwrap(), Fenced::Applied);
+        assert_eq!(proxy.lost(), number * 3 + 3);
+        assert!(matches!(store.claim(&job, LEASE).await.unwrap(), Claim::Done));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_forgot_the_scripts_is_taught_them_again() {
+    let (store, mut connection) = (store("scripts"), connection(redis()));
+    let job = job("job");
+    let token = acquire(&store, &job).await;
+    for _ in 0..2 {
+        let () = ::redis::cmd("SCRIPT").arg("FLUSH").query(&mut connection).unwrap();
+        assert_eq!(store.renew(&token, LEASE).await.unwrap(), Fenced::Applied);
+    }
+}
+
+#[tokio::test]
+async fn a_full_server_refuses_claims_and_keeps_those_that_it_granted() {
+    let server = Server::redis(&["--maxmemory-policy", "noeviction"], &[]);
+    let store = RedisDedupStore::from_url(&server.url(), "full").unwrap();
+    let mut connection = connection(&server);
+    let (held, released) = (acquire(&store, &job("held")).await, acquire(&store, &job("released")).await);
+    let mut limit = |bytes: &str| {
+        let () =
+            ::redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).query(&mut connection).unwrap();
+    };
+    limit("1");
+    assert!(matches!(store.claim(&job("new"), LEASE).await, Err(StoreError::Full)));
+    assert_eq!(store.renew(&held, LEASE).await.unwrap(), Fenced::Applied);
+    assert_eq!(store.complete(&held, RETENTION).await.unwrap(), Fenced::Applied);
+    assert_eq!(store.release(&released).await.unwrap(), Fenced::Applied);
+    limit("0");
+    assert!(matches!(store.claim(&job("held"), LEASE).await.unwrap(), Claim::Done));
+    acquire(&store, &job("new")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_works() {
+    let nodes: Vec<_> = (0..3)
+        .map(|_| {
+            Server::redis(&["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()], &[])
+        })
+        .collect();
+    let addresses: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
+    let created = tokio::process::Command::new("redis-cli")
+        .args(["--no-auth-warning", "-a", PASSWORD, "--cluster", "create"])
+        .args(&addresses)
+        .arg("--cluster-yes")
+        .output()
+        .await
+        .unwrap();
+    assert!(created.status.success(), "{created:?}");
+    let urls: Vec<_> = nodes.iter().map(Server::url).collect();
+    let cluster = ::redis::cluster::ClusterClient::new(urls).unwrap();
+    let handle = || async {
+        let connection = cluster.get_async_connection().await.unwrap();
+        RedisDedupStore::from_connection(connection, "cluster").unwrap()
+    };
+    let (store, other) = (handle().await, handle().await);
+    store.check().await.unwrap();
+    dedup_all(&store, &other, &DIFFERENCES).await;
+    for node in &nodes {
+        let keys: usize = ::redis::cmd("DBSIZE").query(&mut connection(node)).unwrap();
+        assert!(keys > 100, "a node has {keys} keys: the jobs are not spread over the cluster");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_evicts_is_warned_of() {
+    let server = Server::redis(&["--maxmemory-policy", "allkeys-lru"], &[]);
+    let (child, _, said) = start(example("axum").env("DEDUP_URL", server.url())).await;
+    assert!(said.contains("WARN") && said.contains("noeviction"), "{said}");
+    stop(child, "-TERM").await;
+    let (child, _, said) = start(example("axum").env("DEDUP_URL", redis().url())).await;
+    assert!(!said.contains("noeviction"), "{said}");
+    stop(child, "-TERM").await;
+}
+
+#[tokio::test]
+async fn tls_is_spoken_to_a_certificate_that_the_system_trusts() {
+    let port = free_port().to_string();
+    let tls = ["--tls-port", &port, "--tls-auth-clients", "no"];
+    let files = ["--tls-cert-file", "server.crt", "--tls-key-file", "server.key"];
+    let server = Server::redis(&[tls, files].concat(), &certificate());
+    let trusted = server.folder().join("server.crt");
+
+    let url = format!("rediss://:{PASSWORD}@localhost:{port}");
+    let (child, to, _) = start(example("axum").env("DEDUP_URL", &url).env("SSL_CERT_FILE", trusted)).await;
+    let delivered = Sender::to_url(&to).unwrap().deliver(Payload::extract_completed()).await;
+    assert_eq!(delivered.statuses(), [Some(200)]);
+    stop(child, "-TERM").await;
+
+    let refused = example("axum").env("DEDUP_URL", &url).output().await.unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("certificate"), "{said}");
+    assert!(!said.contains(PASSWORD), "{said}");
+}
+
+#[tokio::test]
+async fn no_error_shows_the_password_and_each_keeps_its_source() {
+    let mut port = redis().port();
+    for (password, expected) in [("wrong-secret", "authentication failed"), ("wrong-secret", "refused")] {
+        let url = format!("redis://:{password}@127.0.0.1:{port}/0");
+        let store = RedisDedupStore::from_url(&url, "errors").unwrap();
+        let error = store.check().await.unwrap_err();
+        let mut said = format!("{store:?} {error} {error:?}");
+        let mut source = error.source();
+        assert!(source.is_some(), "{error:?}");
+        while let Some(cause) = source {
+            said += &format!(" {cause} {cause:?}");
+            source = cause.source();
+        }
+        assert!(!said.contains(password), "{said}");
+        assert!(said.contains(expected), "{said}");
+        port = free_port();
+    }
+    for url in [
+        "http://user:hidden-secret@host",
+        "redis://user:hidden-secret@",
+        "redis://user:hidden-secret@host:port",
+        "redis://user:hidden-secret@host/database",
+        "redis://user:hidden-secret@host?protocol=9",
+        "redis://user:hidden/secret@host",
+        "redis://user:hidden?secret@host",
+        "redis://user:hidden#secret@host",
+        "hidden-secret",
+        "",
+    ] {
+        if let Err(error) = RedisDedupStore::from_url(url, "errors") {
+            let said = format!("{error} {error:?} {:?}", error.source().map(ToString::to_string));
+            assert!(!said.contains("hidden") && !said.contains("secret"), "{url}: {said}");
+        }
+    }
+}

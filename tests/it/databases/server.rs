@@ -1,0 +1,267 @@
+//! Redis and PostgreSQL servers of our own, on free ports, each in a folder of its own.
+//!
+//! A server ends with the program that started it, however that ends, and its folder goes with it: a shell
+//! waits for the end of its standard input, and kills the server then.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+pub const PASSWORD: &str = "open-sesame";
+
+/// A running server.
+pub struct Server {
+    kind: Kind,
+    port: u16,
+    folder: PathBuf,
+    /// More of its command line.
+    options: Vec<String>,
+    process: Process,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Redis,
+    Postgres,
+    PgBouncer,
+}
+
+struct Process {
+    shell: Child,
+    pid: u32,
+}
+
+/// A Redis server for all tests that do no harm to it. It keeps what it acknowledged.
+pub fn redis() -> &'static Server {
+    static SERVER: LazyLock<Server> = LazyLock::new(|| Server::redis(&[], &[]));
+    &SERVER
+}
+
+/// A PostgreSQL server for all tests that do no harm to it.
+pub fn postgres() -> &'static Server {
+    static SERVER: LazyLock<Server> = LazyLock::new(|| Server::postgres(&[], &[]));
+    &SERVER
+}
+
+impl Server {
+    /// Starts a Redis server that writes every command to its disk before it answers. `files` are put into
+    /// the folder that it runs in.
+    pub fn redis(options: &[&str], files: &[(&str, String)]) -> Self {
+        let always = ["--appendonly", "yes", "--appendfsync", "always", "--requirepass", PASSWORD];
+        Self::new(Kind::Redis, &[&always, options].concat(), files)
+    }
+
+    /// Starts a PostgreSQL server with some settings. `files` are put beside its data.
+    pub fn postgres(settings: &[&str], files: &[(&str, String)]) -> Self {
+        Self::new(Kind::Postgres, settings, &[&[("password", PASSWORD.to_owned())], files].concat())
+    }
+
+    /// Starts PgBouncer in transaction mode in front of a PostgreSQL server.
+    pub fn pgbouncer(postgres: &Server) -> Self {
+        let config = format!(
+            "[databases]\n\
+             * = host=127.0.0.1 port={} user=postgres password={PASSWORD}\n\
+             [pgbouncer]\n\
+             listen_addr = 127.0.0.1\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\n\
+             default_pool_size = 4\nmax_client_conn = 200\n",
+            postgres.port
+        );
+        Self::new(Kind::PgBouncer, &[], &[("pgbouncer.ini", config)])
+    }
+
+    fn new(kind: Kind, options: &[&str], files: &[(&str, String)]) -> Self {
+        static SERVERS: AtomicUsize = AtomicUsize::new(0);
+        let number = SERVERS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("qomplement-webhooks-{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir(&folder).unwrap();
+        let options: Vec<_> = options.iter().map(|&option| option.to_owned()).collect();
+        for (file, content) in files {
+            let file = folder.join(file);
+            fs::write(&file, content).unwrap();
+            // PostgreSQL takes no key that others can read.
+            fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        if kind != Kind::Redis && is_root() {
+            run(&["chown", "-R", "postgres:", "."].map(str::to_owned), &folder);
+        }
+        if kind == Kind::Postgres {
+            let mut line = become_postgres();
+            line.push(postgres_program("initdb"));
+            line.extend(["--pgdata=data", "--username=postgres", "--pwfile=password"].map(str::to_owned));
+            line.extend(
+                ["--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync"].map(str::to_owned),
+            );
+            run(&line, &folder);
+        }
+        for _ in 0..5 {
+            let port = free_port();
+            if let Some(process) = start(kind, port, &folder, &options) {
+                return Self { kind, port, folder, options, process };
+            }
+        }
+        panic!("the server does not start: {}", fs::read_to_string(folder.join("log")).unwrap_or_default());
+    }
+
+    pub fn url(&self) -> String {
+        let port = self.port;
+        match self.kind {
+            Kind::Redis => format!("redis://:{PASSWORD}@127.0.0.1:{port}"),
+            _ => format!("postgres://postgres:{PASSWORD}@127.0.0.1:{port}/postgres"),
+        }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Kills the server, as a power cut would.
+    pub fn kill(&mut self) {
+        self.signal("KILL");
+        self.process.shell.wait().unwrap();
+    }
+
+    /// Starts it again, on its port and with what it had on its disk.
+    pub fn restart(&mut self) {
+        let process = start(self.kind, self.port, &self.folder, &self.options);
+        self.process = process.expect("the server does not start again");
+    }
+
+    /// Stops all its processes where they are.
+    pub fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.process.pid.to_string();
+        let children = Command::new("pgrep").args(["-P", &pid]).output().unwrap();
+        let children = String::from_utf8(children.stdout).unwrap();
+        let pids = children.split_whitespace().chain([&*pid]);
+        // A child may be gone by now.
+        let _ =
+            Command::new("kill").arg(format!("-{signal}")).args(pids).stderr(Stdio::null()).status().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.process.shell.stdin.take());
+        let _ = self.process.shell.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A certificate for `localhost`, and its key.
+pub fn certificate() -> [(&'static str, String); 2] {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    [("server.crt", made.cert.pem()), ("server.key", made.signing_key.serialize_pem())]
+}
+
+/// Runs a program to its end.
+fn run(line: &[String], folder: &Path) {
+    let output = Command::new(&line[0]).args(&line[1..]).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{line:?}: {output:?}");
+}
+
+fn start(kind: Kind, port: u16, folder: &Path, options: &[String]) -> Option<Process> {
+    let mut line: Vec<String> = Vec::new();
+    let (program, ready) = match kind {
+        Kind::Redis => ("redis-server".to_owned(), "Ready to accept connections"),
+        Kind::Postgres => {
+            line = become_postgres();
+            (postgres_program("postgres"), "database system is ready to accept connections")
+        }
+        Kind::PgBouncer => {
+            line = become_postgres();
+            ("pgbouncer".to_owned(), "process up")
+        }
+    };
+    line.push(program);
+    match kind {
+        Kind::Redis => {
+            line.extend(
+                ["--port", &port.to_string(), "--save", "", "--bind", "127.0.0.1"].map(str::to_owned),
+            );
+            line.extend_from_slice(options);
+        }
+        Kind::Postgres => {
+            line.extend(["-D", "data", "-p", &port.to_string()].map(str::to_owned));
+            let settings = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200"];
+            for setting in settings.into_iter().chain(options.iter().map(String::as_str)) {
+                line.extend(["-c".to_owned(), setting.to_owned()]);
+            }
+        }
+        Kind::PgBouncer => {
+            let config = fs::read_to_string(folder.join("pgbouncer.ini")).unwrap();
+            let config: Vec<_> = config.lines().filter(|line| !line.starts_with("listen_port")).collect();
+            let config = format!("{}\nlisten_port = {port}\n", config.join("\n"));
+            fs::write(folder.join("pgbouncer.ini"), config).unwrap();
+            line.push("pgbouncer.ini".to_owned());
+        }
+    }
+    // The first line is the server's process id; its own words follow.
+    let script = r#"exec 3<&0; "$@" </dev/null 2>&1 & pid=$!; echo $pid
+        (read -r _; kill -QUIT $pid; kill -KILL $pid; rm -rf "$PWD") <&3 & wait $pid; kill $!"#;
+    let mut shell = Command::new("sh")
+        .args(["-c", script, "sh"])
+        .args(&line)
+        .current_dir(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(shell.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let pid = output.next().expect("the shell says which process it started").parse().unwrap();
+    let mut log = fs::File::create(folder.join("log")).unwrap();
+    let is_up = output.by_ref().any(|line| {
+        let _ = writeln!(log, "{line}");
+        line.contains(ready)
+    });
+    if !is_up {
+        let _ = shell.wait();
+        return None;
+    }
+    // Read on, so that the server never waits for us.
+    std::thread::spawn(move || output.for_each(|line| drop(writeln!(log, "{line}"))));
+    Some(Process { shell, pid })
+}
+
+/// PostgreSQL refuses to run as root.
+fn become_postgres() -> Vec<String> {
+    if !is_root() {
+        return Vec::new();
+    }
+    ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"].map(str::to_owned).to_vec()
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+/// Debian keeps most of PostgreSQL's programs out of the path.
+fn postgres_program(name: &str) -> String {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut programs: Vec<_> = versions.map(|version| version.path().join("bin").join(name)).collect();
+    programs.retain(|program| program.exists());
+    programs.sort();
+    programs.pop().map_or_else(|| name.to_owned(), |program| program.display().to_string())
+}
