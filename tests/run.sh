@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every check and test of the project; `--quick` leaves out what takes long.
+# Runs every check and test of the project; `--quick` leaves out what takes long, and what needs a database.
 # The last line counts what passed and what failed; the exit status says whether anything failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -39,14 +39,23 @@ check() {
     fi
 }
 
-# What a Debian machine with Rust on it may lack.
+# What a Debian machine with Rust on it may lack. The tests start servers of their own, on free ports, in a
+# temporary folder; that the packages may start some, too, does not matter to them.
 need() {
     command -v "$1" >/dev/null && return
     local sudo=()
     ((EUID == 0)) || sudo=(sudo)
-    "${sudo[@]}" apt-get update -qq && "${sudo[@]}" apt-get install -qq -y "$2"
+    "${sudo[@]}" apt-get update -qq &&
+        "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y "$2"
 }
 need cc build-essential
+need pgrep procps
+if ! $quick; then
+    need redis-server redis-server
+    compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || need postgres postgresql
+    need pgbouncer pgbouncer
+    need faketime faketime
+fi
 cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 
@@ -76,7 +85,12 @@ if ! $quick; then
             cargo build --locked --example "$example" --features "$(required_features "$example")"
     done
 fi
-check "unit and integration tests" cargo test --locked --all-features --lib --tests --examples
+if $quick; then
+    check "unit and integration tests, without databases" \
+        cargo test --locked --all-features --lib --tests --examples -- --skip databases::
+else
+    check "unit and integration tests" cargo test --locked --all-features --lib --tests --examples
+fi
 if ! $quick; then
     check "unit tests, no feature" cargo test --locked --lib
     for feature in $features; do
