@@ -1,14 +1,15 @@
 //! The store that processes share through Redis.
 
 use std::fmt;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ::redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use ::redis::io::tcp::TcpSettings;
 use ::redis::{
-    Client, Cmd, IntoConnectionInfo, RedisError, RedisResult, Script, ScriptInvocation, Value, cmd,
+    Client, Cmd, ErrorKind, IntoConnectionInfo, RedisError, RedisResult, Script, ScriptInvocation,
+    ServerErrorKind, Value, cmd,
 };
 use async_trait::async_trait;
 use tracing::{debug, warn};
@@ -54,7 +55,7 @@ use crate::store::{Fenced, StoreError};
 /// recognised as its own.
 pub struct RedisDedupStore {
     namespace: Box<str>,
-    connection: Box<dyn Connection>,
+    connection: Arc<dyn Connection>,
     scripts: Scripts,
     /// Whether the server was asked if it evicts keys.
     looked: AtomicBool,
@@ -88,7 +89,7 @@ impl RedisDedupStore {
         let address = url.into_connection_info().map_err(RedisStoreError::Url)?;
         let address = address.set_tcp_settings(tcp_settings());
         let client = Client::open(address).map_err(RedisStoreError::Url)?;
-        Self::new(Managed { client, manager: OnceLock::new() }, namespace)
+        Self::new(Managed { client, manager: Mutex::default() }, namespace)
     }
 
     /// Makes a store on a connection of your own: a `ConnectionManager`, or a `ClusterConnection`.
@@ -114,7 +115,7 @@ impl RedisDedupStore {
         }
         Ok(Self {
             namespace: namespace.into(),
-            connection: Box::new(connection),
+            connection: Arc::new(connection),
             scripts: Scripts::new(),
             looked: AtomicBool::new(false),
         })
@@ -130,19 +131,16 @@ impl RedisDedupStore {
     /// When the server is not reached, or refuses the credentials.
     pub async fn check(&self) -> Result<(), StoreError> {
         self.command(&cmd("PING")).await?;
-        self.warn_of_eviction().await;
+        self.looked.store(true, Ordering::Relaxed);
+        warn_of_eviction(&*self.connection).await;
         Ok(())
     }
 
-    async fn warn_of_eviction(&self) {
-        self.looked.store(true, Ordering::Relaxed);
-        match self.command(cmd("INFO").arg("memory")).await {
-            Ok(info) if evicts(&info) => warn!(
-                "Redis is set to evict keys when its memory is full: jobs may be handled twice then; \
-                 set its maxmemory-policy to noeviction"
-            ),
-            Ok(_) => {}
-            Err(error) => debug!(error = %chain(&error), "Redis does not say whether it evicts keys"),
+    /// Looks at the server's configuration, once, and while a claim's caller goes on.
+    fn look_once(&self) {
+        if !self.looked.load(Ordering::Relaxed) && !self.looked.swap(true, Ordering::Relaxed) {
+            let connection = self.connection.clone();
+            tokio::spawn(async move { warn_of_eviction(&*connection).await });
         }
     }
 
@@ -186,9 +184,7 @@ impl DedupStore for RedisDedupStore {
                 _ => return Err(StoreError::unavailable("PTTL was not answered with a number")),
             }
         }
-        if !self.looked.load(Ordering::Relaxed) {
-            self.warn_of_eviction().await;
-        }
+        self.look_once();
         Ok(Claim::Acquired(token))
     }
 
@@ -281,15 +277,15 @@ impl<C: ConnectionLike + Clone + Send + Sync> Connection for C {
 }
 
 /// A connection to a URL, made when it is first used: that needs a runtime.
-#[derive(Clone)]
 struct Managed {
     client: Client,
-    manager: OnceLock<ConnectionManager>,
+    manager: Mutex<Option<ConnectionManager>>,
 }
 
 impl Managed {
     fn manager(&self) -> RedisResult<ConnectionManager> {
-        if let Some(manager) = self.manager.get() {
+        let mut current = self.manager.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(manager) = &*current {
             return Ok(manager.clone());
         }
         let config = ConnectionManagerConfig::new()
@@ -299,18 +295,27 @@ impl Managed {
             .set_max_delay(Duration::from_millis(500))
             .set_pipeline_buffer_size(512);
         let manager = ConnectionManager::new_lazy_with_config(self.client.clone(), config)?;
-        Ok(self.manager.get_or_init(|| manager).clone())
+        Ok(current.insert(manager).clone())
+    }
+
+    /// The manager connects anew when its connection breaks. One that leads to a server that has become a
+    /// replica does not break: the next call looks again for where the URL leads.
+    fn unless_read_only<T>(&self, answer: RedisResult<T>) -> RedisResult<T> {
+        if matches!(&answer, Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)) {
+            self.manager.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        answer
     }
 }
 
 #[async_trait]
 impl Connection for Managed {
     async fn command(&self, command: &Cmd) -> RedisResult<Value> {
-        self.manager()?.command(command).await
+        self.unless_read_only(self.manager()?.command(command).await)
     }
 
     async fn script(&self, script: &ScriptInvocation<'_>) -> RedisResult<bool> {
-        self.manager()?.script(script).await
+        self.unless_read_only(self.manager()?.script(script).await)
     }
 }
 
@@ -336,6 +341,17 @@ async fn twice<T, F: Future<Output = RedisResult<T>>>(call: impl Fn() -> F) -> R
         Some("OOM") => StoreError::Full,
         _ => StoreError::unavailable(error),
     })
+}
+
+async fn warn_of_eviction(connection: &dyn Connection) {
+    match connection.command(cmd("INFO").arg("memory")).await {
+        Ok(info) if evicts(&info) => warn!(
+            "Redis is set to evict keys when its memory is full: jobs may be handled twice then; \
+             set its maxmemory-policy to noeviction"
+        ),
+        Ok(_) => {}
+        Err(error) => debug!(error = %chain(&error), "Redis does not say whether it evicts keys"),
+    }
 }
 
 /// Whether one of the servers behind the connection evicts keys.

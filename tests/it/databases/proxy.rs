@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -12,25 +12,33 @@ use tokio::net::{TcpListener, TcpStream};
 #[derive(Clone)]
 pub struct Proxy {
     pub port: u16,
+    server: Arc<AtomicU16>,
     lose_reply: Arc<AtomicBool>,
     lost: Arc<AtomicUsize>,
 }
 
 impl Proxy {
-    pub async fn before(port: u16) -> Self {
+    pub async fn before(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Self {
             port: listener.local_addr().unwrap().port(),
+            server: Arc::new(server.into()),
             lose_reply: Arc::default(),
             lost: Arc::default(),
         };
         let passing = proxy.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                let port = passing.server.load(Ordering::SeqCst);
                 tokio::spawn(passing.clone().pass(client, SocketAddr::from(([127, 0, 0, 1], port))));
             }
         });
         proxy
+    }
+
+    /// Leads new connections to another server, and leaves those that there are.
+    pub fn lead_to(&self, port: u16) {
+        self.server.store(port, Ordering::SeqCst);
     }
 
     pub fn lose_the_next_reply(&self) {

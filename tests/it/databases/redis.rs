@@ -117,6 +117,25 @@ async fn a_claim_whose_reply_was_lost_is_recognised_as_its_own() {
 }
 
 #[tokio::test]
+async fn a_server_that_became_a_replica_is_left_for_where_the_url_leads() {
+    let (old, new) = (Server::redis(&[], &[]), Server::redis(&[], &[]));
+    let proxy = Proxy::before(old.port()).await;
+    let url = format!("redis://:{PASSWORD}@127.0.0.1:{}", proxy.port);
+    let by_claim = RedisDedupStore::from_url(&url, "failover").unwrap();
+    let by_renewal = RedisDedupStore::from_url(&url, "failover").unwrap();
+    acquire(&by_claim, &job("before")).await;
+    let token = acquire(&by_renewal, &job("held")).await;
+
+    proxy.lead_to(new.port());
+    let follow = ["127.0.0.1", &new.port().to_string()];
+    let () = ::redis::cmd("REPLICAOF").arg(&follow).query(&mut connection(&old)).unwrap();
+    assert!(by_claim.claim(&job("after"), LEASE).await.is_err(), "a replica takes no claims");
+    acquire(&by_claim, &job("after")).await;
+    assert!(by_renewal.renew(&token, LEASE).await.is_err(), "a replica renews nothing");
+    assert_eq!(by_renewal.renew(&token, LEASE).await.unwrap(), Fenced::Applied);
+}
+
+#[tokio::test]
 async fn a_server_that_forgot_the_scripts_is_taught_them_again() {
     let (store, mut connection) = (store("scripts"), connection(redis()));
     let job = job("job");
