@@ -31,9 +31,11 @@
 //! - [`WebhookHandler`], [`HandlerError`], [`handler_fn`]: what you do with it.
 //! - [`WebhookReceiver`], [`WebhookReceiverBuilder`]: how it is received, and the limits.
 //! - [`SharedToken`], [`WebhookUrl`], [`Authenticator`], [`JobRegistry`]: whose webhooks are taken.
-//! - [`DedupStore`], [`MemoryDedupStore`]: who handles a job, and which jobs are done.
+//! - [`DedupStore`], [`MemoryDedupStore`], `RedisDedupStore`, `PostgresDedupStore`: who handles a job, and
+//!   which jobs are done.
 //! - [`telemetry`]: the names in logs and metrics.
 //! - `sender` (feature `sender`): deliver webhooks in your tests.
+//! - `conformance` (feature `conformance`): test a store of your own.
 //!
 //! # Features
 //!
@@ -44,6 +46,9 @@
 //! - `tower`: the receiver as a tower service.
 //! - `metrics`: counters and histograms through the `metrics` facade.
 //! - `sender`: the documented sender, for tests.
+//! - `redis`: `RedisDedupStore`, shared by processes; `redis-tls`: `rediss://` URLs for it.
+//! - `postgres`: `PostgresDedupStore`, shared by processes; `postgres-tls`: `sslmode=require` in URLs for it.
+//! - `conformance`: the suites that any store must pass.
 //!
 //! None is on by default. The answer to every request, all defaults, and where a token in a URL
 //! leaks are in the README.
