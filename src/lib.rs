@@ -97,6 +97,6 @@ pub use self::postgres::PostgresStoreError;
 pub use self::receiver::{BuildError, WebhookReceiver, WebhookReceiverBuilder};
 pub use self::store::{Fenced, StoreError};
 
-#[cfg(all(doctest, feature = "axum"))]
+#[cfg(all(doctest, feature = "axum", feature = "redis"))]
 #[doc = include_str!("../README.md")]
 mod readme {}
