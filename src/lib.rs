@@ -59,19 +59,24 @@ mod auth;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod dedup;
+mod drain;
 mod event;
 mod guard;
 mod handler;
+mod inbox;
 #[path = "../integrations/mod.rs"]
 mod integrations;
 mod jobs;
+mod lease;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod receiver;
+mod run;
 #[cfg(feature = "sender")]
 pub mod sender;
 mod store;
 pub mod telemetry;
+mod worker;
 
 /// What the methods of this crate's traits are written with.
 pub use async_trait::async_trait;
@@ -85,10 +90,14 @@ pub use self::dedup::{Claim, ClaimToken, DedupStore, MemoryDedupStore};
 #[cfg(feature = "redis")]
 pub use self::dedup::{RedisDedupStore, RedisStoreError};
 pub use self::event::{
-    ExtractResult, FillResult, InvalidJobId, Job, JobError, JobId, JobStatus, JobType, ParseError, RawJson,
-    WebhookEvent,
+    Envelope, ExtractResult, FillResult, InvalidJobId, Job, JobError, JobId, JobStatus, JobType, ParseError,
+    RawJson, WebhookEvent,
 };
 pub use self::handler::{HandlerError, HandlerFn, WebhookHandler, handler_fn};
+pub use self::inbox::{
+    InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, MemoryInbox,
+    Outcome, Pruned, Receipt, Retention,
+};
 #[cfg(feature = "warp")]
 pub use self::integrations::warp;
 pub use self::jobs::{JobRegistry, MemoryJobRegistry};
@@ -96,6 +105,7 @@ pub use self::jobs::{JobRegistry, MemoryJobRegistry};
 pub use self::postgres::PostgresStoreError;
 pub use self::receiver::{BuildError, WebhookReceiver, WebhookReceiverBuilder};
 pub use self::store::{Fenced, StoreError};
+pub use self::worker::{InboxWorker, RunningWorker, Verification};
 
 #[cfg(all(doctest, feature = "axum", feature = "redis"))]
 #[doc = include_str!("../README.md")]

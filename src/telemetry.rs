@@ -10,6 +10,15 @@
 
 use tokio::time::Instant;
 
+use crate::event::JobId;
+use crate::inbox::Outcome;
+
+/// The name of the span around one attempt of an [`InboxWorker`](crate::InboxWorker), with the fields
+/// [`JOB_ID`], [`EVENT`] and [`ATTEMPT`].
+pub const ATTEMPT_SPAN: &str = "qomplement_webhook_attempt";
+/// Field of the span around an attempt: which one it is, counted from 1.
+pub const ATTEMPT: &str = "attempt";
+
 /// The name of the span around one request, and around what goes on after its answer.
 pub const SPAN: &str = "qomplement_webhook";
 
@@ -19,13 +28,16 @@ pub const OUTCOME: &str = "outcome";
 pub const STATUS: &str = "status";
 /// Field of the span: the job's id, once it has been read.
 pub const JOB_ID: &str = "job_id";
-/// Field of the span: the handler's method for the event, once it has been read.
+/// Field of the span: the handler's method for the event, once it has been read. What is stored to be
+/// handled later is only read as far as its job.
 pub const EVENT: &str = "event";
 
 /// Counter of answered requests, with the label [`OUTCOME`].
 pub const REQUESTS: &str = "qomplement_webhooks_requests_total";
 /// Histogram of the seconds from a request's entry to its answer, with the label [`OUTCOME`].
 pub const REQUEST_SECONDS: &str = "qomplement_webhooks_request_seconds";
+/// Counter of a worker's attempts, with the label [`RESULT`]: `done`, `retry`, `dead`, or `given_back`.
+pub const ATTEMPTS: &str = "qomplement_webhooks_attempts_total";
 /// Histogram of the seconds that a run of the handler took, with the label [`RESULT`].
 pub const HANDLER_SECONDS: &str = "qomplement_webhooks_handler_seconds";
 /// Label of [`HANDLER_SECONDS`]: how the run ended, one of [`result`].
@@ -35,8 +47,12 @@ pub const RESULT: &str = "result";
 pub mod outcome {
     /// 200: the handler finished.
     pub const HANDLED: &str = "handled";
-    /// 200: the job was done already.
+    /// 200: the event is stored.
+    pub const STORED: &str = "stored";
+    /// 200: the job was done already, or its event is stored already.
     pub const DUPLICATE: &str = "duplicate";
+    /// 200: another event of the job, with other bytes, is stored already, and is kept.
+    pub const CONFLICT: &str = "conflict";
     /// 200: the handler failed, and said that no other try can mend it.
     pub const HANDLER_FAILED_FOR_GOOD: &str = "handler_failed_for_good";
     /// 503: another copy is still being handled.
@@ -88,6 +104,27 @@ pub mod result {
     pub const LEASE_LOST: &str = "lease_lost";
     /// It was dropped: a shutdown ran out of grace.
     pub const ABORTED: &str = "aborted";
+}
+
+/// Makes the span for one attempt.
+pub(crate) fn attempt_span(job: &JobId, attempt: u32) -> tracing::Span {
+    use tracing::field::Empty;
+    tracing::info_span!("qomplement_webhook_attempt", job_id = %job, event = Empty, attempt)
+}
+
+pub(crate) fn attempt(outcome: &Outcome) {
+    #[cfg(feature = "metrics")]
+    {
+        let result = match outcome {
+            Outcome::Done => "done",
+            Outcome::Retry { .. } => "retry",
+            Outcome::Dead { .. } => "dead",
+            Outcome::GiveBack { .. } => "given_back",
+        };
+        ::metrics::counter!(ATTEMPTS, RESULT => result).increment(1);
+    }
+    #[cfg(not(feature = "metrics"))]
+    let _ = outcome;
 }
 
 /// Makes the span for one request. The macro wants literals: a test compares them with the names above.

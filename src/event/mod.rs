@@ -79,6 +79,19 @@ pub enum WebhookEvent {
     },
 }
 
+/// The members that every webhook has, and the body that they stand in: what an
+/// [inbox](crate::InboxStore) stores.
+///
+/// Made from the bytes of a body with `TryFrom<Bytes>`, which takes and refuses the same bodies as
+/// [`WebhookEvent`]'s, and builds nothing of the result. Cheap to clone.
+#[derive(Clone)]
+pub struct Envelope {
+    job: JobId,
+    job_type: JobType,
+    status: JobStatus,
+    body: Bytes,
+}
+
 /// The job that a webhook is about. Cheap to clone.
 #[derive(Clone)]
 pub struct Job {
@@ -127,6 +140,16 @@ impl WebhookEvent {
         }
     }
 
+    /// Says which attempt at handling it this is, and under which lease.
+    pub(crate) fn leased(mut self, attempt: u32, fence: u64) -> Self {
+        let (Self::ExtractCompleted { job, .. }
+        | Self::FillCompleted { job, .. }
+        | Self::JobFailed { job, .. }
+        | Self::Unrecognized { job, .. }) = &mut self;
+        (job.attempt, job.fence) = (attempt, fence);
+        self
+    }
+
     /// The name of the [`WebhookHandler`](crate::WebhookHandler) method that gets this event.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -170,6 +193,57 @@ impl Job {
     #[must_use]
     pub fn fence(&self) -> u64 {
         self.fence
+    }
+}
+
+impl Envelope {
+    /// The job that the webhook is about.
+    #[must_use]
+    pub fn job(&self) -> &JobId {
+        &self.job
+    }
+
+    /// What the job does.
+    #[must_use]
+    pub fn job_type(&self) -> &JobType {
+        &self.job_type
+    }
+
+    /// How the job stands.
+    #[must_use]
+    pub fn status(&self) -> &JobStatus {
+        &self.status
+    }
+
+    /// The whole body, as received.
+    #[must_use]
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+}
+
+impl TryFrom<Bytes> for Envelope {
+    type Error = ParseError;
+
+    /// Reads the envelope of a body.
+    ///
+    /// # Errors
+    ///
+    /// When the bytes are no [`WebhookEvent`].
+    fn try_from(body: Bytes) -> Result<Self, ParseError> {
+        parse::envelope(body)
+    }
+}
+
+impl fmt::Debug for Envelope {
+    /// Leaves the body out: it is the user's document.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Envelope")
+            .field("job", &self.job)
+            .field("job_type", &self.job_type)
+            .field("status", &self.status)
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .finish()
     }
 }
 
@@ -225,6 +299,13 @@ impl JobStatus {
             Self::Failed => "failed",
             Self::Other(other) => other,
         }
+    }
+
+    /// Whether it ends the job: `completed` and `failed` do. A status that this version does not know is
+    /// never taken for the job's last word.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        !matches!(self, Self::Other(_))
     }
 }
 

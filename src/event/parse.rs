@@ -10,7 +10,9 @@ use bytestring::ByteString;
 use serde::de::IgnoredAny;
 
 use super::cursor::{Cursor, unquote};
-use super::{ExtractResult, FillResult, Job, JobError, JobId, JobStatus, JobType, RawJson, WebhookEvent};
+use super::{
+    Envelope, ExtractResult, FillResult, Job, JobError, JobId, JobStatus, JobType, RawJson, WebhookEvent,
+};
 
 /// Why a body is not an event.
 #[derive(Debug, thiserror::Error)]
@@ -36,24 +38,10 @@ pub enum ParseError {
 }
 
 pub(super) fn event(body: Bytes) -> Result<WebhookEvent, ParseError> {
-    // Slices of a checked `ByteString` need no check of their own.
-    let body = ByteString::try_from(body).map_err(ParseError::NotUtf8)?;
-    let Members { job_id, data } = Members::read(&body).map_err(|error| match error {
-        // What the cursor says counts from the place where it stood; a scan of the whole body says
-        // where in the body the mistake is.
-        ParseError::NotJson(error) => {
-            ParseError::NotJson(serde_json::from_str::<IgnoredAny>(&body).err().unwrap_or(error))
-        }
-        error => error,
-    })?;
-
-    let data = data.flatten().unwrap_or_default();
-    let id = job_id_of_both(job_id, data.id)?;
-    let job_type = JobType::from(&*envelope("data.type", data.job_type)?);
-    let status = JobStatus::from(&*envelope("data.status", data.status)?);
-
+    let body = checked(body)?;
+    let Read { id, job_type, status, result, error } = Read::of(&body)?;
     let job = |body: ByteString, job_type| Job { id, job_type, raw: body.into_bytes(), attempt: 1, fence: 1 };
-    Ok(match (&job_type, &status, data.result.flatten()) {
+    Ok(match (&job_type, &status, result) {
         (JobType::Extract, JobStatus::Completed, Some(result)) => {
             WebhookEvent::ExtractCompleted { result: result.extract(&body), job: job(body, job_type) }
         }
@@ -61,11 +49,51 @@ pub(super) fn event(body: Bytes) -> Result<WebhookEvent, ParseError> {
             WebhookEvent::FillCompleted { result: result.fill(&body), job: job(body, job_type) }
         }
         (JobType::Extract | JobType::FillPdf | JobType::FillExcel, JobStatus::Failed, _) => {
-            let error = data.error.flatten().unwrap_or_default();
             WebhookEvent::JobFailed { error: error.error(&body), job: job(body, job_type) }
         }
         _ => WebhookEvent::Unrecognized { job: job(body, job_type), status },
     })
+}
+
+pub(super) fn envelope(body: Bytes) -> Result<Envelope, ParseError> {
+    let body = checked(body)?;
+    let Read { id, job_type, status, .. } = Read::of(&body)?;
+    Ok(Envelope { job: id, job_type, status, body: body.into_bytes() })
+}
+
+/// Slices of a checked `ByteString` need no check of their own.
+fn checked(body: Bytes) -> Result<ByteString, ParseError> {
+    ByteString::try_from(body).map_err(ParseError::NotUtf8)
+}
+
+/// A body, checked as a whole, and taken apart.
+struct Read<'a> {
+    id: JobId,
+    job_type: JobType,
+    status: JobStatus,
+    result: Option<ResultMembers<'a>>,
+    error: ErrorMembers<'a>,
+}
+
+impl<'a> Read<'a> {
+    fn of(body: &'a str) -> Result<Self, ParseError> {
+        let Members { job_id, data } = Members::read(body).map_err(|error| match error {
+            // What the cursor says counts from the place where it stood; a scan of the whole body says
+            // where in the body the mistake is.
+            ParseError::NotJson(error) => {
+                ParseError::NotJson(serde_json::from_str::<IgnoredAny>(body).err().unwrap_or(error))
+            }
+            error => error,
+        })?;
+        let data = data.flatten().unwrap_or_default();
+        Ok(Self {
+            id: job_id_of_both(job_id, data.id)?,
+            job_type: JobType::from(&*member("data.type", data.job_type)?),
+            status: JobStatus::from(&*member("data.status", data.status)?),
+            result: data.result.flatten(),
+            error: data.error.flatten().unwrap_or_default(),
+        })
+    }
 }
 
 /// The JSON text of one member, if the object has it.
@@ -226,13 +254,13 @@ fn skip(cursor: &mut Cursor<'_>) -> Result<(), ParseError> {
 }
 
 /// A member of the envelope, which must be a string.
-fn envelope<'a>(path: &'static str, slot: Slot<'a>) -> Result<Cow<'a, str>, ParseError> {
+fn member<'a>(path: &'static str, slot: Slot<'a>) -> Result<Cow<'a, str>, ParseError> {
     slot.and_then(text).ok_or(ParseError::Envelope(path))
 }
 
 /// The job's id, which the envelope holds twice.
 fn job_id_of_both(outer: Slot<'_>, inner: Slot<'_>) -> Result<JobId, ParseError> {
-    let (outer, inner) = (envelope("job_id", outer)?, envelope("data.id", inner)?);
+    let (outer, inner) = (member("job_id", outer)?, member("data.id", inner)?);
     let id: JobId = outer.parse().map_err(|_| ParseError::Envelope("job_id"))?;
     if outer == inner {
         return Ok(id);

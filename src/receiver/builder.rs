@@ -8,23 +8,24 @@ use tokio::sync::Semaphore;
 use tracing::warn;
 
 use super::body::BodyLimits;
-use super::drain::Drain;
-use super::inline::Inline;
-use super::lease::{LEASE, Leases};
-use super::{Authentication, Inner, WebhookReceiver};
+use super::durable::Durable;
+use super::inline::{Claims, Inline, LEASE};
+use super::{Authentication, Inner, Mode, WebhookReceiver};
 use crate::auth::{Authenticator, SharedToken};
 use crate::dedup::{DedupStore, MemoryDedupStore};
+use crate::drain::Drain;
 use crate::handler::WebhookHandler;
+use crate::inbox::InboxStore;
 use crate::jobs::JobRegistry;
 
-/// Configures a [`WebhookReceiver`]; made by [`WebhookReceiver::builder`].
+/// Configures a [`WebhookReceiver`]; made by [`WebhookReceiver::builder`] or [`WebhookReceiver::durable`].
 ///
 /// One of [`token`](Self::token), [`authenticator`](Self::authenticator) and
 /// [`unauthenticated`](Self::unauthenticated) is required; of several, the last counts. Everything
 /// else has a default.
 #[must_use = "nothing is received before `build`"]
 pub struct WebhookReceiverBuilder {
-    handler: Box<dyn WebhookHandler>,
+    target: Target,
     store: Option<Arc<dyn DedupStore>>,
     authentication: Option<Authentication>,
     known_jobs: Option<Box<dyn JobRegistry>>,
@@ -34,6 +35,14 @@ pub struct WebhookReceiverBuilder {
     ack_deadline: Duration,
     retention: Duration,
     max_handler_time: Duration,
+    /// What was set that says something about handlers.
+    inline_only: Option<&'static str>,
+}
+
+/// Where events go.
+enum Target {
+    Handler(Box<dyn WebhookHandler>),
+    Inbox(Box<dyn InboxStore>),
 }
 
 /// Why a receiver was not built.
@@ -59,6 +68,9 @@ pub enum BuildError {
     /// A limit lets nothing through; the text says which.
     #[error("`{0}` must be above zero")]
     Limit(&'static str),
+    /// A setting says how handlers are run, and this receiver runs none; the text says which.
+    #[error("`{0}` has no meaning for a durable receiver, which runs no handler: its worker does")]
+    InlineOnly(&'static str),
     /// Not even one body of the greatest length would be let in.
     #[error("`max_body_bytes_in_flight` must be at least `max_body_bytes`")]
     BodyLimits,
@@ -73,9 +85,17 @@ impl WebhookReceiverBuilder {
     /// The shortest [`retention`](Self::retention): 15 seconds, when the sender's last try comes.
     pub const MIN_RETENTION: Duration = Duration::from_secs(15);
 
-    pub(super) fn new(handler: Box<dyn WebhookHandler>) -> Self {
+    pub(super) fn inline(handler: Box<dyn WebhookHandler>) -> Self {
+        Self::new(Target::Handler(handler))
+    }
+
+    pub(super) fn durable(inbox: Box<dyn InboxStore>) -> Self {
+        Self::new(Target::Inbox(inbox))
+    }
+
+    fn new(target: Target) -> Self {
         Self {
-            handler,
+            target,
             store: None,
             authentication: None,
             known_jobs: None,
@@ -85,6 +105,7 @@ impl WebhookReceiverBuilder {
             ack_deadline: Duration::from_millis(4500),
             retention: Duration::from_secs(7 * 24 * 60 * 60),
             max_handler_time: Duration::from_secs(5 * 60),
+            inline_only: None,
         }
     }
 
@@ -106,9 +127,10 @@ impl WebhookReceiverBuilder {
         self
     }
 
-    /// Where receivers agree on who handles a job. Default: a [`MemoryDedupStore`] of its own.
+    /// Where receivers agree on who handles a job. Default: a [`MemoryDedupStore`] of its own. Inline only.
     pub fn dedup_store(mut self, store: impl DedupStore) -> Self {
         self.store = Some(Arc::new(store));
+        self.inline_only = Some("dedup_store");
         self
     }
 
@@ -132,8 +154,10 @@ impl WebhookReceiverBuilder {
     }
 
     /// How many handlers may run at once; further webhooks wait until the ack deadline. Default: 256.
+    /// Inline only.
     pub fn max_handlers_in_flight(mut self, handlers: usize) -> Self {
         self.max_handlers_in_flight = handlers;
+        self.inline_only = Some("max_handlers_in_flight");
         self
     }
 
@@ -145,16 +169,18 @@ impl WebhookReceiverBuilder {
     }
 
     /// How long a finished job is remembered, so that copies of its webhook do not run the handler. At
-    /// least 15 s. Default: 7 days.
+    /// least 15 s. Default: 7 days. Inline only.
     pub fn retention(mut self, retention: Duration) -> Self {
         self.retention = retention;
+        self.inline_only = Some("retention");
         self
     }
 
     /// How long one run of the handler may take before it is dropped and counts as failed. Default: 5
-    /// minutes.
+    /// minutes. Inline only.
     pub fn max_handler_time(mut self, time: Duration) -> Self {
         self.max_handler_time = time;
+        self.inline_only = Some("max_handler_time");
         self
     }
 
@@ -183,13 +209,31 @@ impl WebhookReceiverBuilder {
         if self.max_body_bytes > self.max_body_bytes_in_flight {
             return Err(BuildError::BodyLimits);
         }
+        if let (Target::Inbox(_), Some(setting)) = (&self.target, self.inline_only) {
+            return Err(BuildError::InlineOnly(setting));
+        }
         if matches!(authentication, Authentication::Anyone) {
             warn!(
                 "webhooks are taken from anyone: set a token before the server can be reached from outside"
             );
         }
-        let store = self.store.unwrap_or_else(|| Arc::new(MemoryDedupStore::new()));
         let drain = Arc::new(Drain::default());
+        let mode = match self.target {
+            Target::Inbox(inbox) => Mode::Durable(Arc::new(Durable { inbox })),
+            Target::Handler(handler) => {
+                let store = self.store.unwrap_or_else(|| Arc::new(MemoryDedupStore::new()));
+                let most = self.max_handlers_in_flight.min(Semaphore::MAX_PERMITS);
+                Mode::Inline(Arc::new(Inline {
+                    handler,
+                    leases: Claims::of(store.clone()),
+                    store,
+                    handlers: Arc::new(Semaphore::new(most)),
+                    retention: self.retention,
+                    max_handler_time: self.max_handler_time,
+                    drain: drain.clone(),
+                }))
+            }
+        };
         Ok(WebhookReceiver {
             inner: Arc::new(Inner {
                 authentication,
@@ -200,18 +244,8 @@ impl WebhookReceiverBuilder {
                 },
                 known_jobs: self.known_jobs,
                 ack_deadline: self.ack_deadline,
-                drain: drain.clone(),
-                inline: Inline {
-                    handler: self.handler,
-                    leases: Leases::new(store.clone()),
-                    store,
-                    handlers: Arc::new(Semaphore::new(
-                        self.max_handlers_in_flight.min(Semaphore::MAX_PERMITS),
-                    )),
-                    retention: self.retention,
-                    max_handler_time: self.max_handler_time,
-                    drain,
-                },
+                drain,
+                mode,
             }),
         })
     }

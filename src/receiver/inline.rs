@@ -5,21 +5,34 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::{debug, error, warn};
 
 use super::Reply;
 use super::detach::Answer;
-use super::drain::Drain;
-use super::lease::{CALL_TIME, HeldLease, LEASE, Leases};
 use crate::dedup::{Claim, ClaimToken, DedupStore};
+use crate::drain::Drain;
 use crate::event::{JobId, JobStatus, WebhookEvent};
-use crate::guard::{Panicked, at_once_or, call, chain, isolate};
-use crate::handler::{HandlerError, WebhookHandler, dispatch};
-use crate::store::Fenced;
-use crate::telemetry::{self, result};
+use crate::guard::{at_once_or, call, chain};
+use crate::handler::{WebhookHandler, dispatch};
+use crate::lease::{Leases, Renew, Times};
+use crate::run::Run;
+use crate::store::{Fenced, StoreError};
+use crate::telemetry;
 
+/// How long a claim lasts that is not renewed. Together with the ack deadline it ends before the
+/// sender's third try, so that the job of a process that died in the middle is free by then.
+pub(super) const LEASE: Duration = Duration::from_secs(5);
+/// How long a claim or a renewal may take: what is left of the lease then is enough to try again.
+const CALL_TIME: Duration = Duration::from_secs(2);
+const TIMES: Times = Times {
+    lease: LEASE,
+    renew_every: Duration::from_millis(1500),
+    call: CALL_TIME,
+    tick: Duration::from_millis(500),
+};
 /// How often a copy asks whether the one that is being handled has ended.
 const CLAIM_AGAIN: Duration = Duration::from_millis(200);
 /// How long one try to record an outcome may take.
@@ -31,12 +44,31 @@ const RECORD_AGAIN: Duration = Duration::from_millis(100);
 pub(super) struct Inline {
     pub(super) handler: Box<dyn WebhookHandler>,
     pub(super) store: Arc<dyn DedupStore>,
-    pub(super) leases: Arc<Leases>,
+    pub(super) leases: Arc<Leases<Claims>>,
     /// One permit per handler that may run.
     pub(super) handlers: Arc<Semaphore>,
     pub(super) retention: Duration,
     pub(super) max_handler_time: Duration,
     pub(super) drain: Arc<Drain>,
+}
+
+/// Renews the claims of running handlers.
+#[derive(Debug)]
+pub(super) struct Claims(Arc<dyn DedupStore>);
+
+impl Claims {
+    pub(super) fn of(store: Arc<dyn DedupStore>) -> Arc<Leases<Self>> {
+        Leases::new(Self(store), TIMES)
+    }
+}
+
+#[async_trait]
+impl Renew for Claims {
+    type Token = ClaimToken;
+
+    async fn renew(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
+        self.0.renew(claim, LEASE).await
+    }
 }
 
 /// The right to run the handler for a job, and the room to do it.
@@ -45,15 +77,6 @@ struct Claimed {
     /// When the claim's call began: the lease lasts at least from here.
     since: Instant,
     _room: OwnedSemaphorePermit,
-}
-
-/// How a run of the handler ended.
-enum Run {
-    Returned(Result<(), HandlerError>),
-    Panicked(Panicked),
-    TimedOut,
-    LeaseLost,
-    Aborted,
 }
 
 impl Inline {
@@ -116,7 +139,9 @@ impl Inline {
         // Only a known status ends a job: after an unknown one, a later `completed` is no duplicate.
         let last_word = !matches!(&*event, WebhookEvent::Unrecognized { status: JobStatus::Other(_), .. });
         let began = Instant::now();
-        let run = answer.or_at_deadline(Reply::HandlerTimeout, pin!(self.run_handler(event, &lease))).await;
+        let handler = pin!(dispatch(&*self.handler, event));
+        let run = pin!(Run::of(handler, &lease, &self.drain, self.max_handler_time));
+        let run = answer.or_at_deadline(Reply::HandlerTimeout, run).await;
         telemetry::handler_run(run.result(), began);
 
         let reply = match &run {
@@ -151,21 +176,6 @@ impl Inline {
             answer.or_at_deadline(reply, pin!(self.release(&claimed.token))).await;
         }
         reply
-    }
-
-    async fn run_handler(&self, event: Box<WebhookEvent>, lease: &HeldLease) -> Run {
-        let handler = pin!(dispatch(&*self.handler, event));
-        let run = pin!(async { isolate(handler).await.map_or_else(Run::Panicked, Run::Returned) });
-        let or_ended = |run| async {
-            tokio::select! {
-                biased;
-                run = run => run,
-                () = lease.lost() => Run::LeaseLost,
-                () = self.drain.aborted() => Run::Aborted,
-                () = sleep(self.max_handler_time) => Run::TimedOut,
-            }
-        };
-        at_once_or(run, or_ended).await
     }
 
     /// Records the job as done. The work is done whatever the store says, so the answer is, too; when
@@ -207,20 +217,6 @@ impl Inline {
             Err(error) => {
                 warn!(error = %chain(&error), "the job was not released: it is free when its lease ends");
             }
-        }
-    }
-}
-
-impl Run {
-    fn result(&self) -> &'static str {
-        match self {
-            Self::Returned(Ok(())) => result::OK,
-            Self::Returned(Err(error)) if error.is_permanent() => result::FAILED_FOR_GOOD,
-            Self::Returned(Err(_)) => result::FAILED,
-            Self::Panicked(_) => result::PANICKED,
-            Self::TimedOut => result::TIMED_OUT,
-            Self::LeaseLost => result::LEASE_LOST,
-            Self::Aborted => result::ABORTED,
         }
     }
 }

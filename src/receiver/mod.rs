@@ -3,10 +3,9 @@
 mod body;
 mod builder;
 mod detach;
-mod drain;
+mod durable;
 mod inline;
 mod known;
-mod lease;
 mod reply;
 
 use std::error::Error;
@@ -27,13 +26,15 @@ use tracing::{Instrument, Span, debug, error, field, warn};
 use self::body::{BodyLimits, ReadBody};
 pub use self::builder::{BuildError, WebhookReceiverBuilder};
 use self::detach::{Answer, Detachable};
-use self::drain::{Drain, UnderWay};
+use self::durable::Durable;
 use self::inline::Inline;
 use self::reply::{BodyRead, Reply};
 use crate::auth::{Access, Authenticator, SharedToken};
-use crate::event::WebhookEvent;
+use crate::drain::{Drain, UnderWay};
+use crate::event::{Envelope, JobId, ParseError, WebhookEvent};
 use crate::guard::{at_once_or, call, chain, isolate};
 use crate::handler::WebhookHandler;
+use crate::inbox::InboxStore;
 use crate::jobs::JobRegistry;
 use crate::telemetry;
 
@@ -76,7 +77,22 @@ struct Inner {
     known_jobs: Option<Box<dyn JobRegistry>>,
     ack_deadline: Duration,
     drain: Arc<Drain>,
-    inline: Inline,
+    mode: Mode,
+}
+
+/// What an acknowledgement says.
+#[derive(Debug)]
+enum Mode {
+    /// The handler has finished.
+    Inline(Arc<Inline>),
+    /// The event is stored.
+    Durable(Arc<Durable>),
+}
+
+/// What is to be done with a body that was read.
+enum Work {
+    Handle(Arc<Inline>, Box<WebhookEvent>),
+    Store(Arc<Durable>, Envelope),
 }
 
 /// Who may deliver webhooks.
@@ -111,7 +127,27 @@ impl WebhookReceiver {
     /// # Ok(receiver) }
     /// ```
     pub fn builder(handler: impl WebhookHandler) -> WebhookReceiverBuilder {
-        WebhookReceiverBuilder::new(Box::new(handler))
+        WebhookReceiverBuilder::inline(Box::new(handler))
+    }
+
+    /// Starts to configure a receiver that answers when the event is stored; an
+    /// [`InboxWorker`](crate::InboxWorker) handles it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use qomplement_webhooks::{handler_fn, InboxWorker, MemoryInbox, SharedToken, Verification, WebhookReceiver};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let handler = handler_fn(|_| async { Ok(()) });
+    /// # let token = SharedToken::generate()?;
+    /// let inbox = MemoryInbox::new(); // for tests; `SqliteInbox` and `PostgresInbox` keep what they acknowledge
+    /// let receiver = WebhookReceiver::durable(inbox.clone()).token(token).build()?;
+    /// let worker = InboxWorker::new(inbox, handler, Verification::Trust).start();
+    /// # worker.shutdown(std::time::Duration::ZERO).await;
+    /// # Ok(()) }
+    /// ```
+    pub fn durable(inbox: impl InboxStore) -> WebhookReceiverBuilder {
+        WebhookReceiverBuilder::durable(Box::new(inbox))
     }
 
     /// Answers one request.
@@ -221,13 +257,15 @@ impl WebhookReceiver {
 
     /// Does what outlives the request: everything after its body was read.
     async fn work(&self, body: ReadBody, under_way: UnderWay, deadlines: Deadlines) -> Result<Reply, Reply> {
-        let event = Box::new(WebhookEvent::try_from(body.bytes).map_err(|error| {
+        let work = self.inner.mode.read(body.bytes).map_err(|error| {
             warn!(error = %chain(&error), "the body is no webhook");
             Reply::from(&error)
-        })?);
+        })?;
         let span = Span::current();
-        span.record(telemetry::JOB_ID, field::display(event.job().id()));
-        span.record(telemetry::EVENT, event.name());
+        span.record(telemetry::JOB_ID, field::display(work.job()));
+        if let Work::Handle(_, event) = &work {
+            span.record(telemetry::EVENT, event.name());
+        }
         let runtime = Handle::try_current().map_err(|error| {
             error!(%error, "webhooks can only be handled in a tokio runtime");
             Reply::Unavailable
@@ -236,7 +274,7 @@ impl WebhookReceiver {
         let inner = self.inner.clone();
         let answer = Answer::due_at(deadlines.ack);
         let detachable = Detachable::new(answer.clone(), runtime, async move {
-            let reply = inner.handle(event, &answer).await;
+            let reply = inner.finish(work, &answer).await;
             drop((body.room, under_way));
             reply
         });
@@ -244,10 +282,29 @@ impl WebhookReceiver {
     }
 }
 
+impl Mode {
+    /// Reads a body as far as is needed.
+    fn read(&self, body: Bytes) -> Result<Work, ParseError> {
+        Ok(match self {
+            Self::Inline(inline) => Work::Handle(inline.clone(), Box::new(WebhookEvent::try_from(body)?)),
+            Self::Durable(durable) => Work::Store(durable.clone(), Envelope::try_from(body)?),
+        })
+    }
+}
+
+impl Work {
+    fn job(&self) -> &JobId {
+        match self {
+            Self::Handle(_, event) => event.job().id(),
+            Self::Store(_, event) => event.job(),
+        }
+    }
+}
+
 impl Inner {
-    async fn handle(&self, event: Box<WebhookEvent>, answer: &Answer) -> Reply {
+    async fn finish(&self, work: Work, answer: &Answer) -> Reply {
         if let Some(registry) = &self.known_jobs {
-            let known = pin!(known::check(&**registry, event.job().id(), answer.deadline()));
+            let known = pin!(known::check(&**registry, work.job(), answer.deadline()));
             let or_aborted = |known| async {
                 tokio::select! {
                     biased;
@@ -259,7 +316,10 @@ impl Inner {
                 return reply;
             }
         }
-        self.inline.handle(event, answer).await
+        match work {
+            Work::Handle(inline, event) => inline.handle(event, answer).await,
+            Work::Store(durable, event) => durable.store(&event, answer).await,
+        }
     }
 }
 
@@ -294,7 +354,7 @@ impl fmt::Debug for WebhookReceiver {
             .field("authentication", &self.inner.authentication)
             .field("known_jobs", &self.inner.known_jobs.is_some())
             .field("ack_deadline", &self.inner.ack_deadline)
-            .field("mode", &self.inner.inline)
+            .field("mode", &self.inner.mode)
             .finish_non_exhaustive()
     }
 }

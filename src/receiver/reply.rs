@@ -12,7 +12,9 @@ use crate::telemetry::outcome;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reply {
     Handled,
+    Stored,
     Duplicate,
+    Conflict,
     HandlerFailedForGood,
     InProgress,
     HandlerFailed,
@@ -41,7 +43,9 @@ pub(super) enum BodyRead {
 impl Reply {
     pub(super) fn status(self) -> StatusCode {
         match self {
-            Self::Handled | Self::Duplicate | Self::HandlerFailedForGood => StatusCode::OK,
+            Self::Handled | Self::Stored | Self::Duplicate | Self::Conflict | Self::HandlerFailedForGood => {
+                StatusCode::OK
+            }
             Self::InProgress | Self::HandlerFailed | Self::HandlerTimeout | Self::Unavailable => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -61,7 +65,9 @@ impl Reply {
     pub(super) fn outcome(self) -> &'static str {
         match self {
             Self::Handled => outcome::HANDLED,
+            Self::Stored => outcome::STORED,
             Self::Duplicate => outcome::DUPLICATE,
+            Self::Conflict => outcome::CONFLICT,
             Self::HandlerFailedForGood => outcome::HANDLER_FAILED_FOR_GOOD,
             Self::InProgress => outcome::IN_PROGRESS,
             Self::HandlerFailed => outcome::HANDLER_FAILED,
@@ -84,7 +90,9 @@ impl Reply {
     /// A sentence for whoever reads the sender's log. Never anything of the request.
     fn message(self) -> &'static str {
         match self {
-            Self::Handled | Self::Duplicate | Self::HandlerFailedForGood => "",
+            Self::Handled | Self::Stored | Self::Duplicate | Self::Conflict | Self::HandlerFailedForGood => {
+                ""
+            }
             Self::InProgress => "another copy of this webhook is still being handled",
             Self::HandlerFailed => "the handler failed",
             Self::HandlerPanicked => "the handler panicked",

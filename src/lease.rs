@@ -1,48 +1,65 @@
-//! Keeps the claims of running handlers.
+//! Keeps the leases of running handlers.
 //!
-//! One task renews the claims of all handlers of a receiver, so that a handler that blocks its thread
-//! does not stop its own renewal, and a request costs an entry in a list instead of a task. It starts
+//! One task renews the leases of all handlers of a receiver or a worker, so that a handler that blocks its
+//! thread does not stop its own renewal, and a request costs an entry in a list instead of a task. It starts
 //! when there is something to renew and ends when there is nothing.
 
+use std::fmt;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{Instrument, Span, error, warn};
 
-use crate::dedup::{ClaimToken, DedupStore};
 use crate::guard::{at_once_or, call, chain};
-use crate::store::Fenced;
+use crate::store::{Fenced, StoreError};
 
-/// How long a claim lasts that is not renewed. Together with the ack deadline it ends before the
-/// sender's third try, so that the job of a process that died in the middle is free by then.
-pub(super) const LEASE: Duration = Duration::from_secs(5);
-/// A claim is renewed before it is this old.
-const RENEW_EVERY: Duration = Duration::from_millis(1500);
-/// How long a claim or a renewal may take: what is left of the lease then is enough to try again.
-pub(super) const CALL_TIME: Duration = Duration::from_secs(2);
-/// How often the task looks.
-const TICK: Duration = Duration::from_millis(500);
+/// Where leases are renewed.
+#[async_trait]
+pub(crate) trait Renew: fmt::Debug + Send + Sync + 'static {
+    /// Whose lease it is.
+    type Token: Clone + fmt::Debug + Send + Sync;
 
-#[derive(Debug)]
-pub(super) struct Leases {
-    store: Arc<dyn DedupStore>,
-    active: Mutex<Active>,
+    /// Makes a lease last for another [`Times::lease`].
+    async fn renew(&self, token: &Self::Token) -> Result<Fenced, StoreError>;
 }
 
-#[derive(Debug, Default)]
-struct Active {
-    leases: Slab<Lease>,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    /// How long a lease lasts that is not renewed.
+    pub(crate) lease: Duration,
+    /// A lease is renewed before it is this old.
+    pub(crate) renew_every: Duration,
+    /// How long a renewal may take: what is left of the lease then is enough to try again.
+    pub(crate) call: Duration,
+    /// How often the task looks.
+    pub(crate) tick: Duration,
+}
+
+#[derive(Debug)]
+pub(crate) struct Leases<R: Renew> {
+    store: R,
+    times: Times,
+    active: Mutex<Active<R::Token>>,
+}
+
+#[derive(Debug)]
+struct Active<T> {
+    leases: Slab<Lease<T>>,
+    /// How many leases there have been.
+    number: u64,
     /// Whether the task runs.
     renewing: bool,
 }
 
 #[derive(Debug)]
-struct Lease {
-    token: ClaimToken,
+struct Lease<T> {
+    number: u64,
+    token: T,
     /// When the last write began that made the lease last.
     since: Instant,
     /// Whether a call is under way.
@@ -52,31 +69,34 @@ struct Lease {
     span: Span,
 }
 
-/// A claim that is renewed until this is dropped.
+/// A lease that is renewed until this is dropped.
 #[derive(Debug)]
-pub(super) struct HeldLease {
-    leases: Arc<Leases>,
+pub(crate) struct HeldLease<R: Renew> {
+    leases: Arc<Leases<R>>,
     key: Key,
 }
 
-/// Where a lease lies in the slab, and whose it is: places are used again.
+/// Where a lease lies in the slab, and which it is: places are used again.
 #[derive(Debug, Clone, Copy)]
 struct Key {
     place: usize,
-    owner: u128,
+    number: u64,
 }
 
-impl Leases {
-    pub(super) fn new(store: Arc<dyn DedupStore>) -> Arc<Self> {
-        Arc::new(Self { store, active: Mutex::default() })
+impl<R: Renew> Leases<R> {
+    pub(crate) fn new(store: R, times: Times) -> Arc<Self> {
+        let active = Active { leases: Slab::new(), number: 0, renewing: false };
+        Arc::new(Self { store, times, active: Mutex::new(active) })
     }
 
-    /// Keeps a claim whose write began at `since`. Needs a runtime.
-    pub(super) fn hold(self: &Arc<Self>, token: &ClaimToken, since: Instant) -> HeldLease {
-        let lease =
-            Lease { token: token.clone(), since, renewing: false, waiting: None, span: Span::current() };
+    /// Keeps a lease whose write began at `since`. Needs a runtime.
+    pub(crate) fn hold(self: &Arc<Self>, token: &R::Token, since: Instant) -> HeldLease<R> {
         let mut active = self.active();
-        let key = Key { place: active.leases.insert(lease), owner: token.owner() };
+        active.number += 1;
+        let number = active.number;
+        let (token, span) = (token.clone(), Span::current());
+        let lease = Lease { number, token, since, renewing: false, waiting: None, span };
+        let key = Key { place: active.leases.insert(lease), number };
         let start = !std::mem::replace(&mut active.renewing, true);
         drop(active);
         if start {
@@ -88,14 +108,14 @@ impl Leases {
         HeldLease { leases: self.clone(), key }
     }
 
-    fn active(&self) -> MutexGuard<'_, Active> {
+    fn active(&self) -> MutexGuard<'_, Active<R::Token>> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Renews one claim and notes how it went.
-    async fn renew(self: Arc<Self>, token: ClaimToken, key: Key) {
+    /// Renews one lease and notes how it went.
+    async fn renew(self: Arc<Self>, token: R::Token, key: Key) {
         let began = Instant::now();
-        let renewed = call(|| began + CALL_TIME, (*self.store).renew(&token, LEASE)).await;
+        let renewed = call(|| began + self.times.call, self.store.renew(&token)).await;
         let mut active = self.active();
         let Some(lease) = active.get_mut(key) else { return };
         lease.renewing = false;
@@ -103,26 +123,27 @@ impl Leases {
         match renewed {
             Ok(Fenced::Applied) => lease.since = began,
             Ok(Fenced::Stale) => {
-                error!("the claim has passed to another: the handler is dropped");
+                error!("the lease has passed to another: the handler is dropped");
                 active.remove(key);
             }
-            Err(error) => warn!(error = %chain(&error), "the claim was not renewed; trying again"),
+            Err(error) => warn!(error = %chain(&error), "the lease was not renewed; trying again"),
         }
     }
 }
 
 /// The task. Its end is noted also when its runtime is shut down under it, so that a receiver that
 /// lives on in another runtime starts the next one.
-struct Renewing {
-    leases: Arc<Leases>,
+struct Renewing<R: Renew> {
+    leases: Arc<Leases<R>>,
     /// Whether the task noted its own end.
     ended: bool,
 }
 
-impl Renewing {
+impl<R: Renew> Renewing<R> {
     async fn run(mut self) {
+        let times = self.leases.times;
         loop {
-            sleep(TICK).await;
+            sleep(times.tick).await;
             let now = Instant::now();
             let mut active = self.leases.active();
             if active.leases.is_empty() {
@@ -132,21 +153,19 @@ impl Renewing {
             }
             active.leases.retain(|_, lease| {
                 // A tick early: what is dropped at the next look would overlap with the next owner.
-                let lives = now + TICK < lease.since + LEASE;
+                let lives = now + times.tick < lease.since + times.lease;
                 if !lives {
                     let _in_span = lease.span.enter();
-                    error!("the claim ran out and could not be renewed: the handler is dropped");
+                    error!("the lease ran out and could not be renewed: the handler is dropped");
                     lease.tell();
                 }
                 lives
             });
             for (place, lease) in &mut active.leases {
-                if !lease.renewing && now + TICK > lease.since + RENEW_EVERY {
+                if !lease.renewing && now + times.tick > lease.since + times.renew_every {
                     lease.renewing = true;
-                    let renewal = self
-                        .leases
-                        .clone()
-                        .renew(lease.token.clone(), Key { place, owner: lease.token.owner() });
+                    let key = Key { place, number: lease.number };
+                    let renewal = self.leases.clone().renew(lease.token.clone(), key);
                     tokio::spawn(renewal.instrument(lease.span.clone()));
                 }
             }
@@ -154,7 +173,7 @@ impl Renewing {
     }
 }
 
-impl Drop for Renewing {
+impl<R: Renew> Drop for Renewing<R> {
     fn drop(&mut self) {
         if !self.ended {
             self.leases.active().renewing = false;
@@ -162,18 +181,18 @@ impl Drop for Renewing {
     }
 }
 
-impl Active {
-    fn get_mut(&mut self, key: Key) -> Option<&mut Lease> {
-        self.leases.get_mut(key.place).filter(|lease| lease.token.owner() == key.owner)
+impl<T> Active<T> {
+    fn get_mut(&mut self, key: Key) -> Option<&mut Lease<T>> {
+        self.leases.get_mut(key.place).filter(|lease| lease.number == key.number)
     }
 
-    fn remove(&mut self, key: Key) -> Option<Lease> {
+    fn remove(&mut self, key: Key) -> Option<Lease<T>> {
         self.get_mut(key)?;
         self.leases.try_remove(key.place)
     }
 }
 
-impl Lease {
+impl<T> Lease<T> {
     /// Tells the handler's side to look again.
     fn tell(&self) {
         if let Some(waiting) = &self.waiting {
@@ -182,25 +201,26 @@ impl Lease {
     }
 }
 
-impl HeldLease {
-    /// Waits until the claim is lost.
-    pub(super) async fn lost(&self) {
+impl<R: Renew> HeldLease<R> {
+    /// Waits until the lease is lost.
+    pub(crate) async fn lost(&self) {
         self.until(|lease| lease.is_none()).await;
     }
 
     /// Stops renewing and returns when the lease ends; now, if it is lost.
     ///
     /// Waits for a renewal that is under way: after a release, it would claim the job again.
-    pub(super) async fn stop(&self) -> Instant {
+    pub(crate) async fn stop(&self) -> Instant {
+        let Times { lease: length, call, .. } = self.leases.times;
         let renewed = self.until(|lease| lease.is_none_or(|lease| !lease.renewing));
-        let in_time = |renewed| async { timeout(CALL_TIME, renewed).await.unwrap_or(()) };
+        let in_time = |renewed| async { timeout(call, renewed).await.unwrap_or(()) };
         at_once_or(pin!(renewed), in_time).await;
         let lease = self.leases.active().remove(self.key);
-        lease.map_or_else(Instant::now, |lease| lease.since + LEASE)
+        lease.map_or_else(Instant::now, |lease| lease.since + length)
     }
 
     /// Waits for a fact about the lease; it is gone when it is lost.
-    async fn until(&self, fact: impl Fn(Option<&Lease>) -> bool) {
+    async fn until(&self, fact: impl Fn(Option<&Lease<R::Token>>) -> bool) {
         loop {
             let changed = match self.leases.active().get_mut(self.key) {
                 lease if fact(lease.as_deref()) => return,
@@ -212,7 +232,7 @@ impl HeldLease {
     }
 }
 
-impl Drop for HeldLease {
+impl<R: Renew> Drop for HeldLease<R> {
     fn drop(&mut self) {
         self.leases.active().remove(self.key);
     }

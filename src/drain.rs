@@ -1,4 +1,4 @@
-//! Ends the work that is under way when the server stops.
+//! Ends the work that is under way when the program stops.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ const RELEASE_TIME: Duration = Duration::from_secs(1);
 
 /// Counts the webhooks under way, lets no new ones in once it is closed, and tells the rest to end.
 #[derive(Debug, Default)]
-pub(super) struct Drain {
+pub(crate) struct Drain {
     under_way: AtomicUsize,
     closed: AtomicBool,
     aborted: AtomicBool,
@@ -22,26 +22,32 @@ pub(super) struct Drain {
 
 /// One webhook under way.
 #[derive(Debug)]
-pub(super) struct UnderWay(Arc<Drain>);
+pub(crate) struct UnderWay(Arc<Drain>);
 
 impl Drain {
     /// Lets a webhook in, unless the receiver is shutting down.
-    pub(super) fn enter(self: &Arc<Self>) -> Option<UnderWay> {
+    pub(crate) fn enter(self: &Arc<Self>) -> Option<UnderWay> {
         // Counted before the question, so that `finish` either sees this webhook or turned it away.
         self.under_way.fetch_add(1, Ordering::SeqCst);
         let entered = UnderWay(self.clone());
         (!self.closed.load(Ordering::SeqCst)).then_some(entered)
     }
 
+    /// Waits until nothing new is let in.
+    pub(crate) async fn closed(&self) {
+        self.until(|| self.closed.load(Ordering::SeqCst)).await;
+    }
+
     /// Waits until the work under way is told to end.
-    pub(super) async fn aborted(&self) {
+    pub(crate) async fn aborted(&self) {
         self.until(|| self.aborted.load(Ordering::SeqCst)).await;
     }
 
     /// Lets nothing in, gives the work under way some time, then tells it to end. Returns how much was
     /// told so.
-    pub(super) async fn finish(&self, grace: Duration) -> usize {
+    pub(crate) async fn finish(&self, grace: Duration) -> usize {
         self.closed.store(true, Ordering::SeqCst);
+        self.changed.notify_waiters();
         let finished = || self.under_way.load(Ordering::SeqCst) == 0;
         if timeout(grace, self.until(finished)).await.is_ok() {
             return 0;

@@ -1,0 +1,403 @@
+//! Events that are stored before they are acknowledged.
+
+mod memory;
+mod row;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub use self::memory::MemoryInbox;
+use crate::event::{Envelope, JobId};
+use crate::store::{Fenced, StoreError};
+
+/// Where events wait, durably, until they are handled.
+///
+/// The row *is* the queue: one row per job, and no second step in which an event could get lost.
+///
+/// ```text
+/// expected ──receive──► received ──lease──► running ──settle──► done
+///                          ▲  ▲                │  │
+///                          │  └─ retry, ───────┘  └──settle───► dead ──replay──► received
+///                          │     give back
+///                          └──── the lease ran out: leasable again
+/// ```
+///
+/// # Contract
+///
+/// - [`receive`](Self::receive) returns `Ok` only when the event is committed: to the disk, unless the store
+///   says that it is not durable.
+/// - A row is leased to one caller at a time. [`lease`](Self::lease) is atomic over all handles and
+///   processes that share the store, counts the attempt in the same write, and raises the row's sequence
+///   number, which never falls while the row is kept.
+/// - [`renew`](Self::renew) and [`settle`](Self::settle) carry the sequence number of their lease. When the row
+///   has been leased again since, or its event replaced, they change nothing and return [`Fenced::Stale`].
+///   They apply also when the lease has ended, as long as the number is still the row's.
+/// - A row whose lease has ended is leased again, by whoever asks.
+/// - An id is opaque: it is compared exactly and may hold any visible ASCII character.
+/// - What a store cannot keep, it refuses with [`StoreError::Full`].
+///
+/// # Durations
+///
+/// They count from the moment when the store writes, by one clock: the database's own.
+///
+/// # Cancel safety
+///
+/// A call may be dropped at any wait. Its write may or may not happen then, as a whole; the store stays
+/// usable.
+#[async_trait]
+pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
+    /// Stores an event, to be leased at once.
+    ///
+    /// The first event of a job is kept, and every later one is a [`Receipt::Duplicate`] or a
+    /// [`Receipt::Conflict`] and changes nothing; with one exception: an event whose status
+    /// [is final](crate::JobStatus::is_final) takes the place of one whose status is not, in every state of the
+    /// row. The row is received then, as if it were new; if it is leased, that lease is stale, and the row
+    /// can be leased when it ends.
+    ///
+    /// # Errors
+    ///
+    /// When it is not known whether the event is committed, or [`StoreError::Full`] when a limit of the store is
+    /// reached.
+    async fn receive(&self, event: &Envelope) -> Result<Receipt, StoreError>;
+
+    /// Leases up to `most` of the rows that are due, those that have been due for longest first.
+    ///
+    /// Due are rows that were received, or given back or to be tried again and their time has come, and rows
+    /// whose lease has ended. Each counts an attempt.
+    ///
+    /// # Errors
+    ///
+    /// When it is not known what was leased. What was comes back when the lease ends.
+    async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError>;
+
+    /// Makes a lease last for another `length`, counted from now.
+    ///
+    /// # Errors
+    ///
+    /// When it is not known whether it was renewed.
+    async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError>;
+
+    /// Ends a lease with what came of it. Idempotent for one lease and outcome: a repetition is
+    /// [`Fenced::Applied`], unless the row has been leased again.
+    ///
+    /// # Errors
+    ///
+    /// When it is not known whether the outcome is committed.
+    async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError>;
+
+    /// Registers a job that was started, and whose event should come within `deadline`. A job that the store
+    /// knows is left as it is.
+    ///
+    /// # Errors
+    ///
+    /// When it is not known whether the job is registered.
+    async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError>;
+
+    /// Up to `most` expected jobs whose deadline has passed, and none of which is returned again for the time
+    /// `again`, by any handle.
+    ///
+    /// # Errors
+    ///
+    /// When the store was not reached.
+    async fn overdue(&self, most: usize, again: Duration) -> Result<Vec<JobId>, StoreError>;
+
+    /// Whether the store has a row for this job.
+    ///
+    /// # Errors
+    ///
+    /// When the store was not reached.
+    async fn contains(&self, job: &JobId) -> Result<bool, StoreError>;
+
+    /// Deletes what is no longer needed of rows that are done, in a small batch, and returns how much. Never
+    /// touches a row in another state.
+    ///
+    /// # Errors
+    ///
+    /// When the store was not reached.
+    async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError>;
+
+    /// Waits until there may be something to lease. Only a hint: it may return for nothing, and a store that
+    /// cannot tell never returns; whoever leases asks again every now and then, too.
+    async fn wait(&self) {
+        std::future::pending().await
+    }
+}
+
+/// What people do with an inbox: look into it, and replay what is in it.
+#[async_trait]
+pub trait InboxAdmin: InboxStore {
+    /// Up to `most` rows in the order of their arrival, from the one after `after` on.
+    ///
+    /// # Errors
+    ///
+    /// When the store was not reached.
+    async fn list(
+        &self,
+        filter: &InboxFilter,
+        after: Option<u64>,
+        most: usize,
+    ) -> Result<Vec<InboxRow>, StoreError>;
+
+    /// One row, with the body of its event unless that was pruned or has yet to come.
+    ///
+    /// # Errors
+    ///
+    /// When the store was not reached.
+    async fn get(&self, job: &JobId) -> Result<Option<(InboxRow, Option<Bytes>)>, StoreError>;
+
+    /// Makes a row that is dead or done received again, due at once, with a new count of attempts; the old
+    /// count is kept beside it. `false` if there is no such row, if it is in another state, or if its event
+    /// was pruned.
+    ///
+    /// # Errors
+    ///
+    /// When it is not known whether the row was replayed.
+    async fn replay(&self, job: &JobId) -> Result<bool, StoreError>;
+
+    /// Counts what is in the inbox.
+    ///
+    /// # Errors
+    ///
+    /// When the store was not reached.
+    async fn stats(&self) -> Result<InboxStats, StoreError>;
+}
+
+/// What became of an event that was to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receipt {
+    /// It is stored.
+    Stored,
+    /// The job's event was stored before.
+    Duplicate,
+    /// Another event of this job was stored before, with other bytes; that one is kept.
+    Conflict,
+}
+
+/// The right to handle a row until its lease ends: the job, and a number that grows with every lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    job: JobId,
+    sequence: u64,
+}
+
+/// A row that was leased.
+#[derive(Debug, Clone)]
+pub struct Leased {
+    /// What renews and settles it.
+    pub lease: Lease,
+    /// The body of its event.
+    pub body: Bytes,
+    /// Which attempt this is, counted from 1, since the row was received or last replayed.
+    pub attempt: u32,
+    /// How many attempts there were before it was replayed.
+    pub earlier_attempts: u32,
+    /// Whether the lease before this one ran out: its holder died, hung, or lost the store.
+    pub ran_out: bool,
+}
+
+/// What came of a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The event was handled.
+    Done,
+    /// It was not; it is due again after a while.
+    Retry {
+        /// How long after now.
+        after: Duration,
+        /// Why, for people.
+        error: String,
+    },
+    /// It will not be handled, unless it is replayed.
+    Dead {
+        /// Why, for people.
+        error: String,
+    },
+    /// The handler was not called, or called off: the attempt does not count.
+    GiveBack {
+        /// How long after now it is due again.
+        after: Duration,
+    },
+}
+
+/// How long what is done is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// The body of the event.
+    pub payload: Duration,
+    /// The row, without which a copy of the webhook is handled again.
+    pub row: Duration,
+}
+
+/// What was pruned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pruned {
+    /// Bodies of events.
+    pub payloads: u64,
+    /// Rows.
+    pub rows: u64,
+}
+
+/// Where a row stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum InboxState {
+    /// The job was started, and its event has yet to come.
+    Expected,
+    /// The event waits to be handled, for the first time or again.
+    Received,
+    /// It is being handled, or its lease has ended.
+    Running,
+    /// It was handled.
+    Done,
+    /// It could not be handled.
+    Dead,
+}
+
+/// A row, for people to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InboxRow {
+    /// Its place in the order of arrival.
+    pub number: u64,
+    /// The job.
+    pub job: JobId,
+    /// Where it stands.
+    pub state: InboxState,
+    /// The `type` of the event; `None` if the event has yet to come.
+    pub job_type: Option<String>,
+    /// The `status` of the event; `None` if the event has yet to come.
+    pub status: Option<String>,
+    /// How often it was attempted since it was received or last replayed.
+    pub attempts: u32,
+    /// How often before.
+    pub earlier_attempts: u32,
+    /// Why the last attempt that failed did.
+    pub error: Option<String>,
+    /// How long ago it was received, or registered as expected.
+    pub age: Duration,
+    /// How long until it is due, its lease ends, or it is overdue; `None` if nothing waits for it.
+    pub due_in: Option<Duration>,
+}
+
+/// Which rows to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InboxFilter {
+    /// Only rows in this state.
+    pub state: Option<InboxState>,
+    /// Only events of this `type`.
+    pub job_type: Option<String>,
+    /// Only events with this `status`.
+    pub status: Option<String>,
+}
+
+/// How much there is of what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InboxStats {
+    /// Rows whose event has yet to come.
+    pub expected: u64,
+    /// Rows that wait to be handled.
+    pub received: u64,
+    /// Rows that are leased.
+    pub running: u64,
+    /// Rows that were handled.
+    pub done: u64,
+    /// Rows that could not be handled.
+    pub dead: u64,
+    /// The bytes of the bodies that are kept.
+    pub bytes: u64,
+    /// For how long the row that is due for longest has been.
+    pub oldest_due: Option<Duration>,
+}
+
+impl Lease {
+    /// The lease on a job's row with this number.
+    #[must_use]
+    pub fn new(job: JobId, sequence: u64) -> Self {
+        Self { job, sequence }
+    }
+
+    /// The job whose row is leased.
+    #[must_use]
+    pub fn job(&self) -> &JobId {
+        &self.job
+    }
+
+    /// The number of the lease.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+}
+
+impl InboxState {
+    /// The name that people see, and that stores write.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Expected => "expected",
+            Self::Received => "received",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+impl fmt::Display for InboxState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl Default for Retention {
+    /// A week for bodies, thirty days for rows.
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        Self { payload: DAY * 7, row: DAY * 30 }
+    }
+}
+
+#[async_trait]
+impl<S: InboxStore + ?Sized> InboxStore for Arc<S> {
+    async fn receive(&self, event: &Envelope) -> Result<Receipt, StoreError> {
+        (**self).receive(event).await
+    }
+
+    async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
+        (**self).lease(most, length).await
+    }
+
+    async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError> {
+        (**self).renew(lease, length).await
+    }
+
+    async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError> {
+        (**self).settle(lease, outcome).await
+    }
+
+    async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError> {
+        (**self).expect(job, deadline).await
+    }
+
+    async fn overdue(&self, most: usize, again: Duration) -> Result<Vec<JobId>, StoreError> {
+        (**self).overdue(most, again).await
+    }
+
+    async fn contains(&self, job: &JobId) -> Result<bool, StoreError> {
+        (**self).contains(job).await
+    }
+
+    async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError> {
+        (**self).prune(retention).await
+    }
+
+    async fn wait(&self) {
+        (**self).wait().await;
+    }
+}
