@@ -123,7 +123,7 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     /// Waits until there may be something to lease. Only a hint: it may return for nothing, and a store that
     /// cannot tell never returns; whoever leases asks again every now and then, too.
     async fn wait(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
