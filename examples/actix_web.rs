@@ -24,8 +24,11 @@ use qomplement_webhooks::{
     async_trait,
 };
 
-use self::support::{dedup_store, stop, work};
+use self::dedup::dedup_store;
+use self::support::{stop, work};
 
+#[path = "support/dedup.rs"]
+mod dedup;
 mod support;
 
 struct Printer;

@@ -40,8 +40,11 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use self::support::{dedup_store, stop, work};
+use self::dedup::dedup_store;
+use self::support::{stop, work};
 
+#[path = "support/dedup.rs"]
+mod dedup;
 mod support;
 
 struct Printer;

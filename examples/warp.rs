@@ -25,8 +25,11 @@ use qomplement_webhooks::{
 use tokio::net::TcpListener;
 use warp::Filter;
 
-use self::support::{dedup_store, stop, work};
+use self::dedup::dedup_store;
+use self::support::{stop, work};
 
+#[path = "support/dedup.rs"]
+mod dedup;
 mod support;
 
 struct Printer;

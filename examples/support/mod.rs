@@ -1,38 +1,11 @@
-//! What the example servers share: where they remember jobs, what their handlers do, and when they stop.
+//! What the example servers share: what their handlers do, and when they stop.
 
 use std::error::Error;
 use std::io::Write;
-use std::sync::Arc;
 use std::time::Duration;
 
-use qomplement_webhooks::{DedupStore, HandlerError, Job, MemoryDedupStore};
+use qomplement_webhooks::{HandlerError, Job};
 use tokio::signal::unix::{SignalKind, signal};
-
-/// The store at `DEDUP_URL`; without one, this process's memory.
-pub(crate) async fn dedup_store() -> Result<Arc<dyn DedupStore>, Box<dyn Error>> {
-    match std::env::var("DEDUP_URL") {
-        Ok(url) => open(&url).await.map_err(|error| format!("DEDUP_URL: {}", causes(&*error)).into()),
-        Err(_) => Ok(Arc::new(MemoryDedupStore::new())),
-    }
-}
-
-async fn open(url: &str) -> Result<Arc<dyn DedupStore>, Box<dyn Error>> {
-    #[cfg(feature = "redis")]
-    if url.starts_with("redis://") || url.starts_with("rediss://") {
-        let store = qomplement_webhooks::RedisDedupStore::from_url(url, "qomplement-example")?;
-        store.check().await?;
-        return Ok(Arc::new(store));
-    }
-    #[cfg(feature = "postgres")]
-    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        let store = qomplement_webhooks::PostgresDedupStore::from_url(url)?;
-        store.migrate().await?;
-        return Ok(Arc::new(store));
-    }
-    let scheme = url.split_once("://").map_or("without a scheme", |(scheme, _)| scheme);
-    Err(format!("a URL {scheme} needs to be redis:// or postgres://, and the feature redis or postgres")
-        .into())
-}
 
 /// What a handler does: prints that it was called. To try what happens otherwise:
 ///
@@ -88,7 +61,7 @@ pub(crate) async fn stop() {
 }
 
 /// An error with everything that caused it.
-fn causes(error: &dyn Error) -> String {
+pub(crate) fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
