@@ -21,9 +21,9 @@ use crate::store::{Fenced, StoreError};
 /// a time.
 ///
 /// One row per job in one table; the unique index decides who claims a job, and the database's clock when
-/// a lease ends. Each call is one statement in a transaction of its own, without advisory locks, session
-/// state or named prepared statements, so it works behind PgBouncer in transaction mode. A duplicate of a
-/// finished job writes nothing.
+/// a lease ends. Each statement is a transaction of its own, without advisory locks, session state or named
+/// prepared statements, so it works behind PgBouncer in transaction mode. A fresh job costs one `INSERT` and
+/// one `UPDATE`; a duplicate costs an `INSERT` that finds the row and writes nothing, and one `SELECT`.
 ///
 /// ```no_run
 /// # async fn app() -> Result<(), Box<dyn std::error::Error>> {
@@ -173,21 +173,31 @@ CREATE INDEX IF NOT EXISTS {index} ON {table} (until);
         });
     }
 
-    /// Runs one of the three writes, which return a row when they take place.
+    /// Runs one of the writes, and says whether it took place.
     async fn write(
         &self,
         statement: &str,
-        claim: &ClaimToken,
-        duration: Option<Duration>,
-    ) -> Result<Fenced, StoreError> {
-        let (owner, duration) = (Uuid::from_u128(claim.owner()), duration.map(microseconds));
-        let job = claim.job().to_string();
-        let mut parameters: Vec<(&(dyn ToSql + Sync), Type)> = vec![(&job, Type::TEXT), (&owner, Type::UUID)];
-        if let Some(duration) = &duration {
-            parameters.push((duration, Type::INT8));
-        }
+        token: &ClaimToken,
+        done: bool,
+        time: Duration,
+    ) -> Result<bool, StoreError> {
+        let (job, owner, time) = (token.job().to_string(), owner(token), microseconds(time));
+        let parameters: [(&(dyn ToSql + Sync), Type); 4] =
+            [(&job, Type::TEXT), (&owner, Type::UUID), (&done, Type::BOOL), (&time, Type::INT8)];
         let written = postgres::query(&self.pool, statement, &parameters).await?;
-        Ok(if written.is_empty() { Fenced::Stale } else { Fenced::Applied })
+        Ok(!written.is_empty())
+    }
+
+    /// Writes for the token that owns the job, or may have owned it when nobody does.
+    async fn write_as_owner(
+        &self,
+        token: &ClaimToken,
+        done: bool,
+        time: Duration,
+    ) -> Result<Fenced, StoreError> {
+        let written = self.write(&self.statements.take, token, done, time).await?
+            || self.write(&self.statements.insert, token, done, time).await?;
+        Ok(fenced(written))
     }
 }
 
@@ -200,39 +210,51 @@ async fn prune(pool: &Pool, statement: &str) -> Result<u64, StoreError> {
 impl DedupStore for PostgresDedupStore {
     async fn claim(&self, job: &JobId, lease: Duration) -> Result<Claim, StoreError> {
         let token = ClaimToken::new(job);
-        let (id, owner, lease) = (job.to_string(), Uuid::from_u128(token.owner()), microseconds(lease));
-        let parameters: [(&(dyn ToSql + Sync), Type); 3] =
-            [(&id, Type::TEXT), (&owner, Type::UUID), (&lease, Type::INT8)];
+        let (id, owner) = (job.to_string(), owner(&token));
         loop {
-            let rows = postgres::query(&self.pool, &self.statements.claim, &parameters).await?;
-            let Some(row) = rows.first() else { continue };
-            if row.get("acquired") {
-                self.prune_now_and_then();
-                return Ok(Claim::Acquired(token));
+            if self.write(&self.statements.insert, &token, false, lease).await? {
+                break;
             }
-            match row.get("done") {
-                Some(true) => return Ok(Claim::Done),
-                Some(false) => {
-                    let left: i64 = row.get("microseconds");
-                    return Ok(Claim::InProgress { retry_after: Duration::from_micros(left.unsigned_abs()) });
+            let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&id, Type::TEXT), (&owner, Type::UUID)];
+            let held = postgres::query(&self.pool, &self.statements.held, &parameters).await?;
+            if let Some(held) = held.first() {
+                if held.get("done") {
+                    return Ok(Claim::Done);
                 }
-                // Somebody claimed the job after this statement had looked; the next one sees that.
-                None => {}
+                let left: i64 = held.get("microseconds");
+                return Ok(Claim::InProgress { retry_after: Duration::from_micros(left.unsigned_abs()) });
+            }
+            // It has expired, or it is this claim's own and the reply to the insertion was lost.
+            if self.write(&self.statements.take, &token, false, lease).await? {
+                break;
             }
         }
+        self.prune_now_and_then();
+        Ok(Claim::Acquired(token))
     }
 
     async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {
-        self.write(&self.statements.renew, claim, Some(lease)).await
+        self.write_as_owner(claim, false, lease).await
     }
 
     async fn complete(&self, claim: &ClaimToken, retention: Duration) -> Result<Fenced, StoreError> {
-        self.write(&self.statements.complete, claim, Some(retention)).await
+        self.write_as_owner(claim, true, retention).await
     }
 
     async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
-        self.write(&self.statements.release, claim, None).await
+        let (job, owner) = (claim.job().to_string(), owner(claim));
+        let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&job, Type::TEXT), (&owner, Type::UUID)];
+        let deleted = postgres::query(&self.pool, &self.statements.release, &parameters).await?;
+        Ok(fenced(!deleted.is_empty()))
     }
+}
+
+fn owner(token: &ClaimToken) -> Uuid {
+    Uuid::from_u128(token.owner())
+}
+
+fn fenced(written: bool) -> Fenced {
+    if written { Fenced::Applied } else { Fenced::Stale }
 }
 
 /// What PostgreSQL counts in; no more than it takes.
@@ -241,14 +263,18 @@ fn microseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).map_or(CENTURY, |time| time.clamp(1, CENTURY))
 }
 
-/// The statements, with the table's name in them.
+/// The statements, with the table's name in them. Each is planned anew whenever it runs, so they are simple:
+/// one that looks and writes took twice the server's time.
 ///
 /// Whether something has expired is asked of the time when the statement began, and new ends are counted
 /// from the time when the row is written, after a wait for another statement: both err on the safe side.
 struct Statements {
-    claim: String,
-    renew: String,
-    complete: String,
+    /// Writes a job that has no row.
+    insert: String,
+    /// Writes a job that has expired, or is the token's own.
+    take: String,
+    /// Reads a job that is done, or another's.
+    held: String,
     release: String,
     prune: String,
     check: String,
@@ -256,37 +282,24 @@ struct Statements {
 
 impl Statements {
     fn new(table: &TableName) -> Self {
-        const NEW_END: &str = "clock_timestamp() + $3 * interval '1 microsecond'";
-        const FREE: &str = "job.until <= statement_timestamp()";
-        const MINE: &str = "job.owner = excluded.owner AND NOT job.done";
+        const NEW_END: &str = "clock_timestamp() + $4 * interval '1 microsecond'";
         Self {
-            // Looks first, so that a duplicate locks and writes no row.
-            claim: format!(
-                "WITH held AS MATERIALIZED (
-                    SELECT done, until FROM {table} AS job
-                    WHERE job_id = $1 AND until > statement_timestamp() AND (done OR owner <> $2)
-                ), claimed AS (
-                    INSERT INTO {table} AS job (job_id, owner, done, until)
-                    SELECT $1, $2, false, {NEW_END} WHERE NOT EXISTS (SELECT FROM held)
-                    ON CONFLICT (job_id) DO UPDATE SET owner = excluded.owner, done = false, until = {NEW_END}
-                    WHERE {FREE} OR {MINE}
-                    RETURNING true
-                )
-                SELECT EXISTS (SELECT FROM claimed) AS acquired,
-                    (SELECT done FROM held) AS done,
-                    (SELECT extract(epoch FROM until - statement_timestamp()) * 1000000 FROM held)::int8 AS microseconds"
-            ),
-            renew: format!(
-                "INSERT INTO {table} AS job (job_id, owner, done, until) VALUES ($1, $2, false, {NEW_END})
-                ON CONFLICT (job_id) DO UPDATE SET owner = excluded.owner, done = false, until = {NEW_END}
-                WHERE {FREE} OR {MINE}
+            // A row that is there is neither locked nor written.
+            insert: format!(
+                "INSERT INTO {table} (job_id, owner, done, until) VALUES ($1, $2, $3, {NEW_END})
+                ON CONFLICT (job_id) DO NOTHING
                 RETURNING true"
             ),
-            complete: format!(
-                "INSERT INTO {table} AS job (job_id, owner, done, until) VALUES ($1, $2, true, {NEW_END})
-                ON CONFLICT (job_id) DO UPDATE SET owner = excluded.owner, done = true, until = {NEW_END}
-                WHERE {FREE} OR job.owner = excluded.owner
+            // What is done may be completed again, and is not claimed again.
+            take: format!(
+                "UPDATE {table} SET owner = $2, done = $3, until = {NEW_END}
+                WHERE job_id = $1 AND (until <= statement_timestamp() OR (owner = $2 AND (NOT done OR $3)))
                 RETURNING true"
+            ),
+            held: format!(
+                "SELECT done, (extract(epoch FROM until - statement_timestamp()) * 1000000)::int8 AS microseconds
+                FROM {table}
+                WHERE job_id = $1 AND until > statement_timestamp() AND (done OR owner <> $2)"
             ),
             release: format!(
                 "DELETE FROM {table} WHERE job_id = $1 AND owner = $2 AND NOT done RETURNING true"
