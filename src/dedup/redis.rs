@@ -8,8 +8,8 @@ use std::time::Duration;
 use ::redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use ::redis::io::tcp::TcpSettings;
 use ::redis::{
-    Client, Cmd, ErrorKind, IntoConnectionInfo, RedisError, RedisResult, Script, ScriptInvocation,
-    ServerErrorKind, Value, cmd,
+    Client, Cmd, ErrorKind, IntoConnectionInfo, RedisError, RedisResult, ServerErrorKind, ToRedisArgs, Value,
+    cmd,
 };
 use async_trait::async_trait;
 use tracing::{debug, warn};
@@ -149,12 +149,42 @@ impl RedisDedupStore {
     }
 
     async fn command(&self, command: &Cmd) -> Result<Value, StoreError> {
-        twice(|| self.connection.command(command)).await
+        self.call(command).await.map_err(store_error)
     }
 
-    async fn script(&self, script: &ScriptInvocation<'_>) -> Result<Fenced, StoreError> {
-        let applied = twice(|| self.connection.script(script)).await?;
-        Ok(if applied { Fenced::Applied } else { Fenced::Stale })
+    async fn script(
+        &self,
+        script: &Script,
+        job: &JobId,
+        arguments: impl ToRedisArgs,
+    ) -> Result<Fenced, StoreError> {
+        let mut command = begin("EVALSHA", 7);
+        command.arg(&script.hash).arg(1).arg(self.key(job)).arg(&arguments);
+        let answer = match self.call(&command).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                let mut command = cmd("EVAL");
+                command.arg(&script.code).arg(1).arg(self.key(job)).arg(&arguments);
+                self.call(&command).await
+            }
+            answer => answer,
+        };
+        match answer.map_err(store_error)? {
+            Value::Int(0) => Ok(Fenced::Stale),
+            Value::Int(_) => Ok(Fenced::Applied),
+            _ => Err(StoreError::unavailable("a script was not answered with a number")),
+        }
+    }
+
+    /// Calls, and calls once more when the connection broke. All that this store sends may be repeated
+    /// with the same owner.
+    async fn call(&self, command: &Cmd) -> RedisResult<Value> {
+        match self.connection.call(command).await {
+            Err(error) if error.is_connection_dropped() && !error.is_connection_refusal() => {
+                debug!(%error, "the connection to Redis was lost; trying again");
+                self.connection.call(command).await
+            }
+            answer => answer,
+        }
     }
 }
 
@@ -163,7 +193,7 @@ impl DedupStore for RedisDedupStore {
     async fn claim(&self, job: &JobId, lease: Duration) -> Result<Claim, StoreError> {
         let token = ClaimToken::new(job);
         let (key, claimed) = (self.key(job), claimed(&token));
-        let mut set = cmd("SET");
+        let mut set = begin("SET", 8);
         set.arg(&key).arg(&claimed).arg("NX").arg("GET").arg("PX").arg(milliseconds(lease));
         loop {
             match self.command(&set).await? {
@@ -189,19 +219,25 @@ impl DedupStore for RedisDedupStore {
     }
 
     async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {
-        let mut renew = self.scripts.renew.key(self.key(claim.job()));
-        self.script(renew.arg(claimed(claim)).arg(milliseconds(lease))).await
+        let arguments = (claimed(claim), milliseconds(lease));
+        self.script(&self.scripts.renew, claim.job(), arguments).await
     }
 
     async fn complete(&self, claim: &ClaimToken, retention: Duration) -> Result<Fenced, StoreError> {
-        let mut complete = self.scripts.complete.key(self.key(claim.job()));
-        self.script(complete.arg(claimed(claim)).arg(done(claim)).arg(milliseconds(retention))).await
+        let arguments = (claimed(claim), done(claim), milliseconds(retention));
+        self.script(&self.scripts.complete, claim.job(), arguments).await
     }
 
     async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
-        let mut release = self.scripts.release.key(self.key(claim.job()));
-        self.script(release.arg(claimed(claim))).await
+        self.script(&self.scripts.release, claim.job(), claimed(claim)).await
     }
+}
+
+/// Begins a command of so many words. It has room for them: to grow costs more than to fill it.
+fn begin(name: &str, words: usize) -> Cmd {
+    let mut command = Cmd::with_capacity(words, 256);
+    command.arg(name);
+    command
 }
 
 /// What a key holds: one of these and the owner.
@@ -231,18 +267,16 @@ struct Scripts {
 
 impl Scripts {
     fn new() -> Self {
-        // A claim that was granted is renewed and completed also when the memory is full.
-        let script = |code: &str| Script::new(&format!("#!lua flags=allow-oom\n{code}"));
         Self {
             // Key; the claim, milliseconds.
-            renew: script(
+            renew: Script::new(
                 "local held = redis.call('GET', KEYS[1])
                  if held and held ~= ARGV[1] then return 0 end
                  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
                  return 1",
             ),
             // Key; the claim, the completion, milliseconds.
-            complete: script(
+            complete: Script::new(
                 "local held = redis.call('GET', KEYS[1])
                  if held == ARGV[2] then return 1 end
                  if held and held ~= ARGV[1] then return 0 end
@@ -250,7 +284,7 @@ impl Scripts {
                  return 1",
             ),
             // Key; the claim.
-            release: script(
+            release: Script::new(
                 "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
                  return redis.call('DEL', KEYS[1])",
             ),
@@ -258,21 +292,32 @@ impl Scripts {
     }
 }
 
+/// The driver has such a type, too; it copies every argument twice.
+struct Script {
+    code: String,
+    /// The name that the server knows it by, once it has run it.
+    hash: String,
+}
+
+impl Script {
+    fn new(code: &str) -> Self {
+        // A claim that was granted is renewed and completed also when the memory is full.
+        let code = format!("#!lua flags=allow-oom\n{code}");
+        let hash = ::redis::Script::new(&code).get_hash().to_owned();
+        Self { code, hash }
+    }
+}
+
 /// A connection of any of the driver's types.
 #[async_trait]
 trait Connection: Send + Sync {
-    async fn command(&self, command: &Cmd) -> RedisResult<Value>;
-    async fn script(&self, script: &ScriptInvocation<'_>) -> RedisResult<bool>;
+    async fn call(&self, command: &Cmd) -> RedisResult<Value>;
 }
 
 #[async_trait]
 impl<C: ConnectionLike + Clone + Send + Sync> Connection for C {
-    async fn command(&self, command: &Cmd) -> RedisResult<Value> {
+    async fn call(&self, command: &Cmd) -> RedisResult<Value> {
         command.query_async(&mut self.clone()).await
-    }
-
-    async fn script(&self, script: &ScriptInvocation<'_>) -> RedisResult<bool> {
-        script.invoke_async(&mut self.clone()).await
     }
 }
 
@@ -310,12 +355,8 @@ impl Managed {
 
 #[async_trait]
 impl Connection for Managed {
-    async fn command(&self, command: &Cmd) -> RedisResult<Value> {
-        self.unless_read_only(self.manager()?.command(command).await)
-    }
-
-    async fn script(&self, script: &ScriptInvocation<'_>) -> RedisResult<bool> {
-        self.unless_read_only(self.manager()?.script(script).await)
+    async fn call(&self, command: &Cmd) -> RedisResult<Value> {
+        self.unless_read_only(self.manager()?.call(command).await)
     }
 }
 
@@ -327,24 +368,15 @@ fn tcp_settings() -> TcpSettings {
     settings
 }
 
-/// Calls, and calls once more when the connection broke. All that this store sends may be repeated
-/// with the same owner.
-async fn twice<T, F: Future<Output = RedisResult<T>>>(call: impl Fn() -> F) -> Result<T, StoreError> {
-    let answer = match call().await {
-        Err(error) if error.is_connection_dropped() && !error.is_connection_refusal() => {
-            debug!(%error, "the connection to Redis was lost; trying again");
-            call().await
-        }
-        answer => answer,
-    };
-    answer.map_err(|error| match error.code() {
+fn store_error(error: RedisError) -> StoreError {
+    match error.code() {
         Some("OOM") => StoreError::Full,
         _ => StoreError::unavailable(error),
-    })
+    }
 }
 
 async fn warn_of_eviction(connection: &dyn Connection) {
-    match connection.command(cmd("INFO").arg("memory")).await {
+    match connection.call(cmd("INFO").arg("memory")).await {
         Ok(info) if evicts(&info) => warn!(
             "Redis is set to evict keys when its memory is full: jobs may be handled twice then; \
              set its maxmemory-policy to noeviction"
