@@ -43,10 +43,11 @@ const TURN: Duration = Duration::from_millis(70);
 
 #[tokio::main]
 async fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let filter = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        // `cargo test --benches` asks whether it runs at all.
-        ["--test", ..] => return,
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    // `cargo test --benches` leaves it out, and asks only whether it runs at all.
+    let Some(bench) = arguments.iter().position(|argument| argument == "--bench") else { return };
+    arguments.remove(bench);
+    let filter = match &arguments[..] {
         [] => "",
         [filter] => filter,
         _ => panic!("usage: stores [FILTER]"),
@@ -233,14 +234,14 @@ async fn handle(store: &dyn DedupStore, job: &JobId) {
     assert_eq!(store.complete(&token, RETENTION).await.unwrap(), Fenced::Applied);
 }
 
-fn handles<S: DedupStore>(store: Arc<S>) -> impl Fn(JobId) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+fn handles<S: DedupStore>(store: Arc<S>) -> impl Fn(JobId) -> Work {
     move |job| {
         let store = store.clone();
         Box::pin(async move { handle(&*store, &job).await })
     }
 }
 
-fn looks<S: DedupStore>(store: Arc<S>) -> impl Fn(JobId) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+fn looks<S: DedupStore>(store: Arc<S>) -> impl Fn(JobId) -> Work {
     move |job| {
         let store = store.clone();
         Box::pin(async move {
@@ -249,11 +250,13 @@ fn looks<S: DedupStore>(store: Arc<S>) -> impl Fn(JobId) -> Pin<Box<dyn Future<O
     }
 }
 
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Something that is done with jobs, and how it did.
 struct Contender {
     name: &'static str,
     jobs: fn(u64) -> JobId,
-    work: Arc<dyn Fn(JobId) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>,
+    work: Arc<dyn Fn(JobId) -> Work + Send + Sync>,
     /// Per second, in each round.
     rates: Vec<f64>,
     times: Vec<Duration>,
