@@ -48,6 +48,7 @@
 //! - `sender`: the documented sender, for tests.
 //! - `redis`: `RedisDedupStore`, shared by processes; `redis-tls`: `rediss://` URLs for it.
 //! - `postgres`: `PostgresDedupStore`, shared by processes; `postgres-tls`: `sslmode=require` in URLs for it.
+//! - `sqlite`: `SqliteInbox`, events stored in one file before they are acknowledged.
 //! - `conformance`: the suites that any store must pass.
 //!
 //! None is on by default. The answer to every request, all defaults, and where a token in a URL
@@ -98,6 +99,8 @@ pub use self::inbox::{
     InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, MemoryInbox,
     Outcome, Pruned, Receipt, Retention,
 };
+#[cfg(feature = "sqlite")]
+pub use self::inbox::{SqliteInbox, SqliteInboxBuilder, SqliteInboxError};
 #[cfg(feature = "warp")]
 pub use self::integrations::warp;
 pub use self::jobs::{JobRegistry, MemoryJobRegistry};

@@ -2,6 +2,8 @@
 
 mod memory;
 mod row;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,6 +13,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use self::memory::MemoryInbox;
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::{SqliteInbox, SqliteInboxBuilder, SqliteInboxError};
 use crate::event::{Envelope, JobId};
 use crate::store::{Fenced, StoreError};
 

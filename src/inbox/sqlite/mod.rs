@@ -1,0 +1,343 @@
+//! The inbox in one file, through SQLite.
+
+mod queue;
+mod reads;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod totals;
+mod transitions;
+mod writer;
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use self::reads::Readers;
+use self::writer::Writer;
+use super::{
+    InboxAdmin, InboxFilter, InboxRow, InboxStats, InboxStore, Lease, Leased, Outcome, Pruned, Receipt,
+    Retention,
+};
+use crate::event::{Envelope, JobId};
+use crate::jobs::JobRegistry;
+use crate::store::{Fenced, StoreError};
+
+/// An [`InboxStore`] in one file (feature `sqlite`), for a server without a database beside it.
+///
+/// Cheap to clone; all clones are one inbox. It is also a [`JobRegistry`] of the jobs that it has a row for.
+///
+/// ```no_run
+/// # async fn app() -> Result<(), Box<dyn std::error::Error>> {
+/// # let handler = qomplement_webhooks::handler_fn(|_| async { Ok(()) });
+/// use qomplement_webhooks::{InboxWorker, SharedToken, SqliteInbox, Verification, WebhookReceiver};
+///
+/// let inbox = SqliteInbox::open("/var/lib/app/webhooks.db")?;
+/// let worker = InboxWorker::new(inbox.clone(), handler, Verification::Trust).start();
+/// let receiver =
+///     WebhookReceiver::durable(inbox).token(SharedToken::from_env("WEBHOOK_TOKEN")?).build()?;
+/// # Ok(()) }
+/// ```
+///
+/// # What it promises, and what it cannot
+///
+/// It keeps [`InboxStore`]'s contract. `Ok` means that SQLite has committed, in WAL mode with
+/// `synchronous=FULL`: the operating system has been told to put it on the disk, and has said that it did. A
+/// disk that lies about that, or that is lost, takes the events with it: there is one copy. Times are the
+/// system's clock; when that is set back, what is due waits for longer.
+///
+/// One thread writes, and commits whatever waits in one transaction: the more calls at once, the less each
+/// costs. Reads do not wait for writes; they run on tokio's blocking threads, four at once.
+///
+/// # The file
+///
+/// It must be on a local disk: SQLite's locks and its shared memory do not work over NFS or SMB. Any number of
+/// processes on one machine may open it at once, such as two servers, or a command line beside a server; they
+/// take turns at writing. `PATH-wal` and `PATH-shm` belong to it while it is open, and after a crash: move or
+/// copy all three, or none. For a backup while it is open, use `VACUUM INTO` or SQLite's backup command. It
+/// holds the bodies, in the clear; who may read it is up to the directory and the umask.
+///
+/// The write-ahead log is copied into the file after every 1000 pages (4 MB). It grows beyond that by one
+/// transaction, which is at most 8 MiB and one body, or while a program reads the file without a pause; its
+/// space is used again, and is given back when the last program closes the file. The file itself does not
+/// shrink: what was pruned is used again, and `VACUUM` gives it back.
+///
+/// # Limits
+///
+/// [`StoreError::Full`] is returned when the rows that are not yet done or dead, or the bodies of these, are
+/// as many as [the builder](Self::builder) allows, when the file may not grow, or when the disk is full. What
+/// is done or dead does not count to the first two.
+///
+/// # Errors
+///
+/// When another process holds the file's lock, a write waits for three seconds unless
+/// [`busy_timeout`](SqliteInboxBuilder::busy_timeout) says otherwise. An error of the disk goes to all calls
+/// that were to be committed together.
+///
+/// # Shutting down
+///
+/// The thread ends when the last clone is dropped, after it has committed what waits. A process that exits
+/// before loses nothing that was answered.
+#[derive(Clone)]
+pub struct SqliteInbox {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    path: PathBuf,
+    writer: Writer,
+    readers: Readers,
+    arrived: Arc<Notify>,
+}
+
+/// Configures a [`SqliteInbox`].
+#[derive(Debug, Clone)]
+#[must_use = "nothing is opened before `open`"]
+pub struct SqliteInboxBuilder {
+    path: PathBuf,
+    settings: Settings,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    limits: Limits,
+    max_file_bytes: Option<u64>,
+    busy_timeout: Duration,
+}
+
+/// How much may be unfinished.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    rows: i64,
+    bytes: i64,
+}
+
+/// Why a [`SqliteInbox`] cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SqliteInboxError {
+    /// The file cannot be opened, read or written.
+    #[error("the file cannot be opened")]
+    Open(#[source] Box<dyn Error + Send + Sync>),
+    /// The file is something else than a database.
+    #[error("the file is no SQLite database")]
+    NotADatabase,
+    /// The file is another program's database.
+    #[error("the file is an SQLite database, but not an inbox")]
+    NotAnInbox,
+    /// The file was written by a newer version of this crate.
+    #[error("the file has version {found}, and this program knows versions up to {known}: use a newer one")]
+    TooNew {
+        /// The version of the file.
+        found: i64,
+        /// The newest version that this program knows.
+        known: i64,
+    },
+    /// SQLite would not keep what it acknowledges. Some file systems cannot share memory, which the write-ahead
+    /// log needs.
+    #[error("{setting} is {found} instead of {wanted}: what is committed could be lost")]
+    NotDurable {
+        /// The setting.
+        setting: &'static str,
+        /// What it must be.
+        wanted: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// The thread that writes cannot be started.
+    #[error("no thread can be started")]
+    Thread(#[source] io::Error),
+}
+
+impl SqliteInbox {
+    /// Opens the inbox in a file, with the default limits. The file is created unless it exists, and brought
+    /// up to this version of the crate; any number of processes may do so at once.
+    ///
+    /// It blocks for some milliseconds, and for as long as [`busy_timeout`](SqliteInboxBuilder::busy_timeout)
+    /// when another process holds the file's lock: call it when the program starts.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be opened, is not an inbox, or is one of a newer version.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, SqliteInboxError> {
+        Self::builder(path).open()
+    }
+
+    /// Starts to configure the inbox in a file.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use qomplement_webhooks::{SqliteInbox, SqliteInboxError};
+    /// # fn open() -> Result<SqliteInbox, SqliteInboxError> {
+    /// let inbox = SqliteInbox::builder("webhooks.db").max_unfinished_rows(10_000).open()?;
+    /// # Ok(inbox) }
+    /// ```
+    pub fn builder(path: impl AsRef<Path>) -> SqliteInboxBuilder {
+        SqliteInboxBuilder {
+            path: path.as_ref().to_owned(),
+            settings: Settings {
+                limits: Limits { rows: 100_000, bytes: 10 << 30 },
+                max_file_bytes: None,
+                busy_timeout: Duration::from_secs(3),
+            },
+        }
+    }
+}
+
+impl SqliteInboxBuilder {
+    /// How many rows may be expected, received or running at once. Default: 100,000.
+    pub fn max_unfinished_rows(mut self, rows: u64) -> Self {
+        self.settings.limits.rows = integer(rows);
+        self
+    }
+
+    /// How many bytes the bodies of these rows may have together. Default: 10 GiB.
+    pub fn max_unfinished_bytes(mut self, bytes: u64) -> Self {
+        self.settings.limits.bytes = integer(bytes);
+        self
+    }
+
+    /// How large the file may grow, without its write-ahead log. A file that is larger grows no further.
+    /// Default: as large as the disk.
+    pub fn max_file_bytes(mut self, bytes: u64) -> Self {
+        self.settings.max_file_bytes = Some(bytes);
+        self
+    }
+
+    /// How long a call waits while another process holds the file's lock. It should leave time to answer
+    /// within the receiver's ack deadline. Default: 3 seconds.
+    pub fn busy_timeout(mut self, time: Duration) -> Self {
+        self.settings.busy_timeout = time;
+        self
+    }
+
+    /// Opens the inbox: see [`SqliteInbox::open`].
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be opened, is not an inbox, or is one of a newer version.
+    pub fn open(self) -> Result<SqliteInbox, SqliteInboxError> {
+        // Whatever happens to the working directory later; and no name is special to SQLite then.
+        let path = std::path::absolute(&self.path).map_err(|error| SqliteInboxError::Open(error.into()))?;
+        let connection = schema::open(&path, &self.settings)?;
+        let arrived = Arc::new(Notify::new());
+        let writer = Writer::start(connection, self.settings.limits, arrived.clone())
+            .map_err(SqliteInboxError::Thread)?;
+        let readers = Readers::new(&path, self.settings.busy_timeout);
+        Ok(SqliteInbox { inner: Arc::new(Inner { path, writer, readers, arrived }) })
+    }
+}
+
+#[async_trait]
+impl InboxStore for SqliteInbox {
+    async fn receive(&self, event: &Envelope) -> Result<Receipt, StoreError> {
+        let (event, bytes) = (event.clone(), event.body().len());
+        self.inner.writer.write(bytes, move |rows| rows.receive(&event)).await?.ok_or(StoreError::Full)
+    }
+
+    async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
+        self.inner.writer.write(0, move |rows| rows.lease(most, length)).await
+    }
+
+    async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError> {
+        let lease = lease.clone();
+        self.inner.writer.write(0, move |rows| rows.renew(&lease, length)).await
+    }
+
+    async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError> {
+        let (lease, outcome) = (lease.clone(), outcome.clone());
+        self.inner.writer.write(0, move |rows| rows.settle(&lease, &outcome)).await
+    }
+
+    async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError> {
+        let job = job.clone();
+        self.inner.writer.write(0, move |rows| rows.expect(&job, deadline)).await?.ok_or(StoreError::Full)
+    }
+
+    async fn overdue(&self, most: usize, again: Duration) -> Result<Vec<JobId>, StoreError> {
+        self.inner.writer.write(0, move |rows| rows.overdue(most, again)).await
+    }
+
+    async fn contains(&self, job: &JobId) -> Result<bool, StoreError> {
+        let job = job.clone();
+        self.inner.readers.read(move |connection| reads::contains(connection, &job)).await
+    }
+
+    /// At most 1000 rows and 1000 bodies, and of these about 64 MiB.
+    async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError> {
+        let retention = *retention;
+        self.inner.writer.write(0, move |rows| rows.prune(&retention)).await
+    }
+
+    /// Returns at once for what this process writes; what others write is found by asking again.
+    async fn wait(&self) {
+        self.inner.arrived.notified().await;
+    }
+}
+
+#[async_trait]
+impl InboxAdmin for SqliteInbox {
+    async fn list(
+        &self,
+        filter: &InboxFilter,
+        after: Option<u64>,
+        most: usize,
+    ) -> Result<Vec<InboxRow>, StoreError> {
+        let filter = filter.clone();
+        self.inner.readers.read(move |connection| reads::list(connection, &filter, after, most)).await
+    }
+
+    async fn get(&self, job: &JobId) -> Result<Option<(InboxRow, Option<Bytes>)>, StoreError> {
+        let job = job.clone();
+        self.inner.readers.read(move |connection| reads::get(connection, &job)).await
+    }
+
+    async fn replay(&self, job: &JobId) -> Result<bool, StoreError> {
+        let job = job.clone();
+        self.inner.writer.write(0, move |rows| rows.replay(&job)).await
+    }
+
+    async fn stats(&self) -> Result<InboxStats, StoreError> {
+        self.inner.readers.read(reads::stats).await
+    }
+}
+
+#[async_trait]
+impl JobRegistry for SqliteInbox {
+    async fn is_known(&self, job: &JobId) -> Result<bool, Box<dyn Error + Send + Sync>> {
+        Ok(self.contains(job).await?)
+    }
+}
+
+impl fmt::Debug for SqliteInbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteInbox").field("path", &self.inner.path).finish_non_exhaustive()
+    }
+}
+
+/// The time as the file has it: microseconds since 1970.
+fn now() -> i64 {
+    microseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+fn microseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// How long it is from one time of the file to another.
+fn between(earlier: i64, later: i64) -> Duration {
+    Duration::from_micros(u64::try_from(later.saturating_sub(earlier)).unwrap_or(0))
+}
+
+/// A number as SQLite has it.
+fn integer(number: impl TryInto<i64>) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
+}

@@ -1,0 +1,180 @@
+//! What waits for the thread that writes.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::transitions::Transaction;
+use crate::store::StoreError;
+
+/// The most that is committed together: beyond, a larger transaction saves nothing, and those that wait for it
+/// wait longer.
+const BATCH_COMMANDS: usize = 256;
+const BATCH_BYTES: usize = 8 << 20;
+/// The most that waits: a disk that hangs must not fill the memory.
+const MAX_COMMANDS: usize = 1 << 16;
+const MAX_BYTES: usize = 256 << 20;
+
+/// One call that writes.
+pub(super) trait Command: Send {
+    /// Whether somebody still waits for the answer.
+    fn is_wanted(&self) -> bool;
+
+    /// Writes, and keeps what to answer. Called again when the transaction was rolled back.
+    fn apply(&mut self, transaction: &mut Transaction<'_>) -> ::rusqlite::Result<()>;
+
+    /// Answers, once it is known whether the transaction is committed.
+    fn answer(self: Box<Self>, committed: Result<(), StoreError>);
+}
+
+/// A [`Command`] out of a closure.
+pub(super) struct Call<T, F> {
+    write: F,
+    written: Option<T>,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+/// Calls in the order of their arrival.
+#[derive(Default)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    ready: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<(usize, Box<dyn Command>)>,
+    bytes: usize,
+    /// How many calls the writer waits for; it is not woken before.
+    wanted: usize,
+    closed: bool,
+}
+
+/// How many calls are likely to come, and until when it is worth to wait for them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Expected {
+    pub(super) commands: usize,
+    pub(super) until: Instant,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("the thread that writes has ended")]
+    Closed,
+    #[error("too many calls wait to be written")]
+    TooMany,
+}
+
+impl Queue {
+    /// Adds a call with so many bytes.
+    pub(super) fn push(&self, bytes: usize, command: Box<dyn Command>) -> Result<(), StoreError> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(StoreError::unavailable(Refused::Closed));
+        }
+        let is_full = state.bytes.saturating_add(bytes) > MAX_BYTES || state.waiting.len() >= MAX_COMMANDS;
+        if is_full && !state.waiting.is_empty() {
+            return Err(StoreError::unavailable(Refused::TooMany));
+        }
+        state.bytes += bytes;
+        state.waiting.push_back((bytes, command));
+        let is_ready = state.waiting.len() == state.wanted;
+        drop(state);
+        if is_ready {
+            self.ready.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Waits for calls, for a short while also for those that are expected, and takes as many as are
+    /// committed together. `None` once the queue is closed and empty.
+    pub(super) fn take(&self, expected: Expected) -> Option<Vec<Box<dyn Command>>> {
+        let mut state = self.state();
+        while state.waiting.is_empty() {
+            if state.closed {
+                return None;
+            }
+            state.wanted = 1;
+            state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.wanted = expected.commands.min(BATCH_COMMANDS);
+        while state.waiting.len() < state.wanted && state.bytes < BATCH_BYTES && !state.closed {
+            let patience = expected.until.saturating_duration_since(Instant::now());
+            if patience == Duration::ZERO {
+                break;
+            }
+            state = self.ready.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.wanted = 0;
+        let (mut batch, mut taken) = (Vec::with_capacity(state.waiting.len().min(BATCH_COMMANDS)), 0);
+        while batch.len() < BATCH_COMMANDS && taken < BATCH_BYTES {
+            let Some((bytes, command)) = state.waiting.pop_front() else { break };
+            taken += bytes;
+            batch.push(command);
+        }
+        state.bytes -= taken;
+        Some(batch)
+    }
+
+    /// How many calls wait.
+    pub(super) fn len(&self) -> usize {
+        self.state().waiting.len()
+    }
+
+    /// Lets no further call in. Those that wait are still taken.
+    pub(super) fn close(&self) {
+        self.state().closed = true;
+        self.ready.notify_one();
+    }
+
+    /// Drops those that wait: nobody will take them.
+    pub(super) fn abandon(&self) {
+        self.close();
+        let waiting = std::mem::take(&mut self.state().waiting);
+        drop(waiting);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T, F> Call<T, F> {
+    pub(super) fn new(write: F) -> (Self, oneshot::Receiver<Result<T, StoreError>>) {
+        let (reply, replied) = oneshot::channel();
+        (Self { write, written: None, reply }, replied)
+    }
+}
+
+impl<T, F> Command for Call<T, F>
+where
+    T: Send,
+    F: Fn(&mut Transaction<'_>) -> ::rusqlite::Result<T> + Send,
+{
+    fn is_wanted(&self) -> bool {
+        !self.reply.is_closed()
+    }
+
+    fn apply(&mut self, transaction: &mut Transaction<'_>) -> ::rusqlite::Result<()> {
+        self.written = Some((self.write)(transaction)?);
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, committed: Result<(), StoreError>) {
+        let answer = match (committed, self.written) {
+            (Ok(()), Some(written)) => Ok(written),
+            (Err(error), _) => Err(error),
+            // Not applied: the receiver's end says so.
+            (Ok(()), None) => return,
+        };
+        // Whoever asked may have gone.
+        let _ = self.reply.send(answer);
+    }
+}
+
+/// What the end of a call's reply without an answer means.
+pub(super) fn unanswered() -> StoreError {
+    StoreError::unavailable(Refused::Closed)
+}

@@ -1,0 +1,164 @@
+//! What only reads.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ::rusqlite::types::Type;
+use ::rusqlite::{Connection, Error, OptionalExtension, Row, params};
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use super::totals::state;
+use super::{between, integer, now, schema};
+use crate::event::JobId;
+use crate::inbox::{InboxFilter, InboxRow, InboxState, InboxStats};
+use crate::store::StoreError;
+
+/// How many reads run at once.
+const READERS: usize = 4;
+
+/// Connections that read, each opened when it is first needed.
+pub(super) struct Readers {
+    shared: Arc<Shared>,
+    room: Arc<Semaphore>,
+}
+
+struct Shared {
+    path: PathBuf,
+    busy_timeout: Duration,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Readers {
+    pub(super) fn new(path: &Path, busy_timeout: Duration) -> Self {
+        let shared = Shared { path: path.to_owned(), busy_timeout, idle: Mutex::default() };
+        Self { shared: Arc::new(shared), room: Arc::new(Semaphore::new(READERS)) }
+    }
+
+    /// Runs a read where it may block.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> ::rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
+        let room = self.room.clone().acquire_owned().await.map_err(StoreError::unavailable)?;
+        let shared = self.shared.clone();
+        let task = runtime.spawn_blocking(move || {
+            let _room = room;
+            shared.read(read)
+        });
+        task.await.map_err(StoreError::unavailable)?.map_err(StoreError::unavailable)
+    }
+}
+
+impl Shared {
+    fn read<T>(&self, read: impl FnOnce(&Connection) -> ::rusqlite::Result<T>) -> ::rusqlite::Result<T> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => schema::open_to_read(&self.path, self.busy_timeout)?,
+        };
+        let value = read(&connection)?;
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        Ok(value)
+    }
+}
+
+pub(super) const CONTAINS: &str = "SELECT EXISTS (SELECT 1 FROM inbox WHERE job_id = ?1)";
+
+pub(super) fn contains(connection: &Connection, job: &JobId) -> ::rusqlite::Result<bool> {
+    connection.prepare_cached(CONTAINS)?.query_row([job.to_string()], |row| row.get(0))
+}
+
+const COLUMNS: &str =
+    "inbox.id, job_id, state, job_type, status, attempts, earlier_attempts, error, received_at, due_at";
+
+pub(super) fn list(
+    connection: &Connection,
+    filter: &InboxFilter,
+    after: Option<u64>,
+    most: usize,
+) -> ::rusqlite::Result<Vec<InboxRow>> {
+    // The state stands in the statement, so that a partial index on it can be used.
+    let state = filter.state.map(|state| format!("AND state = '{state}'")).unwrap_or_default();
+    let statement = format!(
+        "SELECT {COLUMNS} FROM inbox
+        WHERE id > ?1 AND (?2 IS NULL OR job_type = ?2) AND (?3 IS NULL OR status = ?3) {state}
+        ORDER BY id LIMIT ?4"
+    );
+    let parameters = params![integer(after.unwrap_or(0)), filter.job_type, filter.status, integer(most)];
+    let now = now();
+    connection.prepare_cached(&statement)?.query_map(parameters, |row| view(row, now))?.collect()
+}
+
+pub(super) fn get(
+    connection: &Connection,
+    job: &JobId,
+) -> ::rusqlite::Result<Option<(InboxRow, Option<Bytes>)>> {
+    let statement =
+        format!("SELECT {COLUMNS}, body FROM inbox LEFT JOIN inbox_body USING (id) WHERE job_id = ?1");
+    let now = now();
+    connection
+        .prepare_cached(&statement)?
+        .query_row([job.to_string()], |row| {
+            Ok((view(row, now)?, row.get::<_, Option<Vec<u8>>>(10)?.map(Bytes::from)))
+        })
+        .optional()
+}
+
+pub(super) const STATS: &str = "SELECT state, rows, bytes,
+        (SELECT min(due_at) FROM inbox WHERE state IN ('received', 'running'))
+    FROM inbox_total";
+
+pub(super) fn stats(connection: &Connection) -> ::rusqlite::Result<InboxStats> {
+    let mut stats = InboxStats::default();
+    let now = now();
+    let mut statement = connection.prepare_cached(STATS)?;
+    let mut totals = statement.query([])?;
+    while let Some(total) = totals.next()? {
+        *match state(total.get_ref(0)?.as_str()?)? {
+            InboxState::Expected => &mut stats.expected,
+            InboxState::Received => &mut stats.received,
+            InboxState::Running => &mut stats.running,
+            InboxState::Done => &mut stats.done,
+            InboxState::Dead => &mut stats.dead,
+        } = number(total, 1)?;
+        stats.bytes += number(total, 2)?;
+        let due: Option<i64> = total.get(3)?;
+        stats.oldest_due = due.filter(|due| *due <= now).map(|due| between(due, now));
+    }
+    Ok(stats)
+}
+
+fn view(row: &Row<'_>, now: i64) -> ::rusqlite::Result<InboxRow> {
+    let due: Option<i64> = row.get(9)?;
+    Ok(InboxRow {
+        number: number(row, 0)?,
+        job: job(row, 1)?,
+        state: state(row.get_ref(2)?.as_str()?)?,
+        job_type: row.get(3)?,
+        status: row.get(4)?,
+        attempts: row.get(5)?,
+        earlier_attempts: row.get(6)?,
+        error: row.get(7)?,
+        age: between(row.get(8)?, now),
+        due_in: due.map(|due| between(now, due)),
+    })
+}
+
+/// The id of a job in a column.
+pub(super) fn job(row: &Row<'_>, column: usize) -> ::rusqlite::Result<JobId> {
+    JobId::try_from(row.get_ref(column)?.as_str()?).map_err(unreadable)
+}
+
+/// A number in a column that is never negative.
+pub(super) fn number(row: &Row<'_>, column: usize) -> ::rusqlite::Result<u64> {
+    u64::try_from(row.get::<_, i64>(column)?).map_err(unreadable)
+}
+
+/// What is in the file was not written by us.
+pub(super) fn unreadable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::FromSqlConversionFailure(0, Type::Text, error.into())
+}

@@ -1,0 +1,150 @@
+//! The file: whose it is, how it is set up, and its tables.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ::rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+use super::{Settings, SqliteInboxError, integer};
+
+/// Sets our files apart from other programs' databases.
+const APPLICATION_ID: i64 = 0x514d_5049;
+
+/// What brings a file from the version before to the next, starting from an empty file. The file's
+/// `user_version` is how many were applied. A step that is released is never changed.
+pub(super) const MIGRATIONS: [&str; 1] = ["
+    -- One row per job. Times are microseconds since 1970.
+    CREATE TABLE inbox (
+        id INTEGER PRIMARY KEY,
+        job_id TEXT NOT NULL UNIQUE,
+        state TEXT NOT NULL CHECK (state IN ('expected', 'received', 'running', 'done', 'dead')),
+        -- When it is overdue, may be leased, or its lease ends; NULL when it is done or dead.
+        due_at INTEGER,
+        -- Grows with every lease.
+        sequence INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        -- Those before it was last replayed.
+        earlier_attempts INTEGER NOT NULL DEFAULT 0,
+        job_type TEXT,
+        status TEXT,
+        -- The length of the body; NULL when there is none.
+        bytes INTEGER,
+        received_at INTEGER NOT NULL,
+        done_at INTEGER,
+        error TEXT
+    ) STRICT;
+    CREATE INDEX inbox_leasable ON inbox (due_at) WHERE state IN ('received', 'running');
+    CREATE INDEX inbox_expected ON inbox (due_at) WHERE state = 'expected';
+    CREATE INDEX inbox_dead ON inbox (state) WHERE state = 'dead';
+    CREATE INDEX inbox_done ON inbox (done_at) WHERE state = 'done' AND bytes IS NOT NULL;
+    CREATE INDEX inbox_tombstone ON inbox (done_at) WHERE state = 'done' AND bytes IS NULL;
+
+    -- Apart, so that a lease does not write a body again.
+    CREATE TABLE inbox_body (id INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;
+
+    -- How many rows there are in each state, and how long their bodies are together.
+    CREATE TABLE inbox_total (state TEXT PRIMARY KEY, rows INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    INSERT INTO inbox_total (state, rows, bytes)
+        VALUES ('expected', 0, 0), ('received', 0, 0), ('running', 0, 0), ('done', 0, 0), ('dead', 0, 0);
+"];
+
+const IDENTITY: &str = "SELECT (SELECT application_id FROM pragma_application_id),
+    (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_schema)";
+
+/// Opens a file to write to it: one that is an inbox, or that is empty and becomes one.
+pub(super) fn open(path: &Path, settings: &Settings) -> Result<Connection, SqliteInboxError> {
+    let mut connection = connect(path, settings.busy_timeout, OpenFlags::SQLITE_OPEN_CREATE)?;
+    version(&connection)?;
+    make_durable(&connection, settings.busy_timeout)?;
+    migrate(&mut connection)?;
+    if let Some(bytes) = settings.max_file_bytes {
+        let page: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+        let pages = integer(bytes) / page.max(1);
+        connection.execute_batch(&format!("PRAGMA max_page_count = {}", pages.clamp(1, u32::MAX.into())))?;
+    }
+    Ok(connection)
+}
+
+/// Opens a file that is an inbox, to read from it.
+pub(super) fn open_to_read(path: &Path, busy_timeout: Duration) -> ::rusqlite::Result<Connection> {
+    let connection = connect(path, busy_timeout, OpenFlags::empty())?;
+    connection.execute_batch("PRAGMA query_only = ON")?;
+    Ok(connection)
+}
+
+fn connect(path: &Path, busy_timeout: Duration, flags: OpenFlags) -> ::rusqlite::Result<Connection> {
+    let flags = flags | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(busy_timeout)?;
+    // More than there are statements.
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// The version of a file, 0 if it is empty, unless it is not ours.
+fn version(connection: &Connection) -> Result<i64, SqliteInboxError> {
+    let identity = connection.query_row(IDENTITY, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let known = integer(MIGRATIONS.len());
+    match identity {
+        (APPLICATION_ID, found, _) if (0..=known).contains(&found) => Ok(found),
+        (APPLICATION_ID, found, _) => Err(SqliteInboxError::TooNew { found, known }),
+        (0, 0, 0) => Ok(0),
+        (_, _, _) => Err(SqliteInboxError::NotAnInbox),
+    }
+}
+
+pub(super) fn make_durable(connection: &Connection, busy_timeout: Duration) -> Result<(), SqliteInboxError> {
+    let until = Instant::now() + busy_timeout;
+    let journal: String = loop {
+        match connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)) {
+            // When several processes switch at once, SQLite does not wait by itself.
+            Err(error) if is_busy(&error) && Instant::now() < until => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            journal => break journal?,
+        }
+    };
+    // On macOS, nothing else reaches the disk; elsewhere it changes nothing.
+    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA fullfsync = ON")?;
+    let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
+    let settings = [
+        ("journal_mode", "wal", journal),
+        // FULL
+        ("synchronous", "2", synchronous.to_string()),
+    ];
+    match settings.into_iter().find(|(_, wanted, found)| wanted != found) {
+        Some((setting, wanted, found)) => Err(SqliteInboxError::NotDurable { setting, wanted, found }),
+        None => Ok(()),
+    }
+}
+
+fn migrate(connection: &mut Connection) -> Result<(), SqliteInboxError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Another process may have been faster.
+    let version = version(&transaction)?;
+    for migration in MIGRATIONS.iter().skip(usize::try_from(version).unwrap_or(0)) {
+        transaction.execute_batch(migration)?;
+    }
+    if version < integer(MIGRATIONS.len()) {
+        transaction.execute_batch(&format!(
+            "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {}",
+            MIGRATIONS.len()
+        ))?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+fn is_busy(error: &::rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+impl From<::rusqlite::Error> for SqliteInboxError {
+    fn from(error: ::rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => Self::NotADatabase,
+            _ => Self::Open(error.into()),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What cannot be seen from outside.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::rusqlite::{Connection, params_from_iter};
+use tokio::sync::Notify;
+
+use super::writer::Writer;
+use super::{Limits, SqliteInboxError, reads, schema, transitions};
+use crate::store::StoreError;
+
+fn in_memory() -> Connection {
+    let connection = Connection::open_in_memory().unwrap();
+    connection.execute_batch(schema::MIGRATIONS[0]).unwrap();
+    connection
+}
+
+#[tokio::test]
+async fn calls_fail_when_the_thread_that_writes_has_died() {
+    let limits = Limits { rows: 1, bytes: 1 };
+    let writer = Writer::start(in_memory(), limits, Arc::new(Notify::new())).unwrap();
+    assert_eq!(writer.write(0, |_| Ok(7)).await.unwrap(), 7);
+    let dying = writer.write::<(), _>(0, |_| panic!("a bug"));
+    let (died, waiting) = tokio::join!(dying, writer.write(0, |_| Ok(())));
+    for error in [died.unwrap_err(), waiting.unwrap_err(), writer.write(0, |_| Ok(())).await.unwrap_err()] {
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+        assert!(error.source().unwrap().to_string().contains("ended"), "{error:?}");
+    }
+}
+
+#[test]
+fn a_database_that_would_lose_commits_is_refused() {
+    let refused = schema::make_durable(&in_memory(), Duration::ZERO).unwrap_err();
+    assert!(
+        matches!(&refused, SqliteInboxError::NotDurable { setting: "journal_mode", wanted: "wal", found } if found == "memory"),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn the_connection_that_writes_waits_for_the_disk() {
+    let folder = std::env::temp_dir().join(format!("qomplement-webhooks-durable-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let settings = super::SqliteInbox::builder("").settings;
+    let connection = schema::open(&folder.join("inbox.db"), &settings).unwrap();
+    let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+    let journal: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+    assert_eq!((synchronous, journal.as_str()), (2, "wal"));
+    drop(connection);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn no_statement_looks_at_all_rows_or_sorts_them() {
+    let connection = in_memory();
+    for statement in transitions::STATEMENTS.into_iter().chain([reads::CONTAINS, reads::STATS]) {
+        let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {statement}")).unwrap();
+        let parameters = params_from_iter(vec![1; plan.parameter_count()]);
+        let steps: Vec<String> =
+            plan.query_map(parameters, |row| row.get(3)).unwrap().collect::<Result<_, _>>().unwrap();
+        let is_slow = |step: &String| {
+            (step.starts_with("SCAN") && !step.contains("inbox_total") && !step.contains("CONSTANT ROW"))
+                || step.contains("TEMP B-TREE")
+        };
+        assert!(!steps.iter().any(is_slow), "{statement}\n{steps:?}");
+    }
+}

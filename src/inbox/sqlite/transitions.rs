@@ -1,0 +1,348 @@
+//! The transitions of a row, each one statement; what the state machine in `row.rs` does, in SQL.
+
+use std::time::Duration;
+
+use ::rusqlite::{Connection, OptionalExtension, Params, params};
+use bytes::Bytes;
+
+use super::reads::{job, number};
+use super::totals::{Totals, state};
+use super::{Limits, integer, microseconds, now};
+use crate::event::{Envelope, JobId, JobStatus};
+use crate::inbox::{InboxState, Lease, Leased, Outcome, Pruned, Receipt, Retention};
+use crate::store::Fenced;
+
+/// The most rows that one call prunes, and the most bytes of bodies, about: to free them takes time, and writes
+/// wait meanwhile.
+const PRUNE_ROWS: i64 = 1000;
+const PRUNE_BYTES: i64 = 64 << 20;
+
+/// A transaction that writes.
+pub(super) struct Transaction<'c> {
+    sql: &'c Connection,
+    limits: Limits,
+    now: i64,
+    totals: Totals,
+    totals_before: Totals,
+    /// How many rows have become due.
+    arrived: usize,
+}
+
+/// What is known of the row of an event that arrives.
+struct Kept {
+    id: i64,
+    state: InboxState,
+    status: Option<JobStatus>,
+    bytes: Option<i64>,
+    differs: bool,
+}
+
+impl<'c> Transaction<'c> {
+    /// Begins with a transaction of the connection's that holds the lock, so that the time is that of the
+    /// write.
+    pub(super) fn begin(sql: &'c Connection, limits: Limits) -> ::rusqlite::Result<Self> {
+        let totals = Totals::load(sql)?;
+        Ok(Self { sql, limits, now: now(), totals, totals_before: totals, arrived: 0 })
+    }
+
+    /// Writes what the transitions add up to, and returns how many rows they have made due.
+    pub(super) fn end(self) -> ::rusqlite::Result<usize> {
+        self.totals.save(&self.totals_before, self.sql)?;
+        Ok(self.arrived)
+    }
+
+    fn execute(&self, statement: &str, parameters: impl Params) -> ::rusqlite::Result<usize> {
+        self.sql.prepare_cached(statement)?.execute(parameters)
+    }
+
+    fn after(&self, duration: Duration) -> i64 {
+        self.now.saturating_add(microseconds(duration))
+    }
+
+    /// Whether the limits allow that many more unfinished rows and bytes.
+    fn has_room(&self, rows: i64, bytes: i64) -> bool {
+        let unfinished = self.totals.unfinished();
+        (rows <= 0 || unfinished.rows + rows <= self.limits.rows)
+            && (bytes <= 0 || unfinished.bytes.saturating_add(bytes) <= self.limits.bytes)
+    }
+}
+
+const RECEIVE: &str = "INSERT INTO inbox (job_id, state, due_at, job_type, status, bytes, received_at)
+    VALUES (?1, 'received', ?5, ?2, ?3, ?4, ?5)
+    ON CONFLICT (job_id) DO NOTHING";
+const STORE_BODY: &str = "INSERT INTO inbox_body (id, body) VALUES (?1, ?2)";
+const FIND: &str = "SELECT id, state, status, bytes, body IS NOT NULL AND body <> ?2
+    FROM inbox LEFT JOIN inbox_body USING (id) WHERE job_id = ?1";
+const TAKE: &str = "UPDATE inbox SET state = 'received', due_at = ?5, done_at = NULL,
+        job_type = ?2, status = ?3, bytes = ?4, received_at = ?5, attempts = 0, earlier_attempts = 0, error = NULL
+    WHERE id = ?1";
+/// Who runs the old event must not settle the new one; and both must not run at once.
+const TAKE_RUNNING: &str = "UPDATE inbox SET sequence = sequence + 1,
+        job_type = ?2, status = ?3, bytes = ?4, received_at = ?5, attempts = 0, earlier_attempts = 0, error = NULL
+    WHERE id = ?1";
+const REPLACE_BODY: &str = "INSERT INTO inbox_body (id, body) VALUES (?1, ?2)
+    ON CONFLICT (id) DO UPDATE SET body = excluded.body";
+
+impl Transaction<'_> {
+    /// Stores an event; `None` when a limit is reached.
+    pub(super) fn receive(&mut self, event: &Envelope) -> ::rusqlite::Result<Option<Receipt>> {
+        let job = event.job().to_string();
+        let (job_type, status) = (event.job_type().as_str(), event.status().as_str());
+        let (body, bytes) = (event.body().as_ref(), integer(event.body().len()));
+        // Nearly every event is its job's first, so that is tried before anything is looked up.
+        if self.has_room(1, bytes)
+            && self.execute(RECEIVE, params![job, job_type, status, bytes, self.now])? == 1
+        {
+            self.execute(STORE_BODY, params![self.sql.last_insert_rowid(), body])?;
+            self.totals.add(InboxState::Received, bytes);
+            self.arrived += 1;
+            return Ok(Some(Receipt::Stored));
+        }
+        let Some(kept) = self.find(&job, body)? else { return Ok(None) };
+        let is_final = event.status().is_final();
+        if kept.status.is_some_and(|status| status.is_final() || !is_final) {
+            // Two reports of a job that has not ended may well differ.
+            let conflicts = kept.differs && is_final;
+            return Ok(Some(if conflicts { Receipt::Conflict } else { Receipt::Duplicate }));
+        }
+        let kept_bytes = kept.bytes.unwrap_or(0);
+        let has_room = match kept.state {
+            InboxState::Done | InboxState::Dead => self.has_room(1, bytes),
+            _ => self.has_room(0, bytes - kept_bytes),
+        };
+        if !has_room {
+            return Ok(None);
+        }
+        let (statement, state) = match kept.state {
+            InboxState::Running => (TAKE_RUNNING, InboxState::Running),
+            _ => (TAKE, InboxState::Received),
+        };
+        self.execute(statement, params![kept.id, job_type, status, bytes, self.now])?;
+        self.execute(REPLACE_BODY, params![kept.id, body])?;
+        self.totals.remove(kept.state, kept_bytes);
+        self.totals.add(state, bytes);
+        self.arrived += 1;
+        Ok(Some(Receipt::Stored))
+    }
+
+    fn find(&self, job: &str, body: &[u8]) -> ::rusqlite::Result<Option<Kept>> {
+        let mut statement = self.sql.prepare_cached(FIND)?;
+        let kept = statement.query_row(params![job, body], |row| {
+            Ok(Kept {
+                id: row.get(0)?,
+                state: state(row.get_ref(1)?.as_str()?)?,
+                status: row.get_ref(2)?.as_str_or_null()?.map(JobStatus::from),
+                bytes: row.get(3)?,
+                differs: row.get(4)?,
+            })
+        });
+        kept.optional()
+    }
+}
+
+const DUE: &str = "SELECT inbox.id, job_id, state = 'running', sequence, attempts, earlier_attempts, body
+    FROM inbox JOIN inbox_body USING (id)
+    WHERE state IN ('received', 'running') AND due_at <= ?1
+    ORDER BY due_at, inbox.id LIMIT ?2";
+const LEASE: &str =
+    "UPDATE inbox SET state = 'running', due_at = ?2, sequence = sequence + 1, attempts = attempts + 1
+    WHERE id = ?1";
+const RENEW: &str = "UPDATE inbox SET due_at = ?3 WHERE job_id = ?1 AND sequence = ?2 AND state = 'running'";
+
+impl Transaction<'_> {
+    pub(super) fn lease(&mut self, most: usize, length: Duration) -> ::rusqlite::Result<Vec<Leased>> {
+        let mut due = self.sql.prepare_cached(DUE)?;
+        let rows = due.query_map(params![self.now, integer(most)], |row| {
+            let leased = Leased {
+                lease: Lease::new(job(row, 1)?, number(row, 3)? + 1),
+                body: Bytes::from(row.get::<_, Vec<u8>>(6)?),
+                attempt: row.get::<_, u32>(4)?.saturating_add(1),
+                earlier_attempts: row.get(5)?,
+                ran_out: row.get(2)?,
+            };
+            Ok((row.get(0)?, leased))
+        })?;
+        let rows = rows.collect::<::rusqlite::Result<Vec<(i64, Leased)>>>()?;
+        let until = self.after(length);
+        for (id, leased) in &rows {
+            self.execute(LEASE, params![id, until])?;
+            let bytes = integer(leased.body.len());
+            let before = if leased.ran_out { InboxState::Running } else { InboxState::Received };
+            self.totals.remove(before, bytes);
+            self.totals.add(InboxState::Running, bytes);
+        }
+        Ok(rows.into_iter().map(|(_, leased)| leased).collect())
+    }
+
+    pub(super) fn renew(&mut self, lease: &Lease, length: Duration) -> ::rusqlite::Result<Fenced> {
+        let parameters = params![lease.job().to_string(), integer(lease.sequence()), self.after(length)];
+        Ok(if self.execute(RENEW, parameters)? == 1 { Fenced::Applied } else { Fenced::Stale })
+    }
+}
+
+const DONE: &str = "UPDATE inbox SET state = 'done', due_at = NULL, done_at = ?3
+    WHERE job_id = ?1 AND sequence = ?2 AND state = 'running' RETURNING bytes";
+const RETRY: &str = "UPDATE inbox SET state = 'received', due_at = ?3, error = ?4
+    WHERE job_id = ?1 AND sequence = ?2 AND state = 'running' RETURNING bytes";
+const DEAD: &str = "UPDATE inbox SET state = 'dead', due_at = NULL, error = ?3
+    WHERE job_id = ?1 AND sequence = ?2 AND state = 'running' RETURNING bytes";
+const GIVE_BACK: &str = "UPDATE inbox SET state = 'received', due_at = ?3, attempts = attempts - 1
+    WHERE job_id = ?1 AND sequence = ?2 AND state = 'running' RETURNING bytes";
+const SETTLED: &str =
+    "SELECT EXISTS (SELECT 1 FROM inbox WHERE job_id = ?1 AND sequence = ?2 AND state = ?3)";
+
+impl Transaction<'_> {
+    pub(super) fn settle(&mut self, lease: &Lease, outcome: &Outcome) -> ::rusqlite::Result<Fenced> {
+        let (job, sequence) = (lease.job().to_string(), integer(lease.sequence()));
+        let (state, settled) = match outcome {
+            Outcome::Done => (InboxState::Done, self.write(DONE, params![job, sequence, self.now])?),
+            Outcome::Retry { after, error } => {
+                let due = self.after(*after);
+                (InboxState::Received, self.write(RETRY, params![job, sequence, due, error])?)
+            }
+            Outcome::Dead { error } => (InboxState::Dead, self.write(DEAD, params![job, sequence, error])?),
+            Outcome::GiveBack { after } => {
+                let due = self.after(*after);
+                (InboxState::Received, self.write(GIVE_BACK, params![job, sequence, due])?)
+            }
+        };
+        if let Some(bytes) = settled {
+            self.totals.remove(InboxState::Running, bytes);
+            self.totals.add(state, bytes);
+            let after = match outcome {
+                Outcome::Retry { after, .. } | Outcome::GiveBack { after } => Some(*after),
+                Outcome::Done | Outcome::Dead { .. } => None,
+            };
+            self.arrived += usize::from(after == Some(Duration::ZERO));
+            return Ok(Fenced::Applied);
+        }
+        // It may be the repetition of a write whose reply was lost.
+        let mut statement = self.sql.prepare_cached(SETTLED)?;
+        let is_repeated = statement.query_row(params![job, sequence, state.as_str()], |row| row.get(0))?;
+        Ok(if is_repeated { Fenced::Applied } else { Fenced::Stale })
+    }
+
+    /// Writes to a row, if the conditions hold, and returns how long its body is.
+    fn write(&self, statement: &str, parameters: impl Params) -> ::rusqlite::Result<Option<i64>> {
+        let mut statement = self.sql.prepare_cached(statement)?;
+        let written = statement.query_row(parameters, |row| row.get::<_, Option<i64>>(0)).optional()?;
+        Ok(written.map(|bytes| bytes.unwrap_or(0)))
+    }
+}
+
+const EXPECT: &str = "INSERT INTO inbox (job_id, state, due_at, received_at) VALUES (?1, 'expected', ?2, ?3)
+    ON CONFLICT (job_id) DO NOTHING";
+const EXISTS: &str = "SELECT EXISTS (SELECT 1 FROM inbox WHERE job_id = ?1)";
+const OVERDUE: &str = "UPDATE inbox SET due_at = ?3
+    WHERE id IN (SELECT id FROM inbox WHERE state = 'expected' AND due_at <= ?1 ORDER BY due_at LIMIT ?2)
+    RETURNING job_id";
+const REPLAY: &str = "UPDATE inbox SET state = 'received', due_at = ?2, done_at = NULL,
+        earlier_attempts = earlier_attempts + attempts, attempts = 0
+    WHERE id = ?1";
+
+impl Transaction<'_> {
+    /// Registers a job; `None` when a limit is reached.
+    pub(super) fn expect(&mut self, job: &JobId, deadline: Duration) -> ::rusqlite::Result<Option<()>> {
+        let job = job.to_string();
+        if self.has_room(1, 0) {
+            if self.execute(EXPECT, params![job, self.after(deadline), self.now])? == 1 {
+                self.totals.add(InboxState::Expected, 0);
+            }
+            return Ok(Some(()));
+        }
+        let exists: bool = self.sql.prepare_cached(EXISTS)?.query_row([job], |row| row.get(0))?;
+        Ok(exists.then_some(()))
+    }
+
+    pub(super) fn overdue(&mut self, most: usize, again: Duration) -> ::rusqlite::Result<Vec<JobId>> {
+        let mut statement = self.sql.prepare_cached(OVERDUE)?;
+        let parameters = params![self.now, integer(most), self.after(again)];
+        statement.query_map(parameters, |row| job(row, 0))?.collect()
+    }
+
+    pub(super) fn replay(&mut self, job: &JobId) -> ::rusqlite::Result<bool> {
+        let Some(kept) = self.find(&job.to_string(), &[])? else { return Ok(false) };
+        let (InboxState::Done | InboxState::Dead, Some(bytes)) = (kept.state, kept.bytes) else {
+            return Ok(false);
+        };
+        self.execute(REPLAY, params![kept.id, self.now])?;
+        self.totals.remove(kept.state, bytes);
+        self.totals.add(InboxState::Received, bytes);
+        self.arrived += 1;
+        Ok(true)
+    }
+}
+
+const OLD_ROWS: &str = "SELECT id, bytes FROM inbox WHERE state = 'done' AND bytes IS NULL AND done_at <= ?1
+    UNION ALL
+    SELECT id, bytes FROM inbox WHERE state = 'done' AND bytes IS NOT NULL AND done_at <= ?1
+    LIMIT ?2";
+const OLD_BODIES: &str =
+    "SELECT id, bytes FROM inbox WHERE state = 'done' AND bytes IS NOT NULL AND done_at <= ?1
+    ORDER BY done_at LIMIT ?2";
+const DELETE_ROW: &str = "DELETE FROM inbox WHERE id = ?1";
+const DELETE_BODY: &str = "DELETE FROM inbox_body WHERE id = ?1";
+const FORGET_BODY: &str = "UPDATE inbox SET bytes = NULL WHERE id = ?1";
+
+impl Transaction<'_> {
+    pub(super) fn prune(&mut self, retention: &Retention) -> ::rusqlite::Result<Pruned> {
+        let mut pruned = Pruned::default();
+        for (id, bytes) in self.old(OLD_ROWS, retention.row)? {
+            self.execute(DELETE_BODY, [id])?;
+            self.execute(DELETE_ROW, [id])?;
+            self.totals.remove(InboxState::Done, bytes);
+            pruned.rows += 1;
+        }
+        for (id, bytes) in self.old(OLD_BODIES, retention.payload)? {
+            self.execute(DELETE_BODY, [id])?;
+            self.execute(FORGET_BODY, [id])?;
+            self.totals.remove(InboxState::Done, bytes);
+            self.totals.add(InboxState::Done, 0);
+            pruned.payloads += 1;
+        }
+        Ok(pruned)
+    }
+
+    /// Rows that have been done for so long, with the lengths of their bodies; not too much at once.
+    fn old(&self, statement: &str, retention: Duration) -> ::rusqlite::Result<Vec<(i64, i64)>> {
+        let until = self.now.saturating_sub(microseconds(retention));
+        let mut statement = self.sql.prepare_cached(statement)?;
+        let mut rows = statement.query(params![until, PRUNE_ROWS])?;
+        let (mut old, mut sum) = (Vec::new(), 0);
+        while sum < PRUNE_BYTES {
+            let Some(row) = rows.next()? else { break };
+            let bytes = row.get::<_, Option<i64>>(1)?.unwrap_or(0);
+            old.push((row.get(0)?, bytes));
+            sum += bytes;
+        }
+        Ok(old)
+    }
+}
+
+/// All statements, for a test of how they are run.
+#[cfg(test)]
+pub(super) const STATEMENTS: [&str; 23] = [
+    RECEIVE,
+    STORE_BODY,
+    FIND,
+    TAKE,
+    TAKE_RUNNING,
+    REPLACE_BODY,
+    DUE,
+    LEASE,
+    RENEW,
+    DONE,
+    RETRY,
+    DEAD,
+    GIVE_BACK,
+    SETTLED,
+    EXPECT,
+    EXISTS,
+    OVERDUE,
+    REPLAY,
+    OLD_ROWS,
+    OLD_BODIES,
+    DELETE_ROW,
+    DELETE_BODY,
+    FORGET_BODY,
+];

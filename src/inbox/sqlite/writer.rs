@@ -1,0 +1,151 @@
+//! The thread that writes.
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ::rusqlite::{Connection, ErrorCode, TransactionBehavior};
+use tokio::sync::Notify;
+use tracing::error;
+
+use super::Limits;
+use super::queue::{Call, Command, Expected, Queue, unanswered};
+use super::transitions::Transaction;
+use crate::store::StoreError;
+
+/// Hands writes to the thread. The thread ends when this is dropped, and everything that waits is
+/// committed.
+pub(super) struct Writer {
+    queue: Arc<Queue>,
+}
+
+/// The longest wait for calls that are likely to come.
+const LONGEST_WAIT: Duration = Duration::from_millis(2);
+
+/// What the thread works with.
+struct Thread {
+    connection: Connection,
+    limits: Limits,
+    queue: Arc<Queue>,
+    arrived: Arc<Notify>,
+}
+
+/// Why a transaction was rolled back.
+enum Failure {
+    /// It can be none of the others' fault.
+    OfOne(::rusqlite::Error),
+    OfAll(::rusqlite::Error),
+}
+
+impl Writer {
+    pub(super) fn start(connection: Connection, limits: Limits, arrived: Arc<Notify>) -> io::Result<Self> {
+        let queue = Arc::new(Queue::default());
+        let thread = Thread { connection, limits, queue: queue.clone(), arrived };
+        thread::Builder::new().name("webhook-inbox".into()).spawn(move || thread.run())?;
+        Ok(Self { queue })
+    }
+
+    /// Writes, and returns what was written once it is committed. `bytes` is how large the write is, about.
+    ///
+    /// A call that is dropped is written as a whole, or not at all.
+    pub(super) async fn write<T, F>(&self, bytes: usize, write: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Fn(&mut Transaction<'_>) -> ::rusqlite::Result<T> + Send + 'static,
+    {
+        let (call, reply) = Call::new(write);
+        self.queue.push(bytes, Box::new(call))?;
+        reply.await.unwrap_or_else(|_| Err(unanswered()))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+impl Thread {
+    fn run(mut self) {
+        let mut expected = Expected { commands: 1, until: Instant::now() };
+        while let Some(mut commands) = self.queue.take(expected) {
+            let began = Instant::now();
+            commands.retain(|command| command.is_wanted());
+            let answered = commands.len();
+            self.write(commands);
+            // Who was answered may well call again. A commit in which they are all is worth to wait for a part
+            // of the time that it takes.
+            let ended = Instant::now();
+            let until = ended + LONGEST_WAIT.min((ended - began) / 2);
+            expected = Expected { commands: answered + self.queue.len(), until };
+        }
+    }
+
+    /// Commits calls together, and answers them.
+    fn write(&mut self, mut commands: Vec<Box<dyn Command>>) {
+        if commands.is_empty() {
+            return;
+        }
+        match self.commit(&mut commands) {
+            Ok(arrived) => {
+                commands.into_iter().for_each(|command| command.answer(Ok(())));
+                (0..arrived).for_each(|_| self.arrived.notify_one());
+            }
+            Err(Failure::OfOne(_)) if commands.len() > 1 => {
+                commands.into_iter().for_each(|command| self.write(vec![command]));
+            }
+            Err(Failure::OfOne(error) | Failure::OfAll(error)) => {
+                let error = Arc::new(error);
+                commands.into_iter().for_each(|command| command.answer(Err(store_error(&error))));
+            }
+        }
+    }
+
+    /// Applies calls in one transaction, and returns how many rows it has made due.
+    fn commit(&mut self, commands: &mut [Box<dyn Command>]) -> Result<usize, Failure> {
+        let behavior = TransactionBehavior::Immediate;
+        let sql = self.connection.transaction_with_behavior(behavior).map_err(Failure::OfAll)?;
+        let mut transaction = Transaction::begin(&sql, self.limits).map_err(Failure::OfAll)?;
+        for command in commands {
+            command.apply(&mut transaction).map_err(Failure::of_one)?;
+        }
+        let arrived = transaction.end().map_err(Failure::OfAll)?;
+        sql.commit().map_err(Failure::OfAll)?;
+        Ok(arrived)
+    }
+}
+
+impl Failure {
+    /// Sorts an error that one call raised.
+    fn of_one(error: ::rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            // It said nothing about the file or the disk.
+            None
+            | Some(
+                ErrorCode::ConstraintViolation
+                | ErrorCode::TooBig
+                | ErrorCode::TypeMismatch
+                | ErrorCode::ParameterOutOfRange
+                | ErrorCode::Unknown,
+            ) => Self::OfOne(error),
+            Some(_) => Self::OfAll(error),
+        }
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            error!("the thread that writes to the inbox has panicked: nothing is stored any more");
+        }
+        self.queue.abandon();
+    }
+}
+
+fn store_error(error: &Arc<::rusqlite::Error>) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => StoreError::Full,
+        _ => StoreError::unavailable(error.clone()),
+    }
+}
