@@ -16,5 +16,6 @@ mod races;
 mod sender;
 mod servers;
 mod shutdown;
+mod sqlite;
 mod support;
 mod telemetry;

@@ -1,0 +1,232 @@
+//! Disks that are full, files that are locked, and calls that are dropped.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use qomplement_webhooks::{
+    Envelope, InboxAdmin, InboxStore, JobId, Outcome, Receipt, Retention, SqliteInbox, StoreError,
+};
+use rusqlite::Connection;
+use tokio::task::JoinSet;
+
+use super::{Folder, HOUR, check, commits, completed, event, lease_one, receive, settle};
+
+/// Receives events at once, while the file is locked until all of them wait.
+async fn receive_together(
+    inbox: &SqliteInbox,
+    folder: &Folder,
+    events: impl IntoIterator<Item = Envelope>,
+) -> Vec<(JobId, Result<Receipt, StoreError>)> {
+    let other = Connection::open(folder.file()).unwrap();
+    other.busy_timeout(Duration::from_secs(10)).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut calls = JoinSet::new();
+    for event in events {
+        let inbox = inbox.clone();
+        calls.spawn(async move { (event.job().clone(), inbox.receive(&event).await) });
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    other.execute_batch("ROLLBACK").unwrap();
+    calls.join_all().await
+}
+
+#[tokio::test]
+async fn what_waits_is_committed_together() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    let before = commits(&folder.file());
+    let results = receive_together(&inbox, &folder, (0..64).map(completed)).await;
+    assert!(results.iter().all(|(_, result)| matches!(result, Ok(Receipt::Stored))), "{results:?}");
+    let commits = commits(&folder.file()) - before;
+    assert!((1..=3).contains(&commits), "64 events took {commits} commits");
+    // What is answered is committed: another connection sees it.
+    let other = Connection::open(folder.file()).unwrap();
+    let rows: i64 = other.query_row("SELECT count(*) FROM inbox", [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, 64);
+}
+
+#[tokio::test]
+async fn one_after_another_each_is_committed_before_its_answer() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    let other = Connection::open(folder.file()).unwrap();
+    let before = commits(&folder.file());
+    for number in 0..50 {
+        receive(&inbox, number).await;
+        let rows: i64 = other.query_row("SELECT count(*) FROM inbox", [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, number + 1, "the answer came before the commit");
+    }
+    assert_eq!(commits(&folder.file()) - before, 50);
+}
+
+#[tokio::test]
+async fn of_many_copies_at_once_one_is_stored() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    let results = receive_together(&inbox, &folder, (0..64).map(|_| completed("job"))).await;
+    let stored = results.iter().filter(|(_, result)| matches!(result, Ok(Receipt::Stored))).count();
+    let copies = results.iter().filter(|(_, result)| matches!(result, Ok(Receipt::Duplicate))).count();
+    assert_eq!((stored, copies), (1, 63));
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_written_takes_no_other_with_it() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    Connection::open(folder.file())
+        .unwrap()
+        .execute_batch(
+            "CREATE TRIGGER poison BEFORE INSERT ON inbox WHEN new.job_id = '7'
+            BEGIN SELECT RAISE(ABORT, 'poison'); END",
+        )
+        .unwrap();
+    for (job, result) in receive_together(&inbox, &folder, (0..20).map(completed)).await {
+        match result {
+            Ok(Receipt::Stored) => assert!(inbox.contains(&job).await.unwrap() && job != "7"),
+            Err(StoreError::Unavailable(cause)) => {
+                assert!(job == "7" && cause.to_string().contains("poison"));
+            }
+            other => panic!("{job}: {other:?}"),
+        }
+    }
+    assert_eq!(inbox.stats().await.unwrap().received, 19);
+    drop(inbox);
+    check(&folder.file());
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_to_all_who_were_to_be_committed_and_ends() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::builder(folder.file()).max_file_bytes(400 << 10).open().unwrap();
+    let mut stored = Vec::new();
+    let mut refused = Vec::new();
+    for round in 0..12 {
+        let events = (0..8).map(|number| event(&format!("{round}-{number}"), "completed", 6 << 10));
+        for (job, result) in receive_together(&inbox, &folder, events).await {
+            match result {
+                Ok(Receipt::Stored) => stored.push(job),
+                Err(StoreError::Full) => refused.push(job),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(stored.len() >= 8 && refused.len() >= 8, "{} stored, {} refused", stored.len(), refused.len());
+    drop(inbox);
+    check(&folder.file());
+
+    let inbox = SqliteInbox::builder(folder.file()).max_file_bytes(400 << 10).open().unwrap();
+    for job in &stored {
+        assert!(inbox.get(job).await.unwrap().unwrap().1.is_some(), "{job} was acknowledged, and is gone");
+    }
+    for job in &refused {
+        assert!(!inbox.contains(job).await.unwrap(), "{job} was refused, and is there");
+    }
+    assert!(matches!(inbox.receive(&event("more", "completed", 40 << 10)).await, Err(StoreError::Full)));
+    // What is done makes room.
+    for _ in 0..stored.len() / 2 {
+        let lease = lease_one(&inbox).await;
+        settle(&inbox, &lease, Outcome::Done).await;
+    }
+    let pruned = inbox.prune(&Retention { payload: Duration::ZERO, row: HOUR }).await.unwrap();
+    assert_eq!((pruned.payloads as usize, pruned.rows), (stored.len() / 2, 0));
+    assert_eq!(inbox.receive(&event("more", "completed", 40 << 10)).await.unwrap(), Receipt::Stored);
+    drop(inbox);
+    check(&folder.file());
+}
+
+#[tokio::test]
+async fn a_locked_file_is_waited_for_then_an_error_and_then_fine_again() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::builder(folder.file()).busy_timeout(Duration::from_millis(600)).open().unwrap();
+    receive(&inbox, "before").await;
+    let other = Connection::open(folder.file()).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+
+    let waiting = tokio::spawn({
+        let inbox = inbox.clone();
+        async move { receive(&inbox, "waited").await }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(inbox.contains(&"before".parse().unwrap()).await.unwrap(), "reads do not wait");
+    other.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(waiting.await.unwrap(), Receipt::Stored);
+
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let began = Instant::now();
+    let error = inbox.receive(&completed("refused")).await.unwrap_err();
+    assert!(began.elapsed() >= Duration::from_millis(500), "it did not wait: {:?}", began.elapsed());
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    let cause = error.source().unwrap().to_string();
+    assert!(cause.contains("locked"), "{cause}");
+    other.execute_batch("ROLLBACK").unwrap();
+    assert!(!inbox.contains(&"refused".parse().unwrap()).await.unwrap());
+    assert_eq!(receive(&inbox, "refused").await, Receipt::Stored);
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_writes_as_a_whole_or_not_at_all() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    for round in 0..20 {
+        let mut calls = JoinSet::new();
+        for number in 0..20 {
+            let inbox = inbox.clone();
+            calls.spawn(
+                async move { inbox.receive(&event(&format!("{round}-{number}"), "failed", 5000)).await },
+            );
+        }
+        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_micros(round * 50)).await;
+        calls.abort_all();
+        while calls.join_next().await.is_some() {}
+        assert_eq!(receive(&inbox, format!("after-{round}")).await, Receipt::Stored);
+    }
+    drop(inbox);
+    check(&folder.file());
+}
+
+#[tokio::test]
+async fn a_lease_that_nobody_waits_for_takes_nothing() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    receive(&inbox, "job").await;
+    let other = Connection::open(folder.file()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // The first keeps the writer busy; the second waits behind it, and is dropped.
+    let first = tokio::spawn({
+        let inbox = inbox.clone();
+        async move { receive(&inbox, "other").await }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let dropped = tokio::time::timeout(Duration::from_millis(50), inbox.lease(2, HOUR)).await;
+    assert!(dropped.is_err());
+    other.execute_batch("ROLLBACK").unwrap();
+    first.await.unwrap();
+    assert_eq!(inbox.lease(2, HOUR).await.unwrap().len(), 2, "the rows were leased to nobody");
+}
+
+#[tokio::test]
+async fn waiting_ends_when_something_can_be_leased() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    let retry = |after| Outcome::Retry { after, error: String::new() };
+    let waited = || tokio::time::timeout(Duration::from_millis(100), inbox.wait());
+    receive(&inbox, "job").await;
+    waited().await.expect("received");
+    receive(&inbox, "job").await;
+    waited().await.expect_err("a copy is nothing to lease");
+    let lease = lease_one(&inbox).await;
+    settle(&inbox, &lease, retry(Duration::ZERO)).await;
+    waited().await.expect("to be tried again at once");
+    let lease = lease_one(&inbox).await;
+    settle(&inbox, &lease, Outcome::GiveBack { after: Duration::ZERO }).await;
+    waited().await.expect("given back");
+    let lease = lease_one(&inbox).await;
+    settle(&inbox, &lease, Outcome::Done).await;
+    waited().await.expect_err("done");
+    assert!(inbox.replay(lease.job()).await.unwrap());
+    waited().await.expect("replayed");
+    let lease = lease_one(&inbox).await;
+    settle(&inbox, &lease, retry(HOUR)).await;
+    waited().await.expect_err("to be tried again later");
+}

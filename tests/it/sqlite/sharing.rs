@@ -1,0 +1,92 @@
+//! Several handles and processes on one file.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use qomplement_webhooks::{InboxAdmin, InboxStore, Outcome, SqliteInbox};
+use tokio::task::JoinSet;
+
+use super::{Folder, HOUR, check, receive, settle};
+
+/// Set in the processes that the test below starts.
+const FILE: &str = "SQLITE_INBOX_OF_ANOTHER_PROCESS";
+const ROWS: usize = 300;
+
+/// Leases and settles until nothing has been due for a while, and prints what it leased.
+#[tokio::test]
+async fn another_process() {
+    let Some(file) = std::env::var_os(FILE).map(PathBuf::from) else { return };
+    let inbox = SqliteInbox::open(file).unwrap();
+    let mut idle = 0;
+    while idle < 20 {
+        let leased = inbox.lease(7, HOUR).await.unwrap();
+        idle = if leased.is_empty() { idle + 1 } else { 0 };
+        for leased in leased {
+            println!("\nleased {}", leased.lease.job());
+            settle(&inbox, &leased.lease, Outcome::Done).await;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn processes_on_one_new_file_lease_every_row_once() {
+    let folder = Folder::new();
+    let start = || {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "sqlite::sharing::another_process", "--nocapture"])
+            .env(FILE, folder.file())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let processes: Vec<_> = (0..3).map(|_| start()).collect();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    let mut calls = JoinSet::new();
+    for job in 0..ROWS {
+        let inbox = inbox.clone();
+        calls.spawn(async move { receive(&inbox, job).await });
+    }
+    calls.join_all().await;
+    let mut leased = Vec::new();
+    for process in processes {
+        let output = tokio::task::spawn_blocking(|| process.wait_with_output()).await.unwrap().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        let text = String::from_utf8(output.stdout).unwrap();
+        leased.extend(text.lines().filter_map(|line| line.strip_prefix("leased ")).map(str::to_owned));
+    }
+    assert_eq!(leased.len(), ROWS, "some row was leased twice, or not at all");
+    assert_eq!(leased.iter().collect::<HashSet<_>>().len(), ROWS);
+    assert_eq!(inbox.stats().await.unwrap().done, ROWS as u64);
+    drop(inbox);
+    check(&folder.file());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handles_that_open_a_new_file_at_once_share_it() {
+    let folder = Folder::new();
+    let mut opening = JoinSet::new();
+    for _ in 0..8 {
+        let file = folder.file();
+        opening.spawn_blocking(move || SqliteInbox::open(file).unwrap());
+    }
+    let inboxes = opening.join_all().await;
+    for (number, inbox) in inboxes.iter().enumerate() {
+        receive(inbox, number).await;
+    }
+    let mut leasing = JoinSet::new();
+    for inbox in inboxes {
+        leasing.spawn(async move {
+            let mut leased = Vec::new();
+            for _ in 0..4 {
+                leased.extend(inbox.lease(2, HOUR).await.unwrap());
+            }
+            leased.into_iter().map(|leased| leased.lease.job().to_string()).collect::<Vec<_>>()
+        });
+    }
+    let leased: Vec<String> = leasing.join_all().await.concat();
+    assert_eq!(leased.len(), 8);
+    assert_eq!(leased.iter().collect::<HashSet<_>>().len(), 8);
+}
