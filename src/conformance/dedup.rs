@@ -1,30 +1,16 @@
 //! What a `DedupStore` must do.
 
-use std::fmt::Write;
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
-use std::sync::Barrier;
-use std::task::Poll;
 use std::time::Duration;
 
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::{Instant, sleep};
 
+use super::harness::{
+    LAG, LONG, MOST_POLLS, ROUNDING, SHORT, applied, at_once, cancelled_after, job, leases, odd_jobs,
+    run_all, stale,
+};
 use crate::dedup::{Claim, ClaimToken, DedupStore};
 use crate::event::JobId;
-use crate::guard::isolate;
-use crate::store::{Fenced, StoreError};
-
-/// A lease that does not end while a check runs.
-const LONG: Duration = Duration::from_secs(120);
-/// A lease that ends while a check runs.
-const SHORT: Duration = Duration::from_millis(250);
-/// How much longer than its lease a claim may be kept: enough for a store that counts whole seconds.
-const LAG: Duration = Duration::from_secs(2);
-/// How much earlier it may end: a store may round its clock down.
-const ROUNDING: Duration = Duration::from_millis(2);
-
-type Call<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+use crate::store::StoreError;
 
 /// What a store may do differently from others; see [`dedup_all`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,14 +32,7 @@ pub enum DedupDifference {
 /// When the store does not keep the contract.
 pub async fn dedup_all(store: &dyn DedupStore, other: &dyn DedupStore, differences: &[DedupDifference]) {
     let mut failures = String::new();
-    macro_rules! run {
-        ($($check:ident($($store:expr),+);)+) => {$(
-            if let Err(panicked) = isolate(pin!($check($($store),+))).await {
-                let _ = write!(failures, "\n  {}: {panicked}", stringify!($check));
-            }
-        )+};
-    }
-    run! {
+    run_all! { failures:
         dedup_one_of_many_claims_is_granted(store);
         dedup_claims_of_different_jobs_are_independent(store);
         dedup_a_claim_lasts_as_long_as_its_lease(store);
@@ -76,7 +55,7 @@ pub async fn dedup_all(store: &dyn DedupStore, other: &dyn DedupStore, differenc
         dedup_two_handles_are_one_store(store, other);
     }
     if !differences.contains(&DedupDifference::ForgetsOwnersOfFreeJobs) {
-        run! { dedup_a_superseded_owner_stays_stale(store); }
+        run_all! { failures: dedup_a_superseded_owner_stays_stale(store); }
     }
     assert!(failures.is_empty(), "{store:?} does not keep the contract of DedupStore:{failures}");
 }
@@ -334,26 +313,7 @@ pub async fn dedup_a_superseded_owner_stays_stale(store: &dyn DedupStore) {
 ///
 /// When two ids are taken for one, or one is refused.
 pub async fn dedup_ids_are_compared_exactly(store: &dyn DedupStore) {
-    let run = run();
-    let odd = [
-        "a", "A", "b", "aa", "a:b", "a:b:c", "a/b", "../a", "a%", "a_", "%61", "*", "?", "[a]", "{a}",
-        "{a}b", "{b}b", "'", "''", "\"", "\\", "\\\\", "';--", "$1", "${a}", "#", "a,b", "a|b", "a=b", "a&b",
-        "<a>", "~", "0", "00", "-1", "null", "NULL", "true",
-    ];
-    let uuid = format!("{run}-41d4-a716-446655440000");
-    let long = format!("{run}{}", "x".repeat(255 - run.len()));
-    let other_end = format!("{}y", &long[..254]);
-    let texts = odd.iter().map(|odd| format!("{run}{odd}")).chain([
-        uuid.clone(),
-        uuid.to_uppercase(),
-        uuid.replace('-', ""),
-        format!("{{{uuid}}}"),
-        long[..254].to_owned(),
-        other_end,
-        long.clone(),
-    ]);
-    let jobs: Vec<JobId> = texts.filter_map(|text| text.parse().ok()).collect();
-    assert_eq!(jobs.len(), odd.len() + 7, "all of them are ids");
+    let jobs = odd_jobs();
     let mut tokens = Vec::new();
     for job in &jobs {
         let claim = store.claim(job, LONG).await;
@@ -463,9 +423,6 @@ pub async fn dedup_two_handles_are_one_store(store: &dyn DedupStore, other: &dyn
     done(store.claim(&job, LONG).await, "after a completion through another handle");
 }
 
-/// A waiting call is polled at most so often; none of ours waits more than a few times.
-const MOST_POLLS: usize = 64;
-
 async fn one_is_granted(handles: &[&dyn DedupStore]) {
     let job = job();
     let claims = at_once((0..64).map(|call| handles[call % handles.len()].claim(&job, LONG))).await;
@@ -488,21 +445,6 @@ async fn strangers_are_stale(store: &dyn DedupStore, token: &ClaimToken) {
     stale(store.renew(token, LONG).await, "a renewal by a token that does not own the job");
     stale(store.complete(token, LONG).await, "a completion by a token that does not own the job");
     stale(store.release(token).await, "a release by a token that does not own the job");
-}
-
-/// Tells this run's ids from those of earlier runs.
-fn run() -> String {
-    format!("{:08x}", random() as u32)
-}
-
-/// A job that no run has used before.
-fn job() -> JobId {
-    let text = uuid::Uuid::from_u64_pair(random(), random()).to_string();
-    text.parse().unwrap_or_else(|error| panic!("{text} is an id: {error}"))
-}
-
-fn random() -> u64 {
-    getrandom::u64().unwrap_or_else(|error| panic!("no random numbers: {error}"))
 }
 
 async fn acquire(store: &dyn DedupStore, job: &JobId, lease: Duration) -> ClaimToken {
@@ -537,11 +479,6 @@ async fn acquire_when_free(
     }
 }
 
-/// Leases to try, each twice as long, for checks that must be faster than a lease.
-fn leases() -> impl Iterator<Item = Duration> {
-    (0..8).map(|doubled| SHORT * 2u32.pow(doubled))
-}
-
 fn granted(claim: Result<Claim, StoreError>, what: &str) -> ClaimToken {
     match claim {
         Ok(Claim::Acquired(token)) => token,
@@ -561,64 +498,4 @@ fn in_progress(claim: Result<Claim, StoreError>, lease: Duration, when: &str) ->
 
 fn done(claim: Result<Claim, StoreError>, when: &str) {
     assert!(matches!(claim, Ok(Claim::Done)), "{when}: should be done, but is {claim:?}");
-}
-
-fn applied(write: Result<Fenced, StoreError>, what: &str) {
-    assert!(matches!(write, Ok(Fenced::Applied)), "{what}: should apply, but is {write:?}");
-}
-
-fn stale(write: Result<Fenced, StoreError>, what: &str) {
-    assert!(matches!(write, Ok(Fenced::Stale)), "{what}: should be stale, but is {write:?}");
-}
-
-/// Polls a call at most so often, then drops it; whether it had finished.
-async fn cancelled_after<T>(polls: usize, mut call: Call<'_, T>) -> bool {
-    let mut left = polls;
-    poll_fn(|context| {
-        if left == 0 {
-            return Poll::Ready(false);
-        }
-        left -= 1;
-        match call.as_mut().poll(context) {
-            Poll::Ready(_) => Poll::Ready(true),
-            Poll::Pending if left == 0 => Poll::Ready(false),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await
-}
-
-/// Runs calls at once: in parallel if the runtime has threads for it.
-async fn at_once<'a, T: Send>(calls: impl Iterator<Item = Call<'a, T>>) -> Vec<Result<T, StoreError>> {
-    let mut calls: Vec<_> = calls.collect();
-    let runtime = Handle::current();
-    if runtime.runtime_flavor() == RuntimeFlavor::MultiThread {
-        let (runtime, barrier) = (&runtime, &Barrier::new(calls.len()));
-        return tokio::task::block_in_place(|| {
-            std::thread::scope(|scope| {
-                let run = |call| {
-                    move || {
-                        barrier.wait();
-                        runtime.block_on(call)
-                    }
-                };
-                let threads: Vec<_> = calls.drain(..).map(|call| scope.spawn(run(call))).collect();
-                let results = threads.into_iter().map(|thread| thread.join());
-                results
-                    .map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                    .collect()
-            })
-        });
-    }
-    let mut results: Vec<Option<Result<T, StoreError>>> = calls.iter().map(|_| None).collect();
-    poll_fn(|context| {
-        for (call, result) in calls.iter_mut().zip(&mut results).filter(|(_, result)| result.is_none()) {
-            if let Poll::Ready(output) = call.as_mut().poll(context) {
-                *result = Some(output);
-            }
-        }
-        if results.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-    results.into_iter().flatten().collect()
 }

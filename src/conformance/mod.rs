@@ -24,6 +24,7 @@
 //!   store or machine makes a check longer, and not wrong.
 
 mod dedup;
+mod harness;
 #[cfg(test)]
 mod tests;
 
