@@ -30,12 +30,17 @@ impl Drain {
         // Counted before the question, so that `finish` either sees this webhook or turned it away.
         self.under_way.fetch_add(1, Ordering::SeqCst);
         let entered = UnderWay(self.clone());
-        (!self.closed.load(Ordering::SeqCst)).then_some(entered)
+        (!self.is_closed()).then_some(entered)
+    }
+
+    /// Whether nothing new is let in.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// Waits until nothing new is let in.
     pub(crate) async fn closed(&self) {
-        self.until(|| self.closed.load(Ordering::SeqCst)).await;
+        self.until(|| self.is_closed()).await;
     }
 
     /// Waits until the work under way is told to end.
@@ -72,10 +77,18 @@ impl Drain {
     }
 }
 
+impl UnderWay {
+    /// More work that comes of this one, and is waited for like it, also when nothing new is let in.
+    pub(crate) fn more(&self) -> Self {
+        self.0.under_way.fetch_add(1, Ordering::SeqCst);
+        Self(self.0.clone())
+    }
+}
+
 impl Drop for UnderWay {
     fn drop(&mut self) {
         let last = self.0.under_way.fetch_sub(1, Ordering::SeqCst) == 1;
-        if last && self.0.closed.load(Ordering::SeqCst) {
+        if last && self.0.is_closed() {
             self.0.changed.notify_waiters();
         }
     }

@@ -268,15 +268,15 @@ impl Worker {
 
     /// Leases as many events as there is room for, and begins to handle them.
     async fn lease(self: Arc<Self>, rooms: Vec<OwnedSemaphorePermit>) -> Next {
-        // What is being leased is under way: a shutdown waits for it.
-        let Some(_under_way) = self.drain.enter() else { return Next::Wait };
+        // What is being leased is under way: a shutdown waits until it is given back.
+        let Some(under_way) = self.drain.enter() else { return Next::Wait };
         let (most, since) = (rooms.len(), Instant::now());
         let lease = self.settings.inbox.lease(most, self.settings.lease);
         match call(|| since + self.settings.lease / 3, lease).await {
             Ok(leased) => {
                 let next = if leased.len() < most { Next::Wait } else { Next::Lease };
                 for (leased, room) in leased.into_iter().zip(rooms) {
-                    self.clone().spawn(leased, since, room);
+                    self.clone().spawn(leased, since, room, under_way.more());
                 }
                 next
             }
@@ -287,23 +287,29 @@ impl Worker {
         }
     }
 
-    fn spawn(self: Arc<Self>, leased: Leased, since: Instant, room: OwnedSemaphorePermit) {
-        let under_way = self.drain.enter();
+    fn spawn(
+        self: Arc<Self>,
+        leased: Leased,
+        since: Instant,
+        room: OwnedSemaphorePermit,
+        under_way: UnderWay,
+    ) {
         let span = telemetry::attempt_span(leased.lease.job(), leased.attempt);
         let attempt = async move {
-            self.attempt(leased, since, under_way.as_ref()).await;
+            self.attempt(leased, since).await;
             drop((room, under_way));
         };
         tokio::spawn(attempt.instrument(span));
     }
 
     /// Handles one leased event, and records what came of it.
-    async fn attempt(&self, leased: Leased, since: Instant, under_way: Option<&UnderWay>) {
+    async fn attempt(&self, leased: Leased, since: Instant) {
         let lease = leased.lease.clone();
         let held = self.leases.hold(&lease, since);
-        let outcome = match under_way {
-            Some(_) => self.handle(leased, &held).await,
-            None => Some(Outcome::GiveBack { after: Duration::ZERO }),
+        let outcome = if self.drain.is_closed() {
+            Some(Outcome::GiveBack { after: Duration::ZERO })
+        } else {
+            self.handle(leased, &held).await
         };
         let lease_ends = held.stop().await;
         if let Some(outcome) = outcome {
