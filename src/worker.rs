@@ -12,7 +12,7 @@ use tracing::{Instrument, Span, debug, error, info, warn};
 
 use crate::drain::{Drain, UnderWay};
 use crate::event::WebhookEvent;
-use crate::guard::{call, chain};
+use crate::guard::{call, chain, isolate};
 use crate::handler::{WebhookHandler, dispatch};
 use crate::inbox::{InboxStore, Lease, Leased, Outcome, Retention};
 use crate::lease::{HeldLease, Leases, Renew, Times};
@@ -243,7 +243,7 @@ impl Worker {
             match next {
                 Next::Lease => {}
                 Next::Wait => tokio::select! {
-                    () = self.settings.inbox.wait() => {}
+                    Ok(()) = isolate(self.settings.inbox.wait()) => {}
                     () = sleep(jittered(self.settings.poll)) => {}
                     () = self.drain.closed() => return,
                 },
