@@ -13,10 +13,11 @@ use http::request::Parts;
 use http_body::{Body, Frame};
 use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::{
-    Access, Authenticator, SharedToken, WebhookReceiver, WebhookReceiverBuilder, async_trait,
+    Access, Authenticator, InboxAdmin, SharedToken, WebhookReceiver, WebhookReceiverBuilder, async_trait,
 };
 
 use crate::http::{Draft, Reply, chunked, post};
+use crate::inboxes::FaultyInbox;
 use crate::servers::{Framework, Server};
 use crate::support::{Call, FaultyStore, PATH, Script, TOKEN};
 
@@ -267,6 +268,33 @@ async fn every_request_gets_the_answer_of_its_row() {
         let head = post("").method("HEAD").send(server.address).await;
         let as_get = Reply { body: String::new(), ..expected(405, "method_not_allowed", true) };
         assert_eq!(head, as_get, "HEAD");
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_stores_answers_by_the_same_table() {
+    for framework in Framework::ALL {
+        eprintln!("{framework:?}");
+        let inbox = FaultyInbox::default();
+        let receiver = WebhookReceiver::durable(inbox.clone())
+            .token(SharedToken::new(TOKEN).unwrap())
+            .max_body_bytes(LIMIT)
+            .build()
+            .unwrap();
+        let server = Server::start(framework, receiver).await;
+        for (status, code, read, rows) in refused() {
+            for (what, request) in rows {
+                let reply = request.send(server.address).await;
+                assert_eq!(reply, expected(status, code, read), "{code}: {what}");
+                assert_eq!(inbox.calls(Call::Receive), 0, "{code}: {what}: it was stored");
+            }
+        }
+        for (before, (what, request)) in good().into_iter().enumerate() {
+            let reply = request.send(server.address).await;
+            assert_eq!(reply, expected(200, "", true), "{what}");
+            let stored = inbox.rows.stats().await.unwrap().received;
+            assert_eq!(stored, before as u64 + 1, "{what}: it was acknowledged and not stored");
+        }
     }
 }
 

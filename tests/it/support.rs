@@ -53,15 +53,34 @@ struct ScriptState {
     finished: AtomicUsize,
     running: AtomicUsize,
     most_running: AtomicUsize,
+    running_jobs: Mutex<Vec<JobId>>,
+    overlaps: AtomicUsize,
     changed: Notify,
 }
 
 /// Counts a run for as long as its future lives.
-struct Running(Arc<ScriptState>);
+struct Running(Arc<ScriptState>, JobId);
+
+impl Running {
+    fn begin(state: &Arc<ScriptState>, job: &JobId) -> Self {
+        *state.runs.lock().unwrap().entry(job.clone()).or_default() += 1;
+        let running = state.running.fetch_add(1, Ordering::SeqCst) + 1;
+        state.most_running.fetch_max(running, Ordering::SeqCst);
+        let mut jobs = state.running_jobs.lock().unwrap();
+        state.overlaps.fetch_add(usize::from(jobs.contains(job)), Ordering::SeqCst);
+        jobs.push(job.clone());
+        state.changed.notify_waiters();
+        Self(state.clone(), job.clone())
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, Ordering::SeqCst);
+        let mut jobs = self.0.running_jobs.lock().unwrap();
+        let place = jobs.iter().position(|job| *job == self.1).unwrap();
+        jobs.swap_remove(place);
+        drop(jobs);
         self.0.changed.notify_waiters();
     }
 }
@@ -79,11 +98,7 @@ impl Script {
     }
 
     async fn run(state: Arc<ScriptState>, event: WebhookEvent) -> Result<(), HandlerError> {
-        *state.runs.lock().unwrap().entry(event.job().id().clone()).or_default() += 1;
-        let running = state.running.fetch_add(1, Ordering::SeqCst) + 1;
-        state.most_running.fetch_max(running, Ordering::SeqCst);
-        state.changed.notify_waiters();
-        let _running = Running(state.clone());
+        let _running = Running::begin(&state, event.job().id());
         let act = {
             let mut acts = state.acts.lock().unwrap();
             if acts.len() > 1 { acts.remove(0) } else { acts.first().cloned().unwrap_or(Act::Succeed) }
@@ -115,6 +130,16 @@ impl Script {
     /// How often the handler was called.
     pub fn runs(&self) -> usize {
         self.0.runs.lock().unwrap().values().sum()
+    }
+
+    /// How often the handler was called for a job.
+    pub fn runs_of(&self, job: &JobId) -> usize {
+        self.0.runs.lock().unwrap().get(job).copied().unwrap_or_default()
+    }
+
+    /// How often a run began while another of the same job went on.
+    pub fn overlaps(&self) -> usize {
+        self.0.overlaps.load(Ordering::SeqCst)
     }
 
     /// How often it succeeded.
@@ -163,6 +188,8 @@ pub enum Fault {
     Panic,
     /// The write takes place 1.9 seconds later.
     Slow,
+    /// The write takes place 8 seconds later, after the deadline of every request.
+    Late,
 }
 
 pub const FAULTS: [Fault; 5] = [Fault::Error, Fault::ReplyLost, Fault::Hang, Fault::HangAfter, Fault::Panic];
@@ -174,36 +201,103 @@ pub enum Call {
     Renew,
     Complete,
     Release,
+    Receive,
+    Lease,
+    Settle,
+    Prune,
+    Wait,
+}
+
+/// Which calls of a store fail, and which were made.
+#[derive(Debug, Default)]
+pub struct Faults {
+    /// The faults of the next calls of each kind; `None` for a call that goes well.
+    planned: Mutex<HashMap<Call, Vec<Option<Fault>>>>,
+    calls: Mutex<Vec<Call>>,
+    changed: Notify,
+}
+
+impl Faults {
+    /// Lets the next calls of a kind fail.
+    pub fn fail(&self, call: Call, faults: impl IntoIterator<Item = Option<Fault>>) {
+        self.planned.lock().unwrap().entry(call).or_default().extend(faults);
+    }
+
+    /// Lets the calls of a kind succeed from now on.
+    pub fn mend(&self, call: Call) {
+        self.planned.lock().unwrap().remove(&call);
+    }
+
+    pub fn calls(&self, call: Call) -> usize {
+        self.calls.lock().unwrap().iter().filter(|&&other| other == call).count()
+    }
+
+    /// Waits until a kind of call has been made so often, at most a minute by tokio's clock.
+    pub async fn until(&self, call: Call, times: usize) {
+        let wait = async {
+            loop {
+                let mut changed = std::pin::pin!(self.changed.notified());
+                changed.as_mut().enable();
+                if self.calls(call) >= times {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(60), wait).await;
+        waited.unwrap_or_else(|_| panic!("waited for {times} calls of {call:?}"));
+    }
+
+    pub async fn call<T>(
+        &self,
+        call: Call,
+        write: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let fault = {
+            let mut planned = self.planned.lock().unwrap();
+            let planned = planned.entry(call).or_default();
+            if planned.is_empty() { None } else { planned.remove(0) }
+        };
+        match fault {
+            Some(Fault::Slow) => tokio::time::sleep(Duration::from_millis(1900)).await,
+            Some(Fault::Late) => tokio::time::sleep(Duration::from_secs(8)).await,
+            _ => {}
+        }
+        let result = match fault {
+            None | Some(Fault::ReplyLost | Fault::HangAfter | Fault::Slow | Fault::Late) => Some(write.await),
+            Some(_) => None,
+        };
+        self.calls.lock().unwrap().push(call);
+        self.changed.notify_waiters();
+        match (fault, result) {
+            (None | Some(Fault::Slow | Fault::Late), Some(result)) => result,
+            (Some(Fault::Hang | Fault::HangAfter), _) => std::future::pending().await,
+            (Some(Fault::Panic), _) => panic!("a store's bug"),
+            _ => Err(StoreError::unavailable(format!("{call:?} fails by plan"))),
+        }
+    }
 }
 
 /// A memory store whose calls fail as they are told to, and that notes every call.
 #[derive(Debug, Clone)]
 pub struct FaultyStore {
     inner: Arc<MemoryDedupStore>,
-    state: Arc<FaultyState>,
-}
-
-#[derive(Debug, Default)]
-struct FaultyState {
-    /// The faults of the next calls of each kind; `None` for a call that goes well.
-    faults: Mutex<HashMap<Call, Vec<Option<Fault>>>>,
-    calls: Mutex<Vec<Call>>,
-    changed: Notify,
+    faults: Arc<Faults>,
 }
 
 impl FaultyStore {
     pub fn new() -> Self {
-        Self { inner: Arc::new(MemoryDedupStore::new()), state: Arc::default() }
+        Self { inner: Arc::new(MemoryDedupStore::new()), faults: Arc::default() }
     }
 
     /// Lets the next calls of a kind fail.
     pub fn fail(self, call: Call, faults: impl IntoIterator<Item = Option<Fault>>) -> Self {
-        self.state.faults.lock().unwrap().entry(call).or_default().extend(faults);
+        self.faults.fail(call, faults);
         self
     }
 
     pub fn calls(&self, call: Call) -> usize {
-        self.state.calls.lock().unwrap().iter().filter(|&&other| other == call).count()
+        self.faults.calls(call)
     }
 
     /// Whether the job is remembered as done.
@@ -218,66 +312,27 @@ impl FaultyStore {
         }
     }
 
-    /// Waits until a kind of call has been made so often, at most a minute by tokio's clock.
     pub async fn until(&self, call: Call, times: usize) {
-        let wait = async {
-            loop {
-                let mut changed = std::pin::pin!(self.state.changed.notified());
-                changed.as_mut().enable();
-                if self.calls(call) >= times {
-                    return;
-                }
-                changed.await;
-            }
-        };
-        let waited = tokio::time::timeout(Duration::from_secs(60), wait).await;
-        waited.unwrap_or_else(|_| panic!("waited for {times} calls of {call:?}"));
-    }
-
-    async fn call<T>(
-        &self,
-        call: Call,
-        write: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let fault = {
-            let mut faults = self.state.faults.lock().unwrap();
-            let faults = faults.entry(call).or_default();
-            if faults.is_empty() { None } else { faults.remove(0) }
-        };
-        if fault == Some(Fault::Slow) {
-            tokio::time::sleep(Duration::from_millis(1900)).await;
-        }
-        let result = match fault {
-            None | Some(Fault::ReplyLost | Fault::HangAfter | Fault::Slow) => Some(write.await),
-            Some(_) => None,
-        };
-        self.state.calls.lock().unwrap().push(call);
-        self.state.changed.notify_waiters();
-        match (fault, result) {
-            (None | Some(Fault::Slow), Some(result)) => result,
-            (Some(Fault::Hang | Fault::HangAfter), _) => std::future::pending().await,
-            (Some(Fault::Panic), _) => panic!("a store's bug"),
-            _ => Err(StoreError::unavailable(format!("{call:?} fails by plan"))),
-        }
+        self.faults.until(call, times).await;
     }
 }
 
 #[async_trait]
 impl DedupStore for FaultyStore {
     async fn claim(&self, job: &JobId, lease: Duration) -> Result<Claim, StoreError> {
-        self.call(Call::Claim, self.inner.claim(job, lease)).await
+        self.faults.call(Call::Claim, self.inner.claim(job, lease)).await
     }
 
     async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {
-        self.call(Call::Renew, self.inner.renew(claim, lease)).await
+        self.faults.call(Call::Renew, self.inner.renew(claim, lease)).await
     }
 
     async fn complete(&self, claim: &ClaimToken, retention: Duration) -> Result<Fenced, StoreError> {
-        self.call(Call::Complete, self.inner.complete(claim, retention)).await
+        self.faults.call(Call::Complete, self.inner.complete(claim, retention)).await
     }
 
     async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
-        self.call(Call::Release, self.inner.release(claim)).await
+        self.faults.call(Call::Release, self.inner.release(claim)).await
     }
 }
 

@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Full};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::telemetry::{self, outcome, result};
-use qomplement_webhooks::{MemoryJobRegistry, WebhookReceiver};
+use qomplement_webhooks::{InboxState, MemoryInbox, MemoryJobRegistry, SharedToken, WebhookReceiver};
 use tracing::Level;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -23,11 +23,14 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::answers::{LIMIT, builder};
+use crate::inboxes::{FaultyInbox, other_bytes};
 use crate::support::{Act, Call, Fault, FaultyStore, PATH, Script, TOKEN};
 
 /// Every outcome of a request, and the status that goes with it.
-const OUTCOMES: [(&str, u16); 18] = [
+const OUTCOMES: [(&str, u16); 20] = [
     (outcome::HANDLED, 200),
+    (outcome::STORED, 200),
+    (outcome::CONFLICT, 200),
     (outcome::DUPLICATE, 200),
     (outcome::HANDLER_FAILED_FOR_GOOD, 200),
     (outcome::IN_PROGRESS, 503),
@@ -129,6 +132,10 @@ impl Body for Stalled {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         Poll::Pending
     }
+}
+
+fn token() -> SharedToken {
+    SharedToken::new(TOKEN).unwrap()
 }
 
 /// Sends requests, and notes the statuses and codes of the answers, in order.
@@ -236,7 +243,43 @@ async fn send_all_kinds(secret: &str) -> Vec<(u16, Option<String>)> {
     let mut lost = Sent { receiver: &receiver, secret, answers: sent.answers };
     lost.text(payload.to_bytes()).await;
     receiver.shutdown(Duration::from_secs(60)).await;
-    lost.answers
+
+    // An event that is stored, and another of the same job.
+    let receiver = WebhookReceiver::durable(MemoryInbox::new()).token(token()).build().unwrap();
+    let mut stored = Sent { receiver: &receiver, secret, answers: lost.answers };
+    stored.text(payload.to_bytes()).await;
+    stored.text(other_bytes(&payload)).await;
+    stored.answers
+}
+
+/// Lets a worker come to every end of an attempt.
+async fn attempt_all_kinds(secret: &str) {
+    let acts = [
+        Act::Fail,
+        Act::Succeed,
+        Act::Panic,
+        Act::Succeed,
+        Act::Hang,
+        Act::Succeed,
+        Act::FailForGood,
+        Act::Hang,
+        Act::Succeed,
+        Act::Hang,
+    ];
+    let (inbox, script) = (FaultyInbox::default(), Script::new(acts));
+    let add = async || inbox.add(&Payload::extract_completed().set("/data/result/model", secret)).await;
+    let worker = inbox.worker(&script).max_handler_time(Duration::from_secs(100)).start();
+    for state in [InboxState::Done, InboxState::Done, InboxState::Done, InboxState::Dead] {
+        inbox.until(&add().await, state).await;
+    }
+    // A handler that hangs until its lease is lost; its event is leased again, and put off.
+    inbox.faults.fail(Call::Renew, [Some(Fault::Error); 100]);
+    inbox.until(&add().await, InboxState::Done).await;
+    inbox.faults.mend(Call::Renew);
+    // Its last act hangs until the shutdown drops it.
+    let dropped = add().await;
+    inbox.until(&dropped, InboxState::Running).await;
+    assert_eq!(worker.shutdown(Duration::from_secs(1)).await, 1);
 }
 
 #[test]
@@ -247,8 +290,10 @@ fn a_request_is_one_span_with_the_documented_fields_and_nothing_secret() {
         tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let secret = "s3cr3t-content";
     let answers = runtime.block_on(send_all_kinds(secret));
+    runtime.block_on(attempt_all_kinds(secret));
 
     let log = log.collected().unwrap();
+    attempts_are_spans(&log);
     let spans: Vec<_> =
         log.spans.iter().enumerate().filter(|(_, span)| span.name == telemetry::SPAN).collect();
     assert_eq!(spans.len(), answers.len(), "one span for each request");
@@ -267,9 +312,12 @@ fn a_request_is_one_span_with_the_documented_fields_and_nothing_secret() {
         // What comes before parsing, and what comes after it; `unavailable` can be either.
         let unread = [401, 405, 408, 413, 415, 400, 422].contains(status);
         let read = !unread && outcome != outcome::UNAVAILABLE;
+        // What is stored is read as far as its job.
+        let stored = [outcome::STORED, outcome::CONFLICT].contains(&outcome);
         for (field, text) in [(telemetry::JOB_ID, "-"), (telemetry::EVENT, "extract_completed")] {
+            let unread = unread || stored && field == telemetry::EVENT;
             assert!(!unread || fields[field].is_empty(), "{field} of what was not read: {span:?}");
-            assert!(!read || fields[field].contains(text), "{field} is missing: {span:?}");
+            assert!(unread || !read || fields[field].contains(text), "{field} is missing: {span:?}");
         }
 
         let said = |name: &str| {
@@ -295,12 +343,90 @@ fn a_request_is_one_span_with_the_documented_fields_and_nothing_secret() {
     assert_eq!(outcomes, ends, "how the work ended that took longer than the answer");
     assert!(late.iter().all(|event| event.within.is_some()), "outside of the request's span: {late:?}");
     let everything = format!("{log:?}");
-    for cause in ["a handler's bug", "fails by plan", "not now", "never"] {
+    for cause in
+        ["a handler's bug", "fails by plan", "not now", "never", "another event of this job is stored"]
+    {
         assert!(everything.contains(cause), "it is not logged why: {cause}");
     }
     for hidden in [secret, TOKEN, PATH, "x-secret"] {
         assert!(!everything.contains(hidden), "{hidden} is logged:\n{everything}");
     }
+}
+
+/// Every attempt is one span with the documented fields, and what went wrong is said in it.
+fn attempts_are_spans(log: &Collected) {
+    let spans: Vec<_> =
+        log.spans.iter().enumerate().filter(|(_, span)| span.name == telemetry::ATTEMPT_SPAN).collect();
+    let names = HashSet::from([telemetry::JOB_ID, telemetry::EVENT, telemetry::ATTEMPT]);
+    let mut attempts = Vec::new();
+    for (index, span) in spans {
+        let fields = &span.fields;
+        assert_eq!(fields.keys().map(String::as_str).collect::<HashSet<_>>(), names, "{span:?}");
+        assert_eq!(span.level, Level::INFO, "{span:?}");
+        assert!(fields[telemetry::JOB_ID].contains('-'), "the job is missing: {span:?}");
+        let said =
+            log.events.iter().filter(|event| event.within == Some(index) && event.level <= Level::WARN);
+        let mut said: Vec<_> = said.map(|event| event.name.split([':', ';', ',']).next().unwrap()).collect();
+        said.dedup();
+        attempts.push((fields[telemetry::ATTEMPT].as_str(), fields[telemetry::EVENT].as_str(), said));
+    }
+    let handled = |attempt, said: &[&'static str]| (attempt, "extract_completed", said.to_vec());
+    assert_eq!(
+        attempts,
+        [
+            handled("1", &["the handler failed"]),
+            handled("2", &[]),
+            handled("1", &["the handler failed"]),
+            handled("2", &[]),
+            handled("1", &["the handler failed"]),
+            handled("2", &[]),
+            handled("1", &["the handler failed for good"]),
+            handled("1", &["the lease was not renewed", "the lease ran out and could not be renewed"]),
+            ("2", "", vec!["the attempt before did not end"]),
+            handled("2", &[]),
+            handled("1", &["the handler was dropped"]),
+        ]
+    );
+}
+
+#[test]
+fn attempts_are_counted_by_what_came_of_them() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    metrics::with_local_recorder(&recorder, || runtime.block_on(attempt_all_kinds("x")));
+
+    let (mut attempts, mut runs) = (BTreeMap::new(), BTreeMap::new());
+    for (key, _, _, value) in snapshotter.snapshot().into_vec() {
+        let labels: Vec<_> = key.key().labels().map(|label| (label.key(), label.value())).collect();
+        let [(telemetry::RESULT, result)] = labels[..] else { panic!("the labels of {key:?}") };
+        match (key.key().name(), value) {
+            (telemetry::ATTEMPTS, DebugValue::Counter(count)) => {
+                attempts.insert(result.to_owned(), count);
+            }
+            (telemetry::HANDLER_SECONDS, DebugValue::Histogram(values)) => {
+                runs.insert(result.to_owned(), values.len());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let counts = |counts: &[(&str, u64)]| {
+        BTreeMap::from_iter(counts.iter().map(|(result, count)| ((*result).to_owned(), *count)))
+    };
+    // Given back were one that was put off, and one that the shutdown dropped; what lost its lease is not ours.
+    assert_eq!(attempts, counts(&[("done", 4), ("retry", 3), ("dead", 1), ("given_back", 2)]));
+    let runs: BTreeMap<_, _> = runs.into_iter().map(|(result, count)| (result, count as u64)).collect();
+    let expected = counts(&[
+        (result::OK, 4),
+        (result::FAILED, 1),
+        (result::PANICKED, 1),
+        (result::TIMED_OUT, 1),
+        (result::FAILED_FOR_GOOD, 1),
+        (result::LEASE_LOST, 1),
+        (result::ABORTED, 1),
+    ]);
+    assert_eq!(runs, expected, "runs of the handler");
 }
 
 #[test]

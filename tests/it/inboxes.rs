@@ -1,0 +1,140 @@
+//! An inbox whose calls fail as they are told to, and what tests ask of it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use qomplement_webhooks::sender::Payload;
+use qomplement_webhooks::{
+    Envelope, Fenced, InboxAdmin, InboxRow, InboxState, InboxStore, InboxWorker, JobId, Lease, Leased,
+    MemoryInbox, Outcome, Pruned, Receipt, Retention, StoreError, Verification, async_trait,
+};
+use tokio::time::{Instant, sleep};
+
+use crate::support::{Call, Fault, Faults, Script};
+
+/// A memory inbox whose calls fail as they are told to, and that notes every call. All clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct FaultyInbox {
+    pub rows: MemoryInbox,
+    pub faults: Arc<Faults>,
+    notes: Arc<Notes>,
+}
+
+#[derive(Debug, Default)]
+struct Notes {
+    outcomes: Mutex<Vec<Outcome>>,
+    most_leased: AtomicU64,
+}
+
+impl FaultyInbox {
+    /// Lets the next calls of a kind fail.
+    pub fn fail(self, call: Call, faults: impl IntoIterator<Item = Option<Fault>>) -> Self {
+        self.faults.fail(call, faults);
+        self
+    }
+
+    pub fn calls(&self, call: Call) -> usize {
+        self.faults.calls(call)
+    }
+
+    /// What workers wanted to be recorded, repetitions included.
+    pub fn outcomes(&self) -> Vec<Outcome> {
+        self.notes.outcomes.lock().unwrap().clone()
+    }
+
+    /// The most rows that were leased at one time.
+    pub fn most_leased(&self) -> u64 {
+        self.notes.most_leased.load(Ordering::SeqCst)
+    }
+
+    /// Stores a webhook, as a receiver would.
+    pub async fn add(&self, payload: &Payload) -> JobId {
+        let event = Envelope::try_from(payload.to_bytes()).unwrap();
+        assert_eq!(self.rows.receive(&event).await.unwrap(), Receipt::Stored);
+        event.job().clone()
+    }
+
+    pub async fn add_new(&self) -> JobId {
+        self.add(&Payload::extract_completed()).await
+    }
+
+    pub async fn row(&self, job: &JobId) -> InboxRow {
+        self.rows.get(job).await.unwrap().expect("the row is lost").0
+    }
+
+    /// Waits until a row stands somewhere, for at most a day by tokio's clock.
+    pub async fn until(&self, job: &JobId, state: InboxState) -> InboxRow {
+        let began = Instant::now();
+        loop {
+            let row = self.row(job).await;
+            if row.state == state {
+                return row;
+            }
+            assert!(began.elapsed() < Duration::from_secs(24 * 60 * 60), "never {state}: {row:?}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A worker on this inbox, to be started.
+    pub fn worker(&self, script: &Script) -> InboxWorker {
+        InboxWorker::new(self.clone(), script.handler(), Verification::Trust)
+    }
+}
+
+#[async_trait]
+impl InboxStore for FaultyInbox {
+    async fn receive(&self, event: &Envelope) -> Result<Receipt, StoreError> {
+        self.faults.call(Call::Receive, self.rows.receive(event)).await
+    }
+
+    async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
+        let leased = self.faults.call(Call::Lease, self.rows.lease(most, length)).await;
+        let running = self.rows.stats().await?.running;
+        self.notes.most_leased.fetch_max(running, Ordering::SeqCst);
+        leased
+    }
+
+    async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError> {
+        self.faults.call(Call::Renew, self.rows.renew(lease, length)).await
+    }
+
+    async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError> {
+        self.notes.outcomes.lock().unwrap().push(outcome.clone());
+        self.faults.call(Call::Settle, self.rows.settle(lease, outcome)).await
+    }
+
+    async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError> {
+        self.rows.expect(job, deadline).await
+    }
+
+    async fn overdue(&self, most: usize, again: Duration) -> Result<Vec<JobId>, StoreError> {
+        self.rows.overdue(most, again).await
+    }
+
+    async fn contains(&self, job: &JobId) -> Result<bool, StoreError> {
+        self.rows.contains(job).await
+    }
+
+    async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError> {
+        self.faults.call(Call::Prune, self.rows.prune(retention)).await
+    }
+
+    async fn wait(&self) {
+        let wait = async {
+            self.rows.wait().await;
+            Ok(())
+        };
+        if self.faults.call(Call::Wait, wait).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The body of a webhook, changed so that nothing but its bytes is another.
+pub fn other_bytes(payload: &Payload) -> Bytes {
+    let mut bytes = payload.to_bytes().to_vec();
+    bytes.push(b' ');
+    bytes.into()
+}

@@ -1,0 +1,279 @@
+//! What a worker does with events: runs, retries, and their ends.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use qomplement_webhooks::sender::Payload;
+use qomplement_webhooks::{
+    HandlerError, InboxAdmin, InboxState, InboxStore, InboxWorker, Outcome, Retention, Verification,
+    WebhookEvent, handler_fn,
+};
+use tokio::time::{Instant, sleep};
+
+use crate::inboxes::FaultyInbox;
+use crate::support::{Act, Call, Gate, Script};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The delays of all retries that were recorded.
+fn delays(inbox: &FaultyInbox) -> Vec<Duration> {
+    let retry = |outcome| match outcome {
+        Outcome::Retry { after, .. } => Some(after),
+        _ => None,
+    };
+    inbox.outcomes().into_iter().filter_map(retry).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_is_handled_and_done() {
+    let (inbox, script) = (FaultyInbox::default(), Script::default());
+    let before = inbox.add_new().await;
+    let _worker = inbox.worker(&script).start();
+    let after = inbox.add(&Payload::fill_pdf_completed()).await;
+    for job in [before, after] {
+        let row = inbox.until(&job, InboxState::Done).await;
+        assert_eq!((script.runs_of(&job), row.attempts, row.error), (1, 1, None));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn within_a_process_an_event_is_handled_at_once_however_seldom_the_worker_asks() {
+    let (inbox, script) = (FaultyInbox::default(), Script::new([Act::FailForGood, Act::Succeed]));
+    let _worker = inbox.worker(&script).poll(HOUR).start();
+    inbox.faults.until(Call::Lease, 1).await;
+    sleep(SECOND).await;
+    let began = Instant::now();
+    let job = inbox.add_new().await;
+    script.until("a new event is handled", |script| script.runs() == 1).await;
+    inbox.until(&job, InboxState::Dead).await;
+    assert!(inbox.rows.replay(&job).await.unwrap());
+    script.until("a replayed event is handled", |script| script.finished() == 1).await;
+    assert!(began.elapsed() < SECOND, "the worker was not woken: {:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_tried_again_after_a_time_within_a_bound_that_doubles() {
+    let (inbox, script) = (FaultyInbox::default(), Script::new([Act::Fail]));
+    let worker = inbox.worker(&script).max_attempts(9).backoff(SECOND * 2, SECOND * 60).start();
+    let job = inbox.add_new().await;
+    let row = inbox.until(&job, InboxState::Dead).await;
+    assert_eq!((row.attempts, script.runs()), (9, 9), "attempts, and runs");
+    assert_eq!(row.error.as_deref(), Some("not now"), "the error of the last attempt");
+    let bounds = [2, 4, 8, 16, 32, 60, 60, 60].map(Duration::from_secs);
+    let delays = delays(&inbox);
+    assert_eq!(delays.len(), bounds.len(), "{delays:?}");
+    for (attempt, (delay, bound)) in delays.iter().zip(bounds).enumerate() {
+        assert!(*delay <= bound, "after attempt {}: {delay:?} is over {bound:?}", attempt + 1);
+    }
+    worker.shutdown(SECOND).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_failed_together_is_not_tried_together() {
+    let (inbox, script) = (FaultyInbox::default(), Script::new([Act::Fail]));
+    for _ in 0..200 {
+        inbox.add_new().await;
+    }
+    let _worker = inbox.worker(&script).backoff(HOUR, HOUR).start();
+    script.until("every event has failed once", |script| script.runs() == 200).await;
+    let mut delays = delays(&inbox);
+    delays.sort_unstable();
+    let quarter = |part: u32| delays.iter().filter(|delay| **delay < HOUR / 4 * part).count();
+    for (part, expected) in [(1, 50), (2, 100), (3, 150)] {
+        let below = quarter(part);
+        assert!(below.abs_diff(expected) < 40, "{below} of 200 delays are below {part}/4 of their bound");
+    }
+    delays.dedup();
+    assert!(delays.len() > 190, "of 200 delays, {} are different", delays.len());
+}
+
+/// An error with a cause, which has a cause.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Caused(&'static str, #[source] Option<Box<Caused>>);
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_for_good_is_dead_at_once_and_says_why() {
+    let inbox = FaultyInbox::default();
+    let handler = handler_fn(|_| async {
+        let cause = Caused("the disk is full", None);
+        Err(HandlerError::permanent(Caused("no invoice was made", Some(Box::new(cause)))))
+    });
+    let _worker = InboxWorker::new(inbox.clone(), handler, Verification::Trust).start();
+    let job = inbox.add_new().await;
+    let row = inbox.until(&job, InboxState::Dead).await;
+    assert_eq!(row.attempts, 1, "another attempt was made, which is useless");
+    assert_eq!(row.error.as_deref(), Some("no invoice was made: the disk is full"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_and_a_hang_are_failures_that_are_tried_again() {
+    for (act, error) in [(Act::Panic, "panicked: a handler's bug"), (Act::Hang, "did not end within 5s")] {
+        let (inbox, script) = (FaultyInbox::default(), Script::new([act, Act::Succeed]));
+        let _worker = inbox.worker(&script).max_handler_time(SECOND * 5).start();
+        let job = inbox.add_new().await;
+        let row = inbox.until(&job, InboxState::Done).await;
+        assert_eq!((row.attempts, script.runs(), script.running()), (2, 2, 0), "{error}");
+        let [Outcome::Retry { error: said, .. }, Outcome::Done] = &inbox.outcomes()[..] else {
+            panic!("{error}: {:?}", inbox.outcomes())
+        };
+        assert_eq!(said, error);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_always_panics_or_hangs_is_dead_when_its_attempts_are_used_up() {
+    for act in [Act::Panic, Act::Hang] {
+        let (inbox, script) = (FaultyInbox::default(), Script::new([act]));
+        let _worker = inbox.worker(&script).max_attempts(3).max_handler_time(SECOND * 60).start();
+        let job = inbox.add_new().await;
+        let row = inbox.until(&job, InboxState::Dead).await;
+        assert_eq!((row.attempts, script.runs()), (3, 3));
+        sleep(HOUR).await;
+        assert_eq!(script.runs(), 3, "what is dead was tried again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_are_counted_and_fences_grow_also_over_a_replay() {
+    let inbox = FaultyInbox::default();
+    let seen: Arc<Mutex<Vec<(u32, u64)>>> = Arc::default();
+    let handler = handler_fn({
+        let seen = seen.clone();
+        move |event: WebhookEvent| {
+            let mut seen = seen.lock().unwrap();
+            seen.push((event.job().attempt(), event.job().fence()));
+            let succeeds = seen.len() == 6;
+            async move { if succeeds { Ok(()) } else { Err("not now".into()) } }
+        }
+    });
+    let worker = InboxWorker::new(inbox.clone(), handler, Verification::Trust).max_attempts(4);
+    let _worker = worker.start();
+    let job = inbox.add_new().await;
+    inbox.until(&job, InboxState::Dead).await;
+    assert!(inbox.rows.replay(&job).await.unwrap());
+    let row = inbox.until(&job, InboxState::Done).await;
+    assert_eq!((row.attempts, row.earlier_attempts), (2, 4), "the replay has its own attempts");
+    let seen = seen.lock().unwrap().clone();
+    let attempts: Vec<_> = seen.iter().map(|(attempt, _)| *attempt).collect();
+    assert_eq!(attempts, [1, 2, 3, 4, 5, 6], "the attempts that the handler saw");
+    assert!(seen.is_sorted_by(|(_, one), (_, next)| one < next), "a fence fell, or stood: {seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_is_leased_than_can_be_handled_at_once() {
+    let (inbox, script) = (FaultyInbox::default(), Script::new([Act::Take(SECOND)]));
+    for _ in 0..50 {
+        inbox.add_new().await;
+    }
+    let began = Instant::now();
+    let _worker = inbox.worker(&script).concurrency(3).start();
+    script.until("all events are handled", |script| script.finished() == 50).await;
+    assert_eq!(script.most_running(), 3, "handlers at once");
+    assert_eq!(inbox.most_leased(), 3, "events leased at once, with room for three handlers");
+    assert_eq!(began.elapsed().as_secs(), 17, "there was room that was not used");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_there_is_no_room_nothing_is_leased() {
+    let gate = Arc::new(Gate::default());
+    let (inbox, script) = (FaultyInbox::default(), Script::new([Act::Wait(gate.clone()), Act::Succeed]));
+    let (first, second) = (inbox.add_new().await, inbox.add_new().await);
+    let _worker = inbox.worker(&script).concurrency(1).start();
+    gate.begun.notified().await;
+    let calls = inbox.calls(Call::Lease);
+    sleep(SECOND * 30).await;
+    assert_eq!(inbox.calls(Call::Lease), calls, "a worker without room asked for events");
+    assert_eq!(inbox.row(&second).await.attempts, 0, "an event was leased that nobody handles");
+    gate.go_on.notify_one();
+    inbox.until(&first, InboxState::Done).await;
+    inbox.until(&second, InboxState::Done).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_workers_on_one_inbox_handle_ten_thousand_events_once_each() {
+    let inbox = FaultyInbox::default();
+    let scripts = [(); 2].map(|()| Script::new([Act::Take(Duration::from_millis(20))]));
+    let mut jobs = Vec::new();
+    for _ in 0..10_000 {
+        jobs.push(inbox.add_new().await);
+    }
+    let began = Instant::now();
+    let [one, two] = &scripts;
+    let _workers = [one, two].map(|script| inbox.worker(script).concurrency(256).start());
+    let finished = || one.finished() + two.finished();
+    while finished() < jobs.len() {
+        assert!(began.elapsed() < SECOND * 60, "{} were handled, and the others are starved", finished());
+        sleep(Duration::from_millis(10)).await;
+    }
+    for job in &jobs {
+        assert_eq!(one.runs_of(job) + two.runs_of(job), 1, "{job} was handled more or less than once");
+    }
+    for script in &scripts {
+        assert!(script.most_running() <= 256, "{} handlers ran at once", script.most_running());
+        assert!(script.runs() > 1000, "a worker got {} of 10,000 events", script.runs());
+    }
+    inbox.until(jobs.last().unwrap(), InboxState::Done).await;
+    let stats = inbox.rows.stats().await.unwrap();
+    assert_eq!((stats.done, stats.running, stats.received), (10_000, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_in_threads_run_each_event_once() {
+    let (inbox, script) = (FaultyInbox::default(), Script::default());
+    let workers = [(); 3].map(|()| inbox.worker(&script).concurrency(8).start());
+    let mut jobs = Vec::new();
+    for _ in 0..1000 {
+        jobs.push(inbox.add_new().await);
+    }
+    script.until("all events are handled", |script| script.finished() == 1000).await;
+    for worker in workers {
+        assert_eq!(worker.shutdown(SECOND * 10).await, 0);
+    }
+    assert!(jobs.iter().all(|job| script.runs_of(job) == 1), "an event was handled twice");
+    assert_eq!(script.overlaps(), 0, "an event was handled twice at once");
+    assert_eq!(inbox.rows.stats().await.unwrap().done, 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_fails_again_and_again_does_not_hold_up_the_others() {
+    let inbox = FaultyInbox::default();
+    let bad = inbox.add(&Payload::failed(&qomplement_webhooks::JobType::Extract)).await;
+    let finished = Arc::new(Mutex::new(0));
+    let handler = handler_fn({
+        let finished = finished.clone();
+        move |event: WebhookEvent| {
+            let bad = matches!(event, WebhookEvent::JobFailed { .. });
+            *finished.lock().unwrap() += usize::from(!bad);
+            async move { if bad { Err("not now".into()) } else { Ok(()) } }
+        }
+    });
+    let _worker = InboxWorker::new(inbox.clone(), handler, Verification::Trust).concurrency(1).start();
+    for _ in 0..100 {
+        inbox.add_new().await;
+    }
+    inbox.until(&bad, InboxState::Dead).await;
+    assert_eq!(*finished.lock().unwrap(), 100, "others waited for an event that fails");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_done_is_pruned_after_its_time_and_nothing_else_is() {
+    let script = Script::new([Act::Succeed, Act::FailForGood]);
+    let inbox = FaultyInbox::default();
+    let retention = Retention { payload: SECOND * 300, row: SECOND * 900 };
+    let _worker = inbox.worker(&script).retention(retention).poll(HOUR).start();
+    let done = inbox.add_new().await;
+    inbox.until(&done, InboxState::Done).await;
+    let dead = inbox.add_new().await;
+    inbox.until(&dead, InboxState::Dead).await;
+    let body = async |job| inbox.rows.get(job).await.unwrap().map(|(_, body)| body.is_some());
+    let began = Instant::now();
+    for (seconds, expected) in [(290, Some(true)), (370, Some(false)), (890, Some(false)), (970, None)] {
+        tokio::time::sleep_until(began + SECOND * seconds).await;
+        assert_eq!(body(&done).await, expected, "a row that is done, and its body, after {seconds} s");
+    }
+    sleep(HOUR * 48).await;
+    assert_eq!(body(&dead).await, Some(true), "a dead event was pruned");
+    assert!(!inbox.contains(&done).await.unwrap());
+}
