@@ -153,13 +153,20 @@ async fn a_status_that_nobody_knows_is_stored_and_handled_as_unrecognized() {
 async fn a_completed_webhook_is_handled_wherever_one_before_it_stands() {
     let act = |before| match before {
         "is running" => vec![Act::Hang, Act::Succeed],
+        "is nearly done" => vec![Act::Take(SECOND * 5), Act::Succeed],
         "waits to be tried again" => vec![Act::Fail, Act::Succeed],
         "is dead" => vec![Act::FailForGood, Act::Succeed],
         _ => vec![Act::Succeed],
     };
-    for before in
-        ["is expected", "is received", "is running", "waits to be tried again", "is dead", "is done"]
-    {
+    for before in [
+        "is expected",
+        "is received",
+        "is running",
+        "is nearly done",
+        "waits to be tried again",
+        "is dead",
+        "is done",
+    ] {
         let (inbox, script) = (FaultyInbox::default(), Script::new(act(before)));
         let completed = Payload::extract_completed();
         let processing = completed.clone().set("/data/status", "processing");
@@ -173,7 +180,7 @@ async fn a_completed_webhook_is_handled_wherever_one_before_it_stands() {
         }
         let early = (!["is expected", "is received"].contains(&before)).then(worker);
         match before {
-            "is running" | "waits to be tried again" => {
+            "is running" | "is nearly done" | "waits to be tried again" => {
                 script.until("it runs", |script| script.runs() == 1).await;
             }
             "is dead" => drop(inbox.until(&job, InboxState::Dead).await),
