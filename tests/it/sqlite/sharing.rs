@@ -1,8 +1,9 @@
 //! Several handles and processes on one file.
 
 use std::collections::HashSet;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use qomplement_webhooks::{InboxAdmin, InboxStore, Outcome, SqliteInbox};
@@ -10,14 +11,29 @@ use tokio::task::JoinSet;
 
 use super::{Folder, HOUR, check, receive, settle};
 
-/// Set in the processes that the test below starts.
+/// Set in the processes that the tests below start.
 const FILE: &str = "SQLITE_INBOX_OF_ANOTHER_PROCESS";
 const ROWS: usize = 300;
 
+/// Starts this program again, to run one of its tests on a file.
+fn start(test: &str, folder: &Folder) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("sqlite::sharing::{test}"), "--nocapture"])
+        .env(FILE, folder.file())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// The file, in a process that was started for a test.
+fn file_of_parent() -> Option<PathBuf> {
+    std::env::var_os(FILE).map(PathBuf::from)
+}
+
 /// Leases and settles until nothing has been due for a while, and prints what it leased.
 #[tokio::test]
-async fn another_process() {
-    let Some(file) = std::env::var_os(FILE).map(PathBuf::from) else { return };
+async fn a_process_that_leases() {
+    let Some(file) = file_of_parent() else { return };
     let inbox = SqliteInbox::open(file).unwrap();
     let mut idle = 0;
     while idle < 20 {
@@ -34,15 +50,7 @@ async fn another_process() {
 #[tokio::test]
 async fn processes_on_one_new_file_lease_every_row_once() {
     let folder = Folder::new();
-    let start = || {
-        Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "sqlite::sharing::another_process", "--nocapture"])
-            .env(FILE, folder.file())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap()
-    };
-    let processes: Vec<_> = (0..3).map(|_| start()).collect();
+    let processes: Vec<_> = (0..3).map(|_| start("a_process_that_leases", &folder)).collect();
     let inbox = SqliteInbox::open(folder.file()).unwrap();
     let mut calls = JoinSet::new();
     for job in 0..ROWS {
@@ -89,4 +97,45 @@ async fn handles_that_open_a_new_file_at_once_share_it() {
     let leased: Vec<String> = leasing.join_all().await.concat();
     assert_eq!(leased.len(), 8);
     assert_eq!(leased.iter().collect::<HashSet<_>>().len(), 8);
+}
+
+/// Receives events for ever, and prints those that were acknowledged.
+#[tokio::test]
+async fn a_process_that_receives() {
+    let Some(file) = file_of_parent() else { return };
+    let inbox = SqliteInbox::open(file).unwrap();
+    let mut calls = JoinSet::new();
+    for task in 0..16 {
+        let inbox = inbox.clone();
+        calls.spawn(async move {
+            for number in 0.. {
+                let job = format!("{task}-{number}");
+                receive(&inbox, &job).await;
+                println!("\nstored {job}");
+            }
+        });
+    }
+    calls.join_all().await;
+}
+
+#[test]
+fn what_a_killed_process_acknowledged_is_in_the_file() {
+    let folder = Folder::new();
+    for round in 1..=5 {
+        let mut process = start("a_process_that_receives", &folder);
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let mut stored =
+            lines.map_while(Result::ok).filter_map(|line| Some(line.strip_prefix("stored ")?.to_owned()));
+        let mut acknowledged: Vec<String> = stored.by_ref().take(round * 100).collect();
+        process.kill().unwrap();
+        process.wait().unwrap();
+        acknowledged.extend(stored);
+        check(&folder.file());
+        let connection = rusqlite::Connection::open(folder.file()).unwrap();
+        let mut find = connection.prepare("SELECT 1 FROM inbox WHERE job_id = ?1").unwrap();
+        assert!(acknowledged.len() >= round * 100);
+        for job in acknowledged {
+            assert!(find.exists([&job]).unwrap(), "{job} was acknowledged, and is gone");
+        }
+    }
 }
