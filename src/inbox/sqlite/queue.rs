@@ -47,8 +47,7 @@ pub(super) struct Queue {
 struct State {
     waiting: VecDeque<(usize, Box<dyn Command>)>,
     bytes: usize,
-    /// How many calls the writer waits for; it is not woken before.
-    wanted: usize,
+    writer_waits: bool,
     closed: bool,
 }
 
@@ -57,6 +56,13 @@ struct State {
 pub(super) struct Expected {
     pub(super) commands: usize,
     pub(super) until: Instant,
+}
+
+/// Calls that are committed together.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) commands: Vec<Box<dyn Command>>,
+    bytes: usize,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -80,42 +86,56 @@ impl Queue {
         }
         state.bytes += bytes;
         state.waiting.push_back((bytes, command));
-        let is_ready = state.waiting.len() == state.wanted;
+        let wake = std::mem::take(&mut state.writer_waits);
         drop(state);
-        if is_ready {
+        if wake {
             self.ready.notify_one();
         }
         Ok(())
     }
 
-    /// Waits for calls, for a short while also for those that are expected, and takes as many as are
-    /// committed together. `None` once the queue is closed and empty.
-    pub(super) fn take(&self, expected: Expected) -> Option<Vec<Box<dyn Command>>> {
+    /// Waits for calls, and takes what is there. `None` once the queue is closed and empty.
+    pub(super) fn take(&self) -> Option<Batch> {
         let mut state = self.state();
         while state.waiting.is_empty() {
             if state.closed {
                 return None;
             }
-            state.wanted = 1;
-            state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.wait(state, None);
         }
-        state.wanted = expected.commands.min(BATCH_COMMANDS);
-        while state.waiting.len() < state.wanted && state.bytes < BATCH_BYTES && !state.closed {
+        let mut batch = Batch::default();
+        batch.fill(&mut state);
+        Some(batch)
+    }
+
+    /// Takes calls that have come since, or that come while more are expected. `false` if there are none.
+    pub(super) fn take_more(&self, batch: &mut Batch, expected: Expected) -> bool {
+        let before = batch.commands.len();
+        if batch.is_full() {
+            return false;
+        }
+        let mut state = self.state();
+        while state.waiting.is_empty() && before < expected.commands && !state.closed {
             let patience = expected.until.saturating_duration_since(Instant::now());
             if patience == Duration::ZERO {
                 break;
             }
-            state = self.ready.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.wait(state, Some(patience));
         }
-        state.wanted = 0;
-        let (mut batch, mut taken) = (Vec::with_capacity(state.waiting.len().min(BATCH_COMMANDS)), 0);
-        while batch.len() < BATCH_COMMANDS && taken < BATCH_BYTES {
-            let Some((bytes, command)) = state.waiting.pop_front() else { break };
-            taken += bytes;
-            batch.push(command);
-        }
-        state.bytes -= taken;
-        Some(batch)
+        batch.fill(&mut state);
+        batch.commands.len() > before
+    }
+
+    fn wait<'s>(&self, mut state: MutexGuard<'s, State>, longest: Option<Duration>) -> MutexGuard<'s, State> {
+        state.writer_waits = true;
+        let mut state = match longest {
+            None => self.ready.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(longest) => {
+                self.ready.wait_timeout(state, longest).unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        state.writer_waits = false;
+        state
     }
 
     /// How many calls wait.
@@ -138,6 +158,28 @@ impl Queue {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Batch {
+    pub(super) fn of(command: Box<dyn Command>) -> Self {
+        Self { commands: vec![command], bytes: 0 }
+    }
+
+    fn is_full(&self) -> bool {
+        self.commands.len() >= BATCH_COMMANDS || self.bytes >= BATCH_BYTES
+    }
+
+    /// Takes what waits, but for calls that nobody waits for any more.
+    fn fill(&mut self, state: &mut State) {
+        while !self.is_full() {
+            let Some((bytes, command)) = state.waiting.pop_front() else { break };
+            state.bytes -= bytes;
+            if command.is_wanted() {
+                self.bytes += bytes;
+                self.commands.push(command);
+            }
+        }
     }
 }
 

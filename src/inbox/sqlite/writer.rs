@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tracing::error;
 
 use super::Limits;
-use super::queue::{Call, Command, Expected, Queue, unanswered};
+use super::queue::{Batch, Call, Command, Expected, Queue, unanswered};
 use super::transitions::Transaction;
 use crate::store::StoreError;
 
@@ -68,32 +68,43 @@ impl Drop for Writer {
 
 impl Thread {
     fn run(mut self) {
-        let mut expected = Expected { commands: 1, until: Instant::now() };
-        while let Some(mut commands) = self.queue.take(expected) {
+        let mut expected = Expected { commands: 0, until: Instant::now() };
+        while let Some(batch) = self.queue.take() {
             let began = Instant::now();
-            commands.retain(|command| command.is_wanted());
-            let answered = commands.len();
-            self.write(commands);
-            // Who was answered may well call again. A commit in which they are all is worth to wait for a part
-            // of the time that it takes.
+            let answered = self.write(batch, expected);
+            // Who was answered may well call again. That they are all in one commit is worth to wait for a part
+            // of the time that one takes.
             let ended = Instant::now();
             let until = ended + LONGEST_WAIT.min((ended - began) / 2);
             expected = Expected { commands: answered + self.queue.len(), until };
         }
     }
 
-    /// Commits calls together, and answers them.
-    fn write(&mut self, mut commands: Vec<Box<dyn Command>>) {
-        if commands.is_empty() {
-            return;
+    /// Commits calls together, and those that come meanwhile, and answers them. Returns how many.
+    fn write(&mut self, mut batch: Batch, expected: Expected) -> usize {
+        if batch.commands.is_empty() {
+            return 0;
         }
-        match self.commit(&mut commands) {
+        let queue = self.queue.clone();
+        let committed = self.commit(&mut batch, |batch| queue.take_more(batch, expected));
+        let commands = batch.commands;
+        let answered = commands.len();
+        match committed {
+            Err(Failure::OfOne(_)) if answered > 1 => commands.into_iter().for_each(|command| {
+                let mut batch = Batch::of(command);
+                let committed = self.commit(&mut batch, |_| false);
+                self.answer(batch.commands, committed);
+            }),
+            committed => self.answer(commands, committed),
+        }
+        answered
+    }
+
+    fn answer(&self, commands: Vec<Box<dyn Command>>, committed: Result<usize, Failure>) {
+        match committed {
             Ok(arrived) => {
                 commands.into_iter().for_each(|command| command.answer(Ok(())));
                 (0..arrived).for_each(|_| self.arrived.notify_one());
-            }
-            Err(Failure::OfOne(_)) if commands.len() > 1 => {
-                commands.into_iter().for_each(|command| self.write(vec![command]));
             }
             Err(Failure::OfOne(error) | Failure::OfAll(error)) => {
                 let error = Arc::new(error);
@@ -102,13 +113,25 @@ impl Thread {
         }
     }
 
-    /// Applies calls in one transaction, and returns how many rows it has made due.
-    fn commit(&mut self, commands: &mut [Box<dyn Command>]) -> Result<usize, Failure> {
+    /// Applies calls in one transaction, those that come meanwhile too, and returns how many rows it has made
+    /// due.
+    fn commit(
+        &mut self,
+        batch: &mut Batch,
+        take_more: impl Fn(&mut Batch) -> bool,
+    ) -> Result<usize, Failure> {
         let behavior = TransactionBehavior::Immediate;
         let sql = self.connection.transaction_with_behavior(behavior).map_err(Failure::OfAll)?;
         let mut transaction = Transaction::begin(&sql, self.limits).map_err(Failure::OfAll)?;
-        for command in commands {
-            command.apply(&mut transaction).map_err(Failure::of_one)?;
+        let mut applied = 0;
+        loop {
+            for command in &mut batch.commands[applied..] {
+                command.apply(&mut transaction).map_err(Failure::of_one)?;
+            }
+            applied = batch.commands.len();
+            if !take_more(batch) {
+                break;
+            }
         }
         let arrived = transaction.end().map_err(Failure::OfAll)?;
         sql.commit().map_err(Failure::OfAll)?;
