@@ -65,14 +65,14 @@ use crate::store::{Fenced, StoreError};
 /// holds the bodies, in the clear; who may read it is up to the directory and the umask.
 ///
 /// The write-ahead log is copied into the file after every 1000 pages (4 MB). It grows beyond that by one
-/// transaction, which is at most 8 MiB and one body, or while a program reads the file without a pause; its
+/// transaction, which has at most 8 MiB of bodies, and one more, or while a program reads the file without a pause; its
 /// space is used again, and is given back when the last program closes the file. The file itself does not
 /// shrink: what was pruned is used again, and `VACUUM` gives it back.
 ///
 /// # Limits
 ///
 /// [`StoreError::Full`] is returned when the rows that are not yet done or dead, or the bodies of these, are
-/// as many as [the builder](Self::builder) allows, when the file may not grow, or when the disk is full. What
+/// as many as [the builder](Self::builder) allows, or when the disk is full. What
 /// is done or dead does not count to the first two.
 ///
 /// # Errors
@@ -205,8 +205,9 @@ impl SqliteInboxBuilder {
         self
     }
 
-    /// How large the file may grow, without its write-ahead log. A file that is larger grows no further.
-    /// Default: as large as the disk.
+    /// Lets the file grow no larger, for tests of what happens on a full disk. In use it would be a trap: when a
+    /// file is full to the last page, nothing can be leased, and so nothing makes room.
+    #[doc(hidden)]
     pub fn max_file_bytes(mut self, bytes: u64) -> Self {
         self.settings.max_file_bytes = Some(bytes);
         self

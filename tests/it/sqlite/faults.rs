@@ -9,7 +9,7 @@ use qomplement_webhooks::{
 use rusqlite::Connection;
 use tokio::task::JoinSet;
 
-use super::{Folder, HOUR, check, commits, completed, event, lease_one, receive, settle};
+use super::{Folder, HOUR, check, close, commits, completed, event, lease_one, receive, settle};
 
 /// Receives events at once, while the file is locked until all of them wait.
 async fn receive_together(
@@ -90,14 +90,17 @@ async fn a_row_that_cannot_be_written_takes_no_other_with_it() {
         }
     }
     assert_eq!(inbox.stats().await.unwrap().received, 19);
-    drop(inbox);
+    close(inbox, &folder).await;
     check(&folder.file());
 }
 
 #[tokio::test]
 async fn a_full_disk_is_said_to_all_who_were_to_be_committed_and_ends() {
     let folder = Folder::new();
-    let inbox = SqliteInbox::builder(folder.file()).max_file_bytes(400 << 10).open().unwrap();
+    let inbox = SqliteInbox::builder(folder.file()).max_file_bytes(600 << 10).open().unwrap();
+    assert_eq!(inbox.receive(&event("large", "completed", 200 << 10)).await.unwrap(), Receipt::Stored);
+    let lease = lease_one(&inbox).await;
+    settle(&inbox, &lease, Outcome::Done).await;
     let mut stored = Vec::new();
     let mut refused = Vec::new();
     for round in 0..12 {
@@ -111,27 +114,31 @@ async fn a_full_disk_is_said_to_all_who_were_to_be_committed_and_ends() {
         }
     }
     assert!(stored.len() >= 8 && refused.len() >= 8, "{} stored, {} refused", stored.len(), refused.len());
-    drop(inbox);
+    for job in &stored {
+        assert_eq!(
+            inbox.receive(&event(&job.to_string(), "completed", 6 << 10)).await.unwrap(),
+            Receipt::Duplicate
+        );
+    }
+    // What is done makes room.
+    let more = event("more", "completed", 150 << 10);
+    assert!(matches!(inbox.receive(&more).await, Err(StoreError::Full)));
+    let pruned = inbox.prune(&Retention { payload: Duration::ZERO, row: HOUR }).await.unwrap();
+    assert_eq!((pruned.payloads, pruned.rows), (1, 0));
+    assert_eq!(inbox.receive(&more).await.unwrap(), Receipt::Stored);
+    close(inbox, &folder).await;
     check(&folder.file());
 
-    let inbox = SqliteInbox::builder(folder.file()).max_file_bytes(400 << 10).open().unwrap();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
     for job in &stored {
         assert!(inbox.get(job).await.unwrap().unwrap().1.is_some(), "{job} was acknowledged, and is gone");
     }
     for job in &refused {
         assert!(!inbox.contains(job).await.unwrap(), "{job} was refused, and is there");
+        assert_eq!(receive(&inbox, job).await, Receipt::Stored);
     }
-    assert!(matches!(inbox.receive(&event("more", "completed", 40 << 10)).await, Err(StoreError::Full)));
-    // What is done makes room.
-    for _ in 0..stored.len() / 2 {
-        let lease = lease_one(&inbox).await;
-        settle(&inbox, &lease, Outcome::Done).await;
-    }
-    let pruned = inbox.prune(&Retention { payload: Duration::ZERO, row: HOUR }).await.unwrap();
-    assert_eq!((pruned.payloads as usize, pruned.rows), (stored.len() / 2, 0));
-    assert_eq!(inbox.receive(&event("more", "completed", 40 << 10)).await.unwrap(), Receipt::Stored);
-    drop(inbox);
-    check(&folder.file());
+    let leased = inbox.lease(usize::MAX, HOUR).await.unwrap();
+    assert_eq!(leased.len(), stored.len() + refused.len() + 1);
 }
 
 #[tokio::test]
@@ -181,7 +188,7 @@ async fn a_call_that_is_dropped_writes_as_a_whole_or_not_at_all() {
         while calls.join_next().await.is_some() {}
         assert_eq!(receive(&inbox, format!("after-{round}")).await, Receipt::Stored);
     }
-    drop(inbox);
+    close(inbox, &folder).await;
     check(&folder.file());
 }
 

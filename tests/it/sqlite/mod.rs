@@ -63,6 +63,19 @@ async fn settle(inbox: &SqliteInbox, lease: &Lease, outcome: Outcome) {
     assert_eq!(inbox.settle(lease, &outcome).await.unwrap(), qomplement_webhooks::Fenced::Applied);
 }
 
+/// Drops an inbox, and waits until its thread has closed the file.
+async fn close(inbox: SqliteInbox, folder: &Folder) {
+    drop(inbox);
+    let log = folder.0.join("inbox.db-wal");
+    for _ in 0..1000 {
+        if !log.exists() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the file is still open");
+}
+
 /// How many transactions the write-ahead log holds: the frames that say how large the file is after them.
 fn commits(file: &Path) -> usize {
     let mut log = file.as_os_str().to_owned();
