@@ -23,7 +23,8 @@ async fn calls_fail_when_the_thread_that_writes_has_died() {
     let writer = Writer::start(in_memory(), limits, Arc::new(Notify::new())).unwrap();
     assert_eq!(writer.write(0, |_| Ok(7)).await.unwrap(), 7);
     let dying = writer.write::<(), _>(0, |_| panic!("a bug"));
-    let (died, waiting) = tokio::join!(dying, writer.write(0, |_| Ok(())));
+    let calls = async { tokio::join!(dying, writer.write(0, |_| Ok(()))) };
+    let (died, waiting) = tokio::time::timeout(Duration::from_secs(10), calls).await.unwrap();
     for error in [died.unwrap_err(), waiting.unwrap_err(), writer.write(0, |_| Ok(())).await.unwrap_err()] {
         assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
         assert!(error.source().unwrap().to_string().contains("ended"), "{error:?}");
