@@ -127,13 +127,15 @@ impl Server {
     /// Kills the server, as a power cut would.
     pub fn kill(&mut self) {
         self.signal("KILL");
+        // `wait` would close the shell's input, which removes the folder.
+        let _input = self.process.shell.stdin.take();
         self.process.shell.wait().unwrap();
     }
 
     /// Starts it again, on its port and with what it had on its disk.
     pub fn restart(&mut self) {
         let process = start(self.kind, self.port, &self.folder, &self.options);
-        self.process = process.expect("the server does not start again");
+        self.process = process.unwrap_or_else(|| panic!("the server does not start again: {}", self.log()));
     }
 
     /// Stops all its processes where they are.
@@ -145,14 +147,22 @@ impl Server {
         self.signal("CONT");
     }
 
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
     fn signal(&self, signal: &str) {
         let pid = self.process.pid.to_string();
+        // A child may be gone by now.
+        let send = |signal: &str, pids: &[&str]| {
+            Command::new("kill").arg(signal).args(pids).stderr(Stdio::null()).status().unwrap()
+        };
+        // Before its children are listed, so that there is no other one afterwards.
+        send("-STOP", &[&pid]);
         let children = Command::new("pgrep").args(["-P", &pid]).output().unwrap();
         let children = String::from_utf8(children.stdout).unwrap();
-        let pids = children.split_whitespace().chain([&*pid]);
-        // A child may be gone by now.
-        let _ =
-            Command::new("kill").arg(format!("-{signal}")).args(pids).stderr(Stdio::null()).status().unwrap();
+        let pids: Vec<_> = children.split_whitespace().chain([&*pid]).collect();
+        send(&format!("-{signal}"), &pids);
     }
 }
 
