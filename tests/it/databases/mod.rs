@@ -1,7 +1,9 @@
 //! The stores in databases, on real servers. `tests/run.sh --quick` leaves these tests out.
 
 mod contract;
+mod fleet;
 mod postgres;
+mod processes;
 mod proxy;
 mod redis;
 pub mod server;
