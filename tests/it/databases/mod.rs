@@ -2,6 +2,7 @@
 
 mod contract;
 mod fleet;
+mod outages;
 mod postgres;
 mod processes;
 mod proxy;

@@ -1,4 +1,4 @@
-//! A network between a store and its server that loses replies.
+//! A network between a store and its server that loses replies, or falls silent.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ pub struct Proxy {
     server: Arc<AtomicU16>,
     lose_reply: Arc<AtomicBool>,
     lost: Arc<AtomicUsize>,
+    silent: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -25,6 +26,7 @@ impl Proxy {
             server: Arc::new(server.into()),
             lose_reply: Arc::default(),
             lost: Arc::default(),
+            silent: Arc::default(),
         };
         let passing = proxy.clone();
         tokio::spawn(async move {
@@ -50,16 +52,23 @@ impl Proxy {
         self.lost.load(Ordering::SeqCst)
     }
 
+    /// Passes nothing on any more, and keeps the connections open.
+    pub fn fall_silent(&self) {
+        self.silent.store(true, Ordering::SeqCst);
+    }
+
     async fn pass(self, mut client: TcpStream, server: SocketAddr) {
         let mut server = TcpStream::connect(server).await.unwrap();
         let (mut request, mut reply) = ([0; 16_384], [0; 16_384]);
         loop {
             tokio::select! {
                 read = client.read(&mut request) => match read {
+                    _ if self.silent.load(Ordering::SeqCst) => std::future::pending().await,
                     Ok(1..) => server.write_all(&request[..read.unwrap()]).await.unwrap(),
                     _ => return,
                 },
                 read = server.read(&mut reply) => match read {
+                    _ if self.silent.load(Ordering::SeqCst) => std::future::pending().await,
                     Ok(1..) if self.lose_reply.swap(false, Ordering::SeqCst) => {
                         self.lost.fetch_add(1, Ordering::SeqCst);
                         return;
