@@ -1,5 +1,6 @@
 //! The stores in databases, on real servers. `tests/run.sh --quick` leaves these tests out.
 
+mod clocks;
 mod contract;
 mod fleet;
 mod outages;
