@@ -228,7 +228,7 @@ fn start(kind: Kind, port: u16, folder: &Path, options: &[String]) -> Option<Pro
         }
     }
     // The first line is the server's process id; its own words follow.
-    let script = r#"exec 3<&0; "$@" </dev/null 2>&1 & pid=$!; echo $pid
+    let script = r#"exec 3<&0; sh -c 'echo $$; exec "$@"' sh "$@" </dev/null 2>&1 & pid=$!
         (read -r _; kill -QUIT $pid; kill -KILL $pid; rm -rf "$PWD") <&3 & wait $pid; kill $!"#;
     let mut shell = Command::new("sh")
         .args(["-c", script, "sh"])
