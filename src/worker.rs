@@ -191,7 +191,7 @@ impl InboxWorker {
 impl RunningWorker {
     /// Stops the worker: leases nothing more, waits up to `grace` for the handlers that run, then drops those
     /// that still do and gives their events back, uncounted, for another worker to lease at once. Returns how
-    /// many were dropped.
+    /// many were unfinished, a lease that the store has yet to answer included.
     ///
     /// It takes up to a second longer than `grace`. Await it before the runtime ends.
     pub async fn shutdown(&self, grace: Duration) -> usize {
