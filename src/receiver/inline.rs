@@ -15,7 +15,7 @@ use super::detach::Answer;
 use crate::dedup::{Claim, ClaimToken, DedupStore};
 use crate::drain::Drain;
 use crate::event::{JobId, JobStatus, WebhookEvent};
-use crate::guard::{at_once_or, call, chain};
+use crate::guard::{CallError, at_once_or, call, chain};
 use crate::handler::{WebhookHandler, dispatch};
 use crate::lease::{Leases, Renew, Times};
 use crate::run::Run;
@@ -97,6 +97,7 @@ impl Inline {
 
     /// Claims the job; while another copy has it, asks again until the deadline.
     async fn claim(&self, job: &JobId, deadline: Instant) -> Result<Claimed, Reply> {
+        let mut in_progress = false;
         loop {
             // Before the claim: a claim must not run out while it waits for room. And not kept while
             // waiting for another copy, or waiting copies could fill the room.
@@ -105,7 +106,11 @@ impl Inline {
             match call(|| deadline.min(since + CALL_TIME), (*self.store).claim(job, LEASE)).await {
                 Ok(Claim::Acquired(token)) => return Ok(Claimed { token, since, _room: room }),
                 Ok(Claim::Done) => return Err(Reply::Duplicate),
-                Ok(Claim::InProgress { .. }) => {}
+                Ok(Claim::InProgress { .. }) => in_progress = true,
+                // The store did not fail: it was asked too late.
+                Err(CallError::Late) if in_progress && Instant::now() >= deadline => {
+                    return Err(Reply::InProgress);
+                }
                 Err(error) => {
                     error!(error = %chain(&error), "the job cannot be claimed");
                     return Err(Reply::Unavailable);

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use http_body_util::BodyExt;
 use qomplement_webhooks::WebhookReceiver;
 use qomplement_webhooks::sender::{Delivery, Payload, Sender};
 
-use crate::support::{Act, Call, FAULTS, Fault, FaultyStore, Script};
+use crate::support::{Act, Call, FAULTS, Fault, FaultyStore, Script, request};
 
 /// Delivers one webhook on the documented schedule.
 async fn deliver(script: &Script, store: &FaultyStore, payload: &Payload) -> Delivery {
@@ -39,6 +40,21 @@ async fn a_store_that_stays_away_runs_nothing() {
         assert_eq!(delivery.statuses(), [Some(503); 3], "{fault:?}");
         assert_eq!(script.runs(), 0, "{fault:?}: a handler ran without a claim");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_whose_last_look_comes_too_late_is_told_what_the_looks_before_saw() {
+    let script = Script::new([Act::Take(Duration::from_secs(60))]);
+    let slow = [None, None, Some(Fault::Slow), Some(Fault::Slow), Some(Fault::Slow)];
+    let receiver = WebhookReceiver::builder(script.handler())
+        .unauthenticated()
+        .dedup_store(FaultyStore::new().fail(Call::Claim, slow))
+        .build()
+        .unwrap();
+    let payload = Payload::extract_completed();
+    assert_eq!(receiver.receive(request(&payload)).await.status(), 503);
+    let copy = receiver.receive(request(&payload)).await.into_body().collect().await.unwrap().to_bytes();
+    assert!(copy.windows(11).any(|code| code == b"in_progress"), "{copy:?}");
 }
 
 #[tokio::test(start_paused = true)]
