@@ -24,7 +24,7 @@ use crate::telemetry;
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 /// How long the store is left alone after it failed; it doubles up to the longest.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_STORE_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_STORE_PAUSE: Duration = Duration::from_secs(5);
 /// The pause before recording an outcome again; it doubles.
 const RECORD_AGAIN: Duration = Duration::from_millis(100);
 

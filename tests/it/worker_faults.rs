@@ -86,7 +86,7 @@ async fn a_worker_outlives_a_store_that_is_away_for_minutes() {
         sleep(SECOND * 600).await;
         let asked = inbox.calls(Call::Lease);
         assert!(
-            (15..60).contains(&asked),
+            (30..200).contains(&asked),
             "{fault:?}: a store that is away was asked {asked} times in 10 minutes"
         );
         assert_eq!(script.runs(), 0, "{fault:?}");
@@ -95,7 +95,7 @@ async fn a_worker_outlives_a_store_that_is_away_for_minutes() {
         }
         let back = Instant::now();
         inbox.until(&job, InboxState::Done).await;
-        assert!(back.elapsed() <= SECOND * 41, "{fault:?}: noticed after {:?}", back.elapsed());
+        assert!(back.elapsed() <= SECOND * 16, "{fault:?}: noticed after {:?}", back.elapsed());
         // The pauses begin anew.
         inbox.faults.fail(Call::Lease, [Some(Fault::Error)]);
         sleep(SECOND * 3).await;
