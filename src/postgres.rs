@@ -1,13 +1,15 @@
 //! What the stores in PostgreSQL share: how they are reached, and how their tables are named.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::time::Duration;
 
 use deadpool_postgres::{Client, Manager, Pool, Runtime};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Config, NoTls, Row};
+use tokio_postgres::types::{FromSql, ToSql, Type};
+use tokio_postgres::{AsyncMessage, Config, Connection, NoTls, Notification, Row};
 use tracing::debug;
 
 use crate::store::StoreError;
@@ -33,31 +35,97 @@ const CONNECTIONS: usize = 16;
 /// How long a call waits for a connection from the pool, and for the server to accept a new one.
 const CONNECT_TIME: Duration = Duration::from_secs(2);
 
-/// A pool for a URL. It connects when it is first used.
-pub(crate) fn pool(url: &str) -> Result<Pool, PostgresStoreError> {
-    let mut config = parse(url)?;
-    if config.get_connect_timeout().is_none() {
-        config.connect_timeout(CONNECT_TIME);
+/// How a server is reached.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    config: Config,
+    tls: Option<Tls>,
+}
+
+#[cfg(feature = "postgres-tls")]
+type Tls = ::tokio_postgres_rustls::MakeRustlsConnect;
+#[cfg(not(feature = "postgres-tls"))]
+type Tls = NoTls;
+
+impl Connector {
+    pub(crate) fn from_url(url: &str) -> Result<Self, PostgresStoreError> {
+        let mut config = parse(url)?;
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIME);
+        }
+        if config.get_tcp_user_timeout().is_none() {
+            // A server that vanished without a word is given up, and connected to anew.
+            config.tcp_user_timeout(Duration::from_secs(5));
+        }
+        if config.get_application_name().is_none() {
+            config.application_name(env!("CARGO_PKG_NAME"));
+        }
+        let tls = match config.get_ssl_mode() {
+            SslMode::Disable | SslMode::Prefer => None,
+            _ => Some(tls().map_err(PostgresStoreError::Tls)?),
+        };
+        Ok(Self { config, tls })
     }
-    if config.get_tcp_user_timeout().is_none() {
-        // A server that vanished without a word is given up, and connected to anew.
-        config.tcp_user_timeout(Duration::from_secs(5));
+
+    /// A pool, which connects when it is first used.
+    pub(crate) fn pool(&self) -> Result<Pool, PostgresStoreError> {
+        let manager = match self.tls.clone() {
+            None => Manager::new(self.config.clone(), NoTls),
+            Some(tls) => Manager::new(self.config.clone(), tls),
+        };
+        let pool = Pool::builder(manager)
+            .max_size(CONNECTIONS)
+            .wait_timeout(Some(CONNECT_TIME))
+            .create_timeout(Some(CONNECT_TIME))
+            .runtime(Runtime::Tokio1)
+            .build();
+        // All that can be missing is the runtime, which is given.
+        pool.map_err(|_| PostgresStoreError::Url(None))
     }
-    if config.get_application_name().is_none() {
-        config.application_name(env!("CARGO_PKG_NAME"));
+
+    /// Connects to a channel, and hands over what is sent to it until the connection ends. The first call
+    /// of `notified`, without a notification, says that the channel is listened to from now on.
+    pub(crate) async fn listen(
+        &self,
+        channel: &str,
+        notified: impl Fn(Option<&Notification>),
+    ) -> Result<(), tokio_postgres::Error> {
+        let mut config = self.config.clone();
+        // Nothing is ever sent on it that would show that the server is gone.
+        config.keepalives_idle(Duration::from_secs(60));
+        match self.tls.clone() {
+            None => listen(config.connect(NoTls).await?, channel, notified).await,
+            Some(tls) => listen(config.connect(tls).await?, channel, notified).await,
+        }
     }
-    let manager = match config.get_ssl_mode() {
-        SslMode::Disable | SslMode::Prefer => Manager::new(config, NoTls),
-        _ => tls_manager(config).map_err(PostgresStoreError::Tls)?,
+}
+
+async fn listen<S, T>(
+    (client, mut connection): (tokio_postgres::Client, Connection<S, T>),
+    channel: &str,
+    notified: impl Fn(Option<&Notification>),
+) -> Result<(), tokio_postgres::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let listen = async {
+        client.batch_execute(&format!("LISTEN {}", quote(channel))).await?;
+        notified(None);
+        std::future::pending().await
     };
-    let pool = Pool::builder(manager)
-        .max_size(CONNECTIONS)
-        .wait_timeout(Some(CONNECT_TIME))
-        .create_timeout(Some(CONNECT_TIME))
-        .runtime(Runtime::Tokio1)
-        .build();
-    // All that can be missing is the runtime, which is given.
-    pool.map_err(|_| PostgresStoreError::Url(None))
+    let messages = async {
+        while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+            if let AsyncMessage::Notification(notification) = message? {
+                notified(Some(&notification));
+            }
+        }
+        Ok(())
+    };
+    tokio::select! {
+        failed = listen => failed,
+        ended = messages => ended,
+    }
 }
 
 fn parse(url: &str) -> Result<Config, PostgresStoreError> {
@@ -72,7 +140,7 @@ fn parse(url: &str) -> Result<Config, PostgresStoreError> {
 }
 
 #[cfg(feature = "postgres-tls")]
-fn tls_manager(config: Config) -> Result<Manager, Box<dyn std::error::Error + Send + Sync>> {
+fn tls() -> Result<Tls, Box<dyn std::error::Error + Send + Sync>> {
     let mut roots = ::rustls::RootCertStore::empty();
     let found = ::rustls_native_certs::load_native_certs();
     if let (true, Some(error)) = (found.certs.is_empty(), found.errors.into_iter().next()) {
@@ -84,11 +152,11 @@ fn tls_manager(config: Config) -> Result<Manager, Box<dyn std::error::Error + Se
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    Ok(Manager::new(config, ::tokio_postgres_rustls::MakeRustlsConnect::new(tls)))
+    Ok(Tls::new(tls))
 }
 
 #[cfg(not(feature = "postgres-tls"))]
-fn tls_manager(_: Config) -> Result<Manager, Box<dyn std::error::Error + Send + Sync>> {
+fn tls() -> Result<Tls, Box<dyn std::error::Error + Send + Sync>> {
     Err("that needs the feature postgres-tls, or a pool of your own".into())
 }
 
@@ -96,20 +164,23 @@ fn tls_manager(_: Config) -> Result<Manager, Box<dyn std::error::Error + Send + 
 ///
 /// The statement is sent in one message with its parameters and their types, and never prepared under
 /// a name: so it works through a pooler that gives each transaction another connection. It may be run
-/// twice: it is repeated when the connection turns out to be broken, or when the isolation level that
-/// the database has been given asks for that.
+/// twice: it is repeated when the connection turns out to be broken, or when it met another that ran at the
+/// same time.
 pub(crate) async fn query(
     pool: &Pool,
     statement: &str,
     parameters: &[(&(dyn ToSql + Sync), Type)],
 ) -> Result<Vec<Row>, StoreError> {
-    let mut tries_left = 2;
+    let (mut tries_left, mut isolation) = (2, Isolation::Default);
     loop {
         let client = pool.get().await.map_err(StoreError::unavailable)?;
-        match Lent(Some(client)).query(statement, parameters).await {
+        match Lent(Some(client)).query(statement, parameters, isolation).await {
             Ok(rows) => return Ok(rows),
             Err(error) if tries_left > 0 && is_passing(&error) => {
                 tries_left -= 1;
+                if error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE) {
+                    isolation = Isolation::ReadCommitted;
+                }
                 debug!(%error, "a statement failed in passing; trying again");
             }
             Err(error) if error.code() == Some(&SqlState::DISK_FULL) => return Err(StoreError::Full),
@@ -129,6 +200,15 @@ fn is_passing(error: &tokio_postgres::Error) -> bool {
     }
 }
 
+/// How a statement is kept apart from others that run at the same time.
+#[derive(Clone, Copy)]
+enum Isolation {
+    /// As the database has been told to; that is nearly always the next one.
+    Default,
+    /// Waits for others where it would fail on account of them in a stricter one. Takes three trips.
+    ReadCommitted,
+}
+
 /// A connection that goes back to the pool only after a call that ended well. What another call left
 /// half done, or a server that is no longer the primary, must not be in the way of the next one.
 struct Lent(Option<Client>);
@@ -138,10 +218,17 @@ impl Lent {
         mut self,
         statement: &str,
         parameters: &[(&(dyn ToSql + Sync), Type)],
+        isolation: Isolation,
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
-        let rows = match &self.0 {
-            Some(client) => client.query_typed(statement, parameters).await?,
-            None => Vec::new(),
+        let rows = match (&self.0, isolation) {
+            (Some(client), Isolation::Default) => client.query_typed(statement, parameters).await?,
+            (Some(client), Isolation::ReadCommitted) => {
+                client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+                let rows = client.query_typed(statement, parameters).await?;
+                client.batch_execute("COMMIT").await?;
+                rows
+            }
+            (None, _) => Vec::new(),
         };
         drop(self.0.take());
         Ok(rows)
@@ -154,6 +241,17 @@ impl Drop for Lent {
             drop(Client::take(client));
         }
     }
+}
+
+/// A column of a row that a statement returned.
+pub(crate) fn column<'a, T: FromSql<'a>>(row: &'a Row, name: &str) -> Result<T, StoreError> {
+    row.try_get(name).map_err(StoreError::unavailable)
+}
+
+/// What PostgreSQL counts in; no more than it takes.
+pub(crate) fn microseconds(duration: Duration) -> i64 {
+    const CENTURY: i64 = 100 * 365 * 24 * 3600 * 1_000_000;
+    i64::try_from(duration.as_micros()).map_or(CENTURY, |time| time.clamp(1, CENTURY))
 }
 
 /// Creates what a store needs, unless `wanted` exists; any number of processes may do so at once.

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{Claim, ClaimToken, DedupStore};
 use crate::event::JobId;
 use crate::guard::chain;
-use crate::postgres::{self, PostgresStoreError, TableName};
+use crate::postgres::{self, Connector, PostgresStoreError, TableName, microseconds};
 use crate::store::{Fenced, StoreError};
 
 /// A [`DedupStore`] in PostgreSQL (feature `postgres`): processes that share it run a job's handler one at
@@ -79,7 +79,7 @@ impl PostgresDedupStore {
     ///
     /// When the URL is not one. Whether the database is there, [`check`](Self::check) says.
     pub fn from_url(url: &str) -> Result<Self, PostgresStoreError> {
-        postgres::pool(url).map(Self::from_pool)
+        Connector::from_url(url)?.pool().map(Self::from_pool)
     }
 
     /// Makes a store on a pool of your own. Its timeouts are the pool's.
@@ -255,12 +255,6 @@ fn owner(token: &ClaimToken) -> Uuid {
 
 fn fenced(written: bool) -> Fenced {
     if written { Fenced::Applied } else { Fenced::Stale }
-}
-
-/// What PostgreSQL counts in; no more than it takes.
-fn microseconds(duration: Duration) -> i64 {
-    const CENTURY: i64 = 100 * 365 * 24 * 3600 * 1_000_000;
-    i64::try_from(duration.as_micros()).map_or(CENTURY, |time| time.clamp(1, CENTURY))
 }
 
 /// The statements, with the table's name in them. Each is planned anew whenever it runs, so they are simple:
