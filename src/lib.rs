@@ -95,6 +95,8 @@ pub use self::event::{
     RawJson, WebhookEvent,
 };
 pub use self::handler::{HandlerError, HandlerFn, WebhookHandler, handler_fn};
+#[cfg(feature = "postgres")]
+pub use self::inbox::{CompleteError, PostgresInbox};
 pub use self::inbox::{
     InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, MemoryInbox,
     Outcome, Pruned, Receipt, Retention,

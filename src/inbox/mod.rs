@@ -2,6 +2,8 @@
 
 mod admin;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod row;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -17,6 +19,8 @@ pub use self::admin::{InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats}
 pub use self::memory::MemoryInbox;
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::{SqliteInbox, SqliteInboxBuilder, SqliteInboxError};
+#[cfg(feature = "postgres")]
+pub use self::postgres::{CompleteError, PostgresInbox};
 use crate::event::{Envelope, JobId};
 use crate::store::{Fenced, StoreError};
 

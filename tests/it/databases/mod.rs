@@ -5,6 +5,8 @@ mod contract;
 mod fleet;
 mod outages;
 mod postgres;
+mod postgres_inbox;
+mod postgres_transaction;
 mod processes;
 mod proxy;
 mod redis;

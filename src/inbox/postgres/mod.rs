@@ -1,0 +1,473 @@
+//! The inbox that processes share through PostgreSQL.
+
+mod batch;
+mod listen;
+mod room;
+mod statements;
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use deadpool_postgres::Pool;
+use tokio::sync::Notify;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Row, Transaction};
+
+use self::batch::Queue;
+use self::listen::Listener;
+use self::room::{Limits, Room};
+use self::statements::Statements;
+use super::{
+    InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, Outcome, Pruned,
+    Receipt, Retention,
+};
+use crate::event::{Envelope, Job, JobId};
+use crate::jobs::JobRegistry;
+use crate::postgres::{self, Connector, PostgresStoreError, TableName, column, microseconds};
+use crate::store::{Fenced, StoreError};
+
+/// An [`InboxStore`] in PostgreSQL (feature `postgres`): any number of receivers and workers, on any number of
+/// machines, share it.
+///
+/// One row per job in one table. Each call is one statement in a transaction of its own, without advisory
+/// locks, session state or named prepared statements, so it works behind PgBouncer in transaction mode. All
+/// times are the database's own. Cheap to clone; all clones are one inbox.
+///
+/// ```no_run
+/// # async fn app() -> Result<(), Box<dyn std::error::Error>> {
+/// # let handler = qomplement_webhooks::handler_fn(|_| async { Ok(()) });
+/// use qomplement_webhooks::{InboxWorker, PostgresInbox, SharedToken, Verification, WebhookReceiver};
+///
+/// let inbox = PostgresInbox::from_url("postgres://user:password@127.0.0.1/app")?;
+/// inbox.migrate().await?;
+/// let receiver =
+///     WebhookReceiver::durable(inbox.clone()).token(SharedToken::from_env("WEBHOOK_TOKEN")?).build()?;
+/// let worker = InboxWorker::new(inbox, handler, Verification::Trust).start();
+/// # Ok(()) }
+/// ```
+///
+/// # What it promises, and what it cannot
+///
+/// It keeps [`InboxStore`]'s contract for as long as the database keeps what it committed. An event is
+/// acknowledged when it is on the primary's disk, also in a database with `synchronous_commit = off`. A failover
+/// loses what an asynchronous replica had not received.
+///
+/// Effects in the same database can happen exactly once: [`complete_in_tx`](Self::complete_in_tx).
+///
+/// # Receiving
+///
+/// Events that come while others are being stored wait for their turn and are stored together, so that many
+/// share one commit. A copy of an event that is stored writes nothing. What a database refuses on account of one
+/// event it refuses for that event alone.
+///
+/// # Waking up
+///
+/// Workers learn at once of events that this process received. With [`from_url`](Self::from_url) they learn also of
+/// those of others, by `LISTEN` on a connection of its own, which begins with the first worker that waits; behind
+/// a pooler in transaction mode, which passes no notifications on, and with [`from_pool`](Self::from_pool), workers
+/// find them when they poll.
+///
+/// # The table
+///
+/// `qomplement_inbox`, in the first schema of the `search_path`, unless [`with_table`](Self::with_table) says
+/// otherwise. [`migrate`](Self::migrate) creates it; [`migration`](Self::migration) is the SQL for
+/// migrations of your own. The role needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on it. Neither receiving nor
+/// leasing takes longer when there are many rows that are done; workers prune them.
+///
+/// # Errors
+///
+/// With [`from_url`](Self::from_url), a call waits up to two seconds for one of sixteen connections. A
+/// connection is not used again after a call that failed or was dropped.
+#[derive(Clone)]
+pub struct PostgresInbox {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pool: Pool,
+    table: TableName,
+    /// How to reach the server to listen, if that is known.
+    connector: Option<Connector>,
+    statements: Statements,
+    /// What a notification of ours says.
+    payload: String,
+    queue: Queue,
+    room: Room,
+    arrived: Arc<Notify>,
+    listener: Listener,
+}
+
+/// Why an event was not [completed in a transaction](PostgresInbox::complete_in_tx). Either way, the transaction
+/// must not be committed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompleteError {
+    /// The event has been leased again since, replaced or settled: another run handles it, or has.
+    #[error("the lease on the job's event has passed to another")]
+    Stale,
+    /// The store was not reached, or reported an error.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+const TABLE: &str = "qomplement_inbox";
+const LIMITS: Limits = Limits { rows: 100_000, bytes: 10 << 30 };
+/// The most rows that one call prunes.
+const PRUNE_ROWS: i64 = 1000;
+
+type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+impl PostgresInbox {
+    /// Makes an inbox in the database at a `postgres://` URL. It connects when it is first used.
+    ///
+    /// With `sslmode=require` the connection is made with TLS (feature `postgres-tls`), and the server's
+    /// certificate must be one that the system trusts; without it, there is no TLS.
+    ///
+    /// # Errors
+    ///
+    /// When the URL is not one. Whether the database is there, [`check`](Self::check) says.
+    pub fn from_url(url: &str) -> Result<Self, PostgresStoreError> {
+        let connector = Connector::from_url(url)?;
+        Ok(Self::new(connector.pool()?, Some(connector), TableName::unqualified(TABLE), LIMITS))
+    }
+
+    /// Makes an inbox on a pool of your own. Its timeouts are the pool's, and it does not listen: workers find
+    /// what other processes received when they poll.
+    #[must_use]
+    pub fn from_pool(pool: Pool) -> Self {
+        Self::new(pool, None, TableName::unqualified(TABLE), LIMITS)
+    }
+
+    /// Uses another table.
+    ///
+    /// # Errors
+    ///
+    /// When a name is empty, holds a NUL, or is longer than 63 bytes (the schema's) or 50 (the table's).
+    /// Any other character is fine: names are quoted.
+    pub fn with_table(self, schema: &str, table: &str) -> Result<Self, PostgresStoreError> {
+        let Inner { pool, connector, room, .. } = &*self.inner;
+        Ok(Self::new(pool.clone(), connector.clone(), TableName::new(schema, table)?, room.limits()))
+    }
+
+    /// How many events may wait to be handled, about: above, a new one is refused with [`StoreError::Full`].
+    /// They are counted once a second at most, so that many processes together can go somewhat above it.
+    /// Default: 100,000.
+    #[must_use]
+    pub fn max_rows(self, rows: u64) -> Self {
+        let limits = Limits { rows, ..self.inner.room.limits() };
+        self.with_limits(limits)
+    }
+
+    /// How many bytes the bodies of the events that wait to be handled may have, about. Default: 10 GiB.
+    #[must_use]
+    pub fn max_bytes(self, bytes: u64) -> Self {
+        let limits = Limits { bytes, ..self.inner.room.limits() };
+        self.with_limits(limits)
+    }
+
+    fn with_limits(self, limits: Limits) -> Self {
+        let Inner { pool, connector, table, .. } = &*self.inner;
+        Self::new(pool.clone(), connector.clone(), table.clone(), limits)
+    }
+
+    fn new(pool: Pool, connector: Option<Connector>, table: TableName, limits: Limits) -> Self {
+        let inner = Inner {
+            statements: Statements::new(&table),
+            payload: listen::payload(&table.to_string()),
+            pool,
+            table,
+            connector,
+            queue: Queue::default(),
+            room: Room::new(limits),
+            arrived: Arc::default(),
+            listener: Listener::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Creates the table, and its schema if one was named, unless the table exists. Any number of processes
+    /// may do so at once.
+    ///
+    /// # Errors
+    ///
+    /// When the database is not reached, or the role may not create tables.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        postgres::create(&self.inner.pool, &self.inner.table.to_string(), &self.migration()).await
+    }
+
+    /// What [`migrate`](Self::migrate) runs, for migrations of your own. It changes nothing that exists.
+    #[must_use]
+    pub fn migration(&self) -> String {
+        statements::migration(&self.inner.table)
+    }
+
+    /// Reaches the database, and looks whether the table is there. Good for a program's start and for
+    /// health checks.
+    ///
+    /// # Errors
+    ///
+    /// When the database is not reached, refuses the credentials, or has no such table.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        self.query(&self.inner.statements.check, &[]).await.map(drop)
+    }
+
+    /// Marks the event that a handler was called with as done, in a transaction of yours: what else the transaction
+    /// writes happens if and only if the event is done with it, so it happens exactly once, whatever crashes.
+    ///
+    /// Call it in a handler that an [`InboxWorker`](crate::InboxWorker) on this inbox runs, as the last statement before
+    /// the commit, and return the error if there is one, so that the transaction is rolled back. The transaction
+    /// must be of the database that the inbox is in. It locks the event's row until it ends; a second run that
+    /// overlaps waits here, and is stale then.
+    ///
+    /// # Errors
+    ///
+    /// [`CompleteError::Stale`] when the lease that the handler was called under is no longer the event's, as
+    /// when the process was stopped for longer than it lasts. Nothing may be committed then.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use deadpool_postgres::Pool;
+    /// use qomplement_webhooks::{HandlerError, PostgresInbox, WebhookEvent, handler_fn};
+    ///
+    /// # fn app(pool: Pool, inbox: PostgresInbox) {
+    /// let handler = handler_fn(move |event: WebhookEvent| {
+    ///     let (pool, inbox) = (pool.clone(), inbox.clone());
+    ///     async move {
+    ///         let (job, mut client) = (event.job(), pool.get().await?);
+    ///         let transaction = client.transaction().await?;
+    ///         let book = "INSERT INTO bookings (job_id) VALUES ($1)";
+    ///         transaction.execute(book, &[&job.id().to_string()]).await?;
+    ///         inbox.complete_in_tx(job, &transaction).await?;
+    ///         transaction.commit().await?;
+    ///         Ok::<_, HandlerError>(())
+    ///     }
+    /// });
+    /// # drop(handler); }
+    /// ```
+    pub async fn complete_in_tx(
+        &self,
+        job: &Job,
+        transaction: &Transaction<'_>,
+    ) -> Result<(), CompleteError> {
+        let Ok(sequence) = i64::try_from(job.fence()) else { return Err(CompleteError::Stale) };
+        let id = job.id().to_string();
+        let parameters: [Parameter<'_>; 2] = [(&id, Type::TEXT), (&sequence, Type::INT8)];
+        match transaction.query_typed(&self.inner.statements.complete, &parameters).await {
+            Ok(completed) if completed.is_empty() => Err(CompleteError::Stale),
+            Ok(_) => Ok(()),
+            Err(error) => Err(CompleteError::Store(StoreError::unavailable(error))),
+        }
+    }
+
+    async fn query(&self, statement: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, StoreError> {
+        postgres::query(&self.inner.pool, statement, parameters).await
+    }
+
+    /// Runs one of the writes that carry the number of a lease. They return a row when they take place.
+    async fn write(
+        &self,
+        statement: &str,
+        lease: &Lease,
+        others: &[Parameter<'_>],
+    ) -> Result<Fenced, StoreError> {
+        let Ok(sequence) = i64::try_from(lease.sequence()) else { return Ok(Fenced::Stale) };
+        let job = lease.job().to_string();
+        let mut parameters: Vec<Parameter<'_>> = vec![(&job, Type::TEXT), (&sequence, Type::INT8)];
+        parameters.extend_from_slice(others);
+        let written = self.query(statement, &parameters).await?;
+        Ok(if written.is_empty() { Fenced::Stale } else { Fenced::Applied })
+    }
+}
+
+#[async_trait]
+impl InboxStore for PostgresInbox {
+    async fn receive(&self, event: &Envelope) -> Result<Receipt, StoreError> {
+        batch::receive(&self.inner, event).await
+    }
+
+    async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
+        let (most, length) = (limit(most), microseconds(length));
+        let parameters: [Parameter<'_>; 2] = [(&most, Type::INT8), (&length, Type::INT8)];
+        let rows = self.query(&self.inner.statements.lease, &parameters).await?;
+        rows.iter().map(leased).collect()
+    }
+
+    async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError> {
+        self.write(&self.inner.statements.renew, lease, &[(&microseconds(length), Type::INT8)]).await
+    }
+
+    async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError> {
+        let Statements { done, retry, dead, give_back, .. } = &self.inner.statements;
+        match outcome {
+            Outcome::Done => self.write(done, lease, &[]).await,
+            Outcome::Retry { after, error } => {
+                let (after, error) = (microseconds(*after), storable(error));
+                self.write(retry, lease, &[(&after, Type::INT8), (&error, Type::TEXT)]).await
+            }
+            Outcome::Dead { error } => self.write(dead, lease, &[(&storable(error), Type::TEXT)]).await,
+            Outcome::GiveBack { after } => {
+                self.write(give_back, lease, &[(&microseconds(*after), Type::INT8)]).await
+            }
+        }
+    }
+
+    async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError> {
+        let (job, deadline) = (job.to_string(), microseconds(deadline));
+        let parameters: [Parameter<'_>; 2] = [(&job, Type::TEXT), (&deadline, Type::INT8)];
+        self.query(&self.inner.statements.expect, &parameters).await.map(drop)
+    }
+
+    async fn overdue(&self, most: usize, again: Duration) -> Result<Vec<JobId>, StoreError> {
+        let (most, again) = (limit(most), microseconds(again));
+        let parameters: [Parameter<'_>; 2] = [(&most, Type::INT8), (&again, Type::INT8)];
+        let rows = self.query(&self.inner.statements.overdue, &parameters).await?;
+        rows.iter().map(job).collect()
+    }
+
+    async fn contains(&self, job: &JobId) -> Result<bool, StoreError> {
+        let found = self.query(&self.inner.statements.contains, &[(&job.to_string(), Type::TEXT)]).await?;
+        Ok(!found.is_empty())
+    }
+
+    async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError> {
+        let (row, payload) = (microseconds(retention.row), microseconds(retention.payload));
+        let Statements { prune_rows, prune_payloads, .. } = &self.inner.statements;
+        let rows = self.query(prune_rows, &[(&row, Type::INT8), (&PRUNE_ROWS, Type::INT8)]).await?;
+        let payloads =
+            self.query(prune_payloads, &[(&payload, Type::INT8), (&PRUNE_ROWS, Type::INT8)]).await?;
+        Ok(Pruned { payloads: payloads.len() as u64, rows: rows.len() as u64 })
+    }
+
+    async fn wait(&self) {
+        let Inner { connector, listener, payload, arrived, .. } = &*self.inner;
+        if let Some(connector) = connector {
+            listener.start(connector, payload, arrived);
+        }
+        arrived.notified().await;
+    }
+}
+
+#[async_trait]
+impl InboxAdmin for PostgresInbox {
+    async fn list(
+        &self,
+        filter: &InboxFilter,
+        after: Option<u64>,
+        most: usize,
+    ) -> Result<Vec<InboxRow>, StoreError> {
+        let after = after.map_or(-1, |after| i64::try_from(after).unwrap_or(i64::MAX));
+        let (state, most) = (filter.state.map(InboxState::as_str), limit(most));
+        let job_type = filter.job_type.as_deref().map(storable);
+        let status = filter.status.as_deref().map(storable);
+        let parameters: [Parameter<'_>; 5] = [
+            (&after, Type::INT8),
+            (&state, Type::TEXT),
+            (&job_type, Type::TEXT),
+            (&status, Type::TEXT),
+            (&most, Type::INT8),
+        ];
+        let rows = self.query(&self.inner.statements.list, &parameters).await?;
+        rows.iter().map(view).collect()
+    }
+
+    async fn get(&self, job: &JobId) -> Result<Option<(InboxRow, Option<Bytes>)>, StoreError> {
+        let rows = self.query(&self.inner.statements.get, &[(&job.to_string(), Type::TEXT)]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let body: Option<&[u8]> = column(row, "body")?;
+        Ok(Some((view(row)?, body.map(Bytes::copy_from_slice))))
+    }
+
+    async fn replay(&self, job: &JobId) -> Result<bool, StoreError> {
+        let job = job.to_string();
+        let parameters: [Parameter<'_>; 2] = [(&job, Type::TEXT), (&self.inner.payload, Type::TEXT)];
+        let replayed = !self.query(&self.inner.statements.replay, &parameters).await?.is_empty();
+        if replayed {
+            self.inner.arrived.notify_one();
+        }
+        Ok(replayed)
+    }
+
+    async fn stats(&self) -> Result<InboxStats, StoreError> {
+        let rows = self.query(&self.inner.statements.stats, &[]).await?;
+        let Some(row) = rows.first() else { return Ok(InboxStats::default()) };
+        let count = |name| column(row, name).map(i64::unsigned_abs);
+        Ok(InboxStats {
+            expected: count("expected")?,
+            received: count("received")?,
+            running: count("running")?,
+            done: count("done")?,
+            dead: count("dead")?,
+            bytes: count("bytes")?,
+            oldest_due: column::<Option<i64>>(row, "oldest_due")?.map(duration),
+        })
+    }
+}
+
+#[async_trait]
+impl JobRegistry for PostgresInbox {
+    async fn is_known(&self, job: &JobId) -> Result<bool, Box<dyn Error + Send + Sync>> {
+        Ok(self.contains(job).await?)
+    }
+}
+
+fn leased(row: &Row) -> Result<Leased, StoreError> {
+    Ok(Leased {
+        lease: Lease::new(job(row)?, column::<i64>(row, "sequence")?.unsigned_abs()),
+        body: Bytes::copy_from_slice(column(row, "body")?),
+        attempt: column::<i32>(row, "attempts")?.unsigned_abs(),
+        earlier_attempts: column::<i32>(row, "earlier_attempts")?.unsigned_abs(),
+        ran_out: column(row, "ran_out")?,
+    })
+}
+
+fn view(row: &Row) -> Result<InboxRow, StoreError> {
+    use InboxState::{Dead, Done, Expected, Received, Running};
+    let state: &str = column(row, "state")?;
+    let mut states = [Expected, Received, Running, Done, Dead].into_iter();
+    let state = states.find(|known| known.as_str() == state);
+    Ok(InboxRow {
+        number: column::<i64>(row, "number")?.unsigned_abs(),
+        job: job(row)?,
+        state: state.ok_or_else(|| StoreError::unavailable("a row is in a state that is not known"))?,
+        job_type: column(row, "job_type")?,
+        status: column(row, "status")?,
+        attempts: column::<i32>(row, "attempts")?.unsigned_abs(),
+        earlier_attempts: column::<i32>(row, "earlier_attempts")?.unsigned_abs(),
+        error: column(row, "error")?,
+        age: duration(column(row, "age")?),
+        due_in: column::<Option<i64>>(row, "due_in")?.map(duration),
+    })
+}
+
+fn job(row: &Row) -> Result<JobId, StoreError> {
+    column::<&str>(row, "job_id")?.parse().map_err(StoreError::unavailable)
+}
+
+/// What is past is no time.
+fn duration(microseconds: i64) -> Duration {
+    Duration::from_micros(u64::try_from(microseconds).unwrap_or(0))
+}
+
+fn limit(most: usize) -> i64 {
+    i64::try_from(most).unwrap_or(i64::MAX)
+}
+
+/// A text for a column, which cannot hold a NUL.
+fn storable(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
+}
+
+impl fmt::Debug for PostgresInbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresInbox")
+            .field("table", &self.inner.table.to_string())
+            .field("limits", &self.inner.room.limits())
+            .finish_non_exhaustive()
+    }
+}
