@@ -1,0 +1,173 @@
+//! The inbox in PostgreSQL, beside statements that insert the same rows without asking anything.
+//!
+//! `cargo bench --all-features --bench inbox_postgres`; it starts a server of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use qomplement_webhooks::{Envelope, InboxStore, Outcome, PostgresInbox, Receipt};
+use tokio_postgres::{Client, NoTls};
+
+#[path = "../tests/it/databases/server.rs"]
+#[allow(dead_code)]
+mod server;
+
+const TASKS: u64 = 64;
+const ROUND: Duration = Duration::from_secs(3);
+const LEASE: Duration = Duration::from_secs(60);
+
+/// As large as the documented bodies.
+fn body(id: &str) -> String {
+    let filler = "Blue Ridge Office Supplies, 1500.50, 2024-01-15; ".repeat(16);
+    format!(
+        r#"{{"job_id": "{id}", "data": {{"id": "{id}", "type": "extract", "status": "completed", "result": {{"fields": {{"text": "{filler}"}}}}}}}}"#
+    )
+}
+
+fn id(number: u64) -> String {
+    // As random as the sender's ids.
+    let random = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    format!("{:08x}-{:04x}-4000-8000-{number:012x}", random >> 32, random >> 16 & 0xffff)
+}
+
+fn event(number: u64) -> Envelope {
+    Envelope::try_from(Bytes::from(body(&id(number)))).unwrap()
+}
+
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// Rows per second of `tasks` tasks, each of which writes some rows per call, for a while.
+async fn rate<F, Fut>(tasks: u64, call: F) -> f64
+where
+    F: Fn(u64) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = u64> + Send,
+{
+    let (began, rows) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+    let running: Vec<_> = (0..tasks)
+        .map(|task| {
+            let (call, rows) = (call.clone(), rows.clone());
+            tokio::spawn(async move {
+                while began.elapsed() < ROUND {
+                    rows.fetch_add(call(task).await, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    for task in running {
+        task.await.unwrap();
+    }
+    rows.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64()
+}
+
+async fn receive_rate(inbox: &PostgresInbox, next: &Arc<AtomicU64>, tasks: u64) -> f64 {
+    let (inbox, next) = (inbox.clone(), next.clone());
+    rate(tasks, move |_| {
+        let (inbox, number) = (inbox.clone(), next.fetch_add(1, Ordering::Relaxed));
+        async move {
+            assert_eq!(inbox.receive(&event(number)).await.unwrap(), Receipt::Stored);
+            1
+        }
+    })
+    .await
+}
+
+/// Batches of 64 of the same rows, from so many connections at once.
+async fn raw_rate(url: &str, table: &'static str, next: &Arc<AtomicU64>, connections: u64) -> f64 {
+    let mut clients = Vec::new();
+    for _ in 0..connections {
+        clients.push(connect(url).await);
+    }
+    let (clients, next) = (Arc::new(clients), next.clone());
+    rate(connections, move |task| {
+        let (clients, first) = (clients.clone(), next.fetch_add(64, Ordering::Relaxed));
+        async move {
+            let events: Vec<_> = (first..first + 64).map(event).collect();
+            let ids: Vec<_> = events.iter().map(|event| event.job().to_string()).collect();
+            let bodies: Vec<&[u8]> = events.iter().map(|event| &**event.body()).collect();
+            let insert = format!(
+                "INSERT INTO {table} (job_id, job_type, status, body, state, due_at, received_at)
+                SELECT job_id, 'extract', 'completed', body, 'received', now(), now()
+                FROM unnest($1::text[], $2::bytea[]) AS event (job_id, body)"
+            );
+            clients[task as usize].execute(&insert, &[&ids, &bodies]).await.unwrap()
+        }
+    })
+    .await
+}
+
+async fn lease_and_settle_rate(inbox: &PostgresInbox, most: usize) -> (f64, Duration) {
+    let (began, mut rows, mut leasing, mut leases) = (Instant::now(), 0, Duration::ZERO, 0);
+    while began.elapsed() < ROUND {
+        let asked = Instant::now();
+        let leased = inbox.lease(most, LEASE).await.unwrap();
+        leasing += asked.elapsed();
+        leases += 1;
+        assert!(!leased.is_empty(), "nothing is left to lease");
+        rows += leased.len();
+        let settled = leased.into_iter().map(|leased| {
+            let inbox = inbox.clone();
+            tokio::spawn(async move { inbox.settle(&leased.lease, &Outcome::Done).await.unwrap() })
+        });
+        for settled in settled.collect::<Vec<_>>() {
+            let _ = settled.await.unwrap();
+        }
+    }
+    (rows as f64 / began.elapsed().as_secs_f64(), leasing / leases)
+}
+
+async fn prepare(client: &Client, inbox: &PostgresInbox, finished: u64) {
+    client.batch_execute("DROP TABLE IF EXISTS bench.inbox").await.unwrap();
+    inbox.migrate().await.unwrap();
+    let fill = format!(
+        "INSERT INTO bench.inbox (job_id, state, job_type, status, body, received_at, ended_at)
+        SELECT gen_random_uuid()::text, 'done', 'extract', 'completed', convert_to(repeat('x', 300), 'UTF8'), now(), now()
+        FROM generate_series(1, {finished})"
+    );
+    client.batch_execute(&fill).await.unwrap();
+    // Neither runs in the transaction that statements in one message share.
+    for statement in ["VACUUM ANALYZE bench.inbox", "CHECKPOINT"] {
+        client.batch_execute(statement).await.unwrap();
+    }
+}
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let server = server::Server::postgres(&["max_wal_size=4GB"], &[]);
+    runtime.block_on(async {
+        let client = connect(&server.url()).await;
+        let inbox = || PostgresInbox::from_url(&server.url()).unwrap().with_table("bench", "inbox").unwrap();
+        let next = Arc::new(AtomicU64::new(0));
+        inbox().migrate().await.unwrap();
+
+        println!("rows per second");
+        for connections in [1, 4] {
+            prepare(&client, &inbox(), 0).await;
+            let raw = raw_rate(&server.url(), "bench.inbox", &next, connections).await;
+            println!("raw batches of 64, {connections} at once      {raw:>8.0}");
+        }
+        for tasks in [1, 16, TASKS, 256] {
+            prepare(&client, &inbox(), 0).await;
+            let rows = receive_rate(&inbox().max_rows(u64::MAX), &next, tasks).await;
+            println!("receive, {tasks:>3} tasks                {rows:>8.0}");
+        }
+        for finished in [1_000, 1_000_000] {
+            prepare(&client, &inbox(), finished).await;
+            let inbox = inbox().max_rows(u64::MAX);
+            let rows = receive_rate(&inbox, &next, TASKS).await;
+            println!("receive, {TASKS} tasks, {finished:>7} done  {rows:>8.0}");
+            for most in [1, 16] {
+                let (rows, leasing) = lease_and_settle_rate(&inbox, most).await;
+                println!(
+                    "lease {most:>2} and settle, {finished:>7} done {rows:>8.0}   a lease takes {leasing:?}"
+                );
+            }
+        }
+    });
+}
