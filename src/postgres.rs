@@ -69,9 +69,9 @@ impl Connector {
 
     /// A pool, which connects when it is first used.
     pub(crate) fn pool(&self) -> Result<Pool, PostgresStoreError> {
-        let manager = match self.tls.clone() {
+        let manager = match &self.tls {
             None => Manager::new(self.config.clone(), NoTls),
-            Some(tls) => Manager::new(self.config.clone(), tls),
+            Some(tls) => Manager::new(self.config.clone(), Tls::clone(tls)),
         };
         let pool = Pool::builder(manager)
             .max_size(CONNECTIONS)
@@ -93,9 +93,9 @@ impl Connector {
         let mut config = self.config.clone();
         // Nothing is ever sent on it that would show that the server is gone.
         config.keepalives_idle(Duration::from_secs(60));
-        match self.tls.clone() {
+        match &self.tls {
             None => listen(config.connect(NoTls).await?, channel, notified).await,
-            Some(tls) => listen(config.connect(tls).await?, channel, notified).await,
+            Some(tls) => listen(config.connect(Tls::clone(tls)).await?, channel, notified).await,
         }
     }
 }
