@@ -154,12 +154,12 @@ fn main() {
         }
         for tasks in [1, 16, TASKS, 256] {
             prepare(&client, &inbox(), 0).await;
-            let rows = receive_rate(&inbox().max_rows(u64::MAX), &next, tasks).await;
+            let rows = receive_rate(&inbox().max_unfinished_rows(u64::MAX), &next, tasks).await;
             println!("receive, {tasks:>3} tasks                {rows:>8.0}");
         }
         for finished in [1_000, 1_000_000] {
             prepare(&client, &inbox(), finished).await;
-            let inbox = inbox().max_rows(u64::MAX);
+            let inbox = inbox().max_unfinished_rows(u64::MAX);
             let rows = receive_rate(&inbox, &next, TASKS).await;
             println!("receive, {TASKS} tasks, {finished:>7} done  {rows:>8.0}");
             for most in [1, 16] {

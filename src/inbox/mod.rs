@@ -17,10 +17,10 @@ use bytes::Bytes;
 
 pub use self::admin::{InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats};
 pub use self::memory::MemoryInbox;
-#[cfg(feature = "sqlite")]
-pub use self::sqlite::{SqliteInbox, SqliteInboxBuilder, SqliteInboxError};
 #[cfg(feature = "postgres")]
 pub use self::postgres::{CompleteError, PostgresInbox};
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::{SqliteInbox, SqliteInboxBuilder, SqliteInboxError};
 use crate::event::{Envelope, JobId};
 use crate::store::{Fenced, StoreError};
 

@@ -158,14 +158,14 @@ impl PostgresInbox {
     /// They are counted once a second at most, so that many processes together can go somewhat above it.
     /// Default: 100,000.
     #[must_use]
-    pub fn max_rows(self, rows: u64) -> Self {
+    pub fn max_unfinished_rows(self, rows: u64) -> Self {
         let limits = Limits { rows, ..self.inner.room.limits() };
         self.with_limits(limits)
     }
 
     /// How many bytes the bodies of the events that wait to be handled may have, about. Default: 10 GiB.
     #[must_use]
-    pub fn max_bytes(self, bytes: u64) -> Self {
+    pub fn max_unfinished_bytes(self, bytes: u64) -> Self {
         let limits = Limits { bytes, ..self.inner.room.limits() };
         self.with_limits(limits)
     }

@@ -345,7 +345,7 @@ async fn calls_whose_replies_were_lost_are_repeated() {
     let url = format!("postgres://postgres:{PASSWORD}@127.0.0.1:{}/postgres", proxy.port);
     // Nothing is counted in between.
     let inbox = PostgresInbox::from_url(&url).unwrap().with_table("lost", "inbox").unwrap();
-    let inbox = inbox.max_rows(u64::MAX).max_bytes(u64::MAX);
+    let inbox = inbox.max_unfinished_rows(u64::MAX).max_unfinished_bytes(u64::MAX);
     inbox.receive(&completed("warm")).await.unwrap();
     let lease = lease_one(&inbox).await.lease;
     assert_eq!(inbox.settle(&lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
@@ -520,7 +520,7 @@ async fn a_table_of_something_else_is_found_out_at_the_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_inbox_refuses_what_is_new_until_there_is_room() {
     let inbox = inbox("full").await;
-    let limited = inbox.clone().max_rows(10);
+    let limited = inbox.clone().max_unfinished_rows(10);
     let receipts = receive_all(&[&limited], (0..10).map(|number| completed(&format!("job-{number}")))).await;
     assert!(receipts.iter().all(|(_, receipt)| *receipt == Receipt::Stored));
     let full = limited.receive(&completed("new")).await;
@@ -528,7 +528,7 @@ async fn a_full_inbox_refuses_what_is_new_until_there_is_room() {
     assert_eq!(limited.receive(&completed("job-3")).await.unwrap(), Receipt::Duplicate, "it is stored");
     assert!(!inbox.contains(&job("new")).await.unwrap());
 
-    let another = inbox.clone().max_rows(10);
+    let another = inbox.clone().max_unfinished_rows(10);
     assert!(matches!(another.receive(&completed("new")).await, Err(StoreError::Full)), "it must count first");
     for leased in inbox.lease(5, LEASE).await.unwrap() {
         assert_eq!(inbox.settle(&leased.lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
@@ -538,7 +538,7 @@ async fn a_full_inbox_refuses_what_is_new_until_there_is_room() {
     assert_eq!(another.receive(&completed("newer")).await.unwrap(), Receipt::Stored);
 
     let length = completed("job-0").body().len() as u64;
-    let by_bytes = self::inbox("full_of_bytes").await.max_bytes(length * 2 + 1);
+    let by_bytes = self::inbox("full_of_bytes").await.max_unfinished_bytes(length * 2 + 1);
     let mut receipts = Vec::new();
     for number in 0..3 {
         receipts.push(by_bytes.receive(&completed(&format!("job-{number}"))).await);
@@ -549,7 +549,7 @@ async fn a_full_inbox_refuses_what_is_new_until_there_is_room() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn duplicates_take_no_room() {
-    let inbox = inbox("no_room_taken").await.max_rows(5);
+    let inbox = inbox("no_room_taken").await.max_unfinished_rows(5);
     receive_all(&[&inbox], (0..4).map(|number| completed(&format!("job-{number}")))).await;
     for _ in 0..10 {
         assert_eq!(inbox.receive(&completed("job-0")).await.unwrap(), Receipt::Duplicate);
