@@ -87,9 +87,10 @@ if ! $quick; then
 fi
 if $quick; then
     check "unit and integration tests, without databases" \
-        cargo test --locked --all-features --lib --tests --examples -- --skip databases::
+        cargo test --locked --all-features --lib --test it --examples -- --skip databases::
 else
-    check "unit and integration tests" cargo test --locked --all-features --lib --tests --examples
+    check "unit and integration tests" cargo test --locked --all-features --lib --test it --examples
+    check "servers that are killed" cargo test --locked --all-features --test crash
 fi
 if ! $quick; then
     check "unit tests, no feature" cargo test --locked --lib

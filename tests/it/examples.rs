@@ -19,6 +19,7 @@ pub fn example(name: &str) -> Command {
     command
         .env_remove("WEBHOOK_TOKEN")
         .env_remove("DEDUP_URL")
+        .env_remove("DATABASE")
         .env("ADDR", "127.0.0.1:0")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -154,4 +155,64 @@ async fn the_quickstart_shows_a_duplicate_and_a_failure_in_under_ten_seconds() {
     assert_eq!(shown.matches("the disk is full").count(), 1, "{shown}");
     assert!(shown.contains("delivered (503 at "), "the failed form is not retried:\n{shown}");
     assert!(shown.contains("undeliverable (401"), "the forger got in:\n{shown}");
+}
+
+#[tokio::test]
+async fn the_durable_inbox_server_handles_what_it_stored_once_and_remembers_it() {
+    let folder = std::env::temp_dir().join(format!("qomplement-webhooks-durable-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let server = || {
+        let mut command = example("durable_inbox");
+        command.env("WEBHOOK_TOKEN", TOKEN).env("DATABASE", folder.join("inbox.db"));
+        command
+    };
+    let payloads =
+        [Payload::extract_completed(), Payload::fill_pdf_completed(), Payload::fill_excel_completed()];
+    let deliver = async |url: &str| {
+        let sender = Sender::to_url(url).unwrap().token(&SharedToken::new(TOKEN).unwrap());
+        for payload in &payloads {
+            for delivery in sender.deliver_in_turn(payload, 2).await {
+                assert_eq!(delivery.statuses(), [Some(200)]);
+            }
+        }
+    };
+    let (mut child, url, said) = start(&mut server()).await;
+    assert!(!said.contains(TOKEN), "the token is shown: {said}");
+    deliver(&url).await;
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut handled = Vec::new();
+    for _ in &payloads {
+        let line = timeout(Duration::from_secs(10), lines.next_line()).await.expect("not handled");
+        handled.push(line.unwrap().unwrap());
+    }
+    let mut expected: Vec<_> = payloads
+        .iter()
+        .map(|payload| payload.event().unwrap())
+        .map(|event| format!("handled {} {}", event.name(), event.job().id()))
+        .collect();
+    handled.sort();
+    expected.sort();
+    assert_eq!(handled, expected);
+    assert!(stop(child, "-TERM").await.status.success());
+
+    let (child, url, _) = start(&mut server()).await;
+    deliver(&url).await;
+    let output = stop(child, "-INT").await;
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "what was done before the restart is done");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
+async fn the_durable_inbox_server_says_what_is_wrong_with_its_database() {
+    for (database, expected) in [
+        ("mysql://user:hidden-secret@host/db", "postgres://"),
+        ("postgres://user:hidden-secret@127.0.0.1:1/db", "refused"),
+        ("/no/such/folder/inbox.db", "cannot be opened"),
+    ] {
+        let refused = example("durable_inbox").env("DATABASE", database).output().await.unwrap();
+        let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && message.contains(expected), "{database}: {message}");
+        assert!(!message.contains("hidden-secret"), "{message}");
+    }
 }

@@ -1,34 +1,22 @@
 //! Processes whose clocks differ by an hour.
 
-use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use qomplement_webhooks::sender::Payload;
 use tokio::time::Instant;
 
+use super::faketime;
 use super::fleet::{End, Fleet, MACHINE, Receiver};
 use super::server::{Server, postgres, redis};
 
 /// Longer than a lease, so that a claim is held for so long only if it is renewed.
 const WORK: &str = "8000";
 
-/// Debian's package `faketime` has it.
-fn library() -> String {
-    let folders = fs::read_dir("/usr/lib").unwrap().flatten().map(|folder| folder.path());
-    let libraries: Vec<PathBuf> = folders.map(|path| path.join("faketime/libfaketimeMT.so.1")).collect();
-    let found = libraries.iter().find(|path| path.exists());
-    found.expect("libfaketime is missing: apt-get install faketime").display().to_string()
-}
-
 /// Starts a receiver whose clock goes right or an hour wrong; its timers go right.
 async fn start(fleet: &Fleet, example: &str, wrong: Option<&str>, work: &str) -> Receiver {
-    let library = library();
-    let mut settings = vec![("WORK_MS", work)];
-    if let Some(wrong) = wrong {
-        let fake = [("LD_PRELOAD", &*library), ("FAKETIME", wrong), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
-        settings.extend(fake);
-    }
+    let fake = wrong.map(faketime::environment);
+    let fake = fake.iter().flatten().map(|(name, value)| (*name, value.as_str()));
+    let settings: Vec<_> = fake.chain([("WORK_MS", work)]).collect();
     fleet.start(example, &settings).await
 }
 

@@ -2,6 +2,7 @@
 
 mod clocks;
 mod contract;
+mod faketime;
 mod fleet;
 mod outages;
 mod postgres;
