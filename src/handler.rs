@@ -12,12 +12,14 @@ use crate::event::{ExtractResult, FillResult, Job, JobError, JobStatus, WebhookE
 ///
 /// In inline mode the sender's answer waits for the method: `Ok` becomes 200, an error 503, after
 /// which the sender tries again (at 5 and at 15 seconds, then never). What outlives the ack deadline
-/// goes on in the background, and its outcome is what the next copy of the webhook meets.
+/// goes on in the background, and its outcome is what the next copy of the webhook meets. In durable mode
+/// an [`InboxWorker`](crate::InboxWorker) calls the method, until it returns `Ok` or the event is dead.
 ///
 /// # What is guaranteed
 ///
 /// - Of all copies of one job's webhook, one at a time runs a method, over all receivers that share
-///   a [`DedupStore`](crate::DedupStore). After `Ok` none runs until the retention ends.
+///   a [`DedupStore`](crate::DedupStore), or all workers on an [inbox](crate::InboxStore). After `Ok` none
+///   runs until the retention ends.
 /// - A panic is caught, logged, and counts as a failure that another try may mend.
 /// - A method may be dropped at any await: when it runs longer than `max_handler_time`, when the lease
 ///   is lost, or when a shutdown runs out of grace. A client that disconnects does not drop it.
@@ -67,8 +69,9 @@ pub trait WebhookHandler: Send + Sync + 'static {
     /// A type or status that this version does not know, or a result that it cannot read;
     /// [`Job::raw`] has the body.
     ///
-    /// Fails unless implemented, so that nothing is acknowledged that nobody handled. `Ok` after an
-    /// unknown *status* is acknowledged but not remembered: a later `completed` is handled.
+    /// Fails unless implemented, so that nothing is acknowledged that nobody handled; in durable mode the event
+    /// is dead in the end, and can be replayed when this crate, or your handler, knows it. `Ok` after an
+    /// unknown *status* is never the last word: a later `completed` is handled.
     async fn unrecognized(&self, job: &Job) -> Result<(), HandlerError> {
         // The error is logged, so it says nothing of the body, the type included; the id is in the span.
         let _ = job;
@@ -89,8 +92,8 @@ pub struct HandlerError {
 }
 
 impl HandlerError {
-    /// Another try is useless: the webhook is acknowledged, the job is remembered as done, and the
-    /// error is logged.
+    /// Another try is useless, and the error is logged. Inline, the webhook is acknowledged, and the job
+    /// remembered as done; in durable mode the event is dead.
     pub fn permanent(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { source: error.into(), permanent: true }
     }

@@ -25,6 +25,9 @@
 //! again. A status other than 2xx says nothing about whether the handler ran. A failure after the sender's
 //! third try is lost. A request that is not authenticated changes nothing and learns nothing.
 //!
+//! With [`WebhookReceiver::durable`], a 2xx means that the event is committed to an [`InboxStore`]. It then
+//! reaches the handler at least once, until it is done or dead, whatever crashes; an [`InboxWorker`] runs it.
+//!
 //! # Where to look
 //!
 //! - [`WebhookEvent`], [`Job`], [`ExtractResult`], [`FillResult`], [`JobError`], [`RawJson`]: what arrives.
@@ -33,6 +36,8 @@
 //! - [`SharedToken`], [`WebhookUrl`], [`Authenticator`], [`JobRegistry`]: whose webhooks are taken.
 //! - [`DedupStore`], [`MemoryDedupStore`], `RedisDedupStore`, `PostgresDedupStore`: who handles a job, and
 //!   which jobs are done.
+//! - [`InboxStore`], `SqliteInbox`, `PostgresInbox`, [`MemoryInbox`], [`InboxWorker`]: events that are stored
+//!   before they are acknowledged; [`InboxAdmin`]: what people look at and replay.
 //! - [`telemetry`]: the names in logs and metrics.
 //! - `sender` (feature `sender`): deliver webhooks in your tests.
 //! - `conformance` (feature `conformance`): test a store of your own.
@@ -47,8 +52,9 @@
 //! - `metrics`: counters and histograms through the `metrics` facade.
 //! - `sender`: the documented sender, for tests.
 //! - `redis`: `RedisDedupStore`, shared by processes; `redis-tls`: `rediss://` URLs for it.
-//! - `postgres`: `PostgresDedupStore`, shared by processes; `postgres-tls`: `sslmode=require` in URLs for it.
-//! - `sqlite`: `SqliteInbox`, events stored in one file before they are acknowledged.
+//! - `postgres`: `PostgresDedupStore` and `PostgresInbox`, shared by processes; `postgres-tls`:
+//!   `sslmode=require` in URLs for them.
+//! - `sqlite`: `SqliteInbox`, in one file.
 //! - `conformance`: the suites that any store must pass.
 //!
 //! None is on by default. The answer to every request, all defaults, and where a token in a URL
@@ -112,6 +118,6 @@ pub use self::receiver::{BuildError, WebhookReceiver, WebhookReceiverBuilder};
 pub use self::store::{Fenced, StoreError};
 pub use self::worker::{InboxWorker, RunningWorker, Verification};
 
-#[cfg(all(doctest, feature = "axum", feature = "redis"))]
+#[cfg(all(doctest, feature = "axum", feature = "redis", feature = "sqlite"))]
 #[doc = include_str!("../README.md")]
 mod readme {}
