@@ -85,6 +85,8 @@ if ! $quick; then
             cargo build --locked --example "$example" --features "$(required_features "$example")"
     done
 fi
+# The tests run the examples as programs, with all features whatever was built before.
+check "examples, everything" cargo build --locked --all-features --examples
 if $quick; then
     check "unit and integration tests, without databases" \
         cargo test --locked --all-features --lib --test it --examples -- --skip databases::
