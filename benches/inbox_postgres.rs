@@ -152,7 +152,7 @@ fn main() {
             prepare(&client, &inbox(), 0).await;
             let raw = raw_rate(&server.url(), "bench.inbox", &next, 1).await;
             prepare(&client, &inbox(), 0).await;
-            let rows = receive_rate(&inbox().max_rows(u64::MAX), &next, TASKS).await;
+            let rows = receive_rate(&inbox().max_unfinished_rows(u64::MAX), &next, TASKS).await;
             println!("raw batches of 64 {raw:>8.0}, receive, {TASKS} tasks {rows:>8.0}: {:.2}", rows / raw);
         }
         prepare(&client, &inbox(), 0).await;
