@@ -1,8 +1,8 @@
 //! Every store keeps the contract, however it is reached.
 
 use ::redis::aio::ConnectionManager;
-use qomplement_webhooks::conformance::{DedupDifference, dedup_all};
-use qomplement_webhooks::{PostgresDedupStore, RedisDedupStore};
+use qomplement_webhooks::conformance::{DedupDifference, dedup_all, inbox_all};
+use qomplement_webhooks::{PostgresDedupStore, PostgresInbox, RedisDedupStore};
 
 use super::server::{Server, postgres, redis};
 
@@ -38,4 +38,11 @@ async fn postgres_behind_a_pooler_that_gives_each_transaction_another_connection
     let store = (store(&bouncer.url()), store(&postgres().url()));
     store.0.migrate().await.unwrap();
     dedup_all(&store.0, &store.1, &DIFFERENCES).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_inbox_by_url() {
+    let inbox = || PostgresInbox::from_url(&postgres().url()).unwrap().with_table("by_url", "inbox").unwrap();
+    inbox().migrate().await.unwrap();
+    inbox_all(&inbox(), &inbox(), &[]).await;
 }
