@@ -34,7 +34,7 @@ use crate::store::{Fenced, StoreError};
 /// An [`InboxStore`] in PostgreSQL (feature `postgres`): any number of receivers and workers, on any number of
 /// machines, share it.
 ///
-/// One row per job in one table. Each call is one statement in a transaction of its own, without advisory
+/// One row per job in one table. Each transition is one statement in a transaction of its own, without advisory
 /// locks, session state or named prepared statements, so it works behind PgBouncer in transaction mode. All
 /// times are the database's own. Cheap to clone; all clones are one inbox.
 ///
