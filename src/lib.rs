@@ -111,7 +111,7 @@ pub use self::inbox::{
 pub use self::inbox::{SqliteInbox, SqliteInboxBuilder, SqliteInboxError};
 #[cfg(feature = "warp")]
 pub use self::integrations::warp;
-pub use self::jobs::{JobRegistry, MemoryJobRegistry};
+pub use self::jobs::{FetchError, Fetched, JobRegistry, JobSource, MemoryJobRegistry};
 #[cfg(feature = "postgres")]
 pub use self::postgres::PostgresStoreError;
 pub use self::receiver::{BuildError, WebhookReceiver, WebhookReceiverBuilder};

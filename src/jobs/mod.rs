@@ -1,6 +1,7 @@
-//! The jobs that you have started.
+//! The jobs that you have started, and how they stand.
 
 mod memory;
+mod source;
 
 use std::error::Error;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 pub use self::memory::MemoryJobRegistry;
+pub use self::source::{FetchError, Fetched, JobSource};
 use crate::event::JobId;
 
 /// Knows which jobs you have started, so that a webhook for any other is refused.

@@ -1,0 +1,88 @@
+//! Where a job's result can be asked for.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use thiserror::Error;
+
+use crate::event::{Envelope, JobId};
+
+/// Knows how jobs stand and what came of them: the API, or what stands in for it.
+///
+/// A job is asked for when nothing else is certain: its webhook never came, or came and cannot be trusted.
+#[async_trait]
+pub trait JobSource: fmt::Debug + Send + Sync + 'static {
+    /// Asks how a job stands. May be dropped at any wait.
+    ///
+    /// # Errors
+    ///
+    /// When there was no answer, or none that says anything about the job. It is asked for again later.
+    async fn fetch(&self, job: &JobId) -> Result<Fetched, FetchError>;
+}
+
+/// How a job stands.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Fetched {
+    /// It has not ended.
+    Pending,
+    /// It has ended with this event, in the form of a webhook.
+    Finished(Envelope),
+    /// There is no such job.
+    NotFound,
+}
+
+/// Why it is not known how a job stands.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// The API key was refused. Every other job fails in the same way, until it is replaced.
+    #[error("the API key was refused")]
+    Unauthorized,
+    /// There were too many requests.
+    #[error("there were too many requests")]
+    RateLimited {
+        /// How long to wait, when it was said.
+        retry_after: Option<Duration>,
+    },
+    /// There was no answer in time, or one that says that there is none now.
+    #[error("there was no answer")]
+    Unavailable {
+        /// How long to wait, when it was said.
+        retry_after: Option<Duration>,
+        /// What went wrong.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The answer is not about this job, or cannot be read.
+    #[error("the answer is not about this job, or cannot be read")]
+    Unreadable(#[source] Box<dyn Error + Send + Sync>),
+    /// No job can have this id, so it was not asked for.
+    #[error("no job can have this id")]
+    InvalidId,
+}
+
+impl FetchError {
+    /// There was no answer, for this reason.
+    pub fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Unavailable { retry_after: None, source: source.into() }
+    }
+
+    /// How long to wait before anything is asked again, when it was said.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after } | Self::Unavailable { retry_after, .. } => *retry_after,
+            Self::Unauthorized | Self::Unreadable(_) | Self::InvalidId => None,
+        }
+    }
+}
+
+#[async_trait]
+impl<S: JobSource + ?Sized> JobSource for Arc<S> {
+    async fn fetch(&self, job: &JobId) -> Result<Fetched, FetchError> {
+        (**self).fetch(job).await
+    }
+}
