@@ -62,7 +62,9 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod ask;
 mod auth;
+mod backoff;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod dedup;
@@ -78,6 +80,7 @@ mod lease;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod receiver;
+mod reconcile;
 mod run;
 #[cfg(feature = "sender")]
 pub mod sender;
@@ -101,20 +104,23 @@ pub use self::event::{
     RawJson, WebhookEvent,
 };
 pub use self::handler::{HandlerError, HandlerFn, WebhookHandler, handler_fn};
+pub use self::inbox::{
+    Asked, InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, MemoryInbox,
+    Outcome, Overdue, Pruned, Receipt, Retention, Unfinished,
+};
 #[cfg(feature = "postgres")]
 pub use self::inbox::{CompleteError, PostgresInbox};
-pub use self::inbox::{
-    InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, MemoryInbox,
-    Outcome, Pruned, Receipt, Retention,
-};
 #[cfg(feature = "sqlite")]
 pub use self::inbox::{SqliteInbox, SqliteInboxBuilder, SqliteInboxError};
 #[cfg(feature = "warp")]
 pub use self::integrations::warp;
-pub use self::jobs::{FetchError, Fetched, JobRegistry, JobSource, MemoryJobRegistry};
+pub use self::jobs::{
+    ExpectedJobs, FetchError, Fetched, JobEnd, JobRegistry, JobSource, MemoryJobRegistry, OverdueJob,
+};
 #[cfg(feature = "postgres")]
 pub use self::postgres::PostgresStoreError;
 pub use self::receiver::{BuildError, WebhookReceiver, WebhookReceiverBuilder};
+pub use self::reconcile::{Reconciler, RunningReconciler};
 pub use self::store::{Fenced, StoreError};
 pub use self::worker::{InboxWorker, RunningWorker, Verification};
 

@@ -19,6 +19,9 @@ pub const ATTEMPT_SPAN: &str = "qomplement_webhook_attempt";
 /// Field of the span around an attempt: which one it is, counted from 1.
 pub const ATTEMPT: &str = "attempt";
 
+/// The name of the span around asking the API for a job that is overdue, with the field [`JOB_ID`].
+pub const ASK_SPAN: &str = "qomplement_webhook_ask";
+
 /// The name of the span around one request, and around what goes on after its answer.
 pub const SPAN: &str = "qomplement_webhook";
 
@@ -36,7 +39,8 @@ pub const EVENT: &str = "event";
 pub const REQUESTS: &str = "qomplement_webhooks_requests_total";
 /// Histogram of the seconds from a request's entry to its answer, with the label [`OUTCOME`].
 pub const REQUEST_SECONDS: &str = "qomplement_webhooks_request_seconds";
-/// Counter of a worker's attempts, with the label [`RESULT`]: `done`, `retry`, `dead`, or `given_back`.
+/// Counter of a worker's attempts, with the label [`RESULT`]: `done`, `retry`, `dead`, `given_back`,
+/// `ask_again` or `disowned`.
 pub const ATTEMPTS: &str = "qomplement_webhooks_attempts_total";
 /// Histogram of the seconds that a run of the handler took, with the label [`RESULT`].
 pub const HANDLER_SECONDS: &str = "qomplement_webhooks_handler_seconds";
@@ -112,6 +116,11 @@ pub(crate) fn attempt_span(job: &JobId, attempt: u32) -> tracing::Span {
     tracing::info_span!("qomplement_webhook_attempt", job_id = %job, event = Empty, attempt)
 }
 
+/// Makes the span for asking the API for a job.
+pub(crate) fn ask_span(job: &JobId) -> tracing::Span {
+    tracing::info_span!("qomplement_webhook_ask", job_id = %job)
+}
+
 pub(crate) fn attempt(outcome: &Outcome) {
     #[cfg(feature = "metrics")]
     {
@@ -120,6 +129,8 @@ pub(crate) fn attempt(outcome: &Outcome) {
             Outcome::Retry { .. } => "retry",
             Outcome::Dead { .. } => "dead",
             Outcome::GiveBack { .. } => "given_back",
+            Outcome::AskAgain { .. } => "ask_again",
+            Outcome::Disowned { .. } => "disowned",
         };
         ::metrics::counter!(ATTEMPTS, RESULT => result).increment(1);
     }

@@ -33,8 +33,8 @@ pub trait InboxAdmin: InboxStore {
     async fn get(&self, job: &JobId) -> Result<Option<(InboxRow, Option<Bytes>)>, StoreError>;
 
     /// Makes a row that is dead or done received again, due at once, with a new count of attempts; the old
-    /// count is kept beside it. `false` if there is no such row, if it is in another state, or if its event
-    /// was pruned.
+    /// count is kept beside it. A row that is dead without an event is expected again, and overdue at once. `false`
+    /// if there is no such row, if it is in another state, or if its event was pruned.
     ///
     /// # Errors
     ///
@@ -75,15 +75,19 @@ pub struct InboxRow {
     pub job: JobId,
     /// Where it stands.
     pub state: InboxState,
-    /// The `type` of the event; `None` if the event has yet to come.
+    /// The `type` of the event; `None` if there is none.
     pub job_type: Option<String>,
-    /// The `status` of the event; `None` if the event has yet to come.
+    /// The `status` of the event; `None` if there is none.
     pub status: Option<String>,
+    /// Whether the event is what the API says, and not only what a webhook said.
+    pub verified: bool,
+    /// How often the API was asked for the job, without a result so far.
+    pub asked: u32,
     /// How often it was attempted since it was received or last replayed.
     pub attempts: u32,
     /// How often before.
     pub earlier_attempts: u32,
-    /// Why the last attempt that failed did.
+    /// Why the last attempt that failed did, or the API could not say what came of the job.
     pub error: Option<String>,
     /// How long ago it was received, or registered as expected.
     pub age: Duration,

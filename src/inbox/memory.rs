@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::row::{Event, Phase, Row};
 use super::{
-    InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, Outcome, Pruned,
-    Receipt, Retention,
+    InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, Outcome, Overdue,
+    Pruned, Receipt, Retention,
 };
 use crate::event::{Envelope, JobId};
 use crate::jobs::JobRegistry;
@@ -101,6 +101,14 @@ impl InboxStore for MemoryInbox {
         Ok(self.write(lease, |row, now| row.renew(lease, length, now)))
     }
 
+    async fn verify(&self, lease: &Lease, event: &Envelope) -> Result<Fenced, StoreError> {
+        let verified = self.write(lease, |row, now| row.verify(lease, event, now));
+        if verified == Fenced::Applied {
+            self.inner.arrived.notify_one();
+        }
+        Ok(verified)
+    }
+
     async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError> {
         Ok(self.write(lease, |row, now| row.settle(lease, outcome, now)))
     }
@@ -114,15 +122,9 @@ impl InboxStore for MemoryInbox {
         Ok(())
     }
 
-    async fn overdue(&self, most: usize, again: Duration) -> Result<Vec<JobId>, StoreError> {
+    async fn overdue(&self, most: usize, length: Duration) -> Result<Vec<Overdue>, StoreError> {
         let (mut rows, now) = (self.rows(), Instant::now());
-        let overdue = rows.by_job.iter_mut().filter_map(|(job, row)| match &mut row.phase {
-            Phase::Expected { overdue } if *overdue <= now => {
-                *overdue = now + again;
-                Some(job.clone())
-            }
-            _ => None,
-        });
+        let overdue = rows.by_job.iter_mut().filter_map(|(job, row)| row.overdue(job, length, now));
         Ok(overdue.take(most).collect())
     }
 
@@ -235,6 +237,8 @@ impl Row {
             state: self.state(),
             job_type: text(|event| event.job_type.as_str()),
             status: text(|event| event.status.as_str()),
+            verified: self.event.as_ref().is_some_and(|event| event.verified),
+            asked: self.asking.times,
             attempts: self.attempts,
             earlier_attempts: self.earlier_attempts,
             error: self.error.clone(),

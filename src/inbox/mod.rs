@@ -29,11 +29,12 @@ use crate::store::{Fenced, StoreError};
 /// The row *is* the queue: one row per job, and no second step in which an event could get lost.
 ///
 /// ```text
-/// expected ──receive──► received ──lease──► running ──settle──► done
-///                          ▲  ▲                │  │
-///                          │  └─ retry, ───────┘  └──settle───► dead ──replay──► received
-///                          │     give back
-///                          └──── the lease ran out: leasable again
+/// expected ──receive, verify──► received ──lease──► running ──settle──► done
+///     ▲                            ▲ ▲                │ │ │
+///     │                            │ └─ retry, ───────┘ │ └──settle───► dead ──replay──► received
+///     │                            │    give back       │
+///     │                            └──── the lease ran out: leasable again
+///     └────────────────── the job has not ended ────────┘
 /// ```
 ///
 /// # Contract
@@ -43,9 +44,10 @@ use crate::store::{Fenced, StoreError};
 /// - A row is leased to one caller at a time. [`lease`](Self::lease) is atomic over all handles and
 ///   processes that share the store, counts the attempt in the same write, and raises the row's sequence
 ///   number, which never falls while the row is kept.
-/// - [`renew`](Self::renew) and [`settle`](Self::settle) carry the sequence number of their lease. When the row
-///   has been leased again since, or its event replaced, they change nothing and return [`Fenced::Stale`].
-///   They apply also when the lease has ended, as long as the number is still the row's.
+/// - [`renew`](Self::renew), [`verify`](Self::verify) and [`settle`](Self::settle) carry the sequence number of
+///   their lease. When the row has been leased again since, or another event has come, they change nothing and
+///   return [`Fenced::Stale`]. They apply also when the lease has ended, as long as the number is still the
+///   row's.
 /// - A row whose lease has ended is leased again, by whoever asks.
 /// - An id is opaque: it is compared exactly and may hold any visible ASCII character.
 /// - What a store cannot keep, it refuses with [`StoreError::Full`].
@@ -67,6 +69,10 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     /// [is final](crate::JobStatus::is_final) takes the place of one whose status is not, in every state of the
     /// row. The row is received then, as if it were new; if it is leased, that lease is stale, and the row
     /// can be leased when it ends.
+    ///
+    /// The event of a job that is expected, or that is dead without one, is its first. A lease that
+    /// [`overdue`](Self::overdue) gave is stale then. How often the job [was asked for](Asked) is kept, unless
+    /// the row was done or dead.
     ///
     /// # Errors
     ///
@@ -91,8 +97,22 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     /// When it is not known whether it was renewed.
     async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError>;
 
+    /// Puts the event that the API gave in the place of whatever event a leased row has: it is
+    /// [verified](Leased::verified) from then on. The event must be of the lease's job, and its status final.
+    ///
+    /// A running row stays so, under the same lease. One that is expected is received, to be leased at once, and
+    /// that ends the lease.
+    ///
+    /// # Errors
+    ///
+    /// When it is not known whether the event is committed.
+    async fn verify(&self, lease: &Lease, event: &Envelope) -> Result<Fenced, StoreError>;
+
     /// Ends a lease with what came of it. Idempotent for one lease and outcome: a repetition is
-    /// [`Fenced::Applied`], unless the row has been leased again.
+    /// [`Fenced::Applied`], unless the row has been leased again, or is expected; then it is stale.
+    ///
+    /// A lease on an expected job ends as [`Outcome::AskAgain`], [`Outcome::GiveBack`], [`Outcome::Dead`] or
+    /// [`Outcome::Disowned`]; any other outcome is stale.
     ///
     /// # Errors
     ///
@@ -107,13 +127,14 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     /// When it is not known whether the job is registered.
     async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError>;
 
-    /// Up to `most` expected jobs whose deadline has passed, and none of which is returned again for the time
-    /// `again`, by any handle.
+    /// Leases up to `most` of the expected jobs that are overdue, to ask the API for them: their deadline has
+    /// passed, and they were not asked for, or it is time to do so again, or such a lease has ended. No attempt
+    /// is counted, and the jobs stay expected.
     ///
     /// # Errors
     ///
-    /// When the store was not reached.
-    async fn overdue(&self, most: usize, again: Duration) -> Result<Vec<JobId>, StoreError>;
+    /// When it is not known what was leased. What was is overdue again when the lease ends.
+    async fn overdue(&self, most: usize, length: Duration) -> Result<Vec<Overdue>, StoreError>;
 
     /// Whether the store has a row for this job.
     ///
@@ -168,6 +189,35 @@ pub struct Leased {
     pub earlier_attempts: u32,
     /// Whether the lease before this one ran out: its holder died, hung, or lost the store.
     pub ran_out: bool,
+    /// Whether the event is what the API says, and not only what a webhook said.
+    pub verified: bool,
+    /// How long ago the event was received.
+    pub age: Duration,
+    /// How the job was asked for.
+    pub asked: Asked,
+}
+
+/// An expected job that is overdue, leased to be asked for.
+#[derive(Debug, Clone)]
+pub struct Overdue {
+    /// What verifies and settles it.
+    pub lease: Lease,
+    /// How long ago its event should have come.
+    pub late: Duration,
+    /// How the job was asked for.
+    pub asked: Asked,
+}
+
+/// How the API was asked for a job, without a result so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Asked {
+    /// How often.
+    pub times: u32,
+    /// How often in a row, at the end, it did not know the job. That it could not be asked does not break the
+    /// row.
+    pub not_found: u32,
+    /// How long it is until it may be asked again.
+    pub again_in: Duration,
 }
 
 /// What came of a lease.
@@ -192,6 +242,34 @@ pub enum Outcome {
         /// How long after now it is due again.
         after: Duration,
     },
+    /// The API was asked for the job, and there is no result. The attempt does not count, and the asking
+    /// [does](Asked). A job that [has not ended](Unfinished::Pending) is expected again, and its event is
+    /// dropped; otherwise the row stays what it was before the lease.
+    AskAgain {
+        /// How long after now it may be asked again, and is due or overdue.
+        after: Duration,
+        /// What it said.
+        answer: Unfinished,
+    },
+    /// The job is none: dead, and its event is dropped, so that another can take its place.
+    Disowned {
+        /// Why, for people.
+        error: String,
+    },
+}
+
+/// Why there is no result of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unfinished {
+    /// The API says that it has not ended.
+    Pending,
+    /// The API says that there is no such job.
+    NotFound,
+    /// The API could not be asked.
+    Failed {
+        /// Why, for people.
+        error: String,
+    },
 }
 
 /// How long what is done is kept.
@@ -210,6 +288,30 @@ pub struct Pruned {
     pub payloads: u64,
     /// Rows.
     pub rows: u64,
+}
+
+impl Asked {
+    /// After it was asked for once more, and may be again after a while.
+    pub(crate) fn and(self, answer: &Unfinished, again_in: Duration) -> Self {
+        let not_found = match answer {
+            Unfinished::Pending => 0,
+            Unfinished::NotFound => self.not_found.saturating_add(1),
+            Unfinished::Failed { .. } => self.not_found,
+        };
+        Self { times: self.times.saturating_add(1), not_found, again_in }
+    }
+}
+
+impl Unfinished {
+    /// What stands as the row's error.
+    #[must_use]
+    pub fn error(&self) -> Option<&str> {
+        match self {
+            Self::Pending => None,
+            Self::NotFound => Some("the API knows no such job"),
+            Self::Failed { error } => Some(error),
+        }
+    }
 }
 
 impl Lease {
@@ -254,6 +356,10 @@ impl<S: InboxStore + ?Sized> InboxStore for Arc<S> {
         (**self).renew(lease, length).await
     }
 
+    async fn verify(&self, lease: &Lease, event: &Envelope) -> Result<Fenced, StoreError> {
+        (**self).verify(lease, event).await
+    }
+
     async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError> {
         (**self).settle(lease, outcome).await
     }
@@ -262,8 +368,8 @@ impl<S: InboxStore + ?Sized> InboxStore for Arc<S> {
         (**self).expect(job, deadline).await
     }
 
-    async fn overdue(&self, most: usize, again: Duration) -> Result<Vec<JobId>, StoreError> {
-        (**self).overdue(most, again).await
+    async fn overdue(&self, most: usize, length: Duration) -> Result<Vec<Overdue>, StoreError> {
+        (**self).overdue(most, length).await
     }
 
     async fn contains(&self, job: &JobId) -> Result<bool, StoreError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Lease, Leased, Outcome, Receipt};
+use super::{Asked, Lease, Leased, Outcome, Overdue, Receipt, Unfinished};
 use crate::event::{Envelope, JobId, JobStatus, JobType};
 use crate::store::Fenced;
 
@@ -17,6 +17,7 @@ pub(super) struct Row {
     pub(super) event: Option<Event>,
     pub(super) attempts: u32,
     pub(super) earlier_attempts: u32,
+    pub(super) asking: Asking,
     pub(super) error: Option<String>,
     /// When it was received, or registered as expected.
     pub(super) since: Instant,
@@ -26,10 +27,19 @@ pub(super) struct Row {
 /// Where it stands. No transition leads out of a phase but those below.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Phase {
-    Expected { overdue: Instant },
-    Received { due: Instant },
-    Running { until: Instant },
-    Done { since: Instant },
+    /// With a lease, too, if its number was given to nobody else since.
+    Expected {
+        overdue: Instant,
+    },
+    Received {
+        due: Instant,
+    },
+    Running {
+        until: Instant,
+    },
+    Done {
+        since: Instant,
+    },
     Dead,
 }
 
@@ -38,18 +48,32 @@ pub(super) enum Phase {
 pub(super) struct Event {
     pub(super) job_type: JobType,
     pub(super) status: JobStatus,
+    pub(super) verified: bool,
     /// `None` once it was pruned.
     pub(super) body: Option<Bytes>,
 }
 
+/// How the API was asked for the job, without a result so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Asking {
+    pub(super) times: u32,
+    not_found: u32,
+    /// Not before.
+    again: Option<Instant>,
+    /// When the event should have come, if that was said.
+    deadline: Option<Instant>,
+}
+
 impl Row {
     pub(super) fn expected(number: u64, deadline: Duration, now: Instant) -> Self {
+        let overdue = now + deadline;
         Self {
             number,
-            phase: Phase::Expected { overdue: now + deadline },
+            phase: Phase::Expected { overdue },
             event: None,
             attempts: 0,
             earlier_attempts: 0,
+            asking: Asking { deadline: Some(overdue), ..Asking::default() },
             error: None,
             since: now,
             sequence: 0,
@@ -58,7 +82,8 @@ impl Row {
 
     pub(super) fn received(number: u64, event: &Envelope, now: Instant) -> Self {
         let mut row = Self::expected(number, Duration::ZERO, now);
-        row.take(event, now);
+        row.asking = Asking::default();
+        row.take(event, false, now);
         row
     }
 
@@ -71,24 +96,31 @@ impl Row {
                 if differs && event.status().is_final() { Receipt::Conflict } else { Receipt::Duplicate }
             }
             _ => {
-                self.take(event, now);
+                if matches!(self.phase, Phase::Done { .. } | Phase::Dead) {
+                    self.asking = Asking::default();
+                }
+                // Who runs the old event, or asks for one, must not settle the new one.
+                if matches!(self.phase, Phase::Expected { .. } | Phase::Running { .. }) {
+                    self.sequence += 1;
+                }
+                self.take(event, false, now);
                 Receipt::Stored
             }
         }
     }
 
-    fn take(&mut self, event: &Envelope, now: Instant) {
+    fn take(&mut self, event: &Envelope, verified: bool, now: Instant) {
         self.event = Some(Event {
             job_type: event.job_type().clone(),
             status: event.status().clone(),
+            verified,
             body: Some(event.body().clone()),
         });
         (self.attempts, self.earlier_attempts, self.error) = (0, 0, None);
         self.since = now;
-        match self.phase {
-            // Who runs the old event must not settle the new one; and both must not run at once.
-            Phase::Running { .. } => self.sequence += 1,
-            _ => self.phase = Phase::Received { due: now },
+        // Whoever runs the old event may still do so: the two must not run at once.
+        if !matches!(self.phase, Phase::Running { .. }) {
+            self.phase = Phase::Received { due: now };
         }
     }
 
@@ -102,7 +134,8 @@ impl Row {
 
     /// Leases it, if it is due.
     pub(super) fn lease(&mut self, job: &JobId, length: Duration, now: Instant) -> Option<Leased> {
-        let body = self.event.as_ref()?.body.clone()?;
+        let event = self.event.as_ref()?;
+        let (verified, body) = (event.verified, event.body.clone()?);
         if self.due()? > now {
             return None;
         }
@@ -116,12 +149,37 @@ impl Row {
             attempt: self.attempts,
             earlier_attempts: self.earlier_attempts,
             ran_out,
+            verified,
+            age: now - self.since,
+            asked: self.asked(now),
         })
+    }
+
+    /// Leases it to ask for it, if it is overdue.
+    pub(super) fn overdue(&mut self, job: &JobId, length: Duration, now: Instant) -> Option<Overdue> {
+        match &mut self.phase {
+            Phase::Expected { overdue } if *overdue <= now => *overdue = now + length,
+            _ => return None,
+        }
+        self.sequence += 1;
+        Some(Overdue {
+            lease: Lease::new(job.clone(), self.sequence),
+            late: now.saturating_duration_since(self.asking.deadline.unwrap_or(self.since)),
+            asked: self.asked(now),
+        })
+    }
+
+    fn asked(&self, now: Instant) -> Asked {
+        let Asking { times, not_found, again, .. } = self.asking;
+        let again_in = again.map_or(Duration::ZERO, |again| again.saturating_duration_since(now));
+        Asked { times, not_found, again_in }
     }
 
     pub(super) fn renew(&mut self, lease: &Lease, length: Duration, now: Instant) -> Fenced {
         match &mut self.phase {
-            Phase::Running { until } if self.sequence == lease.sequence() => {
+            Phase::Running { until } | Phase::Expected { overdue: until }
+                if self.sequence == lease.sequence() =>
+            {
                 *until = now + length;
                 Fenced::Applied
             }
@@ -129,42 +187,105 @@ impl Row {
         }
     }
 
+    pub(super) fn verify(&mut self, lease: &Lease, event: &Envelope, now: Instant) -> Fenced {
+        if self.sequence != lease.sequence() {
+            return Fenced::Stale;
+        }
+        let is_verified = self.event.as_ref().is_some_and(|event| event.verified);
+        match self.phase {
+            Phase::Running { .. } => {
+                let (attempts, since) = ((self.attempts, self.earlier_attempts), self.since);
+                self.take(event, true, now);
+                ((self.attempts, self.earlier_attempts), self.since) = (attempts, since);
+            }
+            Phase::Expected { .. } => self.take(event, true, now),
+            // The repetition of a write whose reply was lost.
+            Phase::Received { .. } if is_verified => {}
+            _ => return Fenced::Stale,
+        }
+        self.asking = Asking::default();
+        Fenced::Applied
+    }
+
     pub(super) fn settle(&mut self, lease: &Lease, outcome: &Outcome, now: Instant) -> Fenced {
         if self.sequence != lease.sequence() {
             return Fenced::Stale;
         }
-        let after = |after: Duration| Phase::Received { due: now + after };
+        let after = |after: &Duration| Phase::Received { due: now + *after };
         match (outcome, self.phase) {
             (Outcome::Done, Phase::Running { .. }) => self.phase = Phase::Done { since: now },
             (Outcome::Retry { after: delay, error }, Phase::Running { .. }) => {
-                self.phase = after(*delay);
+                self.phase = after(delay);
                 self.error = Some(error.clone());
             }
-            (Outcome::Dead { error }, Phase::Running { .. }) => {
+            (Outcome::Dead { error }, Phase::Running { .. } | Phase::Expected { .. }) => {
                 self.phase = Phase::Dead;
                 self.error = Some(error.clone());
             }
+            (Outcome::Disowned { error }, Phase::Running { .. } | Phase::Expected { .. }) => {
+                self.phase = Phase::Dead;
+                self.event = None;
+                self.error = Some(error.clone());
+            }
             (Outcome::GiveBack { after: delay }, Phase::Running { .. }) => {
-                self.phase = after(*delay);
+                self.phase = after(delay);
                 self.attempts -= 1;
+            }
+            (Outcome::GiveBack { after: delay }, Phase::Expected { .. }) => self.expect_again(now + *delay),
+            (Outcome::AskAgain { after: delay, answer }, Phase::Running { .. }) => {
+                self.attempts -= 1;
+                self.note(answer, now + *delay);
+                if *answer == Unfinished::Pending {
+                    self.event = None;
+                    self.expect_again(now + *delay);
+                } else {
+                    self.phase = after(delay);
+                }
+            }
+            (Outcome::AskAgain { after: delay, answer }, Phase::Expected { .. }) => {
+                self.note(answer, now + *delay);
+                self.expect_again(now + *delay);
             }
             // The repetition of a write whose reply was lost.
             (Outcome::Done, Phase::Done { .. })
-            | (Outcome::Dead { .. }, Phase::Dead)
-            | (Outcome::Retry { .. } | Outcome::GiveBack { .. }, Phase::Received { .. }) => {}
+            | (Outcome::Dead { .. } | Outcome::Disowned { .. }, Phase::Dead)
+            | (
+                Outcome::Retry { .. } | Outcome::GiveBack { .. } | Outcome::AskAgain { .. },
+                Phase::Received { .. },
+            ) => {}
             _ => return Fenced::Stale,
         }
         Fenced::Applied
     }
 
-    /// Receives its own event again.
+    /// It is expected, and no lease of before is one on that.
+    fn expect_again(&mut self, overdue: Instant) {
+        self.phase = Phase::Expected { overdue };
+        self.sequence += 1;
+    }
+
+    /// Notes that the API was asked in vain.
+    fn note(&mut self, answer: &Unfinished, again: Instant) {
+        let Asked { times, not_found, .. } = self.asked(again).and(answer, Duration::ZERO);
+        self.asking = Asking { times, not_found, again: Some(again), ..self.asking };
+        self.error = answer.error().map(str::to_owned);
+    }
+
+    /// Receives its own event again, or expects one again.
     pub(super) fn replay(&mut self, now: Instant) -> bool {
-        let has_body = self.event.as_ref().is_some_and(|event| event.body.is_some());
-        let ended = matches!(self.phase, Phase::Done { .. } | Phase::Dead);
-        if has_body && ended {
-            self.earlier_attempts += std::mem::take(&mut self.attempts);
-            self.phase = Phase::Received { due: now };
+        let event = self.event.as_ref();
+        match self.phase {
+            Phase::Done { .. } | Phase::Dead if event.is_some_and(|event| event.body.is_some()) => {
+                self.earlier_attempts += std::mem::take(&mut self.attempts);
+                self.asking = Asking::default();
+                self.phase = Phase::Received { due: now };
+            }
+            Phase::Dead if event.is_none() => {
+                self.asking = Asking { deadline: Some(now), ..Asking::default() };
+                self.expect_again(now);
+            }
+            _ => return false,
         }
-        has_body && ended
+        true
     }
 }

@@ -1,5 +1,6 @@
 //! The jobs that you have started, and how they stand.
 
+mod expected;
 mod memory;
 mod source;
 
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub use self::expected::{ExpectedJobs, JobEnd, OverdueJob};
 pub use self::memory::MemoryJobRegistry;
 pub use self::source::{FetchError, Fetched, JobSource};
 use crate::event::JobId;

@@ -10,7 +10,9 @@ use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span, debug, error, info, warn};
 
 use super::InboxWorker;
-use super::backoff::jittered;
+use super::verify::Verified;
+use crate::ask::Asker;
+use crate::backoff::jittered;
 use crate::drain::{Drain, UnderWay};
 use crate::event::WebhookEvent;
 use crate::guard::{call, chain, isolate};
@@ -27,15 +29,17 @@ const PRUNE_EVERY: Duration = Duration::from_secs(60);
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_STORE_PAUSE: Duration = Duration::from_secs(5);
 /// The pause before recording an outcome again; it doubles.
-const RECORD_AGAIN: Duration = Duration::from_millis(100);
+pub(super) const RECORD_AGAIN: Duration = Duration::from_millis(100);
 
 /// A worker at work.
 pub(super) struct Worker {
-    settings: InboxWorker,
+    pub(super) settings: InboxWorker,
     leases: Arc<Leases<Heartbeats>>,
+    /// Who is asked what became of a job, if nobody else is believed.
+    asker: Option<Arc<Asker>>,
     /// One permit per event that may be handled.
     room: Arc<Semaphore>,
-    drain: Arc<Drain>,
+    pub(super) drain: Arc<Drain>,
 }
 
 /// What a worker does after it has leased.
@@ -51,7 +55,7 @@ enum Next {
 
 /// Renews the leases of running handlers.
 #[derive(Debug)]
-struct Heartbeats {
+pub(super) struct Heartbeats {
     inbox: Arc<dyn InboxStore>,
     lease: Duration,
 }
@@ -66,12 +70,13 @@ impl Renew for Heartbeats {
 }
 
 impl Worker {
-    pub(super) fn new(settings: InboxWorker, drain: Arc<Drain>) -> Arc<Self> {
+    pub(super) fn new(settings: InboxWorker, asker: Option<Arc<Asker>>, drain: Arc<Drain>) -> Arc<Self> {
         let lease = settings.lease;
         let heartbeats = Heartbeats { inbox: settings.inbox.clone(), lease };
         let times = Times { lease, renew_every: lease / 3, call: lease / 3, tick: lease / 20 };
         Arc::new(Self {
             leases: Leases::new(heartbeats, times),
+            asker,
             room: Arc::new(Semaphore::new(settings.concurrency)),
             drain,
             settings,
@@ -162,9 +167,9 @@ impl Worker {
     }
 
     /// What came of an event; `None` if it is no longer ours.
-    async fn handle(&self, leased: Leased, held: &HeldLease<Heartbeats>) -> Option<Outcome> {
+    async fn handle(&self, mut leased: Leased, held: &HeldLease<Heartbeats>) -> Option<Outcome> {
         let InboxWorker { max_attempts, backoff, max_handler_time, .. } = self.settings;
-        let Leased { lease, body, attempt, earlier_attempts, ran_out } = leased;
+        let Leased { attempt, earlier_attempts, ran_out, .. } = leased;
         if attempt > max_attempts {
             error!("the last attempt did not end, and there is no other: the event is dead");
             return Some(Outcome::Dead {
@@ -176,6 +181,16 @@ impl Worker {
             warn!(?after, "the attempt before did not end, as when its process dies; trying again later");
             return Some(Outcome::GiveBack { after });
         }
+        if let Some(asker) = &self.asker
+            && !leased.verified
+        {
+            match self.verify(asker, &leased, held).await {
+                Verified::By(event) => leased.body = event.body().clone(),
+                Verified::Not(outcome) => return Some(outcome),
+                Verified::LeaseLost => return None,
+            }
+        }
+        let Leased { lease, body, .. } = leased;
         let event = match WebhookEvent::try_from(body) {
             Ok(event) => Box::new(event.leased(attempt + earlier_attempts, lease.sequence())),
             Err(error) => {

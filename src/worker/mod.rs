@@ -1,7 +1,7 @@
 //! Handles what is in an inbox.
 
 mod attempts;
-mod backoff;
+mod verify;
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,10 +10,14 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use self::attempts::Worker;
-use self::backoff::Backoff;
+
+use crate::ask::Asker;
+use crate::backoff::Backoff;
 use crate::drain::Drain;
 use crate::handler::WebhookHandler;
 use crate::inbox::{InboxStore, Retention};
+use crate::jobs::JobSource;
+use crate::reconcile::Reconciling;
 
 /// Leases events from an inbox and runs your [`WebhookHandler`] for them, until each is done or dead.
 ///
@@ -55,6 +59,7 @@ use crate::inbox::{InboxStore, Retention};
 pub struct InboxWorker {
     inbox: Arc<dyn InboxStore>,
     handler: Box<dyn WebhookHandler>,
+    verification: Verification,
     concurrency: usize,
     max_attempts: u32,
     backoff: Backoff,
@@ -65,11 +70,33 @@ pub struct InboxWorker {
 }
 
 /// Whether the handler gets what a webhook says, or what the API does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Verification {
     /// The stored body is handed to the handler as it came. Whoever learns the token can forge it.
     Trust,
+    /// The API is asked for the job, and the handler gets what it says; of the webhook, only that it came is
+    /// believed.
+    ///
+    /// What the API says is stored in the place of the webhook's body before the handler is called, and later
+    /// attempts do not ask again. Otherwise no attempt is counted, and the handler is not called:
+    ///
+    /// - The job has not ended: it is expected again, and asked for after 2 to 60 seconds, twice as long each time.
+    /// - The API does not know it: it is asked for again every two and a half minutes. When it did not know it
+    ///   five times over ten minutes, the event is dead, and another webhook of the job begins anew.
+    /// - There is no answer, or the key is refused: it is asked for again after a second to five minutes, twice as
+    ///   long each time, for 72 hours; then the event is dead.
+    ///
+    /// A worker that verifies is a [`Reconciler`](crate::Reconciler), too: expected jobs that are overdue are asked
+    /// for.
+    Fetch(Arc<dyn JobSource>),
+}
+
+impl Verification {
+    /// The API is asked: [`Fetch`](Self::Fetch).
+    pub fn fetch(source: impl JobSource) -> Self {
+        Self::Fetch(Arc::new(source))
+    }
 }
 
 /// A worker that was started. Dropping it does not stop it.
@@ -81,10 +108,10 @@ pub struct RunningWorker {
 impl InboxWorker {
     /// Configures a worker. An `inbox` may have any number of workers, in any number of processes.
     pub fn new(inbox: impl InboxStore, handler: impl WebhookHandler, verification: Verification) -> Self {
-        let Verification::Trust = verification;
         Self {
             inbox: Arc::new(inbox),
             handler: Box::new(handler),
+            verification,
             concurrency: 16,
             max_attempts: 12,
             backoff: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60 * 60) },
@@ -148,7 +175,14 @@ impl InboxWorker {
     /// When it is not called in a runtime.
     pub fn start(self) -> RunningWorker {
         let drain = Arc::new(Drain::default());
-        let worker = Worker::new(self, drain.clone());
+        let asker = match &self.verification {
+            Verification::Trust => None,
+            Verification::Fetch(source) => Some(Arc::new(Asker::new(source.clone()))),
+        };
+        if let Some(asker) = &asker {
+            tokio::spawn(Reconciling::of_inbox(self.inbox.clone(), asker.clone(), drain.clone()).run());
+        }
+        let worker = Worker::new(self, asker, drain.clone());
         tokio::spawn(worker.clone().run());
         tokio::spawn(worker.prune());
         RunningWorker { drain }
@@ -170,6 +204,7 @@ impl fmt::Debug for InboxWorker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InboxWorker")
             .field("inbox", &self.inbox)
+            .field("verification", &self.verification)
             .field("concurrency", &self.concurrency)
             .field("max_attempts", &self.max_attempts)
             .field("backoff", &self.backoff)

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::{
     Envelope, Fenced, InboxAdmin, InboxRow, InboxState, InboxStore, InboxWorker, JobId, Lease, Leased,
-    MemoryInbox, Outcome, Pruned, Receipt, Retention, StoreError, Verification, async_trait,
+    MemoryInbox, Outcome, Overdue, Pruned, Receipt, Retention, StoreError, Verification, async_trait,
 };
 use tokio::time::{Instant, sleep};
 
@@ -100,6 +100,10 @@ impl InboxStore for FaultyInbox {
         self.faults.call(Call::Renew, self.rows.renew(lease, length)).await
     }
 
+    async fn verify(&self, lease: &Lease, event: &Envelope) -> Result<Fenced, StoreError> {
+        self.faults.call(Call::Verify, self.rows.verify(lease, event)).await
+    }
+
     async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError> {
         self.notes.outcomes.lock().unwrap().push(outcome.clone());
         self.faults.call(Call::Settle, self.rows.settle(lease, outcome)).await
@@ -109,8 +113,8 @@ impl InboxStore for FaultyInbox {
         self.rows.expect(job, deadline).await
     }
 
-    async fn overdue(&self, most: usize, again: Duration) -> Result<Vec<JobId>, StoreError> {
-        self.rows.overdue(most, again).await
+    async fn overdue(&self, most: usize, length: Duration) -> Result<Vec<Overdue>, StoreError> {
+        self.faults.call(Call::Overdue, self.rows.overdue(most, length)).await
     }
 
     async fn contains(&self, job: &JobId) -> Result<bool, StoreError> {

@@ -203,7 +203,9 @@ pub enum Call {
     Release,
     Receive,
     Lease,
+    Verify,
     Settle,
+    Overdue,
     Prune,
     Wait,
 }

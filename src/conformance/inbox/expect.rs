@@ -162,8 +162,9 @@ pub(super) async fn overdue_once(handles: &[&dyn InboxStore]) {
         for batch in at_once((0..64).map(|call| handles[call % handles.len()].overdue(2, LONG))).await {
             let batch = batch.unwrap_or_else(|error| panic!("one of 64 calls at once failed: {error:?}"));
             assert!(batch.len() <= 2, "two jobs were asked for, and {} came", batch.len());
-            for job in batch.into_iter().filter(|job| jobs.contains(job)) {
-                assert!(returned.insert(job), "one overdue job was returned to two callers at once");
+            let batch = batch.iter().map(|overdue| overdue.lease.job());
+            for job in batch.filter(|job| jobs.contains(job)) {
+                assert!(returned.insert(job.clone()), "one overdue job was returned to two callers at once");
             }
         }
         if returned.len() == jobs.len() {

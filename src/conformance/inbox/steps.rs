@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::super::harness::{LAG, LONG, ROUNDING, SHORT, applied};
 use crate::event::{Envelope, JobId};
-use crate::inbox::{InboxAdmin, InboxRow, InboxState, InboxStore, Lease, Leased, Outcome, Receipt};
+use crate::inbox::{InboxAdmin, InboxRow, InboxState, InboxStore, Lease, Leased, Outcome, Overdue, Receipt};
 use crate::store::StoreError;
 
 /// A store that returns rows so often returns them without end.
@@ -228,19 +228,25 @@ pub(super) async fn snapshot(store: &dyn InboxAdmin, job: &JobId) -> (InboxRow, 
     (InboxRow { age: Duration::ZERO, due_in: row.due_in.map(|_| Duration::ZERO), ..row }, body)
 }
 
-/// What `overdue` says of these jobs. Those of others come up again in two minutes.
-pub(super) async fn overdue(store: &dyn InboxStore, jobs: &[JobId], again: Duration) -> Vec<JobId> {
+/// Which of these jobs are overdue. Those of others come up again in two minutes.
+pub(super) async fn overdue(store: &dyn InboxStore, jobs: &[JobId], length: Duration) -> Vec<JobId> {
+    let overdue = find_overdue(store, jobs, length).await;
+    overdue.into_iter().map(|overdue| overdue.lease.job().clone()).collect()
+}
+
+/// Leases what is overdue of these jobs.
+pub(super) async fn find_overdue(store: &dyn InboxStore, jobs: &[JobId], length: Duration) -> Vec<Overdue> {
     let mut found = Vec::new();
     for _ in 0..MOST_ROUNDS {
-        let overdue = match store.overdue(64, again).await {
+        let overdue = match store.overdue(64, length).await {
             Ok(overdue) => overdue,
             Err(error) => panic!("overdue jobs cannot be asked for: {error:?}"),
         };
         let none = overdue.is_empty();
-        found.extend(overdue.into_iter().filter(|job| jobs.contains(job)));
+        found.extend(overdue.into_iter().filter(|overdue| jobs.contains(overdue.lease.job())));
         if none || (!jobs.is_empty() && found.len() >= jobs.len()) {
             return found;
         }
     }
-    panic!("jobs are overdue again and again, although they should not be for {again:?}");
+    panic!("jobs are overdue again and again, although they should not be for {length:?}");
 }

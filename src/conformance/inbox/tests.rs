@@ -14,7 +14,7 @@ use crate::event::{Envelope, JobId};
 use crate::guard::isolate;
 use crate::inbox::{
     InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, MemoryInbox,
-    Outcome, Pruned, Receipt, Retention,
+    Outcome, Overdue, Pruned, Receipt, Retention,
 };
 use crate::store::{Fenced, StoreError};
 
@@ -101,7 +101,7 @@ struct State {
     settled: Mutex<HashSet<(JobId, u64)>>,
     at_once: AtomicUsize,
     leased: Mutex<Vec<Leased>>,
-    overdue: Mutex<Vec<JobId>>,
+    overdue: Mutex<Vec<Overdue>>,
     received: AtomicUsize,
     locked: Mutex<bool>,
 }
@@ -342,13 +342,17 @@ impl InboxStore for Flawed {
         }
     }
 
-    async fn overdue(&self, most: usize, again: Duration) -> Result<Vec<JobId>, StoreError> {
-        let again = match self.flaw {
-            SaysOverdueTwice if again < Duration::from_secs(100) => Duration::ZERO,
+    async fn verify(&self, lease: &Lease, event: &Envelope) -> Result<Fenced, StoreError> {
+        self.inner.verify(lease, event).await
+    }
+
+    async fn overdue(&self, most: usize, length: Duration) -> Result<Vec<Overdue>, StoreError> {
+        let length = match self.flaw {
+            SaysOverdueTwice if length < Duration::from_secs(100) => Duration::ZERO,
             SaysOverdueOnce => Duration::from_secs(1_000_000),
-            _ => again,
+            _ => length,
         };
-        let mut overdue = in_lock(self, self.inner.overdue(most, again)).await?;
+        let mut overdue = in_lock(self, self.inner.overdue(most, length)).await?;
         if self.is(LeavesOverdueToTwo) {
             if self.state.at_once.fetch_add(1, Ordering::SeqCst) == 0 {
                 self.state.overdue.lock().unwrap().clone_from(&overdue);

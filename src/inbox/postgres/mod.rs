@@ -23,8 +23,8 @@ use self::listen::Listener;
 use self::room::{Limits, Room};
 use self::statements::Statements;
 use super::{
-    InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, Outcome, Pruned,
-    Receipt, Retention,
+    Asked, InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, Outcome,
+    Overdue, Pruned, Receipt, Retention, Unfinished,
 };
 use crate::event::{Envelope, Job, JobId};
 use crate::jobs::JobRegistry;
@@ -302,8 +302,25 @@ impl InboxStore for PostgresInbox {
         self.write(&self.inner.statements.renew, lease, &[(&microseconds(length), Type::INT8)]).await
     }
 
+    async fn verify(&self, lease: &Lease, event: &Envelope) -> Result<Fenced, StoreError> {
+        let (job_type, status) = (storable(event.job_type().as_str()), storable(event.status().as_str()));
+        let body: &[u8] = event.body();
+        let others: [Parameter<'_>; 4] = [
+            (&job_type, Type::TEXT),
+            (&status, Type::TEXT),
+            (&body, Type::BYTEA),
+            (&self.inner.payload, Type::TEXT),
+        ];
+        let verified = self.write(&self.inner.statements.verify, lease, &others).await?;
+        if verified == Fenced::Applied {
+            self.inner.arrived.notify_one();
+        }
+        Ok(verified)
+    }
+
     async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError> {
-        let Statements { done, retry, dead, give_back, .. } = &self.inner.statements;
+        let Statements { done, retry, dead, disowned, give_back, pending, not_found, failed, .. } =
+            &self.inner.statements;
         match outcome {
             Outcome::Done => self.write(done, lease, &[]).await,
             Outcome::Retry { after, error } => {
@@ -314,6 +331,18 @@ impl InboxStore for PostgresInbox {
             Outcome::GiveBack { after } => {
                 self.write(give_back, lease, &[(&microseconds(*after), Type::INT8)]).await
             }
+            Outcome::Disowned { error } => {
+                self.write(disowned, lease, &[(&storable(error), Type::TEXT)]).await
+            }
+            Outcome::AskAgain { after, answer } => {
+                let (after, error) = (microseconds(*after), answer.error().map(storable));
+                let parameters: [Parameter<'_>; 2] = [(&after, Type::INT8), (&error, Type::TEXT)];
+                match answer {
+                    Unfinished::Pending => self.write(pending, lease, &parameters[..1]).await,
+                    Unfinished::NotFound => self.write(not_found, lease, &parameters).await,
+                    Unfinished::Failed { .. } => self.write(failed, lease, &parameters).await,
+                }
+            }
         }
     }
 
@@ -323,11 +352,14 @@ impl InboxStore for PostgresInbox {
         self.query(&self.inner.statements.expect, &parameters).await.map(drop)
     }
 
-    async fn overdue(&self, most: usize, again: Duration) -> Result<Vec<JobId>, StoreError> {
-        let (most, again) = (limit(most), microseconds(again));
-        let parameters: [Parameter<'_>; 2] = [(&most, Type::INT8), (&again, Type::INT8)];
+    async fn overdue(&self, most: usize, length: Duration) -> Result<Vec<Overdue>, StoreError> {
+        let (most, length) = (limit(most), microseconds(length));
+        let parameters: [Parameter<'_>; 2] = [(&most, Type::INT8), (&length, Type::INT8)];
         let rows = self.query(&self.inner.statements.overdue, &parameters).await?;
-        rows.iter().map(job).collect()
+        let overdue = rows.iter().map(|row| {
+            Ok(Overdue { lease: lease(row)?, late: duration(column(row, "late")?), asked: asked(row)? })
+        });
+        overdue.collect()
     }
 
     async fn contains(&self, job: &JobId) -> Result<bool, StoreError> {
@@ -418,11 +450,26 @@ impl JobRegistry for PostgresInbox {
 
 fn leased(row: &Row) -> Result<Leased, StoreError> {
     Ok(Leased {
-        lease: Lease::new(job(row)?, column::<i64>(row, "sequence")?.unsigned_abs()),
+        lease: lease(row)?,
         body: Bytes::copy_from_slice(column(row, "body")?),
         attempt: column::<i32>(row, "attempts")?.unsigned_abs(),
         earlier_attempts: column::<i32>(row, "earlier_attempts")?.unsigned_abs(),
         ran_out: column(row, "ran_out")?,
+        verified: column(row, "verified")?,
+        age: duration(column(row, "age")?),
+        asked: asked(row)?,
+    })
+}
+
+fn lease(row: &Row) -> Result<Lease, StoreError> {
+    Ok(Lease::new(job(row)?, column::<i64>(row, "sequence")?.unsigned_abs()))
+}
+
+fn asked(row: &Row) -> Result<Asked, StoreError> {
+    Ok(Asked {
+        times: column::<i32>(row, "asked")?.unsigned_abs(),
+        not_found: column::<i32>(row, "not_found")?.unsigned_abs(),
+        again_in: column::<Option<i64>>(row, "ask_in")?.map(duration).unwrap_or_default(),
     })
 }
 
@@ -437,6 +484,8 @@ fn view(row: &Row) -> Result<InboxRow, StoreError> {
         state: state.ok_or_else(|| StoreError::unavailable("a row is in a state that is not known"))?,
         job_type: column(row, "job_type")?,
         status: column(row, "status")?,
+        verified: column(row, "verified")?,
+        asked: column::<i32>(row, "asked")?.unsigned_abs(),
         attempts: column::<i32>(row, "attempts")?.unsigned_abs(),
         earlier_attempts: column::<i32>(row, "earlier_attempts")?.unsigned_abs(),
         error: column(row, "error")?,

@@ -20,10 +20,15 @@ pub(super) struct Statements {
     pub(super) count: String,
     pub(super) lease: String,
     pub(super) renew: String,
+    pub(super) verify: String,
     pub(super) done: String,
     pub(super) retry: String,
     pub(super) dead: String,
+    pub(super) disowned: String,
     pub(super) give_back: String,
+    pub(super) pending: String,
+    pub(super) not_found: String,
+    pub(super) failed: String,
     pub(super) complete: String,
     pub(super) expect: String,
     pub(super) overdue: String,
@@ -51,11 +56,16 @@ pub(super) fn migration(table: &TableName) -> String {
     state text NOT NULL CHECK (state IN ('expected', 'received', 'running', 'done', 'dead')),
     job_type text,
     status text,
-    body bytea CHECK (body IS NOT NULL OR state IN ('expected', 'done')),
+    body bytea CHECK (body IS NOT NULL OR state IN ('expected', 'done') OR (state = 'dead' AND status IS NULL)),
+    verified boolean NOT NULL DEFAULT false,
     due_at timestamptz CHECK (due_at IS NOT NULL OR state IN ('done', 'dead')),
     sequence bigint NOT NULL DEFAULT 0,
     attempts integer NOT NULL DEFAULT 0,
     earlier_attempts integer NOT NULL DEFAULT 0,
+    asked integer NOT NULL DEFAULT 0,
+    not_found integer NOT NULL DEFAULT 0,
+    ask_at timestamptz,
+    deadline_at timestamptz,
     error text,
     received_at timestamptz NOT NULL,
     ended_at timestamptz CHECK (ended_at IS NOT NULL OR state NOT IN ('done', 'dead'))
@@ -77,7 +87,9 @@ CREATE INDEX IF NOT EXISTS {dead} ON {table} (number) WHERE state = 'dead';
 
 impl Statements {
     pub(super) fn new(table: &TableName) -> Self {
-        const LEASED: &str = "job_id = $1 AND sequence = $2 AND state = 'running'";
+        const LEASED: &str = "job_id = $1 AND sequence = $2";
+        const RUNNING: &str = "'running'";
+        const LEASABLE: &str = "'running', 'expected'";
         // What is committed when it is answered is on the disk, whatever the database's setting.
         const DURABLY: &str = "SELECT set_config('synchronous_commit', 'on', true)
             WHERE current_setting('synchronous_commit') = 'off'";
@@ -85,30 +97,59 @@ impl Statements {
         let long_ago = |parameter| format!("statement_timestamp() - ${parameter} * interval '1 microsecond'");
         let microseconds = |interval| format!("(extract(epoch FROM {interval}) * 1000000)::int8");
         let view = format!(
-            "number, job_id, state, job_type, status, attempts, earlier_attempts, error, {} AS age, {} AS due_in",
+            "number, job_id, state, job_type, status, verified, asked, attempts, earlier_attempts, error,
+                {} AS age, {} AS due_in",
             microseconds("statement_timestamp() - received_at"),
             microseconds("due_at - statement_timestamp()"),
         );
         // Writes a row that is leased, or else, for a repetition whose first reply was lost, the same row
         // again: in one statement, so that nothing comes between the question and the write.
-        let settle = |becomes: &str, sets: &[(&str, String)]| {
+        let settle = |from: &str, becomes: &str, sets: &[(&str, &str)]| {
             let sets = sets.iter().map(|(column, value)| {
-                format!(", {column} = CASE state WHEN 'running' THEN {value} ELSE {column} END")
+                format!(", {column} = CASE WHEN state IN ({from}) THEN {value} ELSE {column} END")
             });
             format!(
                 "UPDATE {table} SET state = '{becomes}'{sets}
-                WHERE job_id = $1 AND sequence = $2 AND state IN ('running', '{becomes}')
+                WHERE {LEASED} AND state IN ({from}, '{becomes}')
                 RETURNING true",
                 sets = sets.collect::<String>()
             )
         };
-        let now = || "clock_timestamp()".to_owned();
+        // What is expected has no lease of before, so there is no repetition to look for.
+        let back = |sets: &str| {
+            format!(
+                "UPDATE {table} SET
+                    state = CASE state WHEN 'expected' THEN 'expected' ELSE 'received' END,
+                    due_at = CASE state WHEN 'received' THEN due_at ELSE {from_now} END,
+                    sequence = sequence + CASE state WHEN 'expected' THEN 1 ELSE 0 END,
+                    attempts = attempts - CASE state WHEN 'running' THEN 1 ELSE 0 END{sets}
+                WHERE {LEASED} AND state IN ({LEASABLE}, 'received')
+                RETURNING true",
+                from_now = from_now(3)
+            )
+        };
+        let asked = |not_found: &str| {
+            back(&format!(
+                ", asked = asked + CASE state WHEN 'received' THEN 0 ELSE 1 END,
+                    not_found = CASE state WHEN 'received' THEN not_found ELSE {not_found} END,
+                    ask_at = CASE state WHEN 'received' THEN ask_at ELSE {from_now} END,
+                    error = CASE state WHEN 'received' THEN error ELSE $4 END",
+                from_now = from_now(3)
+            ))
+        };
+        let asking =
+            format!("asked, not_found, {} AS ask_in", microseconds("ask_at - statement_timestamp()"));
+        const NO_EVENT: &str = "job_type = NULL, status = NULL, body = NULL, verified = false";
+        const NEVER_ASKED: &str = "asked = 0, not_found = 0, ask_at = NULL";
+        const NOW: &str = "clock_timestamp()";
         Self {
             check: format!(
                 "SELECT FROM {table}
                 WHERE number = 0::int8 AND sequence = 0::int8 AND attempts + earlier_attempts = 0::int4
                     AND job_id || state || job_type || status || error = ''::text AND body = ''::bytea
-                    AND due_at > now() AND received_at > now() AND ended_at > now()"
+                    AND asked + not_found = 0::int4 AND verified
+                    AND due_at > now() AND received_at > now() AND ended_at > now()
+                    AND ask_at > now() AND deadline_at > now()"
             ),
             // Looks first, so that a duplicate locks and writes no row: `conflict` is NULL for what may be written.
             // What may and was not has been received by another statement after this one had looked.
@@ -129,11 +170,15 @@ impl Statements {
                     ORDER BY job_id
                     ON CONFLICT (job_id) DO UPDATE SET
                         job_type = excluded.job_type, status = excluded.status, body = excluded.body,
-                        received_at = excluded.received_at,
+                        received_at = excluded.received_at, verified = false,
                         attempts = 0, earlier_attempts = 0, error = NULL, ended_at = NULL,
+                        asked = CASE WHEN job.ended_at IS NULL THEN job.asked ELSE 0 END,
+                        not_found = CASE WHEN job.ended_at IS NULL THEN job.not_found ELSE 0 END,
+                        ask_at = CASE WHEN job.ended_at IS NULL THEN job.ask_at END,
+                        deadline_at = CASE WHEN job.ended_at IS NULL THEN job.deadline_at END,
                         state = CASE job.state WHEN 'running' THEN 'running' ELSE 'received' END,
                         due_at = CASE job.state WHEN 'running' THEN job.due_at ELSE excluded.due_at END,
-                        sequence = job.sequence + CASE job.state WHEN 'running' THEN 1 ELSE 0 END
+                        sequence = job.sequence + CASE WHEN job.state IN ({LEASABLE}) THEN 1 ELSE 0 END
                     WHERE job.status IS NULL OR (job.status NOT {FINAL} AND excluded.status {FINAL})
                     RETURNING job_id
                 ), told AS MATERIALIZED (
@@ -162,33 +207,76 @@ impl Statements {
                         sequence = job.sequence + 1, attempts = job.attempts + 1
                     FROM due WHERE job.number = due.number
                     RETURNING job_id, job.sequence, job.attempts, earlier_attempts, body, ran_out,
-                        due.due_at AS due_since, job.number
+                        verified, {} AS age, {asking}, due.due_at AS due_since, job.number
                 )
                 SELECT * FROM leased ORDER BY due_since, number",
-                from_now(2)
+                from_now(2),
+                microseconds("statement_timestamp() - received_at"),
             ),
-            renew: format!("UPDATE {table} SET due_at = {} WHERE {LEASED} RETURNING true", from_now(3)),
-            done: settle("done", &[("due_at", "NULL".to_owned()), ("ended_at", now())]),
-            retry: settle("received", &[("due_at", from_now(3)), ("error", "$4".to_owned())]),
-            dead: settle(
+            renew: format!(
+                "UPDATE {table} SET due_at = {} WHERE {LEASED} AND state IN ({LEASABLE}) RETURNING true",
+                from_now(3)
+            ),
+            // The last question is for a repetition whose first reply was lost.
+            verify: format!(
+                "WITH verified AS (
+                    UPDATE {table} SET
+                        job_type = $3, status = $4, body = $5, verified = true, error = NULL,
+                        {NEVER_ASKED}, deadline_at = NULL,
+                        state = CASE state WHEN 'expected' THEN 'received' ELSE state END,
+                        due_at = CASE state WHEN 'expected' THEN clock_timestamp() ELSE due_at END,
+                        received_at = CASE state WHEN 'expected' THEN clock_timestamp() ELSE received_at END,
+                        attempts = CASE state WHEN 'expected' THEN 0 ELSE attempts END,
+                        earlier_attempts = CASE state WHEN 'expected' THEN 0 ELSE earlier_attempts END
+                    WHERE {LEASED} AND state IN ({LEASABLE})
+                    RETURNING state
+                ), told AS MATERIALIZED (
+                    SELECT pg_notify('{CHANNEL}', $6) FROM verified WHERE state = 'received'
+                )
+                SELECT true FROM verified, (SELECT count(*) FROM told) AS told
+                UNION ALL
+                SELECT true FROM {table} WHERE {LEASED} AND state = 'received' AND verified"
+            ),
+            done: settle(RUNNING, "done", &[("due_at", "NULL"), ("ended_at", NOW)]),
+            retry: settle(RUNNING, "received", &[("due_at", &from_now(3)), ("error", "$4")]),
+            dead: settle(LEASABLE, "dead", &[("due_at", "NULL"), ("ended_at", NOW), ("error", "$3")]),
+            disowned: settle(
+                LEASABLE,
                 "dead",
-                &[("due_at", "NULL".to_owned()), ("ended_at", now()), ("error", "$3".to_owned())],
+                &[
+                    ("due_at", "NULL"),
+                    ("ended_at", NOW),
+                    ("error", "$3"),
+                    ("job_type", "NULL"),
+                    ("status", "NULL"),
+                    ("body", "NULL"),
+                    ("verified", "false"),
+                ],
             ),
-            give_back: settle(
-                "received",
-                &[("due_at", from_now(3)), ("attempts", "attempts - 1".to_owned())],
+            give_back: back(""),
+            pending: format!(
+                "UPDATE {table} SET state = 'expected', due_at = {from_now}, sequence = sequence + 1,
+                    attempts = attempts - CASE state WHEN 'running' THEN 1 ELSE 0 END,
+                    asked = asked + 1, not_found = 0, ask_at = {from_now}, error = NULL, {NO_EVENT}
+                WHERE {LEASED} AND state IN ({LEASABLE})
+                RETURNING true",
+                from_now = from_now(3)
             ),
+            not_found: asked("not_found + 1"),
+            failed: asked("not_found"),
             complete: format!(
-                "UPDATE {table} SET state = 'done', due_at = NULL, ended_at = clock_timestamp() WHERE {LEASED}
+                "UPDATE {table} SET state = 'done', due_at = NULL, ended_at = clock_timestamp()
+                WHERE {LEASED} AND state = 'running'
                 RETURNING true"
             ),
             expect: format!(
                 "WITH durably AS MATERIALIZED ({DURABLY})
-                INSERT INTO {table} (job_id, state, due_at, received_at)
-                SELECT $1, 'expected', {}, clock_timestamp() FROM (SELECT count(*) FROM durably) AS durably
+                INSERT INTO {table} (job_id, state, due_at, deadline_at, received_at)
+                SELECT $1, 'expected', {from_now}, {from_now}, clock_timestamp()
+                FROM (SELECT count(*) FROM durably) AS durably
                 WHERE NOT EXISTS (SELECT FROM {table} WHERE job_id = $1)
                 ON CONFLICT (job_id) DO NOTHING",
-                from_now(2)
+                from_now = from_now(2)
             ),
             overdue: format!(
                 "WITH overdue AS MATERIALIZED (
@@ -196,9 +284,11 @@ impl Statements {
                     WHERE state = 'expected' AND due_at <= statement_timestamp()
                     ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
                 )
-                UPDATE {table} AS job SET due_at = {} FROM overdue WHERE job.number = overdue.number
-                RETURNING job_id",
-                from_now(2)
+                UPDATE {table} AS job SET due_at = {}, sequence = job.sequence + 1
+                FROM overdue WHERE job.number = overdue.number
+                RETURNING job_id, sequence, {} AS late, {asking}",
+                from_now(2),
+                microseconds("statement_timestamp() - coalesce(deadline_at, received_at)"),
             ),
             contains: format!("SELECT FROM {table} WHERE job_id = $1"),
             prune_rows: format!(
@@ -231,9 +321,14 @@ impl Statements {
             ),
             get: format!("SELECT {view}, body FROM {table} WHERE job_id = $1"),
             replay: format!(
-                "UPDATE {table} SET state = 'received', due_at = clock_timestamp(), ended_at = NULL,
-                    earlier_attempts = earlier_attempts + attempts, attempts = 0
-                WHERE job_id = $1 AND state IN ('done', 'dead') AND body IS NOT NULL
+                "UPDATE {table} SET due_at = clock_timestamp(), ended_at = NULL, {NEVER_ASKED},
+                    state = CASE WHEN body IS NULL THEN 'expected' ELSE 'received' END,
+                    sequence = sequence + CASE WHEN body IS NULL THEN 1 ELSE 0 END,
+                    deadline_at = CASE WHEN body IS NULL THEN clock_timestamp() END,
+                    earlier_attempts = earlier_attempts + CASE WHEN body IS NULL THEN 0 ELSE attempts END,
+                    attempts = CASE WHEN body IS NULL THEN attempts ELSE 0 END
+                WHERE job_id = $1
+                    AND (state = 'dead' AND status IS NULL OR state IN ('done', 'dead') AND body IS NOT NULL)
                 RETURNING pg_notify('{CHANNEL}', $2)"
             ),
             stats: format!(

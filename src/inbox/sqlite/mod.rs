@@ -23,8 +23,8 @@ use tokio::sync::Notify;
 use self::reads::Readers;
 use self::writer::Writer;
 use super::{
-    InboxAdmin, InboxFilter, InboxRow, InboxStats, InboxStore, Lease, Leased, Outcome, Pruned, Receipt,
-    Retention,
+    InboxAdmin, InboxFilter, InboxRow, InboxStats, InboxStore, Lease, Leased, Outcome, Overdue, Pruned,
+    Receipt, Retention,
 };
 use crate::event::{Envelope, JobId};
 use crate::jobs::JobRegistry;
@@ -253,6 +253,11 @@ impl InboxStore for SqliteInbox {
         self.inner.writer.write(0, move |rows| rows.renew(&lease, length)).await
     }
 
+    async fn verify(&self, lease: &Lease, event: &Envelope) -> Result<Fenced, StoreError> {
+        let (lease, event, bytes) = (lease.clone(), event.clone(), event.body().len());
+        self.inner.writer.write(bytes, move |rows| rows.verify(&lease, &event)).await
+    }
+
     async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError> {
         let (lease, outcome) = (lease.clone(), outcome.clone());
         self.inner.writer.write(0, move |rows| rows.settle(&lease, &outcome)).await
@@ -263,8 +268,8 @@ impl InboxStore for SqliteInbox {
         self.inner.writer.write(0, move |rows| rows.expect(&job, deadline)).await?.ok_or(StoreError::Full)
     }
 
-    async fn overdue(&self, most: usize, again: Duration) -> Result<Vec<JobId>, StoreError> {
-        self.inner.writer.write(0, move |rows| rows.overdue(most, again)).await
+    async fn overdue(&self, most: usize, length: Duration) -> Result<Vec<Overdue>, StoreError> {
+        self.inner.writer.write(0, move |rows| rows.overdue(most, length)).await
     }
 
     async fn contains(&self, job: &JobId) -> Result<bool, StoreError> {

@@ -73,7 +73,8 @@ pub(super) fn contains(connection: &Connection, job: &JobId) -> ::rusqlite::Resu
 }
 
 const COLUMNS: &str =
-    "inbox.id, job_id, state, job_type, status, attempts, earlier_attempts, error, received_at, due_at";
+    "inbox.id, job_id, state, job_type, status, attempts, earlier_attempts, error, received_at, due_at,
+        verified, asked";
 
 pub(super) fn list(
     connection: &Connection,
@@ -103,7 +104,7 @@ pub(super) fn get(
     connection
         .prepare_cached(&statement)?
         .query_row([job.to_string()], |row| {
-            Ok((view(row, now)?, row.get::<_, Option<Vec<u8>>>(10)?.map(Bytes::from)))
+            Ok((view(row, now)?, row.get::<_, Option<Vec<u8>>>(12)?.map(Bytes::from)))
         })
         .optional()
 }
@@ -144,6 +145,8 @@ fn view(row: &Row<'_>, now: i64) -> ::rusqlite::Result<InboxRow> {
         earlier_attempts: row.get(6)?,
         error: row.get(7)?,
         age: between(row.get(8)?, now),
+        verified: row.get(10)?,
+        asked: row.get(11)?,
         due_in: due.map(|due| between(now, due)),
     })
 }

@@ -26,8 +26,17 @@ pub(super) const MIGRATIONS: [&str; 1] = ["
         attempts INTEGER NOT NULL DEFAULT 0,
         -- Those before it was last replayed.
         earlier_attempts INTEGER NOT NULL DEFAULT 0,
+        -- NULL when there is no event, as is the status.
         job_type TEXT,
         status TEXT,
+        -- Whether the event is what the API says.
+        verified INTEGER NOT NULL DEFAULT 0,
+        -- How often the API was asked for the job, and how often in a row it did not know it; not before when again.
+        asked INTEGER NOT NULL DEFAULT 0,
+        not_found INTEGER NOT NULL DEFAULT 0,
+        ask_at INTEGER,
+        -- When the event should have come, if that was said.
+        deadline_at INTEGER,
         -- The length of the body; NULL when there is none.
         bytes INTEGER,
         received_at INTEGER NOT NULL,

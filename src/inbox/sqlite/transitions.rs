@@ -1,15 +1,17 @@
-//! The transitions of a row, each one statement; what the state machine in `row.rs` does, in SQL.
+//! The transitions of a row: what the state machine in `row.rs` does, in SQL.
 
 use std::time::Duration;
 
-use ::rusqlite::{Connection, OptionalExtension, Params, params};
+use ::rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use bytes::Bytes;
 
 use super::reads::{job, number};
 use super::totals::{Totals, state};
-use super::{Limits, integer, microseconds, now};
+use super::{Limits, between, integer, microseconds, now};
 use crate::event::{Envelope, JobId, JobStatus};
-use crate::inbox::{InboxState, Lease, Leased, Outcome, Pruned, Receipt, Retention};
+use crate::inbox::{
+    Asked, InboxState, Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention, Unfinished,
+};
 use crate::store::Fenced;
 
 /// The most rows that one call prunes, and the most bytes of bodies, about: to free them takes time, and writes
@@ -73,12 +75,17 @@ const RECEIVE: &str = "INSERT INTO inbox (job_id, state, due_at, job_type, statu
 const STORE_BODY: &str = "INSERT INTO inbox_body (id, body) VALUES (?1, ?2)";
 const FIND: &str = "SELECT id, state, status, bytes, body IS NOT NULL AND body <> ?2
     FROM inbox LEFT JOIN inbox_body USING (id) WHERE job_id = ?1";
-const TAKE: &str = "UPDATE inbox SET state = 'received', due_at = ?5, done_at = NULL,
-        job_type = ?2, status = ?3, bytes = ?4, received_at = ?5, attempts = 0, earlier_attempts = 0, error = NULL
-    WHERE id = ?1";
-/// Who runs the old event must not settle the new one; and both must not run at once.
-const TAKE_RUNNING: &str = "UPDATE inbox SET sequence = sequence + 1,
-        job_type = ?2, status = ?3, bytes = ?4, received_at = ?5, attempts = 0, earlier_attempts = 0, error = NULL
+/// Who runs the old event, or asks for one, must not settle the new one; and the two must not run at once.
+const TAKE: &str = "UPDATE inbox SET
+        state = CASE state WHEN 'running' THEN 'running' ELSE 'received' END,
+        due_at = CASE state WHEN 'running' THEN due_at ELSE ?5 END,
+        sequence = sequence + (state IN ('expected', 'running')),
+        asked = CASE WHEN state IN ('done', 'dead') THEN 0 ELSE asked END,
+        not_found = CASE WHEN state IN ('done', 'dead') THEN 0 ELSE not_found END,
+        ask_at = CASE WHEN state IN ('done', 'dead') THEN NULL ELSE ask_at END,
+        deadline_at = CASE WHEN state IN ('done', 'dead') THEN NULL ELSE deadline_at END,
+        job_type = ?2, status = ?3, bytes = ?4, verified = 0, received_at = ?5, done_at = NULL,
+        attempts = 0, earlier_attempts = 0, error = NULL
     WHERE id = ?1";
 const REPLACE_BODY: &str = "INSERT INTO inbox_body (id, body) VALUES (?1, ?2)
     ON CONFLICT (id) DO UPDATE SET body = excluded.body";
@@ -113,11 +120,11 @@ impl Transaction<'_> {
         if !has_room {
             return Ok(None);
         }
-        let (statement, state) = match kept.state {
-            InboxState::Running => (TAKE_RUNNING, InboxState::Running),
-            _ => (TAKE, InboxState::Received),
+        let state = match kept.state {
+            InboxState::Running => InboxState::Running,
+            _ => InboxState::Received,
         };
-        self.execute(statement, params![kept.id, job_type, status, bytes, self.now])?;
+        self.execute(TAKE, params![kept.id, job_type, status, bytes, self.now])?;
         self.execute(REPLACE_BODY, params![kept.id, body])?;
         self.totals.remove(kept.state, kept_bytes);
         self.totals.add(state, bytes);
@@ -140,14 +147,16 @@ impl Transaction<'_> {
     }
 }
 
-const DUE: &str = "SELECT inbox.id, job_id, state = 'running', sequence, attempts, earlier_attempts, body
+const DUE: &str = "SELECT inbox.id, job_id, state = 'running', sequence, attempts, earlier_attempts, body,
+        verified, received_at, asked, not_found, ask_at
     FROM inbox JOIN inbox_body USING (id)
     WHERE state IN ('received', 'running') AND due_at <= ?1
     ORDER BY due_at, inbox.id LIMIT ?2";
 const LEASE: &str =
     "UPDATE inbox SET state = 'running', due_at = ?2, sequence = sequence + 1, attempts = attempts + 1
     WHERE id = ?1";
-const RENEW: &str = "UPDATE inbox SET due_at = ?3 WHERE job_id = ?1 AND sequence = ?2 AND state = 'running'";
+const RENEW: &str = "UPDATE inbox SET due_at = ?3
+    WHERE job_id = ?1 AND sequence = ?2 AND state IN ('expected', 'running')";
 
 impl Transaction<'_> {
     pub(super) fn lease(&mut self, most: usize, length: Duration) -> ::rusqlite::Result<Vec<Leased>> {
@@ -159,6 +168,9 @@ impl Transaction<'_> {
                 attempt: row.get::<_, u32>(4)?.saturating_add(1),
                 earlier_attempts: row.get(5)?,
                 ran_out: row.get(2)?,
+                verified: row.get(7)?,
+                age: between(row.get(8)?, self.now),
+                asked: self.asked(row, 9)?,
             };
             Ok((row.get(0)?, leased))
         })?;
@@ -180,65 +192,173 @@ impl Transaction<'_> {
     }
 }
 
-const DONE: &str = "UPDATE inbox SET state = 'done', due_at = NULL, done_at = ?3
-    WHERE job_id = ?1 AND sequence = ?2 AND state = 'running' RETURNING bytes";
-const RETRY: &str = "UPDATE inbox SET state = 'received', due_at = ?3, error = ?4
-    WHERE job_id = ?1 AND sequence = ?2 AND state = 'running' RETURNING bytes";
-const DEAD: &str = "UPDATE inbox SET state = 'dead', due_at = NULL, error = ?3
-    WHERE job_id = ?1 AND sequence = ?2 AND state = 'running' RETURNING bytes";
-const GIVE_BACK: &str = "UPDATE inbox SET state = 'received', due_at = ?3, attempts = attempts - 1
-    WHERE job_id = ?1 AND sequence = ?2 AND state = 'running' RETURNING bytes";
-const SETTLED: &str =
-    "SELECT EXISTS (SELECT 1 FROM inbox WHERE job_id = ?1 AND sequence = ?2 AND state = ?3)";
+const LEASED: &str = "SELECT id, state, bytes, verified, asked, not_found, ask_at FROM inbox
+    WHERE job_id = ?1 AND sequence = ?2";
+const VERIFY: &str = "UPDATE inbox SET
+        job_type = ?2, status = ?3, bytes = ?4, verified = 1, error = NULL,
+        asked = 0, not_found = 0, ask_at = NULL, deadline_at = NULL
+    WHERE id = ?1";
+const RECEIVE_VERIFIED: &str = "UPDATE inbox SET state = 'received', due_at = ?2, received_at = ?2,
+        attempts = 0, earlier_attempts = 0
+    WHERE id = ?1";
+const DONE: &str = "UPDATE inbox SET state = 'done', due_at = NULL, done_at = ?2 WHERE id = ?1";
+const RETRY: &str = "UPDATE inbox SET state = 'received', due_at = ?2, error = ?3 WHERE id = ?1";
+const DEAD: &str = "UPDATE inbox SET state = 'dead', due_at = NULL, error = ?2 WHERE id = ?1";
+const GIVE_BACK: &str =
+    "UPDATE inbox SET state = 'received', due_at = ?2, attempts = attempts - 1 WHERE id = ?1";
+/// What is expected has no lease of before.
+const EXPECT_AGAIN: &str =
+    "UPDATE inbox SET state = 'expected', due_at = ?2, sequence = sequence + 1 WHERE id = ?1";
+const NOTE_ASKED: &str = "UPDATE inbox SET asked = ?2, not_found = ?3, ask_at = ?4, error = ?5 WHERE id = ?1";
+const FORGET_EVENT: &str =
+    "UPDATE inbox SET job_type = NULL, status = NULL, bytes = NULL, verified = 0 WHERE id = ?1";
+
+/// What is known of a row whose lease's number is still its own.
+struct Held {
+    id: i64,
+    state: InboxState,
+    bytes: i64,
+    verified: bool,
+    asked: Asked,
+}
 
 impl Transaction<'_> {
-    pub(super) fn settle(&mut self, lease: &Lease, outcome: &Outcome) -> ::rusqlite::Result<Fenced> {
-        let (job, sequence) = (lease.job().to_string(), integer(lease.sequence()));
-        let (state, settled) = match outcome {
-            Outcome::Done => (InboxState::Done, self.write(DONE, params![job, sequence, self.now])?),
-            Outcome::Retry { after, error } => {
-                let due = self.after(*after);
-                (InboxState::Received, self.write(RETRY, params![job, sequence, due, error])?)
-            }
-            Outcome::Dead { error } => (InboxState::Dead, self.write(DEAD, params![job, sequence, error])?),
-            Outcome::GiveBack { after } => {
-                let due = self.after(*after);
-                (InboxState::Received, self.write(GIVE_BACK, params![job, sequence, due])?)
-            }
+    pub(super) fn verify(&mut self, lease: &Lease, event: &Envelope) -> ::rusqlite::Result<Fenced> {
+        let Some(held) = self.held(lease)? else { return Ok(Fenced::Stale) };
+        let state = match held.state {
+            InboxState::Expected => InboxState::Received,
+            InboxState::Running => InboxState::Running,
+            // The repetition of a write whose reply was lost.
+            InboxState::Received if held.verified => return Ok(Fenced::Applied),
+            _ => return Ok(Fenced::Stale),
         };
-        if let Some(bytes) = settled {
-            self.totals.remove(InboxState::Running, bytes);
-            self.totals.add(state, bytes);
-            let after = match outcome {
-                Outcome::Retry { after, .. } | Outcome::GiveBack { after } => Some(*after),
-                Outcome::Done | Outcome::Dead { .. } => None,
-            };
-            self.arrived += usize::from(after == Some(Duration::ZERO));
-            return Ok(Fenced::Applied);
+        let (job_type, status) = (event.job_type().as_str(), event.status().as_str());
+        let (body, bytes) = (event.body().as_ref(), integer(event.body().len()));
+        self.execute(VERIFY, params![held.id, job_type, status, bytes])?;
+        self.execute(REPLACE_BODY, params![held.id, body])?;
+        if state == InboxState::Received {
+            self.execute(RECEIVE_VERIFIED, params![held.id, self.now])?;
+            self.arrived += 1;
         }
-        // It may be the repetition of a write whose reply was lost.
-        let mut statement = self.sql.prepare_cached(SETTLED)?;
-        let is_repeated = statement.query_row(params![job, sequence, state.as_str()], |row| row.get(0))?;
-        Ok(if is_repeated { Fenced::Applied } else { Fenced::Stale })
+        self.totals.remove(held.state, held.bytes);
+        self.totals.add(state, bytes);
+        Ok(Fenced::Applied)
     }
 
-    /// Writes to a row, if the conditions hold, and returns how long its body is.
-    fn write(&self, statement: &str, parameters: impl Params) -> ::rusqlite::Result<Option<i64>> {
-        let mut statement = self.sql.prepare_cached(statement)?;
-        let written = statement.query_row(parameters, |row| row.get::<_, Option<i64>>(0)).optional()?;
-        Ok(written.map(|bytes| bytes.unwrap_or(0)))
+    pub(super) fn settle(&mut self, lease: &Lease, outcome: &Outcome) -> ::rusqlite::Result<Fenced> {
+        use InboxState::{Dead, Done, Expected, Received, Running};
+        let Some(held) = self.held(lease)? else { return Ok(Fenced::Stale) };
+        let Held { id, state, mut bytes, .. } = held;
+        let becomes = match (outcome, state) {
+            (Outcome::Done, Running) => {
+                self.execute(DONE, params![id, self.now])?;
+                Done
+            }
+            (Outcome::Retry { after, error }, Running) => {
+                self.execute(RETRY, params![id, self.after(*after), error])?;
+                Received
+            }
+            (Outcome::Dead { error }, Running | Expected) => {
+                self.execute(DEAD, params![id, error])?;
+                Dead
+            }
+            (Outcome::Disowned { error }, Running | Expected) => {
+                self.execute(DEAD, params![id, error])?;
+                bytes = self.forget_event(id)?;
+                Dead
+            }
+            (Outcome::GiveBack { after }, Running) => {
+                self.execute(GIVE_BACK, params![id, self.after(*after)])?;
+                Received
+            }
+            (Outcome::GiveBack { after }, Expected) => {
+                self.execute(EXPECT_AGAIN, params![id, self.after(*after)])?;
+                Expected
+            }
+            (Outcome::AskAgain { after, answer }, Running | Expected) => {
+                let due = self.after(*after);
+                let Asked { times, not_found, .. } = held.asked.and(answer, *after);
+                self.execute(NOTE_ASKED, params![id, times, not_found, due, answer.error()])?;
+                if state == Running {
+                    self.execute(GIVE_BACK, params![id, due])?;
+                }
+                if state == Running && *answer == Unfinished::Pending {
+                    bytes = self.forget_event(id)?;
+                }
+                if state == Expected || *answer == Unfinished::Pending {
+                    self.execute(EXPECT_AGAIN, params![id, due])?;
+                    Expected
+                } else {
+                    Received
+                }
+            }
+            // The repetition of a write whose reply was lost.
+            (Outcome::Done, Done)
+            | (Outcome::Dead { .. } | Outcome::Disowned { .. }, Dead)
+            | (Outcome::Retry { .. } | Outcome::GiveBack { .. } | Outcome::AskAgain { .. }, Received) => {
+                return Ok(Fenced::Applied);
+            }
+            _ => return Ok(Fenced::Stale),
+        };
+        self.totals.remove(state, held.bytes);
+        self.totals.add(becomes, bytes);
+        let after = match outcome {
+            Outcome::Retry { after, .. } | Outcome::GiveBack { after } | Outcome::AskAgain { after, .. } => {
+                Some(*after)
+            }
+            Outcome::Done | Outcome::Dead { .. } | Outcome::Disowned { .. } => None,
+        };
+        self.arrived += usize::from(becomes == Received && after == Some(Duration::ZERO));
+        Ok(Fenced::Applied)
+    }
+
+    /// Drops a row's event, and returns how long its body is then.
+    fn forget_event(&self, id: i64) -> ::rusqlite::Result<i64> {
+        self.execute(FORGET_EVENT, [id])?;
+        self.execute(DELETE_BODY, [id])?;
+        Ok(0)
+    }
+
+    /// The row whose last lease this is.
+    fn held(&self, lease: &Lease) -> ::rusqlite::Result<Option<Held>> {
+        let mut statement = self.sql.prepare_cached(LEASED)?;
+        let parameters = params![lease.job().to_string(), integer(lease.sequence())];
+        let held = statement.query_row(parameters, |row| {
+            Ok(Held {
+                id: row.get(0)?,
+                state: state(row.get_ref(1)?.as_str()?)?,
+                bytes: row.get::<_, Option<i64>>(2)?.unwrap_or(0),
+                verified: row.get(3)?,
+                asked: self.asked(row, 4)?,
+            })
+        });
+        held.optional()
+    }
+
+    /// How a job was asked for, in three columns from this one on.
+    fn asked(&self, row: &Row<'_>, column: usize) -> ::rusqlite::Result<Asked> {
+        let ask_at: Option<i64> = row.get(column + 2)?;
+        Ok(Asked {
+            times: row.get(column)?,
+            not_found: row.get(column + 1)?,
+            again_in: ask_at.map_or(Duration::ZERO, |ask_at| between(self.now, ask_at)),
+        })
     }
 }
 
-const EXPECT: &str = "INSERT INTO inbox (job_id, state, due_at, received_at) VALUES (?1, 'expected', ?2, ?3)
+const EXPECT: &str = "INSERT INTO inbox (job_id, state, due_at, deadline_at, received_at)
+    VALUES (?1, 'expected', ?2, ?2, ?3)
     ON CONFLICT (job_id) DO NOTHING";
 const EXISTS: &str = "SELECT EXISTS (SELECT 1 FROM inbox WHERE job_id = ?1)";
-const OVERDUE: &str = "UPDATE inbox SET due_at = ?3
+const OVERDUE: &str = "UPDATE inbox SET due_at = ?3, sequence = sequence + 1
     WHERE id IN (SELECT id FROM inbox WHERE state = 'expected' AND due_at <= ?1 ORDER BY due_at LIMIT ?2)
-    RETURNING job_id";
+    RETURNING job_id, sequence, coalesce(deadline_at, received_at), asked, not_found, ask_at";
 const REPLAY: &str = "UPDATE inbox SET state = 'received', due_at = ?2, done_at = NULL,
-        earlier_attempts = earlier_attempts + attempts, attempts = 0
+        earlier_attempts = earlier_attempts + attempts, attempts = 0,
+        asked = 0, not_found = 0, ask_at = NULL, deadline_at = NULL
     WHERE id = ?1";
+const REPLAY_EXPECTED: &str =
+    "UPDATE inbox SET asked = 0, not_found = 0, ask_at = NULL, deadline_at = ?2 WHERE id = ?1";
 
 impl Transaction<'_> {
     /// Registers a job; `None` when a limit is reached.
@@ -254,21 +374,37 @@ impl Transaction<'_> {
         Ok(exists.then_some(()))
     }
 
-    pub(super) fn overdue(&mut self, most: usize, again: Duration) -> ::rusqlite::Result<Vec<JobId>> {
+    pub(super) fn overdue(&mut self, most: usize, length: Duration) -> ::rusqlite::Result<Vec<Overdue>> {
         let mut statement = self.sql.prepare_cached(OVERDUE)?;
-        let parameters = params![self.now, integer(most), self.after(again)];
-        statement.query_map(parameters, |row| job(row, 0))?.collect()
+        let parameters = params![self.now, integer(most), self.after(length)];
+        let overdue = statement.query_map(parameters, |row| {
+            Ok(Overdue {
+                lease: Lease::new(job(row, 0)?, number(row, 1)?),
+                late: between(row.get(2)?, self.now),
+                asked: self.asked(row, 3)?,
+            })
+        })?;
+        overdue.collect()
     }
 
     pub(super) fn replay(&mut self, job: &JobId) -> ::rusqlite::Result<bool> {
         let Some(kept) = self.find(&job.to_string(), &[])? else { return Ok(false) };
-        let (InboxState::Done | InboxState::Dead, Some(bytes)) = (kept.state, kept.bytes) else {
-            return Ok(false);
+        let becomes = match (kept.state, kept.status, kept.bytes) {
+            (InboxState::Done | InboxState::Dead, Some(_), Some(_)) => {
+                self.execute(REPLAY, params![kept.id, self.now])?;
+                self.arrived += 1;
+                InboxState::Received
+            }
+            (InboxState::Dead, None, _) => {
+                self.execute(REPLAY_EXPECTED, params![kept.id, self.now])?;
+                self.execute(EXPECT_AGAIN, params![kept.id, self.now])?;
+                InboxState::Expected
+            }
+            _ => return Ok(false),
         };
-        self.execute(REPLAY, params![kept.id, self.now])?;
+        let bytes = kept.bytes.unwrap_or(0);
         self.totals.remove(kept.state, bytes);
-        self.totals.add(InboxState::Received, bytes);
-        self.arrived += 1;
+        self.totals.add(becomes, bytes);
         Ok(true)
     }
 }
@@ -321,25 +457,30 @@ impl Transaction<'_> {
 
 /// All statements, for a test of how they are run.
 #[cfg(test)]
-pub(super) const STATEMENTS: [&str; 23] = [
+pub(super) const STATEMENTS: [&str; 28] = [
     RECEIVE,
     STORE_BODY,
     FIND,
     TAKE,
-    TAKE_RUNNING,
     REPLACE_BODY,
     DUE,
     LEASE,
     RENEW,
+    LEASED,
+    VERIFY,
+    RECEIVE_VERIFIED,
     DONE,
     RETRY,
     DEAD,
     GIVE_BACK,
-    SETTLED,
+    EXPECT_AGAIN,
+    NOTE_ASKED,
+    FORGET_EVENT,
     EXPECT,
     EXISTS,
     OVERDUE,
     REPLAY,
+    REPLAY_EXPECTED,
     OLD_ROWS,
     OLD_BODIES,
     DELETE_ROW,

@@ -87,7 +87,8 @@ async fn result(inbox: &dyn InboxAdmin, call: &Call, leases: &mut Vec<Lease>) ->
         },
         Call::Expect(job, deadline) => format!("{:?}", inbox.expect(job, *deadline).await.unwrap()),
         Call::Overdue(again) => {
-            let mut jobs = inbox.overdue(10, *again).await.unwrap();
+            let overdue = inbox.overdue(10, *again).await.unwrap();
+            let mut jobs: Vec<_> = overdue.iter().map(|overdue| overdue.lease.job()).collect();
             jobs.sort_unstable();
             format!("{jobs:?}")
         }

@@ -1,0 +1,255 @@
+//! Asks the API for the jobs whose webhook never came.
+
+mod inbox;
+mod inline;
+
+use std::error::Error;
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tracing::{Instrument, error};
+
+use self::inbox::InboxBacklog;
+use self::inline::InlineBacklog;
+use crate::ask::{Asker, HORIZON, Verdict};
+use crate::backoff::{Backoff, jittered};
+use crate::drain::{Drain, UnderWay};
+use crate::guard::{call, chain};
+use crate::inbox::{InboxStore, Outcome, Overdue, Unfinished};
+use crate::jobs::{ExpectedJobs, JobSource};
+use crate::receiver::WebhookReceiver;
+use crate::telemetry;
+
+/// How many jobs are asked for at once.
+const AT_ONCE: usize = 4;
+/// For how long a job is leased: longer than it takes to ask for it and to record the answer.
+const LEASE: Duration = Duration::from_secs(120);
+/// How long the backlog may take to say what is overdue.
+const CALL_TIME: Duration = Duration::from_secs(30);
+/// How often the backlog is asked when nothing was overdue.
+const POLL: Duration = Duration::from_secs(1);
+/// How long nothing is asked after there was no answer: of the backlog, or of the API.
+const BACKLOG_PAUSE: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(5) };
+const SOURCE_PAUSE: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(5 * 60) };
+
+/// Asks the API for expected jobs whose webhook never came, and puts what it says on the path that a webhook takes.
+///
+/// The sender gives up 15 seconds after its first try, but the result stays at the API. A job that was registered
+/// with [`expect`](InboxStore::expect) and whose event has not come by its deadline is asked for, until it has ended:
+///
+/// - It has ended: its event is received as verified, and handled by the [`InboxWorker`](crate::InboxWorker), once. A webhook
+///   that arrives meanwhile wins: then what the API said is dropped.
+/// - It has not: it is asked for again after 2 to 60 seconds, twice as long each time. 24 hours after its deadline,
+///   unless [`horizon`](Self::horizon) says otherwise, the job is dead, with this as its error: visible, and never
+///   silent.
+/// - The API does not know it: it is asked for again every two and a half minutes. When the API did not know it
+///   five times over ten minutes, it is dead.
+/// - There is no answer, or the key is refused: nothing is asked for a second to five minutes, twice as long each time,
+///   and no job is given up for this within 72 hours of its deadline.
+///
+/// Four jobs are asked for at once. Any number of processes may reconcile one inbox: a job is asked for by one of
+/// them. A webhook for a job that died here is received as the first one.
+///
+/// A worker that verifies with [`Verification::Fetch`](crate::Verification::Fetch) reconciles its inbox by itself.
+///
+/// # Examples
+///
+/// ```no_run
+/// # async fn app(client: impl qomplement_webhooks::JobSource + Clone) -> Result<(), Box<dyn std::error::Error>> {
+/// # let handler = qomplement_webhooks::handler_fn(|_| async { Ok(()) });
+/// # let submitted = "550e8400-e29b-41d4-a716-446655440000";
+/// use std::time::Duration;
+/// use qomplement_webhooks::{InboxStore, InboxWorker, MemoryInbox, Reconciler, Verification};
+///
+/// let inbox = MemoryInbox::new();
+/// let worker = InboxWorker::new(inbox.clone(), handler, Verification::Trust).start();
+/// let reconciler = Reconciler::new(inbox.clone(), client).start();
+///
+/// // After a job was submitted:
+/// inbox.expect(&submitted.parse()?, Duration::from_secs(15 * 60)).await?;
+/// # Ok(()) }
+/// ```
+#[must_use = "nothing is asked for before `start`"]
+pub struct Reconciler {
+    backlog: Box<dyn Backlog>,
+    source: Arc<dyn JobSource>,
+    horizon: Duration,
+}
+
+/// A reconciler that was started. Dropping it does not stop it.
+#[derive(Debug)]
+pub struct RunningReconciler {
+    drain: Arc<Drain>,
+}
+
+impl Reconciler {
+    /// Configures a reconciler of the expected jobs of an inbox.
+    pub fn new(inbox: impl InboxStore, source: impl JobSource) -> Self {
+        Self::of(Box::new(InboxBacklog(Arc::new(inbox))), source)
+    }
+
+    /// Configures a reconciler for a receiver without an inbox: the events of overdue `jobs` are handed to the
+    /// `receiver`, which treats them like a webhook's, except that it need not authenticate them. They go through the
+    /// same dedup store, and so are handled once.
+    ///
+    /// A job that was handled is asked for only if its event was lost: first, the dedup store is asked whether it
+    /// is done.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn app(client: impl qomplement_webhooks::JobSource + Clone) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let handler = qomplement_webhooks::handler_fn(|_| async { Ok(()) });
+    /// # let submitted = "550e8400-e29b-41d4-a716-446655440000";
+    /// use std::sync::Arc;
+    /// use std::time::Duration;
+    /// use qomplement_webhooks::{MemoryJobRegistry, Reconciler, SharedToken, WebhookReceiver};
+    ///
+    /// let jobs = Arc::new(MemoryJobRegistry::new());
+    /// let token = SharedToken::from_env("WEBHOOK_TOKEN")?;
+    /// let receiver = WebhookReceiver::builder(handler).token(token).known_jobs(jobs.clone()).build()?;
+    /// let reconciler = Reconciler::inline(jobs.clone(), receiver.clone(), client).start();
+    ///
+    /// // After a job was submitted:
+    /// jobs.expect(submitted.parse()?, Duration::from_secs(15 * 60));
+    /// # Ok(()) }
+    /// ```
+    pub fn inline(jobs: impl ExpectedJobs, receiver: WebhookReceiver, source: impl JobSource) -> Self {
+        Self::of(Box::new(InlineBacklog::new(jobs, receiver)), source)
+    }
+
+    fn of(backlog: Box<dyn Backlog>, source: impl JobSource) -> Self {
+        Self { backlog, source: Arc::new(source), horizon: HORIZON }
+    }
+
+    /// How long after its deadline a job is dead that has not ended by then. Default: 24 hours.
+    pub fn horizon(mut self, after_deadline: Duration) -> Self {
+        self.horizon = after_deadline;
+        self
+    }
+
+    /// Starts the reconciler on the current tokio runtime.
+    ///
+    /// # Panics
+    ///
+    /// When it is not called in a runtime.
+    pub fn start(self) -> RunningReconciler {
+        let drain = Arc::new(Drain::default());
+        let reconciling = Reconciling {
+            backlog: self.backlog,
+            asker: Arc::new(Asker::new(self.source)),
+            horizon: self.horizon,
+            drain: drain.clone(),
+        };
+        tokio::spawn(reconciling.run());
+        RunningReconciler { drain }
+    }
+}
+
+impl RunningReconciler {
+    /// Stops the reconciler: asks for nothing more, waits up to `grace` for the answers under way, then drops what
+    /// still is; those jobs are overdue again at once. Returns how many were dropped.
+    ///
+    /// It takes up to a second longer than `grace`. Await it before the runtime ends.
+    pub async fn shutdown(&self, grace: Duration) -> usize {
+        self.drain.finish(grace).await
+    }
+}
+
+impl fmt::Debug for Reconciler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reconciler")
+            .field("backlog", &self.backlog)
+            .field("source", &self.source)
+            .field("horizon", &self.horizon)
+            .finish()
+    }
+}
+
+/// Where overdue jobs are found, and where goes what comes of them.
+#[async_trait]
+trait Backlog: fmt::Debug + Send + Sync {
+    /// Up to `most` jobs that are overdue; nobody else is given them for the time of [`LEASE`].
+    async fn overdue(&self, most: usize) -> Result<Vec<Overdue>, Box<dyn Error + Send + Sync>>;
+
+    /// Records what came of one. After the `horizon` it need not be tried again.
+    async fn record(&self, overdue: &Overdue, verdict: Verdict, horizon: Duration);
+}
+
+/// A reconciler at work.
+#[derive(Debug)]
+pub(crate) struct Reconciling {
+    backlog: Box<dyn Backlog>,
+    asker: Arc<Asker>,
+    horizon: Duration,
+    drain: Arc<Drain>,
+}
+
+impl Reconciling {
+    /// That of a worker's inbox.
+    pub(crate) fn of_inbox(inbox: Arc<dyn InboxStore>, asker: Arc<Asker>, drain: Arc<Drain>) -> Self {
+        Self { backlog: Box::new(InboxBacklog(inbox)), asker, horizon: HORIZON, drain }
+    }
+
+    /// Asks for what is overdue, a few jobs at a time, until the shutdown.
+    pub(crate) async fn run(self) {
+        let this = Arc::new(self);
+        let (mut backlog_failures, mut source_failures) = (0, 0);
+        while let Some(under_way) = this.drain.enter() {
+            let overdue = pin!(this.backlog.overdue(AT_ONCE));
+            let pause = match call(|| Instant::now() + CALL_TIME, overdue).await {
+                Ok(overdue) if overdue.is_empty() => jittered(POLL),
+                Ok(overdue) => {
+                    backlog_failures = 0;
+                    if this.clone().ask_all(overdue, &under_way).await {
+                        source_failures = 0;
+                        Duration::ZERO
+                    } else {
+                        source_failures += 1;
+                        SOURCE_PAUSE.at_least(source_failures)
+                    }
+                }
+                Err(error) => {
+                    error!(error = %chain(&error), "it cannot be found out which jobs are overdue; trying again");
+                    backlog_failures += 1;
+                    BACKLOG_PAUSE.at_least(backlog_failures)
+                }
+            };
+            drop(under_way);
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = this.drain.closed() => {}
+            }
+        }
+    }
+
+    /// Asks for jobs, all at once, and returns whether there was any answer.
+    async fn ask_all(self: Arc<Self>, overdue: Vec<Overdue>, under_way: &UnderWay) -> bool {
+        let mut asking = JoinSet::new();
+        for overdue in overdue {
+            let span = telemetry::ask_span(overdue.lease.job());
+            asking.spawn(self.clone().ask(overdue, under_way.more()).instrument(span));
+        }
+        let answered = asking.join_all().await;
+        answered.contains(&true)
+    }
+
+    /// Asks for a job, records what comes of it, and returns whether there was an answer.
+    async fn ask(self: Arc<Self>, overdue: Overdue, _under_way: UnderWay) -> bool {
+        let Overdue { lease, asked, late } = &overdue;
+        let verdict = tokio::select! {
+            biased;
+            verdict = self.asker.ask(lease.job(), *asked, *late, Some(self.horizon)) => verdict,
+            () = self.drain.aborted() => Verdict::Settle(Outcome::GiveBack { after: Duration::ZERO }),
+        };
+        let answered =
+            !matches!(&verdict, Verdict::Settle(Outcome::AskAgain { answer: Unfinished::Failed { .. }, .. }));
+        self.backlog.record(&overdue, verdict, self.horizon).await;
+        answered
+    }
+}
