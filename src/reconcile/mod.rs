@@ -203,10 +203,14 @@ impl Reconciling {
         while let Some(under_way) = this.drain.enter() {
             let overdue = pin!(this.backlog.overdue(AT_ONCE));
             let pause = match call(|| Instant::now() + CALL_TIME, overdue).await {
-                Ok(overdue) if overdue.is_empty() => jittered(POLL),
+                Ok(overdue) if overdue.is_empty() => {
+                    drop(under_way);
+                    backlog_failures = 0;
+                    jittered(POLL)
+                }
                 Ok(overdue) => {
                     backlog_failures = 0;
-                    if this.clone().ask_all(overdue, &under_way).await {
+                    if this.clone().ask_all(overdue, under_way).await {
                         source_failures = 0;
                         Duration::ZERO
                     } else {
@@ -215,12 +219,12 @@ impl Reconciling {
                     }
                 }
                 Err(error) => {
+                    drop(under_way);
                     error!(error = %chain(&error), "it cannot be found out which jobs are overdue; trying again");
                     backlog_failures += 1;
                     BACKLOG_PAUSE.at_least(backlog_failures)
                 }
             };
-            drop(under_way);
             tokio::select! {
                 () = sleep(pause) => {}
                 () = this.drain.closed() => {}
@@ -229,12 +233,13 @@ impl Reconciling {
     }
 
     /// Asks for jobs, all at once, and returns whether there was any answer.
-    async fn ask_all(self: Arc<Self>, overdue: Vec<Overdue>, under_way: &UnderWay) -> bool {
+    async fn ask_all(self: Arc<Self>, overdue: Vec<Overdue>, under_way: UnderWay) -> bool {
         let mut asking = JoinSet::new();
         for overdue in overdue {
             let span = telemetry::ask_span(overdue.lease.job());
             asking.spawn(self.clone().ask(overdue, under_way.more()).instrument(span));
         }
+        drop(under_way);
         let answered = asking.join_all().await;
         answered.contains(&true)
     }

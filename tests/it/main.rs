@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 mod answers;
+mod api;
 mod bodies;
 mod connections;
 mod databases;
@@ -21,5 +22,6 @@ mod shutdown;
 mod sqlite;
 mod support;
 mod telemetry;
+mod verify;
 mod worker;
 mod worker_faults;
