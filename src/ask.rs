@@ -1,10 +1,12 @@
 //! Asks the API for a job, and says what comes of the answer.
 
+use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
@@ -32,12 +34,23 @@ const NO_ANSWER_TIME: Duration = Duration::from_secs(72 * 60 * 60);
 /// How long after its deadline a job is given up that has not ended.
 pub(crate) const HORIZON: Duration = Duration::from_secs(24 * 60 * 60);
 
+type Answer = Result<Fetched, Arc<FetchError>>;
+
 /// A source of jobs, and how it has answered so far.
 #[derive(Debug)]
 pub(crate) struct Asker {
     source: Arc<dyn JobSource>,
+    /// The jobs that it is asked for now.
+    questions: Mutex<HashMap<JobId, Weak<OnceCell<Answer>>>>,
     /// Whether the last answer was none.
     failing: AtomicBool,
+}
+
+/// A job that is asked for, by one or by several who share the answer.
+struct Question<'a> {
+    asker: &'a Asker,
+    job: &'a JobId,
+    answer: Arc<OnceCell<Answer>>,
 }
 
 /// What comes of an answer.
@@ -51,7 +64,7 @@ pub(crate) enum Verdict {
 
 impl Asker {
     pub(crate) fn new(source: Arc<dyn JobSource>) -> Self {
-        Self { source, failing: AtomicBool::new(false) }
+        Self { source, questions: Mutex::default(), failing: AtomicBool::new(false) }
     }
 
     /// Asks for a job whose event was received, or should have come, that long ago. One that has not ended at the
@@ -64,7 +77,7 @@ impl Asker {
         horizon: Option<Duration>,
     ) -> Verdict {
         let again = |backoff: Backoff| backoff.at_least(asked.times.saturating_add(1));
-        let outcome = match self.fetch(job).await {
+        let outcome = match self.question(job).answer().await {
             Ok(Fetched::Finished(event)) => return Verdict::Ended(event),
             Ok(Fetched::Pending) => match horizon.filter(|horizon| waited >= *horizon) {
                 Some(horizon) => {
@@ -83,22 +96,35 @@ impl Asker {
                     Outcome::AskAgain { after: again(NOT_FOUND), answer: Unfinished::NotFound }
                 }
             }
-            Err(FetchError::InvalidId) => {
+            Err(failure) if matches!(*failure, FetchError::InvalidId) => {
                 error!("no job of the API can have this id: it is dead");
-                Outcome::Disowned { error: FetchError::InvalidId.to_string() }
+                Outcome::Disowned { error: failure.to_string() }
             }
             Err(failure) if waited >= NO_ANSWER_TIME => {
-                let failure = chain(&failure);
+                let failure = chain(&*failure);
                 error!(error = %failure, "the API has not said for too long what came of the job: it is dead");
                 Outcome::Dead { error: failure }
             }
             Err(failure) => {
                 let said = failure.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
-                let answer = Unfinished::Failed { error: chain(&failure) };
+                let answer = Unfinished::Failed { error: chain(&*failure) };
                 Outcome::AskAgain { after: again(FAILED).max(said), answer }
             }
         };
         Verdict::Settle(outcome)
+    }
+
+    fn questions(&self) -> MutexGuard<'_, HashMap<JobId, Weak<OnceCell<Answer>>>> {
+        self.questions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The question after a job that is asked now, or a new one.
+    fn question<'a>(&'a self, job: &'a JobId) -> Question<'a> {
+        let mut questions = self.questions();
+        let answer = questions.get(job).and_then(Weak::upgrade).unwrap_or_default();
+        questions.insert(job.clone(), Arc::downgrade(&answer));
+        drop(questions);
+        Question { asker: self, job, answer }
     }
 
     /// What the source says, with what it must not say turned into errors.
@@ -135,6 +161,24 @@ impl Asker {
                     error!(%error, "the API cannot be asked for jobs; trying again until it can");
                 }
             }
+        }
+    }
+}
+
+impl Question<'_> {
+    /// The answer, for which the source is asked once, however many wait for it. When the one who asks is dropped,
+    /// another does.
+    async fn answer(&self) -> Answer {
+        self.answer.get_or_init(|| async { self.asker.fetch(self.job).await.map_err(Arc::new) }).await.clone()
+    }
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        let mut questions = self.asker.questions();
+        // Nobody else waits for this answer: whoever asks later wants a new one.
+        if Arc::strong_count(&self.answer) == 1 {
+            questions.remove(self.job);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A source of jobs that answers as it is told to, and notes what it was asked.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use qomplement_webhooks::sender::Payload;
@@ -48,7 +48,7 @@ impl Api {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long an answer takes.

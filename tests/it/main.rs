@@ -16,6 +16,7 @@ mod jobs;
 mod leases;
 mod package;
 mod races;
+mod reconcile;
 mod sender;
 mod servers;
 mod shutdown;

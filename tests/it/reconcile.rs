@@ -1,0 +1,312 @@
+//! Jobs whose webhook never comes, or comes late.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use qomplement_webhooks::sender::{Payload, Sender};
+use qomplement_webhooks::{
+    Envelope, InboxAdmin, InboxFilter, InboxState, InboxStore, InboxWorker, JobId, JobRegistry, MemoryInbox,
+    MemoryJobRegistry, Receipt, Reconciler, Verification, WebhookReceiver,
+};
+use tokio::time::{Instant, sleep};
+
+use crate::api::{Api, Says, finished};
+use crate::inboxes::FaultyInbox;
+use crate::support::{Act, Call, FaultyStore, Script};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn job(number: usize) -> JobId {
+    format!("job-{number}").parse().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_webhook_never_came_is_handled_once_after_its_deadline() {
+    let (inbox, api, script) = (FaultyInbox::default(), Api::new(Says::Pending), Script::default());
+    let began = Instant::now();
+    inbox.expect(&job(1), MINUTE * 15).await.unwrap();
+    let said = api.finish(&job(1));
+    let _worker = inbox.worker(&script).start();
+    let _reconciler = Reconciler::new(inbox.clone(), api.clone()).start();
+    let row = inbox.until(&job(1), InboxState::Done).await;
+    let took = began.elapsed();
+    assert!((MINUTE * 15..MINUTE * 15 + SECOND * 3).contains(&took), "{took:?}");
+    assert_eq!((script.runs(), api.asked(), row.verified), (1, 1, true));
+    assert_eq!(inbox.rows.get(&job(1)).await.unwrap().unwrap().1.as_ref(), Some(said.body()));
+    assert_eq!(inbox.receive(&said).await.unwrap(), Receipt::Duplicate, "its webhook comes after all");
+    sleep(HOUR).await;
+    assert_eq!((script.runs(), api.asked()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_webhook_came_is_not_asked_for() {
+    let (inbox, api, script) = (FaultyInbox::default(), Api::new(Says::Pending), Script::default());
+    inbox.expect(&job(1), MINUTE).await.unwrap();
+    inbox.receive(&finished(&job(1))).await.unwrap();
+    let _reconciler = Reconciler::new(inbox.clone(), api.clone()).start();
+    sleep(HOUR).await;
+    let _worker = inbox.worker(&script).start();
+    inbox.until(&job(1), InboxState::Done).await;
+    assert_eq!(api.asked(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_webhook_that_comes_while_its_job_is_asked_for_wins() {
+    let (inbox, script) = (FaultyInbox::default(), Script::default());
+    let api = Api::new(Says::Pending).takes(SECOND * 5);
+    inbox.expect(&job(1), Duration::ZERO).await.unwrap();
+    api.finish(&job(1));
+    let _reconciler = Reconciler::new(inbox.clone(), api.clone()).start();
+    let _worker = inbox.worker(&script).start();
+    inbox.faults.until(Call::Overdue, 1).await;
+    sleep(SECOND).await;
+    let webhook = Payload::failed(&qomplement_webhooks::JobType::Extract).job_id("job-1").to_bytes();
+    let webhook = Envelope::try_from(webhook).unwrap();
+    assert_eq!(inbox.receive(&webhook).await.unwrap(), Receipt::Stored);
+    let row = inbox.until(&job(1), InboxState::Done).await;
+    sleep(MINUTE).await;
+    assert_eq!((row.verified, script.runs(), api.asked()), (false, 1, 1));
+    assert_eq!(inbox.rows.get(&job(1)).await.unwrap().unwrap().1.as_ref(), Some(webhook.body()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_never_ends_is_dead_at_the_horizon_and_can_be_replayed() {
+    let (inbox, api, script) = (FaultyInbox::default(), Api::new(Says::Pending), Script::default());
+    let began = Instant::now();
+    inbox.expect(&job(1), MINUTE * 15).await.unwrap();
+    inbox.expect(&job(2), MINUTE * 15).await.unwrap();
+    let _worker = inbox.worker(&script).start();
+    let _reconciler = Reconciler::new(inbox.clone(), api.clone()).horizon(HOUR * 2).start();
+    for number in [1, 2] {
+        let row = inbox.until(&job(number), InboxState::Dead).await;
+        let took = began.elapsed();
+        assert!((MINUTE * 135..MINUTE * 139).contains(&took), "{took:?}");
+        assert_eq!(row.error.as_deref(), Some("the job had not ended 7200s after its deadline"));
+        let asked = api.times(&job(number)).len();
+        assert!((80..130).contains(&asked), "asked {asked} times in two hours");
+    }
+    // Another look, by hand.
+    api.finish(&job(1));
+    assert!(inbox.rows.replay(&job(1)).await.unwrap());
+    inbox.until(&job(1), InboxState::Done).await;
+    // Its webhook comes after all.
+    assert_eq!(inbox.receive(&finished(&job(2))).await.unwrap(), Receipt::Stored);
+    inbox.until(&job(2), InboxState::Done).await;
+    assert_eq!(script.runs(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expected_job_that_the_api_does_not_know_is_dead_after_ten_minutes() {
+    let (inbox, api) = (FaultyInbox::default(), Api::new(Says::NotFound));
+    inbox.expect(&job(1), MINUTE).await.unwrap();
+    let _reconciler = Reconciler::new(inbox.clone(), api.clone()).start();
+    let began = Instant::now();
+    let row = inbox.until(&job(1), InboxState::Dead).await;
+    assert!((MINUTE * 11..MINUTE * 15).contains(&began.elapsed()), "{:?}", began.elapsed());
+    assert_eq!(row.error.as_deref(), Some("asked 5 times, the API knows no such job"));
+    assert_eq!(api.asked(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_no_job_of_the_api_can_have_is_dead_at_once() {
+    #[derive(Debug)]
+    struct Picky;
+    #[qomplement_webhooks::async_trait]
+    impl qomplement_webhooks::JobSource for Picky {
+        async fn fetch(
+            &self,
+            _: &JobId,
+        ) -> Result<qomplement_webhooks::Fetched, qomplement_webhooks::FetchError> {
+            Err(qomplement_webhooks::FetchError::InvalidId)
+        }
+    }
+    let inbox = FaultyInbox::default();
+    inbox.expect(&job(1), Duration::ZERO).await.unwrap();
+    let _reconciler = Reconciler::new(inbox.clone(), Picky).start();
+    let began = Instant::now();
+    let row = inbox.until(&job(1), InboxState::Dead).await;
+    assert_eq!(row.error.as_deref(), Some("no job can have this id"));
+    assert!(began.elapsed() < SECOND * 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_api_does_not_answer_it_is_asked_less_and_less_and_then_all_are_handled() {
+    for says in [Says::Down, Says::Unauthorized, Says::RateLimited(SECOND * 30), Says::Panic] {
+        let (inbox, api) = (FaultyInbox::default(), Api::new(says.clone()));
+        let script = Script::default();
+        for number in 0..500 {
+            inbox.expect(&job(number), MINUTE).await.unwrap();
+        }
+        let _worker = inbox.worker(&script).start();
+        let _reconciler = Reconciler::new(inbox.clone(), api.clone()).start();
+        sleep(HOUR).await;
+        assert!(api.asked() <= 4 * 22, "{says:?}: asked {} times in an hour", api.asked());
+        assert_eq!(inbox.rows.stats().await.unwrap().expected, 500, "{says:?}");
+        for number in 0..500 {
+            api.finish(&job(number));
+        }
+        let back = Instant::now();
+        for number in 0..500 {
+            inbox.until(&job(number), InboxState::Done).await;
+        }
+        assert!(back.elapsed() < MINUTE * 8, "{says:?}: {:?}", back.elapsed());
+        assert_eq!(script.runs(), 500, "{says:?}");
+        assert!(api.most_in_flight() <= 4, "{says:?}: {} at once", api.most_in_flight());
+    }
+}
+
+/// Half of the webhooks come late: before, while and after their job is asked for.
+#[tokio::test(start_paused = true)]
+async fn of_jobs_whose_webhooks_come_late_each_is_handled_once() {
+    for verify in [false, true] {
+        let (inbox, api, script) = (MemoryInbox::new(), Api::new(Says::Pending), Script::default());
+        let api = api.takes(SECOND);
+        for number in 0..200 {
+            inbox.expect(&job(number), MINUTE).await.unwrap();
+            api.finish(&job(number));
+        }
+        let verification = if verify { Verification::fetch(api.clone()) } else { Verification::Trust };
+        let _worker = InboxWorker::new(inbox.clone(), script.handler(), verification).start();
+        let reconciler = Reconciler::new(inbox.clone(), api.clone());
+        let _reconciler = (!verify).then(|| reconciler.start());
+        sleep(MINUTE).await;
+        // 200 jobs take 50 seconds and more: their webhooks come in the middle of it, in an order of their own.
+        for number in (0..200).step_by(2).rev() {
+            sleep(SECOND / 2).await;
+            inbox.receive(&finished(&job(number))).await.unwrap();
+        }
+        sleep(MINUTE).await;
+        let mut filter = InboxFilter::default();
+        filter.state = Some(InboxState::Done);
+        assert_eq!(inbox.list(&filter, None, 1000).await.unwrap().len(), 200);
+        for number in 0..200 {
+            assert_eq!(script.runs_of(&job(number)), 1, "job {number} (verify: {verify})");
+        }
+        assert_eq!(script.overlaps(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reconcilers_of_one_inbox_share_the_work() {
+    let (inbox, api, script) = (FaultyInbox::default(), Api::new(Says::Pending), Script::default());
+    for number in 0..100 {
+        inbox.expect(&job(number), Duration::ZERO).await.unwrap();
+        api.finish(&job(number));
+    }
+    let _worker = inbox.worker(&script).start();
+    let running: Vec<_> = (0..5).map(|_| Reconciler::new(inbox.clone(), api.clone()).start()).collect();
+    for number in 0..100 {
+        inbox.until(&job(number), InboxState::Done).await;
+    }
+    assert_eq!((api.asked(), script.runs()), (100, 100));
+    for reconciler in running {
+        assert_eq!(reconciler.shutdown(Duration::ZERO).await, 0, "it has nothing to do, and says it has");
+    }
+    inbox.expect(&job(1000), Duration::ZERO).await.unwrap();
+    sleep(HOUR).await;
+    assert_eq!(api.asked(), 100, "it was shut down");
+}
+
+/// A receiver without an inbox, its registry, and its reconciler.
+struct Inline {
+    jobs: Arc<MemoryJobRegistry>,
+    store: FaultyStore,
+    receiver: WebhookReceiver,
+    script: Script,
+    api: Api,
+}
+
+impl Inline {
+    fn new(acts: impl IntoIterator<Item = Act>) -> Self {
+        let (jobs, store) = (Arc::new(MemoryJobRegistry::new()), FaultyStore::new());
+        let script = Script::new(acts);
+        let receiver = WebhookReceiver::builder(script.handler())
+            .unauthenticated()
+            .known_jobs(jobs.clone())
+            .dedup_store(store.clone())
+            .build()
+            .unwrap();
+        Self { jobs, store, receiver, script, api: Api::new(Says::Pending) }
+    }
+
+    fn reconciler(&self) -> Reconciler {
+        Reconciler::inline(self.jobs.clone(), self.receiver.clone(), self.api.clone())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn inline_a_job_whose_webhook_never_came_is_handled_once() {
+    let inline = Inline::new([]);
+    assert!(inline.jobs.expect(job(1), MINUTE));
+    assert!(!inline.jobs.expect(job(1), Duration::ZERO) && !inline.jobs.insert(job(1)));
+    inline.api.finish(&job(1));
+    let _reconciler = inline.reconciler().start();
+    sleep(MINUTE - SECOND).await;
+    assert_eq!(inline.script.runs(), 0, "before its deadline");
+    inline.script.until("it is handled", |script| script.finished() == 1).await;
+    let sender = Sender::to_service(inline.receiver.clone());
+    let payload = Payload::extract_completed().job_id("job-1");
+    assert!(sender.deliver(payload.to_bytes()).await.is_delivered(), "its webhook comes after all");
+    sleep(HOUR).await;
+    assert_eq!((inline.script.runs(), inline.api.asked()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn inline_a_job_whose_webhook_came_is_not_asked_for_however_many_there_are() {
+    let inline = Inline::new([]);
+    let sender = Sender::to_service(inline.receiver.clone());
+    for number in 0..500 {
+        inline.jobs.expect(job(number), MINUTE);
+        let payload = Payload::extract_completed().job_id(format!("job-{number}"));
+        assert!(sender.deliver(payload.to_bytes()).await.is_delivered());
+    }
+    inline.jobs.expect(job(1000), MINUTE);
+    inline.api.finish(&job(1000));
+    let _reconciler = inline.reconciler().start();
+    sleep(MINUTE).await;
+    let began = Instant::now();
+    inline.script.until("the lost one is handled", |script| script.runs_of(&job(1000)) == 1).await;
+    assert!(began.elapsed() < SECOND * 3, "behind the others: {:?}", began.elapsed());
+    sleep(HOUR).await;
+    assert_eq!((inline.script.runs(), inline.api.asked()), (501, 1));
+    assert!(inline.jobs.is_known(&job(3)).await.unwrap(), "its webhook may come again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn inline_an_event_that_is_not_handled_is_tried_again_until_it_is() {
+    let acts = [Act::Fail, Act::Panic, Act::Take(SECOND * 20), Act::Succeed];
+    let inline = Inline::new(acts);
+    inline.jobs.expect(job(1), Duration::ZERO);
+    inline.api.finish(&job(1));
+    let _reconciler = inline.reconciler().start();
+    sleep(MINUTE * 10).await;
+    assert_eq!((inline.script.runs(), inline.script.finished()), (3, 1), "the third run was not the last");
+    assert!(inline.store.is_done(&job(1)).await);
+    assert!(inline.jobs.given_up().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn inline_jobs_that_do_not_end_or_are_none_or_cannot_be_handled_are_given_up_and_say_why() {
+    let inline = Inline::new([Act::Fail]);
+    for number in [1, 2, 3] {
+        inline.jobs.expect(job(number), Duration::ZERO);
+    }
+    inline.api.finish(&job(1));
+    inline.api.says_of(&job(2), Says::NotFound);
+    let _reconciler = inline.reconciler().horizon(HOUR).start();
+    sleep(HOUR * 2).await;
+    let mut given_up = inline.jobs.given_up();
+    given_up.sort();
+    let errors = [
+        (job(1), "the job has ended, and its event could not be handled".to_owned()),
+        (job(2), "asked 5 times, the API knows no such job".to_owned()),
+        (job(3), "the job had not ended 3600s after its deadline".to_owned()),
+    ];
+    assert_eq!(given_up, errors);
+    let asked = inline.api.asked();
+    sleep(HOUR).await;
+    assert_eq!(inline.api.asked(), asked, "it is asked for what was given up");
+    assert!(inline.jobs.remove(&job(1)) && inline.jobs.given_up().len() == 2);
+}
