@@ -308,6 +308,7 @@ async fn of_100_000_forged_events_none_reaches_the_handler_and_none_hides_a_job(
         assert_eq!(long, 0, "the pauses did not grow: {pauses:?}");
         assert!(asked <= 30, "asked {asked} times for one job");
     }
+    assert_eq!(api.twice_at_once(), 0);
     let bodies = bodies.lock().unwrap();
     assert_eq!(bodies.len(), JOBS, "each job is handled once");
     for job in &jobs {
