@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::{
-    Envelope, Fenced, InboxAdmin, InboxState, InboxStore, InboxWorker, JobId, Outcome, Receipt, Verification,
-    WebhookEvent, handler_fn,
+    Envelope, Fenced, InboxAdmin, InboxState, InboxStore, InboxWorker, JobId, MemoryInbox, Outcome, Receipt,
+    Verification, WebhookEvent, WebhookReceiver, handler_fn,
 };
 use tokio::time::{Instant, sleep};
 
@@ -335,4 +335,37 @@ async fn the_fence_is_that_of_the_lease_after_a_verification() {
     inbox.until(&job, InboxState::Done).await;
     sleep(MINUTE).await;
     assert_eq!(inbox.row(&job).await.attempts, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inbox_knows_the_jobs_that_it_expects_and_forged_ids_are_neither_stored_nor_asked_for() {
+    let (inbox, api, script) = (MemoryInbox::new(), Api::new(Says::NotFound), Script::default());
+    let receiver = WebhookReceiver::durable(inbox.clone());
+    let receiver = receiver.unauthenticated().known_jobs(inbox.clone()).build().unwrap();
+    let worker = InboxWorker::new(inbox.clone(), script.handler(), Verification::fetch(api.clone()));
+    let _worker = worker.start();
+    let deliver = |body: Bytes| {
+        let receiver = receiver.clone();
+        async move {
+            let request = http::Request::post("/").body(http_body_util::Full::new(body)).unwrap();
+            receiver.receive(request).await.status().as_u16()
+        }
+    };
+    let mut deliveries = tokio::task::JoinSet::new();
+    for _ in 0..1000 {
+        deliveries.spawn(deliver(Payload::extract_completed().to_bytes()));
+    }
+    assert_eq!(deliveries.join_all().await, [404; 1000]);
+    assert!(inbox.list(&Default::default(), None, 1).await.unwrap().is_empty(), "it was stored");
+
+    // The webhook is half a second faster than the registration of its job.
+    let (job, began) = (new_job(), Instant::now());
+    let said = api.finish(&job);
+    let delivered = tokio::spawn(deliver(said.body().clone()));
+    sleep(SECOND / 2).await;
+    inbox.expect(&job, MINUTE).await.unwrap();
+    assert_eq!(delivered.await.unwrap(), 200);
+    assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+    script.until("it is handled", |script| script.finished() == 1).await;
+    assert_eq!(api.asked(), 1, "the API was asked for a forged id");
 }
