@@ -28,6 +28,9 @@ const PRUNE_EVERY: Duration = Duration::from_secs(60);
 /// How long the store is left alone after it failed; it doubles up to the longest.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_STORE_PAUSE: Duration = Duration::from_secs(5);
+/// The pause after a hint that there is something when there was nothing: a store that hints all the time must not be
+/// asked all the time.
+const HINT_PAUSE: Duration = Duration::from_millis(10);
 /// The pause before recording an outcome again; it doubles.
 pub(super) const RECORD_AGAIN: Duration = Duration::from_millis(100);
 
@@ -49,6 +52,8 @@ enum Next {
     Lease,
     /// There was no more.
     Wait,
+    /// There was nothing.
+    WaitForFirst,
     /// The store failed.
     Pause,
 }
@@ -86,21 +91,36 @@ impl Worker {
     /// Leases what there is room for, until the shutdown.
     pub(super) async fn run(self: Arc<Self>) {
         let mut pause = STORE_PAUSE;
+        let mut hinted = false;
         while let Some(rooms) = self.rooms().await {
             let next = self.clone().lease(rooms).await;
             match next {
                 Next::Lease => {}
-                Next::Wait => tokio::select! {
-                    Ok(()) = isolate(self.settings.inbox.wait()) => {}
-                    () = sleep(jittered(self.settings.poll)) => {}
-                    () = self.drain.closed() => return,
-                },
+                Next::Wait | Next::WaitForFirst => {
+                    let in_vain = hinted && next == Next::WaitForFirst;
+                    tokio::select! {
+                        hint = self.hint(if in_vain { HINT_PAUSE } else { Duration::ZERO }) => hinted = hint,
+                        () = sleep(jittered(self.settings.poll)) => hinted = false,
+                        () = self.drain.closed() => return,
+                    }
+                }
                 Next::Pause => tokio::select! {
                     () = sleep(jittered(pause)) => {}
                     () = self.drain.closed() => return,
                 },
             }
             pause = if next == Next::Pause { LONGEST_STORE_PAUSE.min(pause * 2) } else { STORE_PAUSE };
+        }
+    }
+
+    /// Waits until the store says that there may be an event; a store whose hint panics never does.
+    async fn hint(&self, pause: Duration) -> bool {
+        if pause > Duration::ZERO {
+            sleep(pause).await;
+        }
+        match isolate(self.settings.inbox.wait()).await {
+            Ok(()) => true,
+            Err(_) => std::future::pending().await,
         }
     }
 
@@ -122,7 +142,11 @@ impl Worker {
         let lease = self.settings.inbox.lease(most, self.settings.lease);
         match call(|| since + self.settings.lease / 3, lease).await {
             Ok(leased) => {
-                let next = if leased.len() < most { Next::Wait } else { Next::Lease };
+                let next = match leased.len() {
+                    0 => Next::WaitForFirst,
+                    some if some < most => Next::Wait,
+                    _ => Next::Lease,
+                };
                 for (leased, room) in leased.into_iter().zip(rooms) {
                     self.clone().spawn(leased, since, room, under_way.more());
                 }

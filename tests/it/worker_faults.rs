@@ -126,6 +126,19 @@ async fn without_a_hint_a_worker_finds_events_by_asking() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_hints_all_the_time_is_not_asked_all_the_time() {
+    let (inbox, script) = (FaultyInbox::default().hinting(), Script::default());
+    let _worker = inbox.worker(&script).start();
+    sleep(SECOND).await;
+    let asked = inbox.calls(Call::Lease);
+    assert!((10..=101).contains(&asked), "asked {asked} times in a second");
+    let job = inbox.add_new().await;
+    let began = Instant::now();
+    inbox.until(&job, InboxState::Done).await;
+    assert!(began.elapsed() <= SECOND / 20, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_long_handler_keeps_its_lease_and_runs_once() {
     let (inbox, script) = (FaultyInbox::default(), Script::new([Act::Take(SECOND * 600)]));
     let worker = || inbox.worker(&script).max_handler_time(SECOND * 3600).start();
