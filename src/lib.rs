@@ -55,6 +55,7 @@
 //! - `postgres`: `PostgresDedupStore` and `PostgresInbox`, shared by processes; `postgres-tls`:
 //!   `sslmode=require` in URLs for them.
 //! - `sqlite`: `SqliteInbox`, in one file.
+//! - `client`: `JobsClient`, which asks the API for jobs and downloads documents.
 //! - `conformance`: the suites that any store must pass.
 //!
 //! None is on by default. The answer to every request, all defaults, and where a token in a URL
@@ -114,8 +115,13 @@ pub use self::inbox::{CompleteError, PostgresInbox};
 pub use self::inbox::{SqliteInbox, SqliteInboxBuilder, SqliteInboxError};
 #[cfg(feature = "warp")]
 pub use self::integrations::warp;
+#[cfg(feature = "client")]
 pub use self::jobs::{
-    ExpectedJobs, FetchError, Fetched, JobEnd, JobRegistry, JobSource, MemoryJobRegistry, OverdueJob,
+    ApiKey, ApiKeyError, Download, DownloadError, JobsClient, JobsClientBuilder, JobsClientError,
+};
+pub use self::jobs::{
+    BudgetClosed, ExpectedJobs, FetchError, Fetched, JobEnd, JobRegistry, JobSource, MemoryJobRegistry,
+    OverdueJob, RequestBudget, RequestPermit,
 };
 #[cfg(feature = "postgres")]
 pub use self::postgres::PostgresStoreError;

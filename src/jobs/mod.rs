@@ -1,5 +1,8 @@
 //! The jobs that you have started, and how they stand.
 
+mod budget;
+#[cfg(feature = "client")]
+mod client;
 mod expected;
 mod memory;
 mod source;
@@ -9,6 +12,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub use self::budget::{BudgetClosed, RequestBudget, RequestPermit};
+#[cfg(feature = "client")]
+pub use self::client::{
+    ApiKey, ApiKeyError, Download, DownloadError, JobsClient, JobsClientBuilder, JobsClientError,
+};
 pub use self::expected::{ExpectedJobs, JobEnd, OverdueJob};
 pub use self::memory::MemoryJobRegistry;
 pub use self::source::{FetchError, Fetched, JobSource};
