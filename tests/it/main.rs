@@ -13,6 +13,7 @@ mod handling;
 mod http;
 mod inboxes;
 mod jobs;
+mod jobs_client;
 mod leases;
 mod package;
 mod races;
