@@ -26,6 +26,8 @@ const ID: &str = "550e8400-e29b-41d4-a716-446655440000";
 #[derive(Clone)]
 enum Answer {
     Status(u16, Vec<(&'static str, String)>, Bytes),
+    /// So many MiB of spaces, of which nothing is said before.
+    Streams(usize),
     /// Begins a body, and breaks off.
     BreaksOff,
     /// Begins a body, and goes silent.
@@ -115,6 +117,15 @@ impl State {
                     response = response.header(name, value);
                 }
                 response.body(Body::from(body)).unwrap()
+            }
+            Answer::Streams(mebibytes) => {
+                let (chunks, body) = mpsc::channel::<Result<Bytes, std::io::Error>>(1);
+                tokio::spawn(async move {
+                    for _ in 0..mebibytes {
+                        let _ = chunks.send(Ok(Bytes::from(vec![b' '; 1 << 20]))).await;
+                    }
+                });
+                Response::new(Body::new(Chunks(body)))
             }
             Answer::BreaksOff | Answer::FallsSilent => {
                 // More than the server keeps back before it sends the head.
@@ -321,10 +332,11 @@ async fn an_api_that_is_down_or_hangs_is_an_error_in_time() {
 
 #[tokio::test]
 async fn a_reply_that_is_too_large_is_refused_whatever_it_declares() {
-    let large = vec![b' '; (16 << 20) + 1];
-    let server = Server::start([ok(large)]).await;
-    let Err(error) = server.client().fetch(&id()).await else { panic!("it was read") };
-    assert!(chain(&error).contains("more than 16777216 bytes"), "{}", chain(&error));
+    for large in [ok(vec![b' '; (16 << 20) + 1]), Answer::Streams(17)] {
+        let server = Server::start([large]).await;
+        let Err(error) = server.client().fetch(&id()).await else { panic!("it was read") };
+        assert!(chain(&error).contains("more than 16777216 bytes"), "{}", chain(&error));
+    }
 }
 
 /// Where a key could be sent to.

@@ -4,6 +4,7 @@
 mod answers;
 mod api;
 mod bodies;
+mod budget;
 mod connections;
 mod databases;
 mod durable;
