@@ -130,6 +130,6 @@ pub use self::reconcile::{Reconciler, RunningReconciler};
 pub use self::store::{Fenced, StoreError};
 pub use self::worker::{InboxWorker, RunningWorker, Verification};
 
-#[cfg(all(doctest, feature = "axum", feature = "redis", feature = "sqlite"))]
+#[cfg(all(doctest, feature = "axum", feature = "redis", feature = "sqlite", feature = "client"))]
 #[doc = include_str!("../README.md")]
 mod readme {}

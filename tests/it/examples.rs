@@ -158,6 +158,22 @@ async fn the_quickstart_shows_a_duplicate_and_a_failure_in_under_ten_seconds() {
 }
 
 #[tokio::test]
+async fn no_result_is_lost_or_forged_with_webhooks_and_without() {
+    let output = timeout(Duration::from_secs(60), example("never_lose_a_result").output()).await;
+    let output = output.expect("too slow").unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    let (with, without) = shown.split_once("every webhook is lost").unwrap();
+    for (shown, what) in [(with, "with webhooks"), (without, "without webhooks")] {
+        for result in ["extract an invoice over 1500.50", "fill_pdf 8 fields", "fill_excel 8 fields"] {
+            assert_eq!(shown.matches(result).count(), 1, "{what}:\n{shown}");
+        }
+    }
+    assert!(with.contains("forged: a failure, delivered: true"), "{with}");
+    assert!(!shown.contains("no luck"), "a forged failure was believed:\n{shown}");
+}
+
+#[tokio::test]
 async fn the_durable_inbox_server_handles_what_it_stored_once_and_remembers_it() {
     let folder = std::env::temp_dir().join(format!("qomplement-webhooks-durable-{}", std::process::id()));
     std::fs::create_dir(&folder).unwrap();
