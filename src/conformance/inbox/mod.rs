@@ -1,6 +1,7 @@
 //! What an `InboxStore` must do.
 
 mod admin;
+mod asked;
 mod cancel;
 mod expect;
 mod kept;
@@ -12,6 +13,7 @@ mod steps;
 mod tests;
 
 pub use self::admin::*;
+pub use self::asked::*;
 pub use self::cancel::*;
 pub use self::expect::*;
 pub use self::kept::*;
@@ -76,6 +78,12 @@ pub async fn inbox_all(store: &dyn InboxAdmin, other: &dyn InboxAdmin, differenc
         inbox_a_job_is_overdue_after_its_deadline(store);
         inbox_a_job_is_overdue_again_after_a_while(store);
         inbox_an_overdue_job_is_returned_to_one(store);
+        inbox_an_overdue_job_is_verified(store);
+        inbox_a_webhook_wins_over_an_answer(store);
+        inbox_a_running_row_is_verified(store);
+        inbox_a_job_that_has_not_ended_is_expected_again(store);
+        inbox_what_the_api_cannot_say_is_counted_apart(store);
+        inbox_a_job_that_is_none_may_come_again(store);
         inbox_a_job_is_there_wherever_it_stands(store);
         inbox_a_replay_begins_anew_and_keeps_the_attempts(store);
         inbox_only_what_has_ended_is_replayed(store);
