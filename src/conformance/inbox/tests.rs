@@ -14,7 +14,7 @@ use crate::event::{Envelope, JobId};
 use crate::guard::isolate;
 use crate::inbox::{
     InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, MemoryInbox,
-    Outcome, Overdue, Pruned, Receipt, Retention,
+    Outcome, Overdue, Pruned, Receipt, Retention, Unfinished,
 };
 use crate::store::{Fenced, StoreError};
 
@@ -61,6 +61,13 @@ enum Flaw {
     SaysOverdueTwice,
     SaysOverdueOnce,
     LeavesOverdueToTwo,
+    VerifiesNothing,
+    VerifiesWithoutFence,
+    EndsTheLeaseOfWhatItVerifies,
+    KeepsTheEventOfAPendingJob,
+    CountsWhatWasAskedAsAnAttempt,
+    CountsNoAsking,
+    DisownsWithTheEvent,
     ReplaysNothing,
     ReplaysAnything,
     ForgetsEarlierAttempts,
@@ -297,6 +304,14 @@ impl InboxStore for Flawed {
         let outcome = match (self.flaw, outcome.clone()) {
             (SettlesOnlyInTime, _) if ended && first => return Ok(Fenced::Stale),
             (SettlesOnce, _) if !first => return Ok(Fenced::Stale),
+            (KeepsTheEventOfAPendingJob, Outcome::AskAgain { after, answer: Unfinished::Pending }) => {
+                Outcome::AskAgain { after, answer: Unfinished::NotFound }
+            }
+            (CountsWhatWasAskedAsAnAttempt, Outcome::AskAgain { after, .. }) => {
+                Outcome::Retry { after, error: String::new() }
+            }
+            (CountsNoAsking, Outcome::AskAgain { after, .. }) => Outcome::GiveBack { after },
+            (DisownsWithTheEvent, Outcome::Disowned { error }) => Outcome::Dead { error },
             (RefusesOddErrors, Outcome::Dead { error }) if error.contains('\0') => {
                 return Err(StoreError::unavailable("not a text"));
             }
@@ -343,7 +358,23 @@ impl InboxStore for Flawed {
     }
 
     async fn verify(&self, lease: &Lease, event: &Envelope) -> Result<Fenced, StoreError> {
-        self.inner.verify(lease, event).await
+        match self.flaw {
+            VerifiesNothing => Ok(Fenced::Applied),
+            VerifiesWithoutFence => {
+                // As if a state were enough to know whose the row is.
+                let expected =
+                    self.row(lease.job()).await.is_some_and(|row| row.state == InboxState::Received);
+                let leased = if expected { self.inner.lease(1, Duration::ZERO).await? } else { Vec::new() };
+                let lease = leased.first().map_or(lease, |leased| &leased.lease);
+                self.inner.verify(lease, event).await
+            }
+            EndsTheLeaseOfWhatItVerifies => {
+                let verified = self.inner.verify(lease, event).await?;
+                let _ = self.inner.settle(lease, &Outcome::GiveBack { after: Duration::ZERO }).await?;
+                Ok(verified)
+            }
+            _ => self.inner.verify(lease, event).await,
+        }
     }
 
     async fn overdue(&self, most: usize, length: Duration) -> Result<Vec<Overdue>, StoreError> {
@@ -526,6 +557,13 @@ async fn every_flaw_is_named_by_the_check_that_is_for_it() {
         (SaysOverdueTwice, "inbox_a_job_is_overdue_again_after_a_while"),
         (SaysOverdueOnce, "inbox_a_job_is_overdue_again_after_a_while"),
         (LeavesOverdueToTwo, "inbox_an_overdue_job_is_returned_to_one"),
+        (VerifiesNothing, "inbox_an_overdue_job_is_verified"),
+        (VerifiesWithoutFence, "inbox_a_webhook_wins_over_an_answer"),
+        (EndsTheLeaseOfWhatItVerifies, "inbox_a_running_row_is_verified"),
+        (KeepsTheEventOfAPendingJob, "inbox_a_job_that_has_not_ended_is_expected_again"),
+        (CountsWhatWasAskedAsAnAttempt, "inbox_what_the_api_cannot_say_is_counted_apart"),
+        (CountsNoAsking, "inbox_what_the_api_cannot_say_is_counted_apart"),
+        (DisownsWithTheEvent, "inbox_a_job_that_is_none_may_come_again"),
         (ReplaysNothing, "inbox_a_replay_begins_anew_and_keeps_the_attempts"),
         (ReplaysAnything, "inbox_only_what_has_ended_is_replayed"),
         (ForgetsEarlierAttempts, "inbox_a_replay_begins_anew_and_keeps_the_attempts"),
