@@ -50,7 +50,7 @@ impl MemoryJobRegistry {
     /// Adds a job that you have started, and whose event should come within `deadline`; when it does not, a
     /// [`Reconciler`](crate::Reconciler) asks for it. `false` if it was there.
     pub fn expect(&self, job: JobId, deadline: Duration) -> bool {
-        let deadline = Instant::now() + deadline;
+        let deadline = after(deadline);
         self.add(job, Standing::Expected { deadline, overdue: deadline, asked: Asked::default() })
     }
 
@@ -84,6 +84,12 @@ impl MemoryJobRegistry {
     }
 }
 
+/// The time after a while; a while without an end is thirty years.
+fn after(time: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(time).unwrap_or_else(|| now + Duration::from_secs(30 * 365 * 24 * 60 * 60))
+}
+
 #[async_trait]
 impl JobRegistry for MemoryJobRegistry {
     async fn is_known(&self, job: &JobId) -> Result<bool, Box<dyn Error + Send + Sync>> {
@@ -101,7 +107,7 @@ impl ExpectedJobs for MemoryJobRegistry {
         let (mut jobs, now) = (self.jobs(), Instant::now());
         let found = jobs.iter_mut().filter_map(|(job, standing)| match standing {
             Standing::Expected { deadline, overdue, asked } if *overdue <= now => {
-                *overdue = now + lease;
+                *overdue = after(lease);
                 Some(OverdueJob { job: job.clone(), late: now - *deadline, asked: *asked })
             }
             _ => None,
@@ -111,7 +117,7 @@ impl ExpectedJobs for MemoryJobRegistry {
 
     async fn ask_again(&self, job: &JobId, again: &Asked) -> Result<(), Box<dyn Error + Send + Sync>> {
         if let Some(Standing::Expected { overdue, asked, .. }) = self.jobs().get_mut(job) {
-            *overdue = Instant::now() + again.again_in;
+            *overdue = after(again.again_in);
             *asked = *again;
         }
         Ok(())

@@ -241,6 +241,7 @@ async fn inline_a_job_whose_webhook_never_came_is_handled_once() {
     let inline = Inline::new([]);
     assert!(inline.jobs.expect(job(1), MINUTE));
     assert!(!inline.jobs.expect(job(1), Duration::ZERO) && !inline.jobs.insert(job(1)));
+    assert!(inline.jobs.expect(job(2), Duration::MAX), "never overdue");
     inline.api.finish(&job(1));
     let _reconciler = inline.reconciler().start();
     sleep(MINUTE - SECOND).await;
