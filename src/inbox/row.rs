@@ -200,7 +200,7 @@ impl Row {
             }
             Phase::Expected { .. } => self.take(event, true, now),
             // The repetition of a write whose reply was lost.
-            Phase::Received { .. } if is_verified => {}
+            Phase::Received { .. } if is_verified => return Fenced::Applied,
             _ => return Fenced::Stale,
         }
         self.asking = Asking::default();
@@ -246,6 +246,8 @@ impl Row {
                 self.note(answer, now + *delay);
                 self.expect_again(now + *delay);
             }
+            // What has not ended is never received by this.
+            (Outcome::AskAgain { answer: Unfinished::Pending, .. }, _) => return Fenced::Stale,
             // The repetition of a write whose reply was lost.
             (Outcome::Done, Phase::Done { .. })
             | (Outcome::Dead { .. } | Outcome::Disowned { .. }, Phase::Dead)

@@ -292,6 +292,8 @@ impl Transaction<'_> {
                     Received
                 }
             }
+            // What has not ended is never received by this.
+            (Outcome::AskAgain { answer: Unfinished::Pending, .. }, _) => return Ok(Fenced::Stale),
             // The repetition of a write whose reply was lost.
             (Outcome::Done, Done)
             | (Outcome::Dead { .. } | Outcome::Disowned { .. }, Dead)

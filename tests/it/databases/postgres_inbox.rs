@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use qomplement_webhooks::{
-    Envelope, Fenced, InboxAdmin, InboxFilter, InboxState, InboxStore, InboxWorker, JobId, JobRegistry,
-    Lease, Leased, MemoryInbox, Outcome, PostgresInbox, PostgresStoreError, Receipt, Retention, StoreError,
-    WebhookReceiver,
+    Asked, Envelope, Fenced, InboxAdmin, InboxFilter, InboxState, InboxStore, InboxWorker, JobId,
+    JobRegistry, Lease, Leased, MemoryInbox, Outcome, PostgresInbox, PostgresStoreError, Receipt, Retention,
+    StoreError, Unfinished, WebhookReceiver,
 };
 use tokio::time::timeout;
 use tokio_postgres::{Client, NoTls};
@@ -93,7 +93,12 @@ async fn operate(inbox: &impl InboxAdmin, leases: &mut Vec<Lease>, seed: u64) ->
             let (most, length) = random.pick(&[(1, Duration::ZERO), (1, HOUR), (2, HOUR), (100, HOUR)]);
             let leased = inbox.lease(most, length).await.unwrap();
             leases.extend(leased.iter().map(|leased| leased.lease.clone()));
-            format!("{leased:?}")
+            let timeless = leased.into_iter().map(|leased| {
+                let asked = asked(&leased.asked);
+                let leased = Leased { age: Duration::ZERO, asked: Asked::default(), ..leased };
+                format!("{leased:?} {asked}")
+            });
+            format!("{:?}", timeless.collect::<Vec<_>>())
         }
         6..=8 if !leases.is_empty() => {
             let lease = &leases[leases.len() - 1 - random.below(leases.len().min(6))];
@@ -103,9 +108,19 @@ async fn operate(inbox: &impl InboxAdmin, leases: &mut Vec<Lease>, seed: u64) ->
                 Outcome::Done,
                 Outcome::Done,
                 Outcome::Retry { after, error: error.clone() },
-                Outcome::Dead { error },
+                Outcome::Dead { error: error.clone() },
                 Outcome::GiveBack { after },
+                Outcome::Disowned { error: error.clone() },
+                Outcome::AskAgain { after, answer: Unfinished::Pending },
+                Outcome::AskAgain { after, answer: Unfinished::NotFound },
+                Outcome::AskAgain { after, answer: Unfinished::Failed { error } },
             ]);
+            if random.below(4) == 0 {
+                let said = event(&lease.job().to_string(), "failed", random.pick(&["", "other"]));
+                let first = inbox.verify(lease, &said).await.unwrap();
+                let second = inbox.verify(lease, &said).await.unwrap();
+                return format!("{lease:?} {first:?} {second:?}");
+            }
             let first = inbox.settle(lease, &outcome).await.unwrap();
             let second = inbox.settle(lease, &outcome).await.unwrap();
             format!("{lease:?} {outcome:?} {first:?} {second:?}")
@@ -118,7 +133,13 @@ async fn operate(inbox: &impl InboxAdmin, leases: &mut Vec<Lease>, seed: u64) ->
         9 => {
             inbox.expect(&job(&id), random.pick(&[Duration::ZERO, HOUR])).await.unwrap();
             let overdue = inbox.overdue(100, random.pick(&[Duration::ZERO, HOUR])).await.unwrap();
-            let mut overdue: Vec<_> = overdue.iter().map(|overdue| overdue.lease.job()).collect();
+            let mut new: Vec<_> = overdue.iter().map(|overdue| overdue.lease.clone()).collect();
+            new.sort_unstable_by(|one, other| one.job().cmp(other.job()));
+            leases.extend(new);
+            let mut overdue: Vec<_> = overdue
+                .iter()
+                .map(|overdue| format!("{:?} {}", overdue.lease, asked(&overdue.asked)))
+                .collect();
             overdue.sort();
             format!("{id} {overdue:?} {:?}", inbox.contains(&job(&id)).await.unwrap())
         }
@@ -134,6 +155,11 @@ async fn operate(inbox: &impl InboxAdmin, leases: &mut Vec<Lease>, seed: u64) ->
     }
 }
 
+fn asked(asked: &Asked) -> String {
+    let Asked { times, not_found, again_in } = asked;
+    format!("{times} {not_found} {}", *again_in > HOUR / 2)
+}
+
 /// Everything that can be seen, but for the exact times and numbers.
 async fn view(inbox: &impl InboxAdmin) -> String {
     let mut seen = String::new();
@@ -143,11 +169,13 @@ async fn view(inbox: &impl InboxAdmin) -> String {
         let (same, body) = inbox.get(&row.job).await.unwrap().unwrap();
         assert_eq!((same.number, same.state, &same.error), (row.number, row.state, &row.error));
         seen += &format!(
-            "{place} {} {} {:?} {:?} {} {} {:?} {due:?} {body:?} {}\n",
+            "{place} {} {} {:?} {:?} {} {} {} {} {:?} {due:?} {body:?} {}\n",
             row.job,
             row.state,
             row.job_type,
             row.status,
+            row.verified,
+            row.asked,
             row.attempts,
             row.earlier_attempts,
             row.error,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use qomplement_webhooks::{
-    Envelope, Fenced, InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStore, JobId, Lease, MemoryInbox,
-    Outcome, Retention, SqliteInbox,
+    Asked, Envelope, Fenced, InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStore, JobId, Lease, Leased,
+    MemoryInbox, Outcome, Retention, SqliteInbox, Unfinished,
 };
 
 use super::{Folder, HOUR, check, event};
@@ -18,6 +18,8 @@ enum Call {
     Lease(usize, Duration),
     /// Of the leases that there were, one counted from the last.
     Renew(usize, Duration),
+    /// With an event of so many bytes more.
+    Verify(usize, usize),
     Settle(usize, Outcome),
     Expect(JobId, Duration),
     Overdue(Duration),
@@ -47,7 +49,14 @@ fn an_outcome() -> impl Strategy<Value = Outcome> {
         1 => a_duration().prop_map(move |after| Outcome::Retry { after, error: error() }),
         1 => Just(Outcome::Dead { error: error() }),
         1 => a_duration().prop_map(|after| Outcome::GiveBack { after }),
+        1 => Just(Outcome::Disowned { error: error() }),
+        3 => (a_duration(), an_answer()).prop_map(|(after, answer)| Outcome::AskAgain { after, answer }),
     ]
+}
+
+fn an_answer() -> impl Strategy<Value = Unfinished> {
+    let failed = Unfinished::Failed { error: "no answer".to_owned() };
+    prop::sample::select(vec![Unfinished::Pending, Unfinished::NotFound, failed])
 }
 
 fn a_call() -> impl Strategy<Value = Call> {
@@ -58,6 +67,7 @@ fn a_call() -> impl Strategy<Value = Call> {
         8 => an_event().prop_map(Call::Receive),
         8 => (0..4_usize, a_duration()).prop_map(|(most, length)| Call::Lease(most, length)),
         2 => (which(), a_duration()).prop_map(|(which, length)| Call::Renew(which, length)),
+        3 => (which(), 0..2_usize).prop_map(|(which, padding)| Call::Verify(which, padding)),
         8 => (which(), an_outcome()).prop_map(|(which, outcome)| Call::Settle(which, outcome)),
         2 => (a_job(), a_duration()).prop_map(|(job, deadline)| Call::Expect(job, deadline)),
         2 => a_duration().prop_map(Call::Overdue),
@@ -75,10 +85,17 @@ async fn result(inbox: &dyn InboxAdmin, call: &Call, leases: &mut Vec<Lease>) ->
         Call::Lease(most, length) => {
             let leased = inbox.lease(*most, *length).await.unwrap();
             leases.extend(leased.iter().map(|leased| leased.lease.clone()));
-            format!("{leased:?}")
+            format!("{:?}", leased.iter().map(leased_timeless).collect::<Vec<_>>())
         }
         Call::Renew(which, length) => match lease(which) {
             Some(lease) => format!("{:?}", inbox.renew(&lease, *length).await.unwrap()),
+            None => String::new(),
+        },
+        Call::Verify(which, padding) => match lease(which) {
+            Some(lease) => {
+                let said = event(&lease.job().to_string(), "completed", *padding);
+                format!("{:?}", inbox.verify(&lease, &said).await.unwrap())
+            }
             None => String::new(),
         },
         Call::Settle(which, outcome) => match lease(which) {
@@ -87,10 +104,14 @@ async fn result(inbox: &dyn InboxAdmin, call: &Call, leases: &mut Vec<Lease>) ->
         },
         Call::Expect(job, deadline) => format!("{:?}", inbox.expect(job, *deadline).await.unwrap()),
         Call::Overdue(again) => {
-            let overdue = inbox.overdue(10, *again).await.unwrap();
-            let mut jobs: Vec<_> = overdue.iter().map(|overdue| overdue.lease.job()).collect();
-            jobs.sort_unstable();
-            format!("{jobs:?}")
+            let mut overdue = inbox.overdue(10, *again).await.unwrap();
+            overdue.sort_unstable_by(|one, other| one.lease.job().cmp(other.lease.job()));
+            leases.extend(overdue.iter().map(|overdue| overdue.lease.clone()));
+            let timeless = overdue.iter().map(|overdue| {
+                assert!(overdue.late < HOUR / 2, "{overdue:?}");
+                format!("{:?} {}", overdue.lease, asked(&overdue.asked))
+            });
+            format!("{:?}", timeless.collect::<Vec<_>>())
         }
         Call::Replay(job) => inbox.replay(job).await.unwrap().to_string(),
         Call::Prune(retention) => format!("{:?}", inbox.prune(retention).await.unwrap()),
@@ -122,11 +143,26 @@ async fn content(inbox: &dyn InboxAdmin) -> Vec<String> {
     content
 }
 
+fn leased_timeless(leased: &Leased) -> String {
+    assert!(leased.age < HOUR / 2, "{leased:?}");
+    let asking = asked(&leased.asked);
+    let leased = Leased { age: Duration::ZERO, asked: Asked::default(), ..leased.clone() };
+    format!("{leased:?} {asking}")
+}
+
+fn asked(asked: &Asked) -> String {
+    let Asked { times, not_found, again_in } = asked;
+    format!("{times} {not_found} {}", *again_in > HOUR / 2)
+}
+
 fn timeless(row: &InboxRow) -> String {
     assert!(row.age < HOUR / 2, "{row:?}");
     let due = row.due_in.map(|due| due > HOUR / 2);
-    let InboxRow { job, state, job_type, status, attempts, earlier_attempts, error, .. } = row;
-    format!("{job} {state} {job_type:?} {status:?} {attempts} {earlier_attempts} {error:?} {due:?}")
+    let InboxRow { job, state, job_type, status, verified, asked, attempts, earlier_attempts, error, .. } =
+        row;
+    format!(
+        "{job} {state} {job_type:?} {status:?} {verified} {asked} {attempts} {earlier_attempts} {error:?} {due:?}"
+    )
 }
 
 proptest! {
