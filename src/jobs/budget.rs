@@ -24,7 +24,7 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
 /// while: a second, and twice as long after each further one, up to five minutes; as long as the API asks for, up
 /// to five minutes; or a minute and more when it refused the key. The first good answer ends that.
 ///
-/// It goes by tokio's clock. [`JobsClient`](crate::JobsClient) has one; use it in a [`JobSource`](super::JobSource) of your own.
+/// It goes by tokio's clock. `JobsClient` (feature `client`) has one; use it in a [`JobSource`](super::JobSource) of your own.
 #[derive(Clone)]
 pub struct RequestBudget {
     inner: Arc<Inner>,
