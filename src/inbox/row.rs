@@ -66,7 +66,7 @@ pub(super) struct Asking {
 
 impl Row {
     pub(super) fn expected(number: u64, deadline: Duration, now: Instant) -> Self {
-        let overdue = now + deadline;
+        let overdue = later(now, deadline);
         Self {
             number,
             phase: Phase::Expected { overdue },
@@ -140,7 +140,7 @@ impl Row {
             return None;
         }
         let ran_out = matches!(self.phase, Phase::Running { .. });
-        self.phase = Phase::Running { until: now + length };
+        self.phase = Phase::Running { until: later(now, length) };
         self.sequence += 1;
         self.attempts += 1;
         Some(Leased {
@@ -158,7 +158,7 @@ impl Row {
     /// Leases it to ask for it, if it is overdue.
     pub(super) fn overdue(&mut self, job: &JobId, length: Duration, now: Instant) -> Option<Overdue> {
         match &mut self.phase {
-            Phase::Expected { overdue } if *overdue <= now => *overdue = now + length,
+            Phase::Expected { overdue } if *overdue <= now => *overdue = later(now, length),
             _ => return None,
         }
         self.sequence += 1;
@@ -180,7 +180,7 @@ impl Row {
             Phase::Running { until } | Phase::Expected { overdue: until }
                 if self.sequence == lease.sequence() =>
             {
-                *until = now + length;
+                *until = later(now, length);
                 Fenced::Applied
             }
             _ => Fenced::Stale,
@@ -211,7 +211,7 @@ impl Row {
         if self.sequence != lease.sequence() {
             return Fenced::Stale;
         }
-        let after = |after: &Duration| Phase::Received { due: now + *after };
+        let after = |after: &Duration| Phase::Received { due: later(now, *after) };
         match (outcome, self.phase) {
             (Outcome::Done, Phase::Running { .. }) => self.phase = Phase::Done { since: now },
             (Outcome::Retry { after: delay, error }, Phase::Running { .. }) => {
@@ -231,20 +231,22 @@ impl Row {
                 self.phase = after(delay);
                 self.attempts -= 1;
             }
-            (Outcome::GiveBack { after: delay }, Phase::Expected { .. }) => self.expect_again(now + *delay),
+            (Outcome::GiveBack { after: delay }, Phase::Expected { .. }) => {
+                self.expect_again(later(now, *delay))
+            }
             (Outcome::AskAgain { after: delay, answer }, Phase::Running { .. }) => {
                 self.attempts -= 1;
-                self.note(answer, now + *delay);
+                self.note(answer, later(now, *delay));
                 if *answer == Unfinished::Pending {
                     self.event = None;
-                    self.expect_again(now + *delay);
+                    self.expect_again(later(now, *delay));
                 } else {
                     self.phase = after(delay);
                 }
             }
             (Outcome::AskAgain { after: delay, answer }, Phase::Expected { .. }) => {
-                self.note(answer, now + *delay);
-                self.expect_again(now + *delay);
+                self.note(answer, later(now, *delay));
+                self.expect_again(later(now, *delay));
             }
             // What has not ended is never received by this.
             (Outcome::AskAgain { answer: Unfinished::Pending, .. }, _) => return Fenced::Stale,
@@ -290,4 +292,9 @@ impl Row {
         }
         true
     }
+}
+
+/// A time from now; one that no clock reaches is in thirty years.
+fn later(now: Instant, after: Duration) -> Instant {
+    now.checked_add(after).unwrap_or_else(|| now + Duration::from_secs(30 * 365 * 24 * 60 * 60))
 }

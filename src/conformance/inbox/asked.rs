@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use super::super::harness::{LONG, applied, job, stale};
+use tokio::time::{Instant, sleep};
+
+use super::super::harness::{Call, LONG, ROUNDING, SHORT, applied, at_once, job, stale};
 use super::steps::*;
 use crate::event::JobId;
-use crate::inbox::{InboxAdmin, InboxState, Lease, Outcome, Overdue, Receipt, Unfinished};
+use crate::inbox::{Asked, InboxAdmin, InboxState, Lease, Outcome, Overdue, Receipt, Retention, Unfinished};
+use crate::store::Fenced;
 
 fn ask_again(after: Duration, answer: Unfinished) -> Outcome {
     Outcome::AskAgain { after, answer }
@@ -77,6 +80,7 @@ pub async fn inbox_a_webhook_wins_over_an_answer(store: &dyn InboxAdmin) {
         stale(store.settle(&overdue.lease, outcome).await, "an outcome after the webhook");
     }
     assert_eq!(snapshot(store, webhook.job()).await, before, "an answer changed what the webhook brought");
+    assert_eq!(before.1.as_ref(), Some(webhook.body()), "the body that the webhook brought");
     assert!(!before.0.verified, "a webhook is no answer of the API");
 }
 
@@ -142,8 +146,9 @@ pub async fn inbox_what_the_api_cannot_say_is_counted_apart(store: &dyn InboxAdm
             (&expected, &expected_lease, InboxState::Expected),
         ] {
             settle(store, held, &ask_again(Duration::ZERO, answer.clone())).await;
-            let row = row(store, job).await;
+            let (row, body) = get(store, job).await;
             assert_eq!((row.state, row.attempts, row.asked), (state, 0, times), "{answer:?}");
+            assert_eq!(body.is_some(), state == InboxState::Received, "the event after {answer:?}");
             assert_eq!(row.error.as_deref(), answer.error(), "{answer:?}");
         }
         let leased = lease(store, &running, LONG).await;
@@ -152,12 +157,19 @@ pub async fn inbox_what_the_api_cannot_say_is_counted_apart(store: &dyn InboxAdm
         assert_eq!((overdue.asked.times, overdue.asked.not_found), (times, not_found));
         (running_lease, expected_lease) = (leased.lease, overdue.lease);
     }
-    settle(store, &expected_lease, &ask_again(Duration::ZERO, Unfinished::Pending)).await;
+    for (job, held) in [(&running, running_lease), (&expected, expected_lease.clone())] {
+        settle(store, &held, &ask_again(Duration::ZERO, Unfinished::Pending)).await;
+        assert_eq!(row(store, job).await.error, None, "an error of before it was known");
+        let overdue = again(store, job).await;
+        assert_eq!((overdue.asked.times, overdue.asked.not_found), (5, 0), "after it was known");
+        expected_lease = overdue.lease;
+    }
+    settle(store, &expected_lease, &ask_again(Duration::ZERO, failed())).await;
     let overdue = again(store, &expected).await;
-    assert_eq!((overdue.asked.times, overdue.asked.not_found), (5, 0), "after it was known");
+    assert_eq!((overdue.asked.times, overdue.asked.not_found), (6, 0), "after it could not be asked for");
     settle(store, &overdue.lease, &give_back(Duration::ZERO)).await;
     let overdue = again(store, &expected).await;
-    assert_eq!(overdue.asked.times, 5, "what is given back does not count");
+    assert_eq!(overdue.asked.times, 6, "what is given back does not count");
     for outcome in [Outcome::Done, retry(Duration::ZERO)] {
         stale(store.settle(&overdue.lease, &outcome).await, "there is nothing that could be handled");
     }
@@ -185,8 +197,210 @@ pub async fn inbox_a_job_that_is_none_may_come_again(store: &dyn InboxAdmin) {
         assert_eq!(asked.asked.times, 0, "it is asked for anew");
         stale(store.settle(held, &give_back(Duration::ZERO)).await, "an outcome of before the replay");
         settle(store, &asked.lease, &error("never")).await;
+        assert_eq!(row(store, job).await.state, InboxState::Dead, "an expected job that will not be handled");
         receipt(store.receive(&completed(job)).await, Receipt::Stored, "an event of a job that was dead");
         let leased = lease(store, job, LONG).await;
         assert_eq!((leased.attempt, leased.asked.times), (1, 0));
+    }
+}
+
+/// A job that the API was asked for is asked for again when the time has come that was said, and not before;
+/// one that has an event is handled again then.
+///
+/// # Panics
+///
+/// When it is due or overdue at another time.
+pub async fn inbox_a_job_is_asked_for_again_after_a_while(store: &dyn InboxAdmin) {
+    clear(store).await;
+    let again = |answer| ask_again(SHORT, answer);
+    for outcome in [again(Unfinished::NotFound), again(failed())] {
+        let (job, held) = running(store).await;
+        let settled = Instant::now();
+        settle(store, &held, &outcome).await;
+        let leased = lease_when_due(store, &job, settled, SHORT).await;
+        assert!(!leased.ran_out, "the lease before had ended as {outcome:?}");
+        settle(store, &leased.lease, &Outcome::Done).await;
+    }
+    let pending = again(Unfinished::Pending);
+    let (job, held) = running(store).await;
+    let settled = Instant::now();
+    settle(store, &held, &pending).await;
+    let mut overdue = overdue_when_due(store, &job, settled, SHORT).await;
+    for outcome in [pending, again(Unfinished::NotFound), again(failed()), give_back(SHORT)] {
+        let settled = Instant::now();
+        settle(store, &overdue.lease, &outcome).await;
+        stale(store.settle(&overdue.lease, &outcome).await, "an outcome when the job is expected");
+        overdue = overdue_when_due(store, &job, settled, SHORT).await;
+    }
+}
+
+/// Whoever asks for a job can renew the lease. It ends, and the next that asks is the only one that writes.
+///
+/// # Panics
+///
+/// When it lasts for another time, or another asker writes.
+pub async fn inbox_the_last_that_asks_for_a_job_writes(store: &dyn InboxAdmin) {
+    let job = job();
+    expect(store, &job, Duration::ZERO).await;
+    let found = find_overdue(store, std::slice::from_ref(&job), SHORT).await.pop();
+    let Some(Overdue { lease: first, .. }) = found else { panic!("a job that is overdue is not returned") };
+    applied(store.renew(&first, LONG).await, "a renewal by who asks");
+    sleep(SHORT * 2).await;
+    let early = find_overdue(store, std::slice::from_ref(&job), LONG).await;
+    assert!(early.is_empty(), "asked for by another while the lease lasts: {early:?}");
+    let renewed = Instant::now();
+    applied(store.renew(&first, SHORT).await, "a second renewal");
+    let second = overdue_when_due(store, &job, renewed, SHORT).await.lease;
+    assert!(second.sequence() > first.sequence(), "the number of {second:?} after {first:?}");
+
+    let said = event(&job, "extract", "failed", "");
+    let before = snapshot(store, &job).await;
+    stale(store.renew(&first, LONG).await, "a renewal by who asked before");
+    stale(store.verify(&first, &said).await, "an answer to who asked before");
+    let outcomes = [ask_again(LONG, Unfinished::NotFound), give_back(LONG), disowned(), error("never")];
+    for outcome in &outcomes {
+        stale(store.settle(&first, outcome).await, &format!("{outcome:?} by who asked before"));
+    }
+    assert_eq!(snapshot(store, &job).await, before, "who asked before changed something");
+    applied(store.verify(&second, &said).await, "an answer to who asked last");
+}
+
+/// How late a job is counts from its deadline, however often it was asked for since.
+///
+/// # Panics
+///
+/// When it counts from another time.
+pub async fn inbox_a_job_says_how_late_it_is(store: &dyn InboxAdmin) {
+    let (job, began) = (job(), Instant::now());
+    expect(store, &job, SHORT).await;
+    let registered = Instant::now();
+    let mut overdue = overdue_when_due(store, &job, began, SHORT).await;
+    for outcome in [ask_again(SHORT, failed()), give_back(SHORT), ask_again(SHORT, Unfinished::Pending)] {
+        let settled = Instant::now();
+        settle(store, &overdue.lease, &outcome).await;
+        let least = registered.elapsed();
+        overdue = overdue_when_due(store, &job, settled, SHORT).await;
+        let most = began.elapsed();
+        assert!(
+            overdue.late + SHORT + ROUNDING >= least && overdue.late + SHORT <= most + ROUNDING,
+            "a job that should have come {SHORT:?} after its registration, which is between {least:?} and {most:?} \
+             ago, is said to be late by {:?}",
+            overdue.late
+        );
+    }
+}
+
+/// What is replayed, and what begins anew after it was dead, was never asked for; nor was what the API has
+/// answered.
+///
+/// # Panics
+///
+/// When the counts are kept.
+pub async fn inbox_asking_begins_anew_with_a_new_life(store: &dyn InboxAdmin) {
+    for end in [Outcome::Done, error("never"), disowned()] {
+        let (job, held) = asked_once(store).await;
+        settle(store, &held, &end).await;
+        if end == disowned() {
+            receipt(store.receive(&completed(&job)).await, Receipt::Stored, "an event of a job that is none");
+        } else {
+            assert!(replay(store, &job).await, "not replayed after {end:?}");
+        }
+        let leased = lease(store, &job, LONG).await;
+        assert_eq!(leased.asked, Asked::default(), "how it was asked for before {end:?}");
+        settle(store, &leased.lease, &Outcome::Done).await;
+    }
+    let (job, held) = asked_once(store).await;
+    settle(store, &held, &disowned()).await;
+    assert!(replay(store, &job).await, "a job that is none is not expected again");
+    assert_eq!(again(store, &job).await.asked, Asked::default(), "how it was asked for before it was dead");
+
+    let (job, held) = asked_once(store).await;
+    applied(store.verify(&held, &completed(&job)).await, "what the API says of a running row");
+    settle(store, &held, &retry(Duration::ZERO)).await;
+    let leased = lease(store, &job, LONG).await;
+    assert_eq!(leased.asked, Asked::default(), "how it was asked for before it was verified");
+}
+
+/// A running row whose job the API did not know when it was asked before.
+async fn asked_once(store: &dyn InboxAdmin) -> (JobId, Lease) {
+    let (job, held) = running(store).await;
+    settle(store, &held, &ask_again(Duration::ZERO, Unfinished::NotFound)).await;
+    let leased = lease(store, &job, LONG).await;
+    assert_eq!((leased.asked.times, leased.asked.not_found), (1, 1), "a job that was asked for once");
+    (job, leased.lease)
+}
+
+/// Of an answer and a webhook that come at once, one is the event, and the other is told so.
+///
+/// # Panics
+///
+/// When both are said to be, or neither, or the row is a mixture.
+pub async fn inbox_of_an_answer_and_a_webhook_at_once_one_counts(store: &dyn InboxAdmin) {
+    for round in 0..20 {
+        let webhook = completed(&job());
+        let said = event(webhook.job(), "extract", "failed", "the API's");
+        let held = overdue_lease(store, webhook.job()).await.lease;
+        let answer: Call<'_, bool> =
+            Box::pin(async { Ok(store.verify(&held, &said).await? == Fenced::Applied) });
+        let receive: Call<'_, bool> =
+            Box::pin(async { Ok(store.receive(&webhook).await? == Receipt::Stored) });
+        let calls = if round % 2 == 0 { [answer, receive] } else { [receive, answer] };
+        let mut counts = at_once(calls.into_iter()).await;
+        if round % 2 == 1 {
+            counts.reverse();
+        }
+        let [Ok(answered), Ok(received)] = counts[..] else {
+            panic!("one of two at once failed: {counts:?}")
+        };
+        assert_ne!(answered, received, "whether the answer counts, and whether the webhook does");
+        let leased = lease(store, webhook.job(), LONG).await;
+        let body = if answered { said.body() } else { webhook.body() };
+        assert_eq!((&leased.body, leased.verified), (body, answered), "what is kept");
+    }
+}
+
+/// A time may be any, also one that no clock reaches.
+///
+/// # Panics
+///
+/// When it is refused, or taken for a short one.
+pub async fn inbox_a_time_may_be_any(store: &dyn InboxAdmin) {
+    const MAX: Duration = Duration::MAX;
+    clear(store).await;
+    find_overdue(store, &[], LONG).await;
+    let far = async |job: &JobId, what: &str| {
+        let due_in = row(store, job).await.due_in;
+        assert!(due_in.is_some_and(|due_in| due_in > LONG * 1000), "{what} is {due_in:?} away");
+    };
+    let expected = job();
+    expect(store, &expected, MAX).await;
+    far(&expected, "a deadline").await;
+    let job = job();
+    expect(store, &job, Duration::ZERO).await;
+    let Some(overdue) = find_overdue(store, std::slice::from_ref(&job), MAX).await.pop() else {
+        panic!("a job that is overdue is not returned");
+    };
+    far(&job, "the end of a lease on an expected job").await;
+    applied(store.renew(&overdue.lease, MAX).await, "a renewal");
+    far(&job, "the end of a renewed lease on an expected job").await;
+    settle(store, &overdue.lease, &ask_again(MAX, Unfinished::Pending)).await;
+    far(&job, "when it may be asked for again").await;
+    store_event(store, &completed(&job)).await;
+    let leased = lease(store, &job, MAX).await;
+    assert!(leased.asked.again_in > LONG * 1000, "when it may be asked for again: {leased:?}");
+    far(&job, "the end of a lease").await;
+    applied(store.renew(&leased.lease, MAX).await, "a renewal");
+    far(&job, "the end of a renewed lease").await;
+    settle(store, &leased.lease, &Outcome::Done).await;
+    let pruned = store.prune(&Retention { payload: MAX, row: MAX }).await;
+    assert!(pruned.is_ok(), "what is kept for ever cannot be pruned: {pruned:?}");
+    assert!(get(store, &job).await.1.is_some(), "what is kept for ever was pruned");
+    for outcome in
+        [retry(MAX), give_back(MAX), ask_again(MAX, Unfinished::NotFound), ask_again(MAX, failed())]
+    {
+        let (job, held) = running(store).await;
+        settle(store, &held, &outcome).await;
+        far(&job, "when it is due again").await;
+        not_due(store, &job, "what is due at a time that no clock reaches").await;
     }
 }

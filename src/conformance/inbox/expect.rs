@@ -3,11 +3,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
-use super::super::harness::{LAG, LONG, ROUNDING, SHORT, at_once, job, leases};
+use super::super::harness::{LAG, LONG, at_once, job, leases};
 use super::steps::*;
-use crate::event::JobId;
 use crate::inbox::{InboxAdmin, InboxState, InboxStore, Outcome, Receipt};
 
 /// A job that is registered is known, and there is nothing to handle yet.
@@ -123,22 +122,6 @@ pub async fn inbox_a_job_is_overdue_again_after_a_while(store: &dyn InboxStore) 
             overdue_when_due(store, &jobs[0], returned, again).await;
             return;
         }
-    }
-}
-
-async fn overdue_when_due(store: &dyn InboxStore, job: &JobId, began: Instant, length: Duration) {
-    loop {
-        let asked = began.elapsed();
-        if !overdue(store, std::slice::from_ref(job), LONG).await.is_empty() {
-            let elapsed = began.elapsed();
-            assert!(
-                elapsed + ROUNDING >= length,
-                "should be overdue after {length:?}, and was after {elapsed:?}"
-            );
-            return;
-        }
-        assert!(asked < length + LAG, "should be overdue after {length:?}, and was not after {asked:?}");
-        sleep(SHORT / 10).await;
     }
 }
 

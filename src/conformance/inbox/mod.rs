@@ -84,6 +84,12 @@ pub async fn inbox_all(store: &dyn InboxAdmin, other: &dyn InboxAdmin, differenc
         inbox_a_job_that_has_not_ended_is_expected_again(store);
         inbox_what_the_api_cannot_say_is_counted_apart(store);
         inbox_a_job_that_is_none_may_come_again(store);
+        inbox_a_job_is_asked_for_again_after_a_while(store);
+        inbox_the_last_that_asks_for_a_job_writes(store);
+        inbox_a_job_says_how_late_it_is(store);
+        inbox_asking_begins_anew_with_a_new_life(store);
+        inbox_of_an_answer_and_a_webhook_at_once_one_counts(store);
+        inbox_a_time_may_be_any(store);
         inbox_a_job_is_there_wherever_it_stands(store);
         inbox_a_replay_begins_anew_and_keeps_the_attempts(store);
         inbox_only_what_has_ended_is_replayed(store);

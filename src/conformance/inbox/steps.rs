@@ -250,3 +250,25 @@ pub(super) async fn find_overdue(store: &dyn InboxStore, jobs: &[JobId], length:
     }
     panic!("jobs are overdue again and again, although they should not be for {length:?}");
 }
+
+/// Leases a job to ask for it as soon as it is overdue, and checks that this is when it should be.
+pub(super) async fn overdue_when_due(
+    store: &dyn InboxStore,
+    job: &JobId,
+    began: Instant,
+    length: Duration,
+) -> Overdue {
+    loop {
+        let asked = began.elapsed();
+        if let Some(overdue) = find_overdue(store, std::slice::from_ref(job), LONG).await.pop() {
+            let elapsed = began.elapsed();
+            assert!(
+                elapsed + ROUNDING >= length,
+                "should be overdue after {length:?}, and was after {elapsed:?}"
+            );
+            return overdue;
+        }
+        assert!(asked < length + LAG, "should be overdue after {length:?}, and was not after {asked:?}");
+        sleep(SHORT / 10).await;
+    }
+}
