@@ -13,7 +13,7 @@ use super::inbox_all;
 use crate::event::{Envelope, JobId};
 use crate::guard::isolate;
 use crate::inbox::{
-    InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, MemoryInbox,
+    Asked, InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, MemoryInbox,
     Outcome, Overdue, Pruned, Receipt, Retention, Unfinished,
 };
 use crate::store::{Fenced, StoreError};
@@ -67,7 +67,21 @@ enum Flaw {
     KeepsTheEventOfAPendingJob,
     CountsWhatWasAskedAsAnAttempt,
     CountsNoAsking,
+    CountsWhatIsGivenBackAsAsked,
+    BreaksTheRowOfNotFound,
+    DropsTheEventOfAnUnknownJob,
+    HandlesWhatIsExpected,
+    SaysEverythingIsVerified,
+    ForgetsThatItVerified,
     DisownsWithTheEvent,
+    NeverGivesAnExpectedJobUp,
+    ForgetsWhenToAskAgain,
+    KeepsNoLeaseOfWhoAsks,
+    LetsWhoAskedBeforeWrite,
+    CountsLatenessFromTheLease,
+    KeepsTheAskingOfBefore,
+    VerifiesInTwoSteps,
+    RefusesLongTimes,
     ReplaysNothing,
     ReplaysAnything,
     ForgetsEarlierAttempts,
@@ -104,6 +118,9 @@ struct State {
     bodies: Mutex<HashMap<JobId, Bytes>>,
     attempts: Mutex<HashMap<JobId, u32>>,
     expected: Mutex<HashSet<JobId>>,
+    /// Jobs that could not be asked for, the last time.
+    failed: Mutex<HashSet<JobId>>,
+    asked: Mutex<HashMap<JobId, u32>>,
     gone: Mutex<HashSet<JobId>>,
     settled: Mutex<HashSet<(JobId, u64)>>,
     at_once: AtomicUsize,
@@ -132,6 +149,29 @@ impl Flawed {
             }
         }
         lease.clone()
+    }
+
+    /// Notes how often a job was asked for in a life that ends here.
+    fn keep_asked(&self, before: Option<&InboxRow>) {
+        if let Some(row) = before.filter(|row| matches!(row.state, InboxState::Done | InboxState::Dead)) {
+            self.state.asked.lock().unwrap().insert(row.job.clone(), row.asked);
+        }
+    }
+
+    /// How a job was asked for, as this inbox tells it.
+    fn asked(&self, job: &JobId, mut asked: Asked) -> Asked {
+        match self.flaw {
+            KeepsTheAskingOfBefore => {
+                asked.times += self.state.asked.lock().unwrap().get(job).copied().unwrap_or_default();
+            }
+            BreaksTheRowOfNotFound if self.state.failed.lock().unwrap().contains(job) => asked.not_found = 0,
+            _ => {}
+        }
+        asked
+    }
+
+    async fn is_expected(&self, job: &JobId) -> bool {
+        self.row(job).await.is_some_and(|row| row.state == InboxState::Expected)
     }
 
     fn small(&self, event: &Envelope) -> Envelope {
@@ -184,6 +224,7 @@ impl InboxStore for Flawed {
             }
             _ => {}
         }
+        self.keep_asked(before.as_ref());
         let small = self.small(event);
         let event = if self.is(IgnoresCase) { &small } else { event };
         let receipt = in_lock(self, self.inner.receive(event)).await?;
@@ -256,6 +297,7 @@ impl InboxStore for Flawed {
         }
         for leased in &mut leased {
             let job = leased.lease.job().clone();
+            leased.asked = self.asked(&job, leased.asked);
             if let Some(body) = self.state.bodies.lock().unwrap().get(&job) {
                 leased.body = body.clone();
             }
@@ -269,6 +311,8 @@ impl InboxStore for Flawed {
                 SaysNothingOfALeaseThatRanOut => leased.ran_out = false,
                 KeepsTheSequenceNumber => leased.lease = Lease::new(job, 1),
                 ForgetsEarlierAttempts => leased.earlier_attempts = 0,
+                SaysEverythingIsVerified => leased.verified = true,
+                ForgetsThatItVerified if leased.attempt > 1 => leased.verified = false,
                 KeepsTheAttemptsOfAReplacedEvent => {
                     leased.attempt +=
                         self.state.attempts.lock().unwrap().get(&job).copied().unwrap_or_default();
@@ -280,11 +324,13 @@ impl InboxStore for Flawed {
     }
 
     async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError> {
+        let expected = self.is_expected(lease.job()).await;
         let row = self.row(lease.job()).await;
         let running = row.as_ref().is_some_and(|row| row.state == InboxState::Running);
         let ended = row.is_some_and(|row| row.due_in == Some(Duration::ZERO));
         match self.flaw {
             RenewsNothing if running => Ok(Fenced::Applied),
+            KeepsNoLeaseOfWhoAsks if expected => Ok(Fenced::Applied),
             RenewsOnlyWhatIsLeft if ended => Ok(Fenced::Stale),
             RenewsWithoutFence if running => {
                 let lease = self.last_lease(lease).await;
@@ -296,8 +342,17 @@ impl InboxStore for Flawed {
     }
 
     async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError> {
+        let expected = self.is_expected(lease.job()).await;
         let row = self.row(lease.job()).await;
         let ended = row.is_some_and(|row| row.due_in == Some(Duration::ZERO));
+        if let Outcome::AskAgain { answer, .. } = outcome {
+            let mut failed = self.state.failed.lock().unwrap();
+            if matches!(answer, Unfinished::Failed { .. }) {
+                failed.insert(lease.job().clone());
+            } else {
+                failed.remove(lease.job());
+            }
+        }
         let first = self.state.settled.lock().unwrap().insert((lease.job().clone(), lease.sequence()));
         let now = Duration::ZERO;
         let failed = |error: &str| Outcome::Retry { after: now, error: error.to_owned() };
@@ -309,6 +364,17 @@ impl InboxStore for Flawed {
             }
             (CountsWhatWasAskedAsAnAttempt, Outcome::AskAgain { after, .. }) => {
                 Outcome::Retry { after, error: String::new() }
+            }
+            (HandlesWhatIsExpected, Outcome::Done) if expected => return Ok(Fenced::Applied),
+            (CountsWhatIsGivenBackAsAsked, Outcome::GiveBack { after }) if expected => {
+                Outcome::AskAgain { after, answer: Unfinished::Pending }
+            }
+            (DropsTheEventOfAnUnknownJob, Outcome::AskAgain { after, answer: Unfinished::NotFound }) => {
+                Outcome::AskAgain { after, answer: Unfinished::Pending }
+            }
+            (NeverGivesAnExpectedJobUp, Outcome::Dead { .. }) if expected => Outcome::GiveBack { after: now },
+            (ForgetsWhenToAskAgain, Outcome::AskAgain { answer, .. }) => {
+                Outcome::AskAgain { after: now, answer }
             }
             (CountsNoAsking, Outcome::AskAgain { after, .. }) => Outcome::GiveBack { after },
             (DisownsWithTheEvent, Outcome::Disowned { error }) => Outcome::Dead { error },
@@ -333,6 +399,9 @@ impl InboxStore for Flawed {
                 }
                 self.inner.settle(lease, &outcome).await
             }
+            LetsWhoAskedBeforeWrite if expected => {
+                self.inner.settle(&self.last_lease(lease).await, &outcome).await
+            }
             SettlesAgain if !first => {
                 let settled = self.inner.settle(lease, &outcome).await?;
                 let ended = self.row(lease.job()).await.is_some_and(|row| row.due_in.is_none());
@@ -348,6 +417,7 @@ impl InboxStore for Flawed {
     async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError> {
         self.state.expected.lock().unwrap().insert(job.clone());
         match self.flaw {
+            RefusesLongTimes if deadline == Duration::MAX => Err(StoreError::unavailable("out of range")),
             ForgetsDeadlines => self.inner.expect(job, Duration::ZERO).await,
             ResetsWhatIsExpected => {
                 self.inner.replay(job).await?;
@@ -360,6 +430,15 @@ impl InboxStore for Flawed {
     async fn verify(&self, lease: &Lease, event: &Envelope) -> Result<Fenced, StoreError> {
         match self.flaw {
             VerifiesNothing => Ok(Fenced::Applied),
+            VerifiesInTwoSteps if self.is_expected(lease.job()).await => {
+                yield_now().await;
+                if !self.is_expected(lease.job()).await {
+                    let leased = self.inner.lease(1, Duration::ZERO).await?;
+                    let lease = leased.first().map_or(lease, |leased| &leased.lease);
+                    return self.inner.verify(lease, event).await;
+                }
+                self.inner.verify(lease, event).await
+            }
             VerifiesWithoutFence => {
                 // As if a state were enough to know whose the row is.
                 let expected =
@@ -384,6 +463,12 @@ impl InboxStore for Flawed {
             _ => length,
         };
         let mut overdue = in_lock(self, self.inner.overdue(most, length)).await?;
+        for overdue in &mut overdue {
+            overdue.asked = self.asked(overdue.lease.job(), overdue.asked);
+            if self.is(CountsLatenessFromTheLease) {
+                overdue.late = Duration::ZERO;
+            }
+        }
         if self.is(LeavesOverdueToTwo) {
             if self.state.at_once.fetch_add(1, Ordering::SeqCst) == 0 {
                 self.state.overdue.lock().unwrap().clone_from(&overdue);
@@ -458,6 +543,7 @@ impl InboxAdmin for Flawed {
     }
 
     async fn replay(&self, job: &JobId) -> Result<bool, StoreError> {
+        self.keep_asked(self.row(job).await.as_ref());
         match self.flaw {
             ReplaysNothing => Ok(false),
             ReplaysAnything => {
@@ -563,7 +649,21 @@ async fn every_flaw_is_named_by_the_check_that_is_for_it() {
         (KeepsTheEventOfAPendingJob, "inbox_a_job_that_has_not_ended_is_expected_again"),
         (CountsWhatWasAskedAsAnAttempt, "inbox_what_the_api_cannot_say_is_counted_apart"),
         (CountsNoAsking, "inbox_what_the_api_cannot_say_is_counted_apart"),
+        (CountsWhatIsGivenBackAsAsked, "inbox_what_the_api_cannot_say_is_counted_apart"),
+        (BreaksTheRowOfNotFound, "inbox_what_the_api_cannot_say_is_counted_apart"),
+        (DropsTheEventOfAnUnknownJob, "inbox_what_the_api_cannot_say_is_counted_apart"),
+        (HandlesWhatIsExpected, "inbox_what_the_api_cannot_say_is_counted_apart"),
+        (SaysEverythingIsVerified, "inbox_a_job_that_has_not_ended_is_expected_again"),
+        (ForgetsThatItVerified, "inbox_a_running_row_is_verified"),
         (DisownsWithTheEvent, "inbox_a_job_that_is_none_may_come_again"),
+        (NeverGivesAnExpectedJobUp, "inbox_a_job_that_is_none_may_come_again"),
+        (ForgetsWhenToAskAgain, "inbox_a_job_is_asked_for_again_after_a_while"),
+        (KeepsNoLeaseOfWhoAsks, "inbox_the_last_that_asks_for_a_job_writes"),
+        (LetsWhoAskedBeforeWrite, "inbox_the_last_that_asks_for_a_job_writes"),
+        (CountsLatenessFromTheLease, "inbox_a_job_says_how_late_it_is"),
+        (KeepsTheAskingOfBefore, "inbox_asking_begins_anew_with_a_new_life"),
+        (VerifiesInTwoSteps, "inbox_of_an_answer_and_a_webhook_at_once_one_counts"),
+        (RefusesLongTimes, "inbox_a_time_may_be_any"),
         (ReplaysNothing, "inbox_a_replay_begins_anew_and_keeps_the_attempts"),
         (ReplaysAnything, "inbox_only_what_has_ended_is_replayed"),
         (ForgetsEarlierAttempts, "inbox_a_replay_begins_anew_and_keeps_the_attempts"),
