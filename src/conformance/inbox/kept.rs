@@ -64,6 +64,11 @@ pub async fn inbox_types_and_statuses_may_be_any_text(store: &dyn InboxAdmin) {
         receipt(store.receive(&last).await, Receipt::Stored, "a final status after an odd one");
         let leased = lease(store, &job, LONG).await;
         assert_eq!(&leased.body, last.body(), "the final event after an odd one");
+        let said = event(&job, text, "failed", "the API's");
+        applied(store.verify(&leased.lease, &said).await, "an answer of the API with an odd type");
+        let (row, body) = get(store, &job).await;
+        assert!(!exact || row.job_type.as_deref() == Some(text), "the type {text:?} is {:?}", row.job_type);
+        assert_eq!(body.as_ref(), Some(said.body()), "the body of an answer with an odd type");
     }
 }
 

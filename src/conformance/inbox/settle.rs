@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::super::harness::{LONG, SHORT, applied, at_once, leases, stale};
 use super::steps::*;
-use crate::inbox::{InboxAdmin, InboxState, InboxStore, Outcome};
+use crate::inbox::{InboxAdmin, InboxState, InboxStore, Outcome, Unfinished};
 
 /// What is done is not leased again, and says so.
 ///
@@ -154,7 +154,13 @@ pub async fn inbox_an_error_may_be_any_text(store: &dyn InboxAdmin) {
         (&long, false),
         ("a\0b", false),
     ] {
-        for outcome in [error(text), Outcome::Retry { after: LONG, error: text.to_owned() }] {
+        let text_of = || text.to_owned();
+        for outcome in [
+            error(text),
+            Outcome::Retry { after: LONG, error: text_of() },
+            Outcome::AskAgain { after: LONG, answer: Unfinished::Failed { error: text_of() } },
+            Outcome::Disowned { error: text_of() },
+        ] {
             let job = received(store).await;
             let leased = lease(store, &job, LONG).await.lease;
             settle(store, &leased, &outcome).await;

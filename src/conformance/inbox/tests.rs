@@ -53,6 +53,7 @@ enum Flaw {
     ForgetsDelays,
     ForgetsErrors,
     RefusesOddErrors,
+    RefusesOddErrorsOfAnswers,
     CountsWhatIsGivenBack,
     ForgetsExpectedJobs,
     RefusesTheEventOfAnExpectedJob,
@@ -97,6 +98,7 @@ enum Flaw {
     PrunesRowsWithBodies,
     IgnoresCase,
     RefusesOddTypes,
+    RefusesOddTypesOfAnswers,
     CutsBodies,
     ForgetsOneOfMany,
     StaysLockedWhenCancelled,
@@ -381,6 +383,11 @@ impl InboxStore for Flawed {
             (RefusesOddErrors, Outcome::Dead { error }) if error.contains('\0') => {
                 return Err(StoreError::unavailable("not a text"));
             }
+            (RefusesOddErrorsOfAnswers, Outcome::AskAgain { answer: Unfinished::Failed { error }, .. })
+                if error.contains('\0') =>
+            {
+                return Err(StoreError::unavailable("not a text"));
+            }
             (LeasesWhatIsDone, Outcome::Done) if first => failed("done"),
             (LeasesWhatIsDead, Outcome::Dead { error }) => failed(&error),
             (ForgetsDelays, Outcome::Retry { error, .. }) => failed(&error),
@@ -430,6 +437,9 @@ impl InboxStore for Flawed {
     async fn verify(&self, lease: &Lease, event: &Envelope) -> Result<Fenced, StoreError> {
         match self.flaw {
             VerifiesNothing => Ok(Fenced::Applied),
+            RefusesOddTypesOfAnswers if event.job_type().as_str().contains('\0') => {
+                Err(StoreError::unavailable("not a text"))
+            }
             VerifiesInTwoSteps if self.is_expected(lease.job()).await => {
                 yield_now().await;
                 if !self.is_expected(lease.job()).await {
@@ -635,6 +645,7 @@ async fn every_flaw_is_named_by_the_check_that_is_for_it() {
         (ForgetsDelays, "inbox_a_retry_waits_for_its_delay"),
         (ForgetsErrors, "inbox_what_is_dead_stays_dead"),
         (RefusesOddErrors, "inbox_an_error_may_be_any_text"),
+        (RefusesOddErrorsOfAnswers, "inbox_an_error_may_be_any_text"),
         (CountsWhatIsGivenBack, "inbox_what_is_given_back_does_not_count"),
         (ForgetsExpectedJobs, "inbox_an_expected_job_is_known"),
         (RefusesTheEventOfAnExpectedJob, "inbox_an_expected_job_is_received"),
@@ -679,6 +690,7 @@ async fn every_flaw_is_named_by_the_check_that_is_for_it() {
         (PrunesRowsWithBodies, "inbox_only_what_is_done_is_pruned"),
         (IgnoresCase, "inbox_ids_are_compared_exactly"),
         (RefusesOddTypes, "inbox_types_and_statuses_may_be_any_text"),
+        (RefusesOddTypesOfAnswers, "inbox_types_and_statuses_may_be_any_text"),
         (CutsBodies, "inbox_a_large_body_is_kept"),
         (ForgetsOneOfMany, "inbox_many_rows_are_kept_apart"),
         (StaysLockedWhenCancelled, "inbox_a_cancelled_receipt_can_be_repeated"),
