@@ -124,7 +124,8 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// When it is not known whether the job is registered.
+    /// When it is not known whether the job is registered, or [`StoreError::Full`] when a limit of the store is
+    /// reached and it is not.
     async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError>;
 
     /// Leases up to `most` of the expected jobs that are overdue, to ask the API for them: their deadline has

@@ -325,7 +325,18 @@ impl Taken {
     }
 }
 
-/// Counts what waits to be handled. When that fails, what was known stands.
+/// Whether one more job may be expected.
+pub(super) async fn has_room_to_expect(inner: &Inner) -> bool {
+    if !inner.room.is_counted() {
+        count(inner).await;
+    }
+    if !inner.room.has_room_to_expect() && inner.room.is_count_due() {
+        count(inner).await;
+    }
+    inner.room.has_room_to_expect()
+}
+
+/// Counts what waits to be handled, and what is expected. When that fails, what was known stands.
 async fn count(inner: &Inner) {
     let count = inner.room.begin_count();
     let most = i64::try_from(inner.room.limits().rows).unwrap_or(i64::MAX);
@@ -333,15 +344,16 @@ async fn count(inner: &Inner) {
     let query = postgres::query(&inner.pool, &inner.statements.count, &parameters);
     let counted = match timeout(BATCH_TIME, query).await {
         Ok(rows) => rows.and_then(|rows| {
-            let Some(row) = rows.first() else { return Ok([0; 3]) };
-            Ok([column::<i64>(row, "rows")?, column(row, "bytes")?, column(row, "took")?])
+            let Some(row) = rows.first() else { return Ok([0; 4]) };
+            let number = |name| column::<i64>(row, name);
+            Ok([number("rows")?, number("bytes")?, number("expected")?, number("took")?])
         }),
         Err(late) => Err(StoreError::unavailable(late)),
     };
     match counted {
         Ok(counted) => {
-            let [rows, bytes, took] = counted.map(i64::unsigned_abs);
-            inner.room.counted(&count, rows, bytes, Duration::from_micros(took));
+            let [rows, bytes, expected, took] = counted.map(i64::unsigned_abs);
+            inner.room.counted(&count, [rows, bytes, expected], Duration::from_micros(took));
         }
         Err(error) => debug!(error = %chain(&error), "what waits cannot be counted"),
     }

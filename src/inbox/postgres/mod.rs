@@ -157,6 +157,9 @@ impl PostgresInbox {
     /// How many events may wait to be handled, about: above, a new one is refused with [`StoreError::Full`].
     /// They are counted once a second at most, so that many processes together can go somewhat above it.
     /// Default: 100,000.
+    ///
+    /// A job is not registered as expected either, with the same error, when so many events wait or jobs are
+    /// expected. Jobs that are expected are never why an event is refused; in a `SqliteInbox` they can be.
     #[must_use]
     pub fn max_unfinished_rows(self, rows: u64) -> Self {
         let limits = Limits { rows, ..self.inner.room.limits() };
@@ -347,9 +350,15 @@ impl InboxStore for PostgresInbox {
     }
 
     async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError> {
+        if !batch::has_room_to_expect(&self.inner).await {
+            return if self.contains(job).await? { Ok(()) } else { Err(StoreError::Full) };
+        }
         let (job, deadline) = (job.to_string(), microseconds(deadline));
         let parameters: [Parameter<'_>; 2] = [(&job, Type::TEXT), (&deadline, Type::INT8)];
-        self.query(&self.inner.statements.expect, &parameters).await.map(drop)
+        if !self.query(&self.inner.statements.expect, &parameters).await?.is_empty() {
+            self.inner.room.expected();
+        }
+        Ok(())
     }
 
     async fn overdue(&self, most: usize, length: Duration) -> Result<Vec<Overdue>, StoreError> {

@@ -10,7 +10,8 @@ const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// A count that takes long is repeated after so many times as long: it costs a twentieth at most.
 const COUNT_SHARE: u32 = 20;
 
-/// The most that may wait to be handled.
+/// The most that may wait to be handled. Jobs that are expected count to the rows when another is to be, and not
+/// when an event comes: who waits for an event must not be why it is refused.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) rows: u64,
@@ -39,6 +40,7 @@ struct Used {
 struct Amount {
     rows: u64,
     bytes: u64,
+    expected: u64,
 }
 
 /// A count that has begun.
@@ -87,13 +89,13 @@ impl Room {
     }
 
     /// Notes what was counted, and how long that took the database; unless another count was faster.
-    pub(super) fn counted(&self, count: &Count, rows: u64, bytes: u64, took: Duration) {
+    pub(super) fn counted(&self, count: &Count, [rows, bytes, expected]: [u64; 3], took: Duration) {
         let mut used = self.used();
         if used.counts != count.counts {
             return;
         }
         used.counts += 1;
-        used.counted = Amount { rows, bytes };
+        used.counted = Amount { rows, bytes, expected };
         used.stored = used.stored.without(count.stored);
         used.next_count = Some(Instant::now() + COUNT_EVERY.max(took.saturating_mul(COUNT_SHARE)));
     }
@@ -110,6 +112,20 @@ impl Room {
         fits
     }
 
+    /// Whether one more job may be expected. That takes no room: who registers it may leave at any time, and
+    /// could not give it back.
+    pub(super) fn has_room_to_expect(&self) -> bool {
+        let used = self.used();
+        let Amount { rows, expected, .. } = used.counted.with(used.stored).with(used.taken);
+        rows.saturating_add(expected) < self.limits.rows
+    }
+
+    /// Notes that a job is expected.
+    pub(super) fn expected(&self) {
+        let mut used = self.used();
+        used.stored = used.stored.with(Amount { expected: 1, ..Amount::default() });
+    }
+
     /// Gives back what was taken, and notes whether it was used.
     pub(super) fn settle(&self, length: usize, stored: bool) {
         let mut used = self.used();
@@ -123,14 +139,22 @@ impl Room {
 
 impl Amount {
     fn one(length: usize) -> Self {
-        Self { rows: 1, bytes: length as u64 }
+        Self { rows: 1, bytes: length as u64, expected: 0 }
     }
 
     fn with(self, other: Self) -> Self {
-        Self { rows: self.rows.saturating_add(other.rows), bytes: self.bytes.saturating_add(other.bytes) }
+        Self {
+            rows: self.rows.saturating_add(other.rows),
+            bytes: self.bytes.saturating_add(other.bytes),
+            expected: self.expected.saturating_add(other.expected),
+        }
     }
 
     fn without(self, other: Self) -> Self {
-        Self { rows: self.rows.saturating_sub(other.rows), bytes: self.bytes.saturating_sub(other.bytes) }
+        Self {
+            rows: self.rows.saturating_sub(other.rows),
+            bytes: self.bytes.saturating_sub(other.bytes),
+            expected: self.expected.saturating_sub(other.expected),
+        }
     }
 }

@@ -189,12 +189,16 @@ impl Statements {
                     (SELECT count(*) FROM told) AS told, (SELECT count(*) FROM durably) AS durably"
             ),
             count: format!(
-                "SELECT rows, bytes, {} AS took
+                "SELECT rows, bytes, expected, {} AS took
                 FROM (
                     SELECT count(*) AS rows, coalesce(sum(length), 0)::int8 AS bytes
                     FROM (SELECT octet_length(body) AS length FROM {table} WHERE {UNFINISHED} LIMIT $1) AS unfinished
                     OFFSET 0
-                ) AS counted",
+                ) AS counted, (
+                    SELECT count(*) AS expected
+                    FROM (SELECT FROM {table} WHERE state = 'expected' LIMIT $1) AS expected
+                    OFFSET 0
+                ) AS counted_too",
                 microseconds("clock_timestamp() - statement_timestamp()")
             ),
             lease: format!(
@@ -275,7 +279,8 @@ impl Statements {
                 SELECT $1, 'expected', {from_now}, {from_now}, clock_timestamp()
                 FROM (SELECT count(*) FROM durably) AS durably
                 WHERE NOT EXISTS (SELECT FROM {table} WHERE job_id = $1)
-                ON CONFLICT (job_id) DO NOTHING",
+                ON CONFLICT (job_id) DO NOTHING
+                RETURNING true",
                 from_now = from_now(2)
             ),
             overdue: format!(

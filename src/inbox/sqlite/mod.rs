@@ -194,6 +194,9 @@ impl SqliteInbox {
 
 impl SqliteInboxBuilder {
     /// How many rows may be expected, received or running at once. Default: 100,000.
+    ///
+    /// When there are as many, a new job is not registered, and the event of a job that is not expected is refused.
+    /// In a `PostgresInbox`, jobs that are expected are never why an event is refused.
     pub fn max_unfinished_rows(mut self, rows: u64) -> Self {
         self.settings.limits.rows = integer(rows);
         self

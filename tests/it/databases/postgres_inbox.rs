@@ -579,6 +579,34 @@ async fn a_full_inbox_refuses_what_is_new_until_there_is_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_full_inbox_expects_no_more_and_receives_what_it_expects() {
+    let inbox = inbox("full_of_expected").await;
+    let limited = inbox.clone().max_unfinished_rows(3);
+    for id in ["a", "b", "c"] {
+        limited.expect(&job(id), HOUR).await.unwrap();
+    }
+    let another = inbox.clone().max_unfinished_rows(3);
+    for full in [&limited, &another] {
+        let refused = full.expect(&job("d"), HOUR).await;
+        assert!(matches!(refused, Err(StoreError::Full)), "{refused:?}");
+        full.expect(&job("a"), HOUR).await.unwrap();
+    }
+    assert!(!inbox.contains(&job("d")).await.unwrap());
+    for id in ["a", "b", "not-expected"] {
+        assert_eq!(limited.receive(&completed(id)).await.unwrap(), Receipt::Stored);
+    }
+    assert!(matches!(limited.receive(&completed("c")).await, Err(StoreError::Full)), "so many events wait");
+    for leased in inbox.lease(3, LEASE).await.unwrap() {
+        assert_eq!(inbox.settle(&leased.lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
+    }
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    limited.expect(&job("d"), HOUR).await.unwrap();
+    another.expect(&job("e"), HOUR).await.unwrap();
+    let unlimited = inbox.clone().max_unfinished_rows(u64::MAX).max_unfinished_bytes(u64::MAX);
+    unlimited.expect(&job("f"), HOUR).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn duplicates_take_no_room() {
     let inbox = inbox("no_room_taken").await.max_unfinished_rows(5);
     receive_all(&[&inbox], (0..4).map(|number| completed(&format!("job-{number}")))).await;
