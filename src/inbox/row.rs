@@ -232,7 +232,7 @@ impl Row {
                 self.attempts -= 1;
             }
             (Outcome::GiveBack { after: delay }, Phase::Expected { .. }) => {
-                self.expect_again(later(now, *delay))
+                self.expect_again(later(now, *delay));
             }
             (Outcome::AskAgain { after: delay, answer }, Phase::Running { .. }) => {
                 self.attempts -= 1;

@@ -6,7 +6,9 @@ use tokio::time::{Instant, sleep};
 
 use super::super::harness::{LAG, LONG, MOST_POLLS, SHORT, applied, cancelled_after, job};
 use super::steps::*;
-use crate::inbox::{InboxAdmin, InboxFilter, InboxState, InboxStore, Outcome, Receipt, Retention};
+use crate::inbox::{
+    InboxAdmin, InboxFilter, InboxState, InboxStore, Outcome, Overdue, Receipt, Retention, Unfinished,
+};
 
 /// An event that was being received when the call was dropped is stored by the next copy, if it is not
 /// already, and there is one of it.
@@ -75,11 +77,14 @@ pub async fn inbox_a_cancelled_lease_ends(store: &dyn InboxStore) {
 pub async fn inbox_a_cancelled_outcome_can_be_repeated(store: &dyn InboxAdmin) {
     for polls in 0..MOST_POLLS {
         let mut finished = true;
-        for (outcome, state, attempts) in [
-            (Outcome::Done, InboxState::Done, 1),
-            (retry(LONG), InboxState::Received, 1),
-            (error("never"), InboxState::Dead, 1),
-            (give_back(LONG), InboxState::Received, 0),
+        let not_found = Outcome::AskAgain { after: LONG, answer: Unfinished::NotFound };
+        for (outcome, state, attempts, asked) in [
+            (Outcome::Done, InboxState::Done, 1, 0),
+            (retry(LONG), InboxState::Received, 1, 0),
+            (error("never"), InboxState::Dead, 1, 0),
+            (give_back(LONG), InboxState::Received, 0, 0),
+            (not_found, InboxState::Received, 0, 1),
+            (Outcome::Disowned { error: "none".to_owned() }, InboxState::Dead, 1, 0),
         ] {
             let job = received(store).await;
             let leased = lease(store, &job, LONG).await.lease;
@@ -91,8 +96,50 @@ pub async fn inbox_a_cancelled_outcome_can_be_repeated(store: &dyn InboxAdmin) {
                 &format!("{outcome:?} after a call that was dropped"),
             );
             let row = row(store, &job).await;
-            assert_eq!((row.state, row.attempts), (state, attempts), "{outcome:?}, dropped and repeated");
+            let found = (row.state, row.attempts, row.asked);
+            assert_eq!(found, (state, attempts, asked), "{outcome:?}, dropped and repeated");
         }
+        if finished {
+            return;
+        }
+    }
+}
+
+/// An answer of the API that was being written when the call was dropped can be repeated.
+///
+/// # Panics
+///
+/// When the repetition does not have its effect, or has it twice, or the store does not work any more.
+pub async fn inbox_a_cancelled_answer_can_be_repeated(store: &dyn InboxAdmin) {
+    let pending = Outcome::AskAgain { after: Duration::ZERO, answer: Unfinished::Pending };
+    for polls in 0..MOST_POLLS {
+        let said = event(&job(), "extract", "failed", "");
+        let jobs = std::slice::from_ref(said.job());
+        expect(store, said.job(), Duration::ZERO).await;
+        let asked = find_overdue(store, jobs, LONG).await.pop();
+        let Some(Overdue { lease: held, .. }) = asked else {
+            panic!("a job that is overdue is not returned")
+        };
+        let mut finished = cancelled_after(polls, store.settle(&held, &pending)).await;
+        // It is stale when the first did take place.
+        let again = store.settle(&held, &pending).await;
+        assert!(again.is_ok(), "an outcome after a call that was dropped: {again:?}");
+        assert_eq!(row(store, said.job()).await.asked, 1, "how often a job was asked for");
+
+        let asked = find_overdue(store, jobs, LONG).await.pop();
+        let Some(Overdue { lease: held, .. }) = asked else {
+            panic!("a job that is overdue is not returned")
+        };
+        finished &= cancelled_after(polls, store.verify(&held, &said)).await;
+        applied(store.verify(&held, &said).await, "an answer after a call that was dropped");
+        let leased = lease(store, said.job(), LONG).await;
+        assert_eq!((&leased.body, leased.attempt, leased.verified), (said.body(), 1, true));
+
+        let other = event(said.job(), "extract", "completed", "");
+        finished &= cancelled_after(polls, store.verify(&leased.lease, &other)).await;
+        applied(store.verify(&leased.lease, &other).await, "another answer after a call that was dropped");
+        assert_eq!(get(store, said.job()).await.1.as_ref(), Some(other.body()), "what the API said last");
+        settle(store, &leased.lease, &Outcome::Done).await;
         if finished {
             return;
         }

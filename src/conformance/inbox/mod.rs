@@ -105,6 +105,7 @@ pub async fn inbox_all(store: &dyn InboxAdmin, other: &dyn InboxAdmin, differenc
         inbox_a_cancelled_receipt_can_be_repeated(store);
         inbox_a_cancelled_lease_ends(store);
         inbox_a_cancelled_outcome_can_be_repeated(store);
+        inbox_a_cancelled_answer_can_be_repeated(store);
         inbox_other_cancelled_calls_can_be_repeated(store);
         inbox_two_handles_are_one_store(store, other);
     }

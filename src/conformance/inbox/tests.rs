@@ -103,6 +103,7 @@ enum Flaw {
     ForgetsOneOfMany,
     StaysLockedWhenCancelled,
     SetsTheEndOfALeaseLater,
+    WritesAnAnswerInTwoSteps,
 }
 
 use Flaw::*;
@@ -123,6 +124,7 @@ struct State {
     /// Jobs that could not be asked for, the last time.
     failed: Mutex<HashSet<JobId>>,
     asked: Mutex<HashMap<JobId, u32>>,
+    verified: Mutex<HashSet<JobId>>,
     gone: Mutex<HashSet<JobId>>,
     settled: Mutex<HashSet<(JobId, u64)>>,
     at_once: AtomicUsize,
@@ -437,6 +439,12 @@ impl InboxStore for Flawed {
     async fn verify(&self, lease: &Lease, event: &Envelope) -> Result<Fenced, StoreError> {
         match self.flaw {
             VerifiesNothing => Ok(Fenced::Applied),
+            WritesAnAnswerInTwoSteps => {
+                let verified = self.state.verified.lock().unwrap().insert(lease.job().clone());
+                yield_now().await;
+                // It takes its own note for the write.
+                if verified { self.inner.verify(lease, event).await } else { Ok(Fenced::Applied) }
+            }
             RefusesOddTypesOfAnswers if event.job_type().as_str().contains('\0') => {
                 Err(StoreError::unavailable("not a text"))
             }
@@ -695,6 +703,7 @@ async fn every_flaw_is_named_by_the_check_that_is_for_it() {
         (ForgetsOneOfMany, "inbox_many_rows_are_kept_apart"),
         (StaysLockedWhenCancelled, "inbox_a_cancelled_receipt_can_be_repeated"),
         (SetsTheEndOfALeaseLater, "inbox_a_cancelled_lease_ends"),
+        (WritesAnAnswerInTwoSteps, "inbox_a_cancelled_answer_can_be_repeated"),
     ] {
         match verdict(flaw).await {
             Err(said) if said.contains(check) => {}
