@@ -139,6 +139,21 @@ impl Statements {
         };
         let asking =
             format!("asked, not_found, {} AS ask_in", microseconds("ask_at - statement_timestamp()"));
+        // What is received is the repetition of a write whose reply was lost; the first may end while this one waits
+        // for it, so only the write itself can ask that.
+        let answer = [
+            ("job_type", "$3"),
+            ("status", "$4"),
+            ("body", "$5"),
+            ("error", "NULL"),
+            ("asked", "0"),
+            ("not_found", "0"),
+            ("ask_at", "NULL"),
+            ("deadline_at", "NULL"),
+        ]
+        .map(|(column, value)| {
+            format!("{column} = CASE state WHEN 'received' THEN {column} ELSE {value} END")
+        });
         const NO_EVENT: &str = "job_type = NULL, status = NULL, body = NULL, verified = false";
         const NEVER_ASKED: &str = "asked = 0, not_found = 0, ask_at = NULL";
         const NOW: &str = "clock_timestamp()";
@@ -221,25 +236,21 @@ impl Statements {
                 "UPDATE {table} SET due_at = {} WHERE {LEASED} AND state IN ({LEASABLE}) RETURNING true",
                 from_now(3)
             ),
-            // The last question is for a repetition whose first reply was lost.
             verify: format!(
                 "WITH verified AS (
-                    UPDATE {table} SET
-                        job_type = $3, status = $4, body = $5, verified = true, error = NULL,
-                        {NEVER_ASKED}, deadline_at = NULL,
+                    UPDATE {table} SET {sets}, verified = true,
                         state = CASE state WHEN 'expected' THEN 'received' ELSE state END,
                         due_at = CASE state WHEN 'expected' THEN clock_timestamp() ELSE due_at END,
                         received_at = CASE state WHEN 'expected' THEN clock_timestamp() ELSE received_at END,
                         attempts = CASE state WHEN 'expected' THEN 0 ELSE attempts END,
                         earlier_attempts = CASE state WHEN 'expected' THEN 0 ELSE earlier_attempts END
-                    WHERE {LEASED} AND state IN ({LEASABLE})
+                    WHERE {LEASED} AND (state IN ({LEASABLE}) OR (state = 'received' AND verified))
                     RETURNING state
                 ), told AS MATERIALIZED (
                     SELECT pg_notify('{CHANNEL}', $6) FROM verified WHERE state = 'received'
                 )
-                SELECT true FROM verified, (SELECT count(*) FROM told) AS told
-                UNION ALL
-                SELECT true FROM {table} WHERE {LEASED} AND state = 'received' AND verified"
+                SELECT true FROM verified, (SELECT count(*) FROM told) AS told",
+                sets = answer.join(", ")
             ),
             done: settle(RUNNING, "done", &[("due_at", "NULL"), ("ended_at", NOW)]),
             retry: settle(RUNNING, "received", &[("due_at", &from_now(3)), ("error", "$4")]),

@@ -410,6 +410,37 @@ async fn calls_whose_replies_were_lost_are_repeated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_repeated_while_the_first_is_being_written_applies() {
+    let inbox = inbox("twice").await;
+    inbox.expect(&job("job"), Duration::ZERO).await.unwrap();
+    let lease = inbox.overdue(1, HOUR).await.unwrap().remove(0).lease;
+    let (mut locking, watching) = (client(postgres()).await, client(postgres()).await);
+    let lock = locking.transaction().await.unwrap();
+    lock.batch_execute("SELECT FROM twice.inbox FOR UPDATE").await.unwrap();
+    let answers: Vec<_> = (0..2)
+        .map(|_| {
+            let (inbox, lease) = (inbox.clone(), lease.clone());
+            tokio::spawn(async move { inbox.verify(&lease, &completed("job")).await.unwrap() })
+        })
+        .collect();
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+        WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE \"twice\"%'";
+    timeout(Duration::from_secs(10), async {
+        while count(&watching, waiting).await < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("the answers do not wait for the lock");
+    lock.commit().await.unwrap();
+    for answer in answers {
+        assert_eq!(answer.await.unwrap(), Fenced::Applied);
+    }
+    let (row, _) = inbox.get(&job("job")).await.unwrap().unwrap();
+    assert_eq!((row.state, row.verified), (InboxState::Received, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_outlives_a_server_that_is_killed() {
     // Settings that would lose it, if nothing else were said.
     let mut server = Server::postgres(&["synchronous_commit=off", "wal_writer_delay=10s"], &[]);
