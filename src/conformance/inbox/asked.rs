@@ -193,6 +193,7 @@ pub async fn inbox_a_job_that_is_none_may_come_again(store: &dyn InboxAdmin) {
         assert_eq!((dead.state, dead.job_type, body), (InboxState::Dead, None, None));
         assert_eq!(dead.error.as_deref(), Some("nobody knows it"));
         assert!(replay(store, job).await, "one without an event cannot be replayed");
+        stale(store.renew(held, LONG).await, "a renewal of before the replay");
         let asked = again(store, job).await;
         assert_eq!(asked.asked.times, 0, "it is asked for anew");
         stale(store.settle(held, &give_back(Duration::ZERO)).await, "an outcome of before the replay");
@@ -201,6 +202,15 @@ pub async fn inbox_a_job_that_is_none_may_come_again(store: &dyn InboxAdmin) {
         receipt(store.receive(&completed(job)).await, Receipt::Stored, "an event of a job that was dead");
         let leased = lease(store, job, LONG).await;
         assert_eq!((leased.attempt, leased.asked.times), (1, 0));
+    }
+    for outcome in [disowned(), ask_again(LONG, Unfinished::Pending)] {
+        let (job, held) = running(store).await;
+        applied(store.verify(&held, &completed(&job)).await, "what the API says of a running row");
+        settle(store, &held, &outcome).await;
+        assert!(!row(store, &job).await.verified, "there is no event that could be verified: {outcome:?}");
+        receipt(store.receive(&completed(&job)).await, Receipt::Stored, "the next event");
+        let leased = lease(store, &job, LONG).await;
+        assert!(!leased.verified, "what the API said before {outcome:?} was of another event");
     }
 }
 
@@ -266,7 +276,7 @@ pub async fn inbox_the_last_that_asks_for_a_job_writes(store: &dyn InboxAdmin) {
     applied(store.verify(&second, &said).await, "an answer to who asked last");
 }
 
-/// How late a job is counts from its deadline, however often it was asked for since.
+/// How late a job is counts from its deadline, however often it was asked for since, or from its replay.
 ///
 /// # Panics
 ///
@@ -289,6 +299,11 @@ pub async fn inbox_a_job_says_how_late_it_is(store: &dyn InboxAdmin) {
             overdue.late
         );
     }
+    settle(store, &overdue.lease, &disowned()).await;
+    let replayed = Instant::now();
+    assert!(replay(store, &job).await, "one without an event cannot be replayed");
+    let late = again(store, &job).await.late;
+    assert!(late <= replayed.elapsed() + ROUNDING, "a job that was just replayed is late by {late:?}");
 }
 
 /// What is replayed, and what begins anew after it was dead, was never asked for; nor was what the API has

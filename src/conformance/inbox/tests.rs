@@ -75,6 +75,7 @@ enum Flaw {
     SaysEverythingIsVerified,
     ForgetsThatItVerified,
     DisownsWithTheEvent,
+    KeepsTheLeaseOfBeforeAReplay,
     NeverGivesAnExpectedJobUp,
     ForgetsWhenToAskAgain,
     KeepsNoLeaseOfWhoAsks,
@@ -334,6 +335,9 @@ impl InboxStore for Flawed {
         let ended = row.is_some_and(|row| row.due_in == Some(Duration::ZERO));
         match self.flaw {
             RenewsNothing if running => Ok(Fenced::Applied),
+            KeepsTheLeaseOfBeforeAReplay if expected => {
+                self.inner.renew(&self.last_lease(lease).await, length).await
+            }
             KeepsNoLeaseOfWhoAsks if expected => Ok(Fenced::Applied),
             RenewsOnlyWhatIsLeft if ended => Ok(Fenced::Stale),
             RenewsWithoutFence if running => {
@@ -675,6 +679,7 @@ async fn every_flaw_is_named_by_the_check_that_is_for_it() {
         (SaysEverythingIsVerified, "inbox_a_job_that_has_not_ended_is_expected_again"),
         (ForgetsThatItVerified, "inbox_a_running_row_is_verified"),
         (DisownsWithTheEvent, "inbox_a_job_that_is_none_may_come_again"),
+        (KeepsTheLeaseOfBeforeAReplay, "inbox_a_job_that_is_none_may_come_again"),
         (NeverGivesAnExpectedJobUp, "inbox_a_job_that_is_none_may_come_again"),
         (ForgetsWhenToAskAgain, "inbox_a_job_is_asked_for_again_after_a_while"),
         (KeepsNoLeaseOfWhoAsks, "inbox_the_last_that_asks_for_a_job_writes"),
