@@ -68,10 +68,10 @@ fn a_call() -> impl Strategy<Value = Call> {
         8 => (0..4_usize, a_duration()).prop_map(|(most, length)| Call::Lease(most, length)),
         2 => (which(), a_duration()).prop_map(|(which, length)| Call::Renew(which, length)),
         3 => (which(), 0..2_usize).prop_map(|(which, padding)| Call::Verify(which, padding)),
-        8 => (which(), an_outcome()).prop_map(|(which, outcome)| Call::Settle(which, outcome)),
+        10 => (which(), an_outcome()).prop_map(|(which, outcome)| Call::Settle(which, outcome)),
         2 => (a_job(), a_duration()).prop_map(|(job, deadline)| Call::Expect(job, deadline)),
-        2 => a_duration().prop_map(Call::Overdue),
-        3 => a_job().prop_map(Call::Replay),
+        3 => a_duration().prop_map(Call::Overdue),
+        5 => a_job().prop_map(Call::Replay),
         2 => retention.prop_map(Call::Prune),
         1 => Just(Call::Reopen),
     ]
@@ -169,7 +169,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_calls_have_the_same_results_as_in_memory(calls in prop::collection::vec(a_call(), 1..60)) {
+    fn any_calls_have_the_same_results_as_in_memory(calls in prop::collection::vec(a_call(), 1..100)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let folder = Folder::new();
         runtime.block_on(async {
