@@ -108,6 +108,7 @@ pub struct SqliteInboxBuilder {
 #[derive(Debug, Clone, Copy)]
 struct Settings {
     limits: Limits,
+    create: bool,
     max_file_bytes: Option<u64>,
     busy_timeout: Duration,
 }
@@ -185,6 +186,7 @@ impl SqliteInbox {
             path: path.as_ref().to_owned(),
             settings: Settings {
                 limits: Limits { rows: 100_000, bytes: 10 << 30 },
+                create: true,
                 max_file_bytes: None,
                 busy_timeout: Duration::from_secs(3),
             },
@@ -205,6 +207,13 @@ impl SqliteInboxBuilder {
     /// How many bytes the bodies of these rows may have together. Default: 10 GiB.
     pub fn max_unfinished_bytes(mut self, bytes: u64) -> Self {
         self.settings.limits.bytes = integer(bytes);
+        self
+    }
+
+    /// Whether a file that does not exist is created, and an empty one made an inbox. Default: true. Without it,
+    /// a mistyped path is an error: good for programs that look into an inbox of another.
+    pub fn create(mut self, create: bool) -> Self {
+        self.settings.create = create;
         self
     }
 

@@ -61,12 +61,20 @@ pub(super) const MIGRATIONS: [&str; 1] = ["
 const IDENTITY: &str = "SELECT (SELECT application_id FROM pragma_application_id),
     (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_schema)";
 
-/// Opens a file to write to it: one that is an inbox, or that is empty and becomes one.
+/// Opens a file to write to it: one that is an inbox, or, unless the settings say otherwise, that is empty and
+/// becomes one.
 pub(super) fn open(path: &Path, settings: &Settings) -> Result<Connection, SqliteInboxError> {
-    let mut connection = connect(path, settings.busy_timeout, OpenFlags::SQLITE_OPEN_CREATE)?;
-    version(&connection)?;
+    let flags = if settings.create { OpenFlags::SQLITE_OPEN_CREATE } else { OpenFlags::empty() };
+    let mut connection = connect(path, settings.busy_timeout, flags)?;
+    let version = version(&connection)?;
+    if version == 0 && !settings.create {
+        return Err(SqliteInboxError::NotAnInbox);
+    }
     make_durable(&connection, settings.busy_timeout)?;
-    migrate(&mut connection)?;
+    // Asked first, so that a file which needs nothing opens while another process writes to it.
+    if version < integer(MIGRATIONS.len()) {
+        migrate(&mut connection)?;
+    }
     if let Some(bytes) = settings.max_file_bytes {
         let page: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
         let pages = integer(bytes) / page.max(1);

@@ -38,6 +38,29 @@ async fn what_was_acknowledged_is_there_after_reopening() {
 }
 
 #[tokio::test]
+async fn a_file_is_made_an_inbox_unless_told_otherwise() {
+    let folder = Folder::new();
+    let open = || SqliteInbox::builder(folder.file()).create(false).open();
+    assert!(matches!(open(), Err(SqliteInboxError::Open(_))), "a file that is not there");
+    assert!(!folder.file().exists(), "it was made");
+    std::fs::write(folder.file(), "").unwrap();
+    assert!(matches!(open(), Err(SqliteInboxError::NotAnInbox)), "an empty file");
+    assert_eq!(std::fs::metadata(folder.file()).unwrap().len(), 0, "it was made an inbox");
+    SqliteInbox::open(folder.file()).unwrap();
+    assert_eq!(receive(&open().unwrap(), "stored").await, Receipt::Stored);
+}
+
+#[tokio::test]
+async fn a_file_opens_and_is_read_while_another_program_writes_to_it() {
+    let folder = Folder::new();
+    drop(SqliteInbox::open(folder.file()).unwrap());
+    let other = Connection::open(folder.file()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let inbox = SqliteInbox::builder(folder.file()).busy_timeout(std::time::Duration::ZERO).open().unwrap();
+    assert_eq!(inbox.stats().await.unwrap().received, 0);
+}
+
+#[tokio::test]
 async fn an_id_is_compared_exactly_whatever_it_holds() {
     let folder = Folder::new();
     let inbox = SqliteInbox::open(folder.file()).unwrap();
