@@ -89,9 +89,9 @@ fi
 check "examples, everything" cargo build --locked --all-features --examples
 if $quick; then
     check "unit and integration tests, without databases" \
-        cargo test --locked --all-features --lib --test it --examples -- --skip databases::
+        cargo test --locked --all-features --lib --bins --test it --examples -- --skip databases::
 else
-    check "unit and integration tests" cargo test --locked --all-features --lib --test it --examples
+    check "unit and integration tests" cargo test --locked --all-features --lib --bins --test it --examples
     check "servers that are killed" cargo test --locked --all-features --test crash
 fi
 if ! $quick; then

@@ -5,6 +5,7 @@ mod answers;
 mod api;
 mod bodies;
 mod budget;
+mod cli;
 mod connections;
 mod databases;
 mod durable;

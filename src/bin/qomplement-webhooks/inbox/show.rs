@@ -1,0 +1,79 @@
+//! `inbox show`: one row, and its event.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use qomplement_webhooks::JobId;
+
+use super::rows;
+use crate::database::{DatabaseArgs, store};
+use crate::failure::Failure;
+use crate::output::{self, Format, clean};
+use crate::time::short;
+
+/// Show a job's row, and its event
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  qomplement-webhooks inbox show --db inbox.db 550e8400-e29b-41d4-a716-446655440000
+  qomplement-webhooks inbox show --db inbox.db JOB_ID --raw > body.json
+  qomplement-webhooks send body.json --to URL
+
+--format json prints what `inbox list` prints of a row, and body: the event, or null if it was pruned or
+has yet to come.")]
+pub(super) struct Show {
+    /// The job
+    #[arg(value_name = "JOB_ID")]
+    job: JobId,
+
+    #[command(flatten)]
+    database: DatabaseArgs,
+
+    /// Print the body of the event alone, byte for byte
+    #[arg(long, conflicts_with = "format")]
+    raw: bool,
+
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+impl Show {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        let inbox = self.database.open().await?;
+        let Some((row, body)) = inbox.get(&self.job).await.map_err(store)? else {
+            return Err(Failure::failed(format!("the inbox has no job {}", self.job)));
+        };
+        if self.raw {
+            let Some(body) = body else {
+                return Err(Failure::failed("the event was pruned, or has yet to come: there is no body"));
+            };
+            output::bytes(&body)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if self.format == Format::Json {
+            output::json_with_body(&rows::json(&row), body.as_deref())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let print = |name: &str, text: &str| output::line(format_args!("{name:<10}{text}"));
+        print("job", &row.job.to_string())?;
+        print("state", &rows::paint(row.state, row.state.as_str()))?;
+        for (name, text) in [("type", &row.job_type), ("status", &row.status)] {
+            print(name, text.as_deref().map_or_else(|| "-".to_owned(), clean).as_str())?;
+        }
+        print("attempts", &rows::attempts(&row))?;
+        print("age", &short(row.age))?;
+        print("next", &rows::next(&row))?;
+        if let Some(error) = &row.error {
+            print("error", &clean(error))?;
+        }
+        let Some(body) = body else {
+            print("body", "pruned, or yet to come")?;
+            return Ok(ExitCode::SUCCESS);
+        };
+        print("body", &format!("{} bytes", body.len()))?;
+        let text = output::pretty(&body).unwrap_or_else(|| String::from_utf8_lossy(&body).into_owned());
+        text.lines().try_for_each(|line| output::line(clean(line)))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

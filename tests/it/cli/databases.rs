@@ -1,0 +1,63 @@
+//! `inbox`, on PostgreSQL.
+
+use qomplement_webhooks::PostgresInbox;
+
+use super::inbox::{LIST, fill};
+use super::{command, end, run};
+use crate::databases::server::{PASSWORD, postgres};
+
+async fn inbox(url: &str, args: &[&str]) -> super::Ran {
+    let ran = end(command(&[&["inbox"], args].concat()).env("DATABASE", url).spawn().unwrap()).await;
+    assert!(!format!("{ran:?}").contains(PASSWORD), "the password is shown: {ran:?}");
+    ran
+}
+
+#[tokio::test]
+async fn an_inbox_in_postgresql_is_looked_into_replayed_and_pruned() {
+    let url = postgres().url();
+    let store = PostgresInbox::from_url(&url).unwrap().with_table("cli", "inbox").unwrap();
+    store.migrate().await.unwrap();
+    fill(&store).await;
+    let table = ["--table", "cli.inbox"];
+    let with = |args: &[&'static str]| [args, &table].concat();
+    inbox(&url, &with(&["list"])).await.shows(0, LIST, "");
+    let replayed = inbox(&url, &with(&["replay", "--state", "dead", "--yes", "--format", "json"])).await;
+    assert_eq!(replayed.json()["replayed"].as_u64(), Some(2));
+    let pruned = inbox(&url, &with(&["prune", "--bodies", "0s", "--rows", "0s", "--yes"])).await;
+    assert!(pruned.code == Some(0) && pruned.out.contains("1 row deleted"), "{pruned:?}");
+    let stats = inbox(&url, &with(&["stats", "--format", "json"])).await.json();
+    assert_eq!(["received", "done", "dead"].map(|state| stats[state].as_u64()), [Some(4), Some(0), Some(0)]);
+
+    let named = run(&["inbox", "stats", "--db", &url, "--table", "cli.inbox"]).await;
+    assert_eq!(named.code, Some(0));
+    assert_eq!(
+        named.err,
+        "warning: a password on the command line can be seen by others, as by `ps`; rather put the URL into DATABASE\n"
+    );
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_database_is_told_without_its_password() {
+    let url = postgres().url();
+    inbox(&url, &["stats", "--table", "cli.nothing"]).await.shows(
+        1,
+        "",
+        "error: the store is unavailable: db error: ERROR: relation \"cli.nothing\" does not exist\n  \
+            The server that receives creates the table (`PostgresInbox::migrate`); is it another --table?\n",
+    );
+    let refused = inbox(&url.replace("postgres:open", "nobody:open"), &["stats"]).await;
+    assert!(refused.code == Some(1) && refused.err.contains("Are user and password right?"), "{refused:?}");
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let away = inbox(&format!("postgres://me:{PASSWORD}@{gone}/db"), &["stats"]).await;
+    assert!(away.code == Some(1) && away.err.contains("Is the database running"), "{away:?}");
+    for url in [format!("postgres://me:{PASSWORD}@[::1/db"), format!("postgres://me:{PASSWORD}@host:port/db")]
+    {
+        let wrong = inbox(&url, &["stats"]).await;
+        assert!(wrong.code == Some(2) && wrong.err.starts_with("error: the database's URL: "), "{wrong:?}");
+    }
+    inbox(&url, &["stats", "--table", "inbox"]).await.shows(
+        2,
+        "",
+        "error: --table needs a schema, too: --table public.qomplement_inbox\n",
+    );
+}

@@ -1,0 +1,376 @@
+//! `inbox`, on an SQLite file.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use qomplement_webhooks::{Envelope, InboxStore, Outcome, SqliteInbox};
+use serde_json::{Value, json};
+
+use super::{Folder, Going, Ran, command, end, run};
+
+const HOUR: Duration = Duration::from_secs(3600);
+/// More than an hour for longer than a test takes.
+const LEASE: Duration = Duration::from_secs(5400);
+
+/// A row in each state, and two that are dead. A retry is always two hours away.
+pub(super) async fn fill(inbox: &dyn InboxStore) {
+    let take = async || inbox.lease(1, LEASE).await.unwrap().remove(0).lease;
+    for (job, job_type, status, outcome) in [
+        ("job-done", "extract", "completed", Some(Outcome::Done)),
+        (
+            "job-dead",
+            "fill_pdf",
+            "failed",
+            Some(Outcome::Dead { error: "no such\u{1b}[31m customer".into() }),
+        ),
+        ("job-odd", "summarize", "processing", Some(Outcome::Dead { error: "an unknown type".into() })),
+        (
+            "job-again",
+            "extract",
+            "failed",
+            Some(Outcome::Retry { after: HOUR * 2, error: "the disk is full".into() }),
+        ),
+        ("job-running", "fill_excel", "completed", None),
+    ] {
+        let body = json!({"job_id": job, "data": {"id": job, "type": job_type, "status": status}});
+        inbox.receive(&Envelope::try_from(Bytes::from(body.to_string())).unwrap()).await.unwrap();
+        let lease = take().await;
+        if let Some(outcome) = outcome {
+            let _ = inbox.settle(&lease, &outcome).await.unwrap();
+        }
+    }
+    let body = r#"{"job_id":"job-new","data":{"type":"extract","status":"completed","id":"job-new"}}"#;
+    inbox.receive(&Envelope::try_from(Bytes::from(body)).unwrap()).await.unwrap();
+    inbox.expect(&"job-expected".parse().unwrap(), HOUR * 3).await.unwrap();
+}
+
+async fn filled(folder: &Folder) -> String {
+    let file = folder.file("inbox.db");
+    fill(&SqliteInbox::open(&file).unwrap()).await;
+    file
+}
+
+async fn inbox(file: &str, args: &[&str]) -> Ran {
+    run(&[&["inbox", args[0], "--db", file], &args[1..]].concat()).await
+}
+
+pub(super) const LIST: &str = "\
+JOB  STATE  TYPE  STATUS  ATTEMPTS  AGE  NEXT  LAST ERROR
+job-done  done  extract  completed  1  TIME  -
+job-dead  dead  fill_pdf  failed  1  TIME  -  no such\\u{1b}[31m customer
+job-odd  dead  summarize  processing  1  TIME  -  an unknown type
+job-again  received  extract  failed  1  TIME  waits 1h  the disk is full
+job-running  running  fill_excel  completed  1  TIME  leased 1h
+job-new  received  extract  completed  0  TIME  due
+job-expected  expected  -  -  0  TIME  overdue in 2h
+";
+
+#[tokio::test]
+async fn what_is_in_an_inbox_is_listed_with_the_reasons() {
+    let folder = Folder::new();
+    let file = filled(&folder).await;
+    inbox(&file, &["list"]).await.shows(0, LIST, "");
+    let lines = |numbers: &[usize]| -> String {
+        numbers.iter().map(|number| format!("{}\n", LIST.lines().nth(*number).unwrap())).collect()
+    };
+    for (args, shown) in [
+        (&["--state", "dead"] as &[_], &[0usize, 2, 3] as &[_]),
+        (&["--state", "received"], &[0, 4, 6]),
+        (&["--type", "extract"], &[0, 1, 4, 6]),
+        (&["--type", "extract", "--status", "failed"], &[0, 4]),
+        (&["--limit", "0", "--after", "5"], &[0, 6, 7]),
+    ] {
+        inbox(&file, &[&["list"], args].concat()).await.shows(0, &lines(shown), "");
+    }
+    let page = inbox(&file, &["list", "--limit", "2"]).await;
+    page.shows(0, &lines(&[0, 1, 2]), "there are more: --after 2 shows the next, --limit 0 all\n");
+    inbox(&file, &["list", "--limit", "7"]).await.shows(0, LIST, "");
+    inbox(&file, &["list", "--type", "none"]).await.shows(0, "", "no row is so\n");
+}
+
+#[tokio::test]
+async fn json_holds_all_of_a_row() {
+    let folder = Folder::new();
+    let file = filled(&folder).await;
+    let listed = inbox(&file, &["list", "--format", "json"]).await;
+    let rows: Vec<Value> = listed.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len(), 7);
+    let mut row = rows[3].clone();
+    let age = row["age_seconds"].take().as_f64().unwrap();
+    let due = row["due_in_seconds"].take().as_f64().unwrap();
+    assert!((0.0..60.0).contains(&age) && (7140.0..=7200.0).contains(&due), "{age} {due}");
+    let expected = json!({
+        "number": 4, "job_id": "job-again", "state": "received", "type": "extract", "status": "failed",
+        "attempts": 1, "earlier_attempts": 0, "error": "the disk is full", "age_seconds": null,
+        "due_in_seconds": null,
+    });
+    assert_eq!(row, expected);
+    assert_eq!(rows[0]["due_in_seconds"], Value::Null);
+
+    let mut shown = inbox(&file, &["show", "job-again", "--format", "json"]).await.json();
+    assert_eq!(shown["body"].take()["data"]["status"], json!("failed"));
+    assert_eq!(shown.as_object().unwrap().len(), 11);
+    assert_eq!(inbox(&file, &["show", "job-expected", "--format", "json"]).await.json()["body"], Value::Null);
+    let stats = inbox(&file, &["stats", "--format", "json"]).await.json();
+    assert!(stats["oldest_due_seconds"].as_f64().is_some() && stats["bytes"].as_u64() > Some(400), "{stats}");
+    let counts =
+        ["expected", "received", "running", "done", "dead"].map(|state| stats[state].as_u64().unwrap());
+    assert_eq!((counts, stats.as_object().unwrap().len()), ([1, 2, 1, 1, 2], 7));
+}
+
+#[tokio::test]
+async fn one_row_is_shown_with_its_body() {
+    let folder = Folder::new();
+    let file = filled(&folder).await;
+    inbox(&file, &["show", "job-new"]).await.shows(
+        0,
+        r#"job  job-new
+state  received
+type  extract
+status  completed
+attempts  0
+age  TIME
+next  due
+body  82 bytes
+{
+  "job_id": "job-new",
+  "data": {
+    "type": "extract",
+    "status": "completed",
+    "id": "job-new"
+  }
+}
+"#,
+        "",
+    );
+    let raw = inbox(&file, &["show", "job-new", "--raw"]).await;
+    assert_eq!(
+        raw.out,
+        r#"{"job_id":"job-new","data":{"type":"extract","status":"completed","id":"job-new"}}"#
+    );
+    inbox(&file, &["show", "job-nobody"]).await.shows(1, "", "error: the inbox has no job job-nobody\n");
+    let expected = inbox(&file, &["show", "job-expected", "--raw"]).await;
+    expected.shows(1, "", "error: the event was pruned, or has yet to come: there is no body\n");
+    let invalid = inbox(&file, &["show", "not a job"]).await;
+    assert_eq!(invalid.code, Some(2), "{invalid:?}");
+}
+
+#[tokio::test]
+async fn what_is_there_is_counted() {
+    let folder = Folder::new();
+    let file = filled(&folder).await;
+    inbox(&file, &["stats"]).await.shows(
+        0,
+        "\
+expected  1
+received  2  wait to be handled
+running  1  are being handled
+done  1
+dead  2  stay until they are replayed
+                509  bytes of bodies
+the oldest that is due has been for TIME
+",
+        "",
+    );
+}
+
+#[tokio::test]
+async fn what_is_dead_is_replayed_after_a_look() {
+    let folder = Folder::new();
+    let file = filled(&folder).await;
+    let table = "\
+JOB  STATE  TYPE  STATUS  ATTEMPTS  AGE  NEXT  LAST ERROR
+job-dead  dead  fill_pdf  failed  1  TIME  -  no such\\u{1b}[31m customer
+job-odd  dead  summarize  processing  1  TIME  -  an unknown type
+";
+    let dry = inbox(&file, &["replay", "--state", "dead", "--dry-run"]).await;
+    dry.shows(0, &format!("{table}2 would be replayed\n"), "");
+    inbox(&file, &["replay", "--state", "dead"]).await.shows(
+        2,
+        table,
+        "error: Replay these 2 events?\n  \
+            There is no terminal to answer that on: give --yes to do it, or --dry-run to look at it\n",
+    );
+    inbox(&file, &["list"]).await.shows(0, LIST, "");
+
+    let one = inbox(&file, &["replay", "--status", "failed", "--yes", "--format", "json"]).await;
+    let expected = json!({"matched": 1, "replayed": 1, "not_replayed": {}, "dry_run": false});
+    assert_eq!((one.code, one.json()), (Some(0), expected), "dead is meant without a state");
+    let row = inbox(&file, &["list", "--type", "fill_pdf", "--format", "json"]).await.json();
+    let counts = (row["attempts"].as_u64(), row["earlier_attempts"].as_u64());
+    assert_eq!((row["state"].as_str(), counts), (Some("received"), (Some(0), Some(1))));
+
+    let all = inbox(&file, &["replay", "--state", "done", "--yes"]).await;
+    assert!(all.code == Some(0) && all.out.ends_with("\n1 replayed\n"), "{all:?}");
+    inbox(&file, &["replay", "--state", "running", "--yes"]).await.shows(
+        2,
+        "",
+        "error: what is running cannot be replayed: only dead or done\n",
+    );
+    let none = inbox(&file, &["replay", "--type", "nothing", "--yes"]).await;
+    none.shows(0, "0 replayed\n", "");
+}
+
+#[tokio::test]
+async fn jobs_are_replayed_by_their_ids() {
+    let folder = Folder::new();
+    let file = filled(&folder).await;
+    inbox(&file, &["replay", "job-dead", "job-running", "job-nobody", "--yes"]).await.shows(
+        1,
+        "\
+JOB  STATE  TYPE  STATUS  ATTEMPTS  AGE  NEXT  LAST ERROR
+job-dead  dead  fill_pdf  failed  1  TIME  -  no such\\u{1b}[31m customer
+1 replayed
+",
+        "job-running is not replayed: it is running\njob-nobody is not replayed: the inbox has no such job\n",
+    );
+    let done = inbox(&file, &["replay", "job-done", "--yes", "--format", "json"]).await;
+    assert_eq!((done.code, done.json()["replayed"].as_u64()), (Some(0), Some(1)));
+    let both = inbox(&file, &["replay", "job-odd", "--state", "dead"]).await;
+    assert_eq!(both.code, Some(2), "{both:?}");
+}
+
+#[tokio::test]
+async fn many_events_are_replayed_and_none_that_comes_meanwhile() {
+    let folder = Folder::new();
+    let file = folder.file("inbox.db");
+    let store = SqliteInbox::open(&file).unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..2500 {
+        let store = store.clone();
+        tasks.spawn(async move {
+            let id = format!("job-{number}");
+            let body = json!({"job_id": id, "data": {"id": id, "type": "extract", "status": "failed"}});
+            store.receive(&Envelope::try_from(Bytes::from(body.to_string())).unwrap()).await.unwrap();
+        });
+    }
+    tasks.join_all().await;
+    for leased in store.lease(2500, HOUR).await.unwrap() {
+        let store = store.clone();
+        tokio::spawn(async move { store.settle(&leased.lease, &Outcome::Dead { error: "no".into() }).await });
+    }
+    while store.contains(&"job-0".parse().unwrap()).await.unwrap()
+        && qomplement_webhooks::InboxAdmin::stats(&store).await.unwrap().dead < 2500
+    {
+        tokio::task::yield_now().await;
+    }
+    let dry = inbox(&file, &["replay", "--state", "dead", "--dry-run"]).await;
+    assert!(dry.out.ends_with("… and 2480 more\n2500 would be replayed\n"), "{dry:?}");
+    assert_eq!(dry.out.lines().count(), 23, "the first 20 are shown");
+    let some =
+        inbox(&file, &["replay", "--state", "dead", "--limit", "1001", "--yes", "--format", "json"]).await;
+    assert_eq!(some.json()["replayed"], json!(1001));
+    let all = inbox(&file, &["replay", "--state", "dead", "--yes", "--format", "json"]).await;
+    assert_eq!(all.json()["replayed"], json!(1499));
+    let listed = inbox(&file, &["list", "--limit", "0"]).await;
+    assert_eq!(listed.out.lines().count(), 2501, "one header and each row once");
+}
+
+#[tokio::test]
+async fn only_what_is_done_is_pruned() {
+    let folder = Folder::new();
+    let file = filled(&folder).await;
+    let prune = async |args: &[&str]| inbox(&file, &[&["prune"], args].concat()).await;
+    prune(&["--dry-run"]).await.shows(0, "0 bodies and 0 rows would be deleted, at most\n", "");
+    prune(&["--dry-run", "--bodies", "0s"]).await.shows(
+        0,
+        "1 body and 0 rows would be deleted, at most\n",
+        "",
+    );
+    prune(&["--bodies", "0s"]).await.shows(
+        2,
+        "",
+        "error: Delete bodies TIME after they were handled, and rows 30days after (1 body and 0 rows, at most)?\n  \
+            There is no terminal to answer that on: give --yes to do it, or --dry-run to look at it\n",
+    );
+    prune(&["--bodies", "0s", "--yes"]).await.shows(0, "1 body and 0 rows deleted\n", "");
+    inbox(&file, &["replay", "job-done", "--yes"]).await.shows(
+        1,
+        "0 replayed\n",
+        "job-done is not replayed: its event was pruned\n",
+    );
+    let rows = prune(&["--bodies", "0s", "--rows", "0s", "--yes", "--format", "json"]).await;
+    assert_eq!(rows.json(), json!({"bodies": 0, "rows": 1, "dry_run": false}));
+    let left = LIST.replace("job-done  done  extract  completed  1  TIME  -\n", "");
+    inbox(&file, &["list"]).await.shows(0, &left, "");
+}
+
+#[tokio::test]
+async fn nothing_is_made_or_changed_by_a_wrong_path() {
+    let folder = Folder::new();
+    let missing = folder.file("missing.db");
+    let command = "list";
+    inbox(&missing, &[command]).await.shows(
+        1,
+        "",
+        "error: there is no file FOLDER/missing.db\n  \
+            A server with `SqliteInbox::open` creates it; see `--help` for what --db takes\n",
+    );
+    assert!(!std::path::Path::new(&missing).exists(), "a file was made");
+    for (name, content, what) in [
+        ("empty.db", "".as_bytes(), "the file is an SQLite database, but not an inbox"),
+        ("text.db", &[b'x'; 5000], "the file is no SQLite database"),
+    ] {
+        let file = folder.write(name, content);
+        let refused = inbox(&file, &[command]).await;
+        refused.shows(1, "", &format!("error: FOLDER/{name}: {what}\n  Nothing in it was changed\n"));
+        assert_eq!(std::fs::read(&file).unwrap(), content, "{name} was changed");
+    }
+    let other = folder.file("other.db");
+    rusqlite::Connection::open(&other).unwrap().execute_batch("CREATE TABLE mine (id INTEGER)").unwrap();
+    let refused = inbox(&other, &[command]).await;
+    assert!(refused.code == Some(1) && refused.err.contains("but not an inbox"), "{refused:?}");
+    let typo = inbox("postgres:/me:hidden-secret@host/db", &[command]).await;
+    assert!(typo.code == Some(1) && !typo.err.contains("hidden-secret"), "{typo:?}");
+    let table = inbox(&other, &[command, "--table", "a.b"]).await;
+    table.shows(2, "", "error: --table is for PostgreSQL: an SQLite file has one inbox\n");
+}
+
+#[tokio::test]
+async fn a_locked_file_is_read_and_what_would_write_to_it_says_so() {
+    let folder = Folder::new();
+    let file = filled(&folder).await;
+    let writer = rusqlite::Connection::open(&file).unwrap();
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    inbox(&file, &["list"]).await.shows(0, LIST, "");
+    inbox(&file, &["replay", "job-odd", "--yes", "--format", "json"]).await.shows(
+        1,
+        "",
+        "error: the store is unavailable: database is locked\n  \
+            Another program is writing to the file for long; try again when it has ended\n",
+    );
+    writer.execute_batch("ROLLBACK").unwrap();
+    inbox(&file, &["list"]).await.shows(0, LIST, "");
+}
+
+#[tokio::test]
+async fn the_database_is_taken_from_the_environment_too() {
+    let folder = Folder::new();
+    let file = filled(&folder).await;
+    let listed = end(command(&["inbox", "list"]).env("DATABASE", &file).spawn().unwrap()).await;
+    listed.shows(0, LIST, "");
+    let other =
+        end(command(&["inbox", "list", "--db", &file]).env("DATABASE", "other").spawn().unwrap()).await;
+    other.shows(0, LIST, "");
+}
+
+#[tokio::test]
+async fn a_watch_in_a_pipe_prints_what_has_changed() {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+
+    let folder = Folder::new();
+    let file = filled(&folder).await;
+    let mut watch = Going::start(&mut command(&["inbox", "watch", "--db", &file, "--every", "50ms"]));
+    let mut lines = BufReader::new(watch.child.stdout.take().unwrap()).lines();
+    assert_eq!(
+        lines.next_line().await.unwrap().unwrap(),
+        "expected 1  received 2  running 1  done 1  dead 2"
+    );
+    inbox(&file, &["replay", "job-odd", "--yes"]).await;
+    assert_eq!(
+        lines.next_line().await.unwrap().unwrap(),
+        "expected 1  received 3  running 1  done 1  dead 1"
+    );
+    watch.interrupt().await.shows(0, "", "");
+    assert_eq!(lines.next_line().await.unwrap(), None);
+}

@@ -1,0 +1,152 @@
+//! Secrets come from the environment or from files, and are never shown.
+
+use std::os::unix::fs::PermissionsExt;
+
+use qomplement_webhooks::{SharedToken, WebhookReceiver};
+use serde_json::json;
+
+use super::{Folder, command, finish, run};
+use crate::servers::{Framework, Server};
+use crate::support::{Script, TOKEN};
+
+async fn server(token: &str) -> Server {
+    let token = SharedToken::new(token).unwrap();
+    let receiver = WebhookReceiver::builder(Script::default().handler()).token(token).build().unwrap();
+    Server::start(Framework::Axum, receiver).await
+}
+
+#[tokio::test]
+async fn a_token_is_made_with_the_url_that_carries_it() {
+    run(&["token"]).await.shows(0, "TOKEN\n", "");
+    let one = run(&["token"]).await.out;
+    assert_ne!(one, run(&["token"]).await.out, "the same token twice");
+    SharedToken::new(one.trim()).unwrap();
+
+    let url = "https://example.com/api/webhooks/qomplement?tenant=7";
+    let made = run(&["token", "--url", url]).await;
+    made.shows(0, &format!("WEBHOOK_TOKEN=TOKEN\nwebhook_url={url}&token=TOKEN\n"), "");
+    let (token, in_url) = (made.out.lines().next().unwrap(), made.out.lines().nth(1).unwrap());
+    assert!(in_url.ends_with(token.trim_start_matches("WEBHOOK_TOKEN=")), "another token: {}", made.out);
+
+    let made = run(&["token", "--url", url, "--format", "json"]).await.json();
+    assert_eq!(made["webhook_url"], json!(format!("{url}&token={}", made["token"].as_str().unwrap())));
+    assert_eq!(run(&["token", "--format", "json"]).await.json().as_object().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_token_is_saved_where_only_its_owner_reads_it_and_never_over_another() {
+    let folder = Folder::new();
+    let file = folder.file("webhook.token");
+    run(&["token", "--save", &file]).await.shows(0, "", "");
+    let token = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let again = run(&["token", "--save", &file]).await;
+    again.shows(
+        2,
+        "",
+        "error: FOLDER/webhook.token exists, and could hold a token that is in use: move it away first\n",
+    );
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), token);
+
+    let url = run(&["token", "--token-file", &file, "--url", "https://example.com/"]).await;
+    assert_eq!(url.out, format!("webhook_url=https://example.com/?token={token}"));
+    let nothing = run(&["token", "--token-file", &file]).await;
+    nothing.shows(2, "", "error: a token was given, and no --url that it should be put into\n");
+}
+
+#[tokio::test]
+async fn the_token_comes_from_the_environment_a_file_standard_input_or_the_url() {
+    let (folder, server) = (Folder::new(), server(TOKEN).await);
+    let url = server.url();
+    let send = ["send", "--schedule", "none", "--format", "json", "--to"];
+    let with = |others: &[&str]| command(&[&send, others].concat());
+    let file = folder.write("token", format!("{TOKEN}\n"));
+    let in_url = format!("{url}?token={TOKEN}");
+    let other = SharedToken::generate().unwrap();
+
+    for (what, mut command, input) in [
+        ("nothing", with(&[&url]), ""),
+        ("another", with(&[&url]), other.expose()),
+        ("the environment", with(&[&url]), TOKEN),
+        ("a file", with(&[&url, "--token-file", &file]), ""),
+        ("standard input", with(&[&url, "--token-file", "-"]), TOKEN),
+        ("a file, and another in the environment", with(&[&url, "--token-file", &file]), other.expose()),
+        ("the URL", with(&[&in_url]), ""),
+        ("the URL, and another in the environment", with(&[&in_url]), other.expose()),
+    ] {
+        if what.contains("environment") || what == "another" {
+            command.env("WEBHOOK_TOKEN", input);
+        }
+        let ran = finish(&mut command, input).await;
+        let expected = if matches!(what, "nothing" | "another") { "401" } else { "200" };
+        assert_eq!(ran.json()["answers"], json!({expected: 1}), "{what}: {ran:?}");
+        assert_eq!(ran.err, "", "{what}");
+        assert!(!ran.out.contains(TOKEN), "{what}: the token is shown");
+    }
+
+    let text = run(&["send", "--to", &in_url]).await;
+    assert!(text.code == Some(0) && !text.out.contains(TOKEN), "{text:?}");
+}
+
+#[tokio::test]
+async fn a_token_on_the_command_line_is_taken_with_a_warning() {
+    // A token can begin with what an option begins with.
+    let token = format!("--{TOKEN}");
+    let server = server(&token).await;
+    let ran = run(&["send", "--to", &server.url(), "--token", &token, "--format", "json"]).await;
+    assert_eq!((ran.code, &ran.json()["answers"]), (Some(0), &json!({"200": 1})));
+    assert_eq!(
+        ran.err,
+        "warning: a token on the command line can be seen by others, as by `ps`; rather set WEBHOOK_TOKEN, or use --token-file\n"
+    );
+}
+
+#[tokio::test]
+async fn a_bad_token_is_refused_and_not_shown() {
+    let folder = Folder::new();
+    let file = folder.write("token", "not a token, with spaces: hidden-secret");
+    let url = format!("http://127.0.0.1:1/?token={TOKEN}");
+    let in_env = |args: &[&str], token: &str| {
+        let mut command = command(args);
+        command.env("WEBHOOK_TOKEN", token);
+        command
+    };
+    for (mut command, expected) in [
+        (
+            in_env(&["send", "--to", "http://127.0.0.1:1"], "hidden-secret"),
+            "error: WEBHOOK_TOKEN: the token has 13 characters, and at least 32 are needed\n  \
+                `qomplement-webhooks token` makes a good one\n",
+        ),
+        (
+            in_env(&["listen"], ""),
+            "error: WEBHOOK_TOKEN: the token has 0 characters, and at least 32 are needed\n  \
+                `qomplement-webhooks token` makes a good one\n",
+        ),
+        (
+            command(&["listen", "--token-file", &file]),
+            "error: FOLDER/token: the token has a character other than A-Z, a-z, 0-9, `-` and `_` (position 3)\n  \
+                `qomplement-webhooks token` makes a good one\n",
+        ),
+        (
+            command(&["send", "--to", "http://127.0.0.1:1", "--token-file", "/no/such/file"]),
+            "error: /no/such/file cannot be read: No such file or directory (os error 2)\n",
+        ),
+        (
+            command(&["send", "--to", &url, "--token-file", "-"]),
+            "error: --to: the URL has a token, and another one was given\n",
+        ),
+        (
+            in_env(&["send", "--to", "http://example.com/hooks"], TOKEN),
+            "error: --to: the webhook URL must begin with https:// (http:// only for a loopback address)\n  \
+                A token was given: it is not sent in the clear\n",
+        ),
+        (
+            command(&["send", "-", "--to", "http://127.0.0.1:1", "--token-file", "-"]),
+            "error: the body and the token cannot both come from standard input\n",
+        ),
+    ] {
+        let ran = finish(&mut command, TOKEN).await;
+        ran.shows(2, "", expected);
+        assert!(!ran.err.contains("hidden-secret") && !ran.err.contains(TOKEN), "{}", ran.err);
+    }
+}

@@ -1,0 +1,169 @@
+//! On a terminal: colours, questions, bars and tables that are written again in their place.
+
+use std::time::Duration;
+
+use qomplement_webhooks::{InboxAdmin, InboxState, InboxStore, Outcome, SqliteInbox, WebhookReceiver};
+use rexpect::session::{PtySession, spawn_command};
+
+use super::inbox::fill;
+use super::{Folder, plain_command};
+use crate::servers::{Framework, Server};
+use crate::support::{Act, Script};
+
+/// A command on a terminal of its own.
+struct Terminal(PtySession);
+
+impl Terminal {
+    fn start(args: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut command = plain_command(args);
+        command.envs(environment.iter().copied());
+        Self(spawn_command(command, Some(30_000)).unwrap())
+    }
+
+    /// Waits for a text, and returns what came before it.
+    fn until(&mut self, text: &str) -> String {
+        self.0.exp_string(text).unwrap_or_else(|error| panic!("waited for {text:?}: {error}"))
+    }
+
+    fn type_line(&mut self, line: &str) {
+        self.0.send_line(line).unwrap();
+    }
+
+    fn ctrl_c(&mut self) {
+        self.0.send_control('c').unwrap();
+    }
+
+    /// What else is shown, and the exit status, or how else it ended.
+    fn end(mut self) -> (String, Result<i32, String>) {
+        let rest = self.0.exp_eof().unwrap();
+        // The type is another crate's, which we do not depend on.
+        let status = format!("{:?}", self.0.process().wait().unwrap());
+        let code = status.strip_prefix("Exited(").and_then(|status| status.rsplit_once(", "));
+        let code = code.and_then(|(_, code)| code.trim_end_matches(')').parse().ok());
+        (rest, code.ok_or(status))
+    }
+}
+
+const RED: &str = "\u{1b}[31m";
+const HIDE_CURSOR: &str = "\u{1b}[?25l";
+const SHOW_CURSOR: &str = "\u{1b}[?25h";
+
+async fn filled(folder: &Folder) -> (String, SqliteInbox) {
+    let file = folder.file("inbox.db");
+    let inbox = SqliteInbox::open(&file).unwrap();
+    fill(&inbox).await;
+    (file, inbox)
+}
+
+#[tokio::test]
+async fn colours_are_for_terminals_that_want_them() {
+    let folder = Folder::new();
+    let (file, _) = filled(&folder).await;
+    let list = ["inbox", "list", "--db", &file];
+    let (shown, status) = Terminal::start(&list, &[]).end();
+    assert_eq!(status, Ok(0));
+    assert!(shown.contains(&format!("{RED}job-dead")), "{shown:?}");
+    assert!(!shown.contains("such\u{1b}"), "an escape sequence of another's: {shown:?}");
+    for line in shown.lines() {
+        let shown = console_width(line);
+        assert!(shown <= 80, "{shown} columns: {line:?}");
+    }
+    for variable in [("NO_COLOR", "1"), ("TERM", "dumb")] {
+        let (shown, _) = Terminal::start(&list, &[variable]).end();
+        assert!(!shown.contains('\u{1b}'), "{variable:?}: {shown:?}");
+    }
+    let (shown, status) = Terminal::start(&["inbox", "list"], &[]).end();
+    assert!(status == Ok(2) && shown.contains("\u{1b}[31m\u{1b}[1merror:\u{1b}[0m which"), "{shown:?}");
+}
+
+/// The columns of a line without its escape sequences.
+fn console_width(line: &str) -> usize {
+    let escape = regex::Regex::new("\u{1b}\\[[0-9;]*m").unwrap();
+    // Each byte comes as a character.
+    escape.replace_all(line, "").replace("â\u{80}¦", "…").chars().count()
+}
+
+#[tokio::test]
+async fn a_replay_is_asked_for_and_only_yes_is_yes() {
+    let folder = Folder::new();
+    let (file, inbox) = filled(&folder).await;
+    let dead = async || inbox.stats().await.unwrap().dead;
+    let replay = ["inbox", "replay", "--db", &file, "--state", "dead"];
+    for answer in ["n", "", "yep", "\u{4}"] {
+        let mut terminal = Terminal::start(&replay, &[]);
+        let before = terminal.until("Replay these 2 events? [y/N] ");
+        assert!(before.contains("job-dead") && before.contains("job-odd"), "what is asked for: {before}");
+        terminal.type_line(answer);
+        let (rest, status) = terminal.end();
+        assert!(rest.contains("nothing was replayed"), "{answer}: {rest}");
+        assert_eq!((status, dead().await), (Ok(1), 2), "{answer:?}");
+    }
+
+    let mut terminal = Terminal::start(&replay, &[]);
+    terminal.until("[y/N] ");
+    terminal.ctrl_c();
+    let (_, status) = terminal.end();
+    assert!(status.as_ref().is_err_and(|status| status.contains("SIGINT")), "{status:?}");
+    assert_eq!(dead().await, 2, "Ctrl-C is no yes");
+
+    let mut terminal = Terminal::start(&replay, &[]);
+    terminal.until("[y/N] ");
+    terminal.type_line("y");
+    let (rest, status) = terminal.end();
+    assert!(rest.ends_with("2 replayed\r\n"), "{rest:?}");
+    assert_eq!((status, dead().await), (Ok(0), 0));
+}
+
+#[tokio::test]
+async fn pruning_is_asked_for() {
+    let folder = Folder::new();
+    let (file, inbox) = filled(&folder).await;
+    let prune = ["inbox", "prune", "--db", &file, "--bodies", "0s", "--rows", "0s"];
+    for (answer, left, expected) in [("no", 1, Ok(1)), ("yes", 0, Ok(0))] {
+        let mut terminal = Terminal::start(&prune, &[]);
+        terminal.until("[y/N] ");
+        terminal.type_line(answer);
+        let (rest, status) = terminal.end();
+        assert_eq!((status, inbox.stats().await.unwrap().done), (expected, left), "{rest}");
+    }
+}
+
+#[tokio::test]
+async fn a_watch_is_written_again_in_its_place_and_leaves_the_terminal_as_it_was() {
+    let folder = Folder::new();
+    let (file, inbox) = filled(&folder).await;
+    let mut terminal = Terminal::start(&["inbox", "watch", "--db", &file, "--every", "50ms"], &[]);
+    terminal.until(HIDE_CURSOR);
+    terminal.until("received          2  wait");
+    terminal.until("job-again");
+    // Up over the counts, their two last lines, the empty one, the header and the rows.
+    terminal.until("\u{1b}[14A");
+    assert!(inbox.replay(&"job-dead".parse().unwrap()).await.unwrap());
+    terminal.until("received          3  wait");
+    let lease = inbox.lease(1, Duration::from_secs(60)).await.unwrap().remove(0).lease;
+    let _ = inbox.settle(&lease, &Outcome::Done).await.unwrap();
+    terminal.until("done              2");
+    terminal.ctrl_c();
+    let (rest, status) = terminal.end();
+    assert!(rest.ends_with(SHOW_CURSOR), "{rest:?}");
+    assert_eq!(status, Ok(0));
+    assert_eq!(inbox.stats().await.unwrap().received, 2, "a watch changes nothing");
+    assert_eq!(InboxState::Dead.as_str(), "dead");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn many_webhooks_are_sent_with_a_bar_that_goes_away() {
+    let script = Script::new([Act::Succeed, Act::Hang]);
+    let receiver = WebhookReceiver::builder(script.handler()).unauthenticated().build().unwrap();
+    let server = Server::start(Framework::Axum, receiver).await;
+    let args = ["send", "--to", &server.url(), "--count", "30", "--concurrency", "1", "--schedule", "none"]
+        .map(str::to_owned);
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let mut terminal = Terminal::start(&args, &[]);
+    terminal.until("1/30");
+    terminal.ctrl_c();
+    let (rest, status) = terminal.end();
+    let summary = rest.rsplit('\u{1b}').next().unwrap();
+    assert!(summary.contains("unfinished     29"), "{rest:?}");
+    assert_eq!(status, Ok(130));
+}
