@@ -14,7 +14,7 @@ use crate::{Cli, output};
 Examples:
   source <(qomplement-webhooks completions bash)
   qomplement-webhooks completions zsh > ~/.zfunc/_qomplement-webhooks
-  qomplement-webhooks completions fish > ~/.config/fish/completions/qomplement-webhooks.fish")]
+  qomplement-webhooks completions fish | source")]
 pub(crate) struct Completions {
     /// The shell
     shell: Shell,

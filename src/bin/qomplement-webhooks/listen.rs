@@ -38,20 +38,22 @@ Examples:
   qomplement-webhooks listen
   qomplement-webhooks listen --whole --type extract --status failed
   qomplement-webhooks listen --fail-first 2 --delay 1s
-  qomplement-webhooks listen --forward http://127.0.0.1:8080/api/webhooks/qomplement
+  qomplement-webhooks listen --forward http://127.0.0.1:8080/webhooks
 
-Every path is listened to. Webhooks are checked and answered as a server with this library would: 401 without the
-token, 400 or 422 for what is none, 200 otherwise. With WEBHOOK_TOKEN, --token-file or --token the token is
-required, and is added to the URL of --forward unless that has one; without, anyone may deliver. Filters
-say what is shown; all webhooks are answered and forwarded.
+Every path is listened to. Webhooks are checked and answered as a server with
+this library would: 401 without the token, 400 or 422 for what is none, 200
+otherwise. With WEBHOOK_TOKEN, --token-file or --token the token is required,
+and is added to the URL of --forward unless that has one; without, anyone may
+deliver. Filters say what is shown; all webhooks are answered and forwarded.
 
-Shown are: the time (UTC), the answer, type, status, job, size, and which try of the job it is. Requests that are
-refused are shown on standard error.
+Shown are: the time (UTC), the answer, type, status, job, size, and which try
+of the job it is. Requests that are refused are shown on standard error.
 
 --format json prints one object a line:
   time, job_id, type, status: texts
   try, answer: numbers
-  forwarded: the status of the other's answer; null without --forward, or if it was not reached
+  forwarded: the status of the other's answer; null without --forward, or if
+    it was not reached
   body: the event")]
 pub(crate) struct Listen {
     /// The port; 0 for any that is free

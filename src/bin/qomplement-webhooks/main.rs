@@ -23,9 +23,10 @@ use self::failure::Failure;
 const AFTER_HELP: &str = "\
 Exit status:
   0    everything was done, and every webhook was acknowledged
-  1    something was not: a webhook is undeliverable, a job is not found, a database is away
+  1    something was not: a webhook is undeliverable, there is no such job
   2    the command line or the environment is wrong; nothing was done
-  130  stopped by Ctrl-C before it was done; `listen` and `inbox watch` end that way, with 0
+  130  stopped by Ctrl-C before it was done; `listen` and `inbox watch` end
+       that way, with 0
 
 Environment:
   WEBHOOK_TOKEN  the token that webhooks carry

@@ -21,10 +21,11 @@ Examples:
   export WEBHOOK_TOKEN=$(qomplement-webhooks token)
   qomplement-webhooks token --url https://example.com/webhooks
   qomplement-webhooks token --save webhook.token
-  qomplement-webhooks token --token-file webhook.token --url https://example.com/webhooks
+  qomplement-webhooks token --token-file webhook.token --url https://example.com
 
-Without --url, the token alone is printed. With it, two lines: WEBHOOK_TOKEN=… for your server's environment, and
-webhook_url=… for Qomplement; or webhook_url=… alone if the token was given or saved.")]
+Without --url, the token alone is printed. With it, two lines: WEBHOOK_TOKEN=…
+for your server's environment, and webhook_url=… for Qomplement; or
+webhook_url=… alone if the token was given or saved.")]
 pub(crate) struct Token {
     /// Where your server is reached from outside: https, or http on this machine
     #[arg(long)]

@@ -55,14 +55,14 @@ async fn inbox(file: &str, args: &[&str]) -> Ran {
 }
 
 pub(super) const LIST: &str = "\
-JOB  STATE  TYPE  STATUS  ATTEMPTS  AGE  NEXT  LAST ERROR
-job-done  done  extract  completed  1  TIME  -
-job-dead  dead  fill_pdf  failed  1  TIME  -  no such\\u{1b}[31m customer
-job-odd  dead  summarize  processing  1  TIME  -  an unknown type
-job-again  received  extract  failed  1  TIME  waits 1h  the disk is full
-job-running  running  fill_excel  completed  1  TIME  leased 1h
-job-new  received  extract  completed  0  TIME  due
-job-expected  expected  -  -  0  TIME  overdue in 2h
+JOB  STATE  ATTEMPTS  AGE  NEXT  TYPE  STATUS  LAST ERROR
+job-done  done  1  TIME  -  extract  completed
+job-dead  dead  1  TIME  -  fill_pdf  failed  no such\\u{1b}[31m customer
+job-odd  dead  1  TIME  -  summarize  processing  an unknown type
+job-again  received  1  TIME  waits 1h  extract  failed  the disk is full
+job-running  running  1  TIME  leased 1h  fill_excel  completed
+job-new  received  0  TIME  due  extract  completed
+job-expected  expected  0  TIME  overdue in 2h  -  -
 ";
 
 #[tokio::test]
@@ -179,9 +179,9 @@ async fn what_is_dead_is_replayed_after_a_look() {
     let folder = Folder::new();
     let file = filled(&folder).await;
     let table = "\
-JOB  STATE  TYPE  STATUS  ATTEMPTS  AGE  NEXT  LAST ERROR
-job-dead  dead  fill_pdf  failed  1  TIME  -  no such\\u{1b}[31m customer
-job-odd  dead  summarize  processing  1  TIME  -  an unknown type
+JOB  STATE  ATTEMPTS  AGE  NEXT  TYPE  STATUS  LAST ERROR
+job-dead  dead  1  TIME  -  fill_pdf  failed  no such\\u{1b}[31m customer
+job-odd  dead  1  TIME  -  summarize  processing  an unknown type
 ";
     let dry = inbox(&file, &["replay", "--state", "dead", "--dry-run"]).await;
     dry.shows(0, &format!("{table}2 would be replayed\n"), "");
@@ -218,8 +218,8 @@ async fn jobs_are_replayed_by_their_ids() {
     inbox(&file, &["replay", "job-dead", "job-running", "job-nobody", "--yes"]).await.shows(
         1,
         "\
-JOB  STATE  TYPE  STATUS  ATTEMPTS  AGE  NEXT  LAST ERROR
-job-dead  dead  fill_pdf  failed  1  TIME  -  no such\\u{1b}[31m customer
+JOB  STATE  ATTEMPTS  AGE  NEXT  TYPE  STATUS  LAST ERROR
+job-dead  dead  1  TIME  -  fill_pdf  failed  no such\\u{1b}[31m customer
 1 replayed
 ",
         "job-running is not replayed: it is running\njob-nobody is not replayed: the inbox has no such job\n",
@@ -291,7 +291,7 @@ async fn only_what_is_done_is_pruned() {
     );
     let rows = prune(&["--bodies", "0s", "--rows", "0s", "--yes", "--format", "json"]).await;
     assert_eq!(rows.json(), json!({"bodies": 0, "rows": 1, "dry_run": false}));
-    let left = LIST.replace("job-done  done  extract  completed  1  TIME  -\n", "");
+    let left = LIST.replace("job-done  done  1  TIME  -  extract  completed\n", "");
     inbox(&file, &["list"]).await.shows(0, &left, "");
 }
 

@@ -64,6 +64,7 @@ async fn colours_are_for_terminals_that_want_them() {
     assert_eq!(status, Ok(0));
     assert!(shown.contains(&format!("{RED}job-dead")), "{shown:?}");
     assert!(!shown.contains("such\u{1b}"), "an escape sequence of another's: {shown:?}");
+    assert!(shown.contains("    extract     failed      the disk is full"), "why is cut off: {shown:?}");
     for line in shown.lines() {
         let shown = console_width(line);
         assert!(shown <= 80, "{shown} columns: {line:?}");
@@ -136,8 +137,9 @@ async fn a_watch_is_written_again_in_its_place_and_leaves_the_terminal_as_it_was
     terminal.until(HIDE_CURSOR);
     terminal.until("received          2  wait");
     terminal.until("job-again");
-    // Up over the counts, their two last lines, the empty one, the header and the rows.
-    terminal.until("\u{1b}[14A");
+    // Up over the counts and their two last lines, the empty one, the header, and five rows with a line for their
+    // events each: the terminal is narrow.
+    terminal.until("\u{1b}[20A");
     assert!(inbox.replay(&"job-dead".parse().unwrap()).await.unwrap());
     terminal.until("received          3  wait");
     let lease = inbox.lease(1, Duration::from_secs(60)).await.unwrap().remove(0).lease;

@@ -16,19 +16,20 @@ use crate::output::{self, Format};
 Examples:
   qomplement-webhooks inbox list --db inbox.db
   qomplement-webhooks inbox list --db inbox.db --state dead --limit 0
-  qomplement-webhooks inbox list --db inbox.db --type fill_pdf --status failed --format json
+  qomplement-webhooks inbox list --db inbox.db --status failed --format json
 
-ATTEMPTS are those since the event was received or last replayed, +those before.
-NEXT says what a row waits for: due, waits 5s (for its next attempt), leased 20s (a worker has it for so
-long, or longer if it renews), lease ended (its worker is gone), overdue in 5m (its webhook is to come).
+ATTEMPTS are those since the event was received or last replayed, +those
+before. NEXT says what a row waits for: due, waits 5s (for its next attempt),
+leased 20s (a worker has it for so long, or longer if it renews), lease ended
+(its worker is gone), overdue in 5m (its webhook is to come).
 
 --format json prints one object a line:
   number, attempts, earlier_attempts: numbers
   job_id, state: texts
   type, status, error: texts, or null
   age_seconds: since it was received or registered
-  due_in_seconds: until it is due, its lease ends or it is overdue, 0 if that is past; null if it waits
-    for nothing")]
+  due_in_seconds: until it is due, its lease ends or it is overdue, 0 if that
+    is past; null if it waits for nothing")]
 pub(super) struct List {
     #[command(flatten)]
     database: DatabaseArgs,
@@ -62,9 +63,10 @@ impl List {
             match self.format {
                 Format::Json => page.iter().try_for_each(|row| output::json(&rows::json(row)))?,
                 Format::Text => {
-                    // The header once: the columns of later pages may be wider.
-                    let lines = rows::table(&page);
-                    lines.iter().skip(usize::from(listed > 0)).try_for_each(output::line)?;
+                    // The header once, though the columns of later pages may be wider.
+                    let table = rows::table(&page);
+                    let header = if listed == 0 { &table.header[..] } else { &[] };
+                    header.iter().chain(&table.rows).try_for_each(output::line)?;
                 }
             }
             listed += page.len() as u64;

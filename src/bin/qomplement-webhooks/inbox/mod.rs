@@ -25,8 +25,8 @@ Examples:
   qomplement-webhooks inbox replay --state dead --dry-run
   qomplement-webhooks inbox watch
 
-An inbox can be looked into while servers and workers use it. Nothing creates one: a file or a table
-that is not there is an error.")]
+An inbox can be looked into while servers and workers use it. Nothing creates
+one: a file or a table that is not there is an error.")]
 pub(crate) struct Inbox {
     #[command(subcommand)]
     command: Command,

@@ -21,14 +21,15 @@ Examples:
   qomplement-webhooks inbox prune --db inbox.db --dry-run
   qomplement-webhooks inbox prune --db inbox.db --bodies 1d --rows 30d --yes
 
-Only what is done is pruned, never what is dead or unfinished. Workers do it by themselves, too, with the same
-times. A row without its body still tells a copy of its webhook from a new one; when the row is gone,
-a copy is handled again.
+Only what is done is pruned, never what is dead or unfinished. Workers do it
+by themselves, too, with the same times. A row without its body still tells a
+copy of its webhook from a new one; when the row is gone, a copy is handled
+again.
 
 It asks first, unless --yes is given; without a terminal, --yes is needed.
 
---format json prints one object: bodies, rows: how many were deleted, or with --dry-run how many would be at most;
-dry_run: true or false.")]
+--format json prints one object: bodies, rows: how many were deleted, or with
+--dry-run how many would be at most; dry_run: true or false.")]
 pub(super) struct Prune {
     #[command(flatten)]
     database: DatabaseArgs,

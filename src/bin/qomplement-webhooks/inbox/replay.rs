@@ -19,19 +19,20 @@ use crate::output::{self, Format};
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  qomplement-webhooks inbox replay --db inbox.db 550e8400-e29b-41d4-a716-446655440000
+  qomplement-webhooks inbox replay --db inbox.db JOB_ID
   qomplement-webhooks inbox replay --db inbox.db --state dead --dry-run
-  qomplement-webhooks inbox replay --db inbox.db --state dead --type extract --yes
+  qomplement-webhooks inbox replay --db inbox.db --type extract --yes
 
-Give job ids, or a filter. A filter without --state means what is dead; --state done handles again what was
-handled already. Other states are not replayed: those events will be handled anyway. A worker handles what is
+Give job ids, or a filter. A filter without --state means what is dead;
+--state done handles again what was handled already. Other states are not
+replayed: those events will be handled anyway. A worker handles what is
 replayed, and counts its attempts anew.
 
-It asks first, unless --yes is given; without a terminal, --yes is needed. The exit status is 1 if a job
-that was named was not replayed.
+It asks first, unless --yes is given; without a terminal, --yes is needed. The
+exit status is 1 if a job that was named was not replayed.
 
---format json prints one object: matched, replayed: numbers; not_replayed: {JOB_ID: reason} of the jobs that
-were named; dry_run: true or false.")]
+--format json prints one object: matched, replayed: numbers; not_replayed:
+{JOB_ID: reason} of the jobs that were named; dry_run: true or false.")]
 pub(super) struct Replay {
     /// The jobs
     #[arg(value_name = "JOB_ID", conflicts_with_all = ["state", "job_type", "status", "limit"])]
@@ -141,7 +142,7 @@ impl Replay {
             return Ok(Some(replayed));
         }
         if self.format == Format::Text {
-            rows::table(&rows).iter().try_for_each(output::line)?;
+            rows::table(&rows).lines().try_for_each(output::line)?;
         }
         if self.dry_run {
             return Ok(Some(replayed));
@@ -171,7 +172,7 @@ impl Replay {
             let page = pages.next().await?;
             let Some(row) = page.last() else { break };
             if replayed.matched == 0 && self.format == Format::Text {
-                rows::table(&page[..page.len().min(SHOWN)]).iter().try_for_each(output::line)?;
+                rows::table(&page[..page.len().min(SHOWN)]).lines().try_for_each(output::line)?;
             }
             last = row.number;
             replayed.matched += page.len() as u64;

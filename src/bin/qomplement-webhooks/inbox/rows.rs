@@ -83,43 +83,77 @@ pub(super) fn json(row: &InboxRow) -> Value {
     })
 }
 
-/// A table of rows: its header, and a line for each. On a terminal no line is longer than it is wide.
-pub(super) fn table(rows: &[InboxRow]) -> Vec<String> {
-    const HEADER: [&str; 8] = ["JOB", "STATE", "TYPE", "STATUS", "ATTEMPTS", "AGE", "NEXT", "LAST ERROR"];
-    let or_dash = |text: &Option<String>| text.as_deref().map_or_else(|| "-".to_owned(), clean);
-    let cells: Vec<[String; 8]> = rows
-        .iter()
-        .map(|row| {
-            [
-                row.job.to_string(),
-                row.state.to_string(),
-                or_dash(&row.job_type),
-                or_dash(&row.status),
-                attempts(row),
-                short(row.age),
-                next(row),
-                row.error.as_deref().map(clean).unwrap_or_default(),
-            ]
-        })
-        .collect();
-    let widths: [usize; 8] = std::array::from_fn(|column| {
-        let longest = cells.iter().map(|cells| measure_text_width(&cells[column])).max();
-        longest.unwrap_or_default().max(HEADER[column].len())
-    });
-    let line = |cells: [&str; 8]| {
-        let mut line = String::new();
-        for (cell, width) in cells.iter().zip(widths) {
-            line += cell;
-            line += &" ".repeat(width.saturating_sub(measure_text_width(cell)) + 2);
+/// A table of rows: its header, and a line for each. On a terminal that is too narrow, what the event is and why it
+/// failed stand below the row.
+pub(super) fn table(rows: &[InboxRow]) -> Table {
+    let columns = [
+        Column::new("JOB", rows, |row| row.job.to_string()),
+        Column::new("STATE", rows, |row| row.state.to_string()),
+        Column::new("ATTEMPTS", rows, attempts),
+        Column::new("AGE", rows, |row| short(row.age)),
+        Column::new("NEXT", rows, next),
+    ];
+    let event = [
+        Column::new("TYPE", rows, |row| clean_or_dash(row.job_type.as_deref())),
+        Column::new("STATUS", rows, |row| clean_or_dash(row.status.as_deref())),
+        Column::new("LAST ERROR", rows, |row| row.error.as_deref().map(clean).unwrap_or_default()),
+    ];
+    let width: usize = columns.iter().chain(&event).map(|column| column.width + 2).sum();
+    let is_narrow = terminal_width().is_some_and(|terminal| width - 2 > terminal);
+    let cells = |row: Option<usize>| -> Vec<String> {
+        let [columns, event] = [&columns[..], &event[..]].map(|columns| {
+            let cells = columns.iter().map(|column| column.cell(row));
+            cells.collect::<Vec<_>>().join("  ")
+        });
+        if is_narrow {
+            vec![fit(columns.trim_end()), fit(format!("    {event}").trim_end())]
+        } else {
+            vec![[columns, event].join("  ").trim_end().to_owned()]
         }
-        fit(line.trim_end())
     };
-    let mut lines = vec![style(line(HEADER)).bold().to_string()];
-    lines.extend(rows.iter().zip(&cells).map(|(row, cells)| {
-        let line = line(cells.each_ref().map(String::as_str));
-        paint(row.state, line)
-    }));
-    lines
+    let header = cells(None).into_iter().map(|line| style(line).bold().to_string()).collect();
+    let lines = rows.iter().enumerate();
+    let lines = lines.flat_map(|(number, row)| {
+        cells(Some(number)).into_iter().map(|line| paint(row.state, line)).collect::<Vec<_>>()
+    });
+    Table { header, rows: lines.collect() }
+}
+
+/// Lines to print.
+pub(super) struct Table {
+    pub(super) header: Vec<String>,
+    pub(super) rows: Vec<String>,
+}
+
+impl Table {
+    pub(super) fn lines(&self) -> impl Iterator<Item = &String> {
+        self.header.iter().chain(&self.rows)
+    }
+}
+
+struct Column {
+    header: &'static str,
+    cells: Vec<String>,
+    width: usize,
+}
+
+impl Column {
+    fn new(header: &'static str, rows: &[InboxRow], cell: impl Fn(&InboxRow) -> String) -> Self {
+        let cells: Vec<_> = rows.iter().map(cell).collect();
+        let widths = cells.iter().map(|cell| measure_text_width(cell));
+        let width = widths.chain([header.len()]).max().unwrap_or_default();
+        Self { header, cells, width }
+    }
+
+    /// The cell of a row, or the header, as wide as the column.
+    fn cell(&self, row: Option<usize>) -> String {
+        let cell = row.and_then(|row| self.cells.get(row)).map_or(self.header, String::as_str);
+        format!("{cell}{}", " ".repeat(self.width.saturating_sub(measure_text_width(cell))))
+    }
+}
+
+fn clean_or_dash(text: Option<&str>) -> String {
+    text.map_or_else(|| "-".to_owned(), clean)
 }
 
 /// In the colour of a state, on a terminal.
@@ -136,9 +170,12 @@ pub(super) fn paint(state: InboxState, text: impl Into<String>) -> String {
 
 /// No longer than the terminal is wide, if there is one.
 pub(super) fn fit(line: &str) -> String {
-    if !is_terminal() {
-        return line.to_owned();
+    match terminal_width() {
+        Some(width) => truncate_str(line, width, "…").into_owned(),
+        None => line.to_owned(),
     }
-    let (_, width) = Term::stdout().size();
-    truncate_str(line, width.into(), "…").into_owned()
+}
+
+fn terminal_width() -> Option<usize> {
+    is_terminal().then(|| Term::stdout().size().1.into())
 }

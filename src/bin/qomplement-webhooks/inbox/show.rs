@@ -15,12 +15,12 @@ use crate::time::short;
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  qomplement-webhooks inbox show --db inbox.db 550e8400-e29b-41d4-a716-446655440000
+  qomplement-webhooks inbox show --db inbox.db JOB_ID
   qomplement-webhooks inbox show --db inbox.db JOB_ID --raw > body.json
   qomplement-webhooks send body.json --to URL
 
---format json prints what `inbox list` prints of a row, and body: the event, or null if it was pruned or
-has yet to come.")]
+--format json prints what `inbox list` prints of a row, and body: the event,
+or null if it was pruned or has yet to come.")]
 pub(super) struct Show {
     /// The job
     #[arg(value_name = "JOB_ID")]

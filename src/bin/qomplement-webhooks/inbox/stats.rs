@@ -17,12 +17,13 @@ use crate::time::short;
 #[command(after_help = "\
 Examples:
   qomplement-webhooks inbox stats --db inbox.db
-  test \"$(qomplement-webhooks inbox stats --db inbox.db --format json | jq .dead)\" = 0
+  qomplement-webhooks inbox stats --db inbox.db --format json | jq .dead
 
 --format json prints one object:
   expected, received, running, done, dead: how many rows
   bytes: of the bodies that are kept
-  oldest_due_seconds: for how long the row that is due for longest has been; null if none is due")]
+  oldest_due_seconds: for how long the row that is due for longest has been;
+    null if none is due")]
 pub(super) struct Stats {
     #[command(flatten)]
     database: DatabaseArgs,

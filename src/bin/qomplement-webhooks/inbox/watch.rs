@@ -24,8 +24,9 @@ Examples:
   qomplement-webhooks inbox watch --db inbox.db
   qomplement-webhooks inbox watch --db inbox.db --rows 20 --every 500ms
 
-On a terminal, the table is written again in its place; Ctrl-C ends it. In a pipe, the counts are
-printed whenever they have changed. A database that goes away is waited for.")]
+On a terminal, the table is written again in its place; Ctrl-C ends it. In a
+pipe, the counts are printed whenever they have changed. A database that goes
+away is waited for.")]
 pub(super) struct Watch {
     #[command(flatten)]
     database: DatabaseArgs,
@@ -89,7 +90,7 @@ impl Watch {
         }
         if !shown.is_empty() {
             lines.push(String::new());
-            lines.extend(rows::table(&shown));
+            lines.extend(rows::table(&shown).lines().cloned());
         }
         Ok(lines)
     }
@@ -140,6 +141,8 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         if let Some(terminal) = &self.terminal {
+            // Below what Ctrl-C was shown as.
+            let _ = terminal.write_line("");
             let _ = terminal.show_cursor();
             let _ = terminal.flush();
         }

@@ -30,19 +30,23 @@ Examples:
   qomplement-webhooks send --to http://127.0.0.1:3000/api/webhooks/qomplement
   qomplement-webhooks send failed --to URL --set data.error.code=out_of_credit
   qomplement-webhooks send invoice.json --to URL --schedule none
-  qomplement-webhooks send fill-pdf --to URL --count 1000 --duplicates 2 --format json
+  qomplement-webhooks send fill-pdf --to URL --count 1000 --duplicates 2
 
-An attempt has five seconds. Any 2xx acknowledges a webhook; after the last attempt, it is undeliverable. Redirects
-are not followed. Each webhook is of a new job, unless --set job_id=… says otherwise; a file that is sent once, and
+An attempt has five seconds. Any 2xx acknowledges a webhook; after the last
+attempt, it is undeliverable. Redirects are not followed. Each webhook is of a
+new job, unless --set job_id=… says otherwise; a file that is sent once, and
 nothing set in it, goes as it is, byte for byte.
 
-The token is taken from WEBHOOK_TOKEN, --token-file or --token, unless the URL has one.
+The token is taken from WEBHOOK_TOKEN, --token-file or --token, unless the URL
+has one.
 
 --format json prints one object at the end:
-  webhooks, deliveries, acknowledged, undeliverable, unfinished, attempts: numbers
+  webhooks, deliveries, acknowledged, undeliverable, unfinished, attempts:
+    numbers
   answers: how many attempts had which status, or which error
   seconds, deliveries_per_second: numbers
-  latency_ms: {p50, p99, max} of the attempts that were answered; null if none was")]
+  latency_ms: {p50, p99, max} of the attempts that were answered; null if none
+    was")]
 pub(crate) struct Send {
     /// A documented event (extract, fill-pdf, fill-excel, failed), or a file with a body; "-" is standard input
     #[arg(value_name = "EVENT|FILE", default_value = "extract")]
@@ -222,11 +226,15 @@ impl Schedule {
 /// A bar on standard error, if that is a terminal.
 fn progress(deliveries: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {per_sec}  {elapsed}, {eta} left");
-    let bar = ProgressBar::new(deliveries);
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
+    let bar = match style {
+        Ok(style) => ProgressBar::new(deliveries).with_style(style),
+        Err(_) => ProgressBar::new(deliveries),
+    };
+    if !bar.is_hidden() {
+        // A retry is up to ten seconds away: the time shows that we are not stuck.
+        bar.enable_steady_tick(Duration::from_millis(100));
     }
+    bar
 }
 
 /// A URL without what could be secret in it.

@@ -120,7 +120,8 @@ impl fmt::Display for Summary<'_> {
             writeln!(f, "  unfinished     {}", self.unfinished())?;
         }
         let answers: Vec<_> = answers.iter().map(|(answer, count)| format!("{answer}: {count}")).collect();
-        writeln!(f, "  attempts       {attempts}  ({})", answers.join(", "))?;
+        let answers = if answers.is_empty() { String::new() } else { format!("  ({})", answers.join(", ")) };
+        writeln!(f, "  attempts       {attempts}{answers}")?;
         if let Some([p50, p99, max]) = self.tally.latency() {
             writeln!(f, "  answered in    p50 {}, p99 {}, max {}", precise(p50), precise(p99), precise(max))?;
         }
