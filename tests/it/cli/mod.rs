@@ -4,6 +4,7 @@ mod databases;
 mod help;
 mod inbox;
 mod listen;
+mod readme;
 mod secrets;
 mod send;
 mod terminal;

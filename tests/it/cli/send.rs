@@ -68,7 +68,7 @@ async fn what_fails_is_tried_again_on_the_schedule() {
     run(&["send", "--to", &target.url(), "--schedule", "fast"]).await.shows(
         0,
         "\
-JOB  acknowledged  503 at TIME, 503 at TIME, 200 at TIME
+JOB  acknowledged  503, 503 after TIME, 200 after TIME
 1 webhook, to http://ADDRESS/api/webhooks/qomplement
   acknowledged  1
   undeliverable  0
@@ -93,7 +93,7 @@ async fn a_server_that_is_down_is_told_of() {
     run(&["send", "--to", &url, "--schedule", "fast"]).await.shows(
         1,
         "\
-JOB  undeliverable  Connection refused (os error 111) at TIME, Connection refused (os error 111) at TIME, Connection refused (os error 111) at TIME
+JOB  undeliverable  Connection refused (os error 111), Connection refused (os error 111) after TIME, Connection refused (os error 111) after TIME
 1 webhook, to http://ADDRESS/
   acknowledged  0
   undeliverable  1

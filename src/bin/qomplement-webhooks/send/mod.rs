@@ -205,10 +205,9 @@ impl Run {
 /// What became of a delivery, in words.
 fn told(delivery: &Delivery) -> String {
     let verdict = if delivery.is_delivered() { "acknowledged" } else { "undeliverable" };
-    let attempts = delivery.attempts.iter().map(|attempt| {
-        let at =
-            if delivery.attempts.len() == 1 { String::new() } else { format!(" at {}", precise(attempt.at)) };
-        format!("{}{at}", summary::answer(attempt))
+    let attempts = delivery.attempts.iter().enumerate().map(|(number, attempt)| match number {
+        0 => summary::answer(attempt),
+        _ => format!("{} after {}", summary::answer(attempt), precise(attempt.at)),
     });
     format!("{verdict}  {}", attempts.collect::<Vec<_>>().join(", "))
 }
