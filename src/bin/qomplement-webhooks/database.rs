@@ -30,44 +30,57 @@ impl DatabaseArgs {
     /// Opens the inbox. It is not created, and in PostgreSQL it is looked for.
     pub(crate) async fn open(&self) -> Result<Arc<dyn InboxAdmin>, Failure> {
         let database = match &self.database {
-            Some(database) => {
-                if is_url(database) && password(database).is_some() {
-                    output::warning(format_args!(
-                        "a password on the command line can be seen by others, as by `ps`; rather put the URL into {DATABASE}"
-                    ));
-                }
-                database.clone()
-            }
-            None => std::env::var(DATABASE).map_err(|_| {
-                Failure::usage(format!("which inbox? Give --db FILE, --db postgres://…, or set {DATABASE}"))
-            })?,
+            Some(database) => given(database),
+            None => from_env("which inbox? Give --db FILE, --db postgres://…, or set")?,
         };
-        match database.split_once("://") {
-            None if self.table.is_some() => {
-                Err(Failure::usage("--table is for PostgreSQL: an SQLite file has one inbox"))
-            }
-            None => Ok(Arc::new(sqlite(Path::new(&database))?)),
-            Some(("postgres" | "postgresql", _)) => Ok(Arc::new(self.postgres(&database).await?)),
-            Some(("sqlite", _)) => Err(Failure::usage("an SQLite inbox is given as a file: --db inbox.db")),
-            Some((scheme, _)) => Err(Failure::usage(format!(
-                "{scheme}:// is neither a file nor a postgres:// URL: inboxes are in SQLite files or in PostgreSQL"
-            ))),
-        }
+        open(&database, self.table.as_deref()).await
     }
+}
 
-    async fn postgres(&self, url: &str) -> Result<PostgresInbox, Failure> {
-        let wrong =
-            |error: PostgresStoreError| Failure::usage(format!("the database's URL: {}", causes(&error)));
-        let mut inbox = PostgresInbox::from_url(url).map_err(wrong)?;
-        if let Some(table) = &self.table {
-            let Some((schema, table)) = table.split_once('.') else {
-                return Err(Failure::usage("--table needs a schema, too: --table public.qomplement_inbox"));
-            };
-            inbox = inbox.with_table(schema, table).map_err(wrong)?;
-        }
-        inbox.check().await.map_err(store)?;
-        Ok(inbox)
+/// The inbox that is given as an option: itself, or `-` for the one in the environment.
+pub(crate) async fn open_given(database: &str, table: Option<&str>) -> Result<Arc<dyn InboxAdmin>, Failure> {
+    let database = if database == "-" { from_env("`-` stands for the inbox in")? } else { given(database) };
+    open(&database, table).await
+}
+
+fn from_env(otherwise: &str) -> Result<String, Failure> {
+    std::env::var(DATABASE).map_err(|_| Failure::usage(format!("{otherwise} {DATABASE}")))
+}
+
+fn given(database: &str) -> String {
+    if password(database).is_some() {
+        output::warning(format_args!(
+            "a password on the command line can be seen by others, as by `ps`; rather put the URL into {DATABASE}"
+        ));
     }
+    database.to_owned()
+}
+
+async fn open(database: &str, table: Option<&str>) -> Result<Arc<dyn InboxAdmin>, Failure> {
+    match database.split_once("://") {
+        None if table.is_some() => {
+            Err(Failure::usage("--table is for PostgreSQL: an SQLite file has one inbox"))
+        }
+        None => Ok(Arc::new(sqlite(Path::new(database))?)),
+        Some(("postgres" | "postgresql", _)) => Ok(Arc::new(postgres(database, table).await?)),
+        Some(("sqlite", _)) => Err(Failure::usage("an SQLite inbox is given as a file, such as inbox.db")),
+        Some((scheme, _)) => Err(Failure::usage(format!(
+            "{scheme}:// is neither a file nor a postgres:// URL: inboxes are in SQLite files or in PostgreSQL"
+        ))),
+    }
+}
+
+async fn postgres(url: &str, table: Option<&str>) -> Result<PostgresInbox, Failure> {
+    let wrong = |error: PostgresStoreError| Failure::usage(format!("the database's URL: {}", causes(&error)));
+    let mut inbox = PostgresInbox::from_url(url).map_err(wrong)?;
+    if let Some(table) = table {
+        let Some((schema, table)) = table.split_once('.') else {
+            return Err(Failure::usage("--table needs a schema, too: --table public.qomplement_inbox"));
+        };
+        inbox = inbox.with_table(schema, table).map_err(wrong)?;
+    }
+    inbox.check().await.map_err(store)?;
+    Ok(inbox)
 }
 
 fn sqlite(file: &Path) -> Result<SqliteInbox, Failure> {
@@ -76,7 +89,7 @@ fn sqlite(file: &Path) -> Result<SqliteInbox, Failure> {
         let name =
             if file.to_string_lossy().contains('@') { "of that name".into() } else { file.to_string_lossy() };
         return Err(Failure::failed(format!(
-            "there is no file {name}\n  A server with `SqliteInbox::open` creates it; see `--help` for what --db takes"
+            "there is no file {name}\n  A server with `SqliteInbox::open` creates it; `--help` says what else can be given"
         )));
     }
     SqliteInbox::builder(file).create(false).open().map_err(|error| {
@@ -111,10 +124,6 @@ fn tip(error: &str) -> &'static str {
         ("full", "\n  Too much is unfinished, or the disk is full; prune, or make room"),
     ];
     tips.into_iter().find(|(sign, _)| error.contains(sign)).map_or("", |(_, tip)| tip)
-}
-
-fn is_url(database: &str) -> bool {
-    database.contains("://")
 }
 
 /// The password in a URL.

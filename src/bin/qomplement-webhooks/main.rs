@@ -5,6 +5,7 @@ mod completions;
 mod confirm;
 mod database;
 mod failure;
+mod fetch;
 mod inbox;
 mod listen;
 mod output;
@@ -29,9 +30,10 @@ Exit status:
        that way, with 0
 
 Environment:
-  WEBHOOK_TOKEN  the token that webhooks carry
-  DATABASE       the inbox: an SQLite file, or a postgres:// URL
-  NO_COLOR       no colours; they are only used on a terminal
+  WEBHOOK_TOKEN       the token that webhooks carry
+  DATABASE            the inbox: an SQLite file, or a postgres:// URL
+  QOMPLEMENT_API_KEY  the key of your account at the API, for fetch
+  NO_COLOR            no colours; they are only used on a terminal
 
 Try it, in two terminals:
   qomplement-webhooks listen
@@ -50,6 +52,7 @@ enum Command {
     Send(send::Send),
     Listen(listen::Listen),
     Inbox(inbox::Inbox),
+    Fetch(fetch::Fetch),
     Token(token::Token),
     Completions(completions::Completions),
 }
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         (_, Err(error)) => Err(Failure::failed(format!("no threads can be started: {error}"))),
         (Command::Send(send), Ok(runtime)) => runtime.block_on(send.run()),
         (Command::Listen(listen), Ok(runtime)) => runtime.block_on(listen.run()),
+        (Command::Fetch(fetch), Ok(runtime)) => runtime.block_on(fetch.run()),
         (Command::Inbox(inbox), Ok(runtime)) => runtime.block_on(inbox.run()),
     };
     done.unwrap_or_else(Failure::report)

@@ -80,7 +80,7 @@ fn bad_token(place: &str, error: &TokenError) -> Failure {
 }
 
 /// Reads a small file, or standard input.
-fn read(file: &Path) -> Result<String, Failure> {
+pub(crate) fn read(file: &Path) -> Result<String, Failure> {
     let text = if file == Path::new("-") {
         std::io::read_to_string(std::io::stdin())
     } else {

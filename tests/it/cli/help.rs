@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use super::{command, end, finish, run};
 
-const COMMANDS: [&[&str]; 11] = [
+const COMMANDS: [&[&str]; 12] = [
     &["send"],
     &["listen"],
     &["inbox"],
@@ -14,6 +14,7 @@ const COMMANDS: [&[&str]; 11] = [
     &["inbox", "prune"],
     &["inbox", "stats"],
     &["inbox", "watch"],
+    &["fetch"],
     &["token"],
     &["completions"],
 ];
@@ -32,6 +33,7 @@ Commands:
   send  Deliver webhooks as Qomplement does
   listen  Show webhooks as they arrive, and answer as you are told to
   inbox  Look into an inbox, replay and prune
+  fetch  Ask the API for a job, and put what came of it into an inbox
   token  Make a strong token, and the webhook URL that carries it
   completions  Print what a shell needs to complete the commands
   help  Print this message or the help of the given subcommand(s)
@@ -50,6 +52,7 @@ Exit status:
 Environment:
   WEBHOOK_TOKEN  the token that webhooks carry
   DATABASE  the inbox: an SQLite file, or a postgres:// URL
+  QOMPLEMENT_API_KEY  the key of your account at the API, for fetch
   NO_COLOR  no colours; they are only used on a terminal
 
 Try it, in two terminals:

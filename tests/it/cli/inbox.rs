@@ -101,7 +101,7 @@ async fn json_holds_all_of_a_row() {
     assert!((0.0..60.0).contains(&age) && (7140.0..=7200.0).contains(&due), "{age} {due}");
     let expected = json!({
         "number": 4, "job_id": "job-again", "state": "received", "type": "extract", "status": "failed",
-        "attempts": 1, "earlier_attempts": 0, "error": "the disk is full", "age_seconds": null,
+        "verified": false, "asked": 0, "attempts": 1, "earlier_attempts": 0, "error": "the disk is full", "age_seconds": null,
         "due_in_seconds": null,
     });
     assert_eq!(row, expected);
@@ -109,7 +109,7 @@ async fn json_holds_all_of_a_row() {
 
     let mut shown = inbox(&file, &["show", "job-again", "--format", "json"]).await.json();
     assert_eq!(shown["body"].take()["data"]["status"], json!("failed"));
-    assert_eq!(shown.as_object().unwrap().len(), 11);
+    assert_eq!(shown.as_object().unwrap().len(), 13);
     assert_eq!(inbox(&file, &["show", "job-expected", "--format", "json"]).await.json()["body"], Value::Null);
     let stats = inbox(&file, &["stats", "--format", "json"]).await.json();
     assert!(stats["oldest_due_seconds"].as_f64().is_some() && stats["bytes"].as_u64() > Some(400), "{stats}");
@@ -128,6 +128,7 @@ async fn one_row_is_shown_with_its_body() {
 state  received
 type  extract
 status  completed
+verified  no
 attempts  0
 age  TIME
 next  due
@@ -304,7 +305,7 @@ async fn nothing_is_made_or_changed_by_a_wrong_path() {
         1,
         "",
         "error: there is no file FOLDER/missing.db\n  \
-            A server with `SqliteInbox::open` creates it; see `--help` for what --db takes\n",
+            A server with `SqliteInbox::open` creates it; `--help` says what else can be given\n",
     );
     assert!(!std::path::Path::new(&missing).exists(), "a file was made");
     for (name, content, what) in [

@@ -1,6 +1,7 @@
 //! The command-line tool, as people and scripts meet it.
 
 mod databases;
+mod fetch;
 mod help;
 mod inbox;
 mod listen;

@@ -75,6 +75,8 @@ pub(super) fn json(row: &InboxRow) -> Value {
         "state": row.state.as_str(),
         "type": row.job_type,
         "status": row.status,
+        "verified": row.verified,
+        "asked": row.asked,
         "attempts": row.attempts,
         "earlier_attempts": row.earlier_attempts,
         "error": row.error,

@@ -61,6 +61,7 @@ impl Show {
         for (name, text) in [("type", &row.job_type), ("status", &row.status)] {
             print(name, text.as_deref().map_or_else(|| "-".to_owned(), clean).as_str())?;
         }
+        print("verified", if row.verified { "yes" } else { "no" })?;
         print("attempts", &rows::attempts(&row))?;
         print("age", &short(row.age))?;
         print("next", &rows::next(&row))?;
