@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -51,13 +50,6 @@ struct State {
     closed: bool,
 }
 
-/// How many calls are likely to come, and until when it is worth to wait for them.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Expected {
-    pub(super) commands: usize,
-    pub(super) until: Instant,
-}
-
 /// Calls that are committed together.
 #[derive(Default)]
 pub(super) struct Batch {
@@ -101,46 +93,20 @@ impl Queue {
             if state.closed {
                 return None;
             }
-            state = self.wait(state, None);
+            state.writer_waits = true;
+            state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.writer_waits = false;
         }
         let mut batch = Batch::default();
         batch.fill(&mut state);
         Some(batch)
     }
 
-    /// Takes calls that have come since, or that come while more are expected. `false` if there are none.
-    pub(super) fn take_more(&self, batch: &mut Batch, expected: Expected) -> bool {
+    /// Takes calls that have come since. `false` if there are none.
+    pub(super) fn take_more(&self, batch: &mut Batch) -> bool {
         let before = batch.commands.len();
-        if batch.is_full() {
-            return false;
-        }
-        let mut state = self.state();
-        while state.waiting.is_empty() && before < expected.commands && !state.closed {
-            let patience = expected.until.saturating_duration_since(Instant::now());
-            if patience == Duration::ZERO {
-                break;
-            }
-            state = self.wait(state, Some(patience));
-        }
-        batch.fill(&mut state);
+        batch.fill(&mut self.state());
         batch.commands.len() > before
-    }
-
-    fn wait<'s>(&self, mut state: MutexGuard<'s, State>, longest: Option<Duration>) -> MutexGuard<'s, State> {
-        state.writer_waits = true;
-        let mut state = match longest {
-            None => self.ready.wait(state).unwrap_or_else(PoisonError::into_inner),
-            Some(longest) => {
-                self.ready.wait_timeout(state, longest).unwrap_or_else(PoisonError::into_inner).0
-            }
-        };
-        state.writer_waits = false;
-        state
-    }
-
-    /// How many calls wait.
-    pub(super) fn len(&self) -> usize {
-        self.state().waiting.len()
     }
 
     /// Lets no further call in. Those that wait are still taken.

@@ -3,14 +3,13 @@
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use ::rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::Notify;
 use tracing::error;
 
 use super::Limits;
-use super::queue::{Batch, Call, Command, Expected, Queue, unanswered};
+use super::queue::{Batch, Call, Command, Queue, unanswered};
 use super::transitions::Transaction;
 use crate::store::StoreError;
 
@@ -19,9 +18,6 @@ use crate::store::StoreError;
 pub(super) struct Writer {
     queue: Arc<Queue>,
 }
-
-/// The longest wait for calls that are likely to come.
-const LONGEST_WAIT: Duration = Duration::from_millis(2);
 
 /// What the thread works with.
 struct Thread {
@@ -68,36 +64,27 @@ impl Drop for Writer {
 
 impl Thread {
     fn run(mut self) {
-        let mut expected = Expected { commands: 0, until: Instant::now() };
         while let Some(batch) = self.queue.take() {
-            let began = Instant::now();
-            let answered = self.write(batch, expected);
-            // Who was answered may well call again. That they are all in one commit is worth to wait for a part
-            // of the time that one takes.
-            let ended = Instant::now();
-            let until = ended + LONGEST_WAIT.min((ended - began) / 2);
-            expected = Expected { commands: answered + self.queue.len(), until };
+            self.write(batch);
         }
     }
 
-    /// Commits calls together, and those that come meanwhile, and answers them. Returns how many.
-    fn write(&mut self, mut batch: Batch, expected: Expected) -> usize {
+    /// Commits calls together, and those that come meanwhile, and answers them.
+    fn write(&mut self, mut batch: Batch) {
         if batch.commands.is_empty() {
-            return 0;
+            return;
         }
         let queue = self.queue.clone();
-        let committed = self.commit(&mut batch, |batch| queue.take_more(batch, expected));
+        let committed = self.commit(&mut batch, |batch| queue.take_more(batch));
         let commands = batch.commands;
-        let answered = commands.len();
         match committed {
-            Err(Failure::OfOne(_)) if answered > 1 => commands.into_iter().for_each(|command| {
+            Err(Failure::OfOne(_)) if commands.len() > 1 => commands.into_iter().for_each(|command| {
                 let mut batch = Batch::of(command);
                 let committed = self.commit(&mut batch, |_| false);
                 self.answer(batch.commands, committed);
             }),
             committed => self.answer(commands, committed),
         }
-        answered
     }
 
     fn answer(&self, commands: Vec<Box<dyn Command>>, committed: Result<usize, Failure>) {
