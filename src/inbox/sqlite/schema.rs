@@ -11,6 +11,10 @@ use super::{Settings, SqliteInboxError, integer};
 /// Sets our files apart from other programs' databases.
 const APPLICATION_ID: i64 = 0x514d_5049;
 
+/// After how many pages the write-ahead log is copied into the file. A job's id may belong on any page of its index:
+/// in a log that is longer than SQLite's 1000 pages, more of the rows share a page that is copied. 16 MiB.
+const CHECKPOINT_PAGES: i64 = 4000;
+
 /// What brings a file from the version before to the next, starting from an empty file. The file's
 /// `user_version` is how many were applied. A step that is released is never changed.
 pub(super) const MIGRATIONS: [&str; 1] = ["
@@ -75,6 +79,7 @@ pub(super) fn open(path: &Path, settings: &Settings) -> Result<Connection, Sqlit
     if version < integer(MIGRATIONS.len()) {
         migrate(&mut connection)?;
     }
+    connection.execute_batch(&format!("PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}"))?;
     if let Some(bytes) = settings.max_file_bytes {
         let page: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
         let pages = integer(bytes) / page.max(1);
