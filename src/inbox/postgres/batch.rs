@@ -57,7 +57,7 @@ struct Received {
 enum Found {
     Receipt(Receipt),
     Full,
-    /// Another statement wrote the row after this one had looked.
+    /// The job is known, or became so after the statement had looked: another statement tells.
     Later,
 }
 
@@ -210,8 +210,11 @@ impl Received {
 
 /// Stores a batch and tells everybody.
 async fn store(inner: &Inner, mut batch: Vec<Received>) {
+    let mut may_be_known = false;
     while !batch.is_empty() {
-        let error = match send(inner, &batch).await {
+        let sent = send(inner, &batch, may_be_known).await;
+        may_be_known = true;
+        let error = match sent {
             Ok(found) => {
                 let mut later = Vec::new();
                 for (received, found) in batch.into_iter().zip(found) {
@@ -256,8 +259,9 @@ async fn store(inner: &Inner, mut batch: Vec<Received>) {
     }
 }
 
-/// Sends the statement, and returns what it found out about each event.
-async fn send(inner: &Inner, batch: &[Received]) -> Result<Vec<Found>, StoreError> {
+/// Sends a statement, and returns what it found out about each event: whether it is its job's first and was stored,
+/// or, if the job may be known, anything.
+async fn send(inner: &Inner, batch: &[Received], may_be_known: bool) -> Result<Vec<Found>, StoreError> {
     let fits = Taken::of(inner, batch).await;
     let each = |read: fn(&Envelope) -> &str| -> Vec<Cow<'_, str>> {
         batch.iter().map(|received| storable(read(&received.event))).collect()
@@ -274,11 +278,14 @@ async fn send(inner: &Inner, batch: &[Received]) -> Result<Vec<Found>, StoreErro
         (&fits.0, Type::BOOL_ARRAY),
         (&inner.payload, Type::TEXT),
     ];
-    let query = postgres::query(&inner.pool, &inner.statements.receive, &parameters);
+    let statements = &inner.statements;
+    let statement = if may_be_known { &statements.receive } else { &statements.receive_new };
+    let query = postgres::query(&inner.pool, statement, &parameters);
     let rows = timeout(BATCH_TIME, query).await.unwrap_or_else(|late| Err(StoreError::unavailable(late)));
     let stored: Result<Vec<Found>, StoreError> = rows.and_then(|rows| {
+        let full = |fits: &bool| may_be_known && !fits;
         let mut found: Vec<Found> =
-            fits.0.iter().map(|fits| if *fits { Found::Later } else { Found::Full }).collect();
+            fits.0.iter().map(|fits| if full(fits) { Found::Full } else { Found::Later }).collect();
         for row in &rows {
             let place = usize::try_from(column::<i64>(row, "place")? - 1).unwrap_or(usize::MAX);
             let receipt = match (column(row, "stored")?, column(row, "conflict")?) {
