@@ -232,6 +232,30 @@ job-dead  dead  1  TIME  -  fill_pdf  failed  no such\\u{1b}[31m customer
 }
 
 #[tokio::test]
+async fn a_job_that_died_without_an_event_is_expected_again() {
+    let folder = Folder::new();
+    let file = folder.file("inbox.db");
+    let store = SqliteInbox::open(&file).unwrap();
+    store.expect(&"job-none".parse().unwrap(), Duration::ZERO).await.unwrap();
+    let lease = store.overdue(1, LEASE).await.unwrap().remove(0).lease;
+    let disowned = Outcome::Disowned { error: "the API has no such job".into() };
+    let _ = store.settle(&lease, &disowned).await.unwrap();
+    let shown = inbox(&file, &["show", "job-none"]).await;
+    assert!(shown.out.ends_with("\nbody  no event came, or the API disowned it\n"), "{shown:?}");
+    inbox(&file, &["replay", "job-none", "--yes"]).await.shows(
+        0,
+        "\
+JOB  STATE  ATTEMPTS  AGE  NEXT  TYPE  STATUS  LAST ERROR
+job-none  dead  0  TIME  -  -  -  the API has no such job
+1 replayed
+",
+        "",
+    );
+    let row = inbox(&file, &["list", "--format", "json"]).await.json();
+    assert_eq!((&row["state"], row["due_in_seconds"].as_f64()), (&json!("expected"), Some(0.0)));
+}
+
+#[tokio::test]
 async fn many_events_are_replayed_and_none_that_comes_meanwhile() {
     let folder = Folder::new();
     let file = folder.file("inbox.db");

@@ -151,6 +151,12 @@ async fn what_is_in_the_body_can_be_set() {
     assert_eq!(body["data"]["result"]["fields"]["total.amount"], json!(1.5));
     assert_eq!(body["data"]["new"]["0"], json!([1, "2"]));
 
+    for (given, id) in [("1e2", "1e2"), ("\"7\"", "7")] {
+        assert_eq!(run(&["send", "--to", &url, "--set", &format!("job_id={given}")]).await.code, Some(0));
+        let body: Value = serde_json::from_slice(&bodies.lock().unwrap().pop().unwrap()).unwrap();
+        assert_eq!((&body["job_id"], &body["data"]["id"]), (&json!(id), &json!(id)));
+    }
+
     let other = run(&["send", "--to", &server.url(), "--set", "/job_id=other", "--schedule", "none"]).await;
     assert!(other.out.contains("undeliverable  422"), "one of the two ids alone: {}", other.out);
 }

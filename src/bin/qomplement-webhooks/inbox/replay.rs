@@ -26,7 +26,8 @@ Examples:
 Give job ids, or a filter. A filter without --state means what is dead;
 --state done handles again what was handled already. Other states are not
 replayed: those events will be handled anyway. A worker handles what is
-replayed, and counts its attempts anew.
+replayed, and counts its attempts anew; a job that died without an event is
+expected again, and asked for.
 
 It asks first, unless --yes is given; without a terminal, --yes is needed. The
 exit status is 1 if a job that was named was not replayed.
@@ -129,8 +130,8 @@ impl Replay {
             match inbox.get(job).await.map_err(store)? {
                 None => replayed.not_replayed.push((job.clone(), "the inbox has no such job".to_owned())),
                 Some((row, body)) => match (row.state, body) {
-                    (InboxState::Dead | InboxState::Done, Some(_)) => rows.push(row),
-                    (InboxState::Dead | InboxState::Done, None) => {
+                    (InboxState::Dead, _) | (InboxState::Done, Some(_)) => rows.push(row),
+                    (InboxState::Done, None) => {
                         replayed.not_replayed.push((job.clone(), "its event was pruned".to_owned()));
                     }
                     (state, _) => replayed.not_replayed.push((job.clone(), format!("it is {state}"))),
@@ -209,24 +210,30 @@ async fn replay_all(
         }
         for row in page {
             if under_way.len() >= AT_ONCE {
-                count += replayed(under_way.join_next().await)?;
+                count += replayed(under_way.join_next().await, count)?;
             }
             let inbox = inbox.clone();
             under_way.spawn(async move { inbox.replay(&row.job).await });
         }
     }
     while !under_way.is_empty() {
-        count += replayed(under_way.join_next().await)?;
+        count += replayed(under_way.join_next().await, count)?;
     }
     Ok(count)
 }
 
 type Joined = Option<Result<Result<bool, qomplement_webhooks::StoreError>, tokio::task::JoinError>>;
 
-fn replayed(joined: Joined) -> Result<u64, Failure> {
+/// Whether one more was replayed, after so many.
+fn replayed(joined: Joined, before: u64) -> Result<u64, Failure> {
     match joined {
         Some(Ok(Ok(replayed))) => Ok(replayed.into()),
-        Some(Ok(Err(error))) => Err(store(error)),
+        Some(Ok(Err(error))) => match store(error) {
+            Failure::Failed(text) => {
+                Err(Failure::failed(format!("{text}\n  {before} or more were replayed before")))
+            }
+            failure => Err(failure),
+        },
         Some(Err(died)) => Err(Failure::failed(format!("a bug: {died}"))),
         None => Ok(0),
     }

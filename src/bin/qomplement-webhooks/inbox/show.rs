@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use qomplement_webhooks::JobId;
+use qomplement_webhooks::{InboxState, JobId};
 
 use super::rows;
 use crate::database::{DatabaseArgs, store};
@@ -20,7 +20,7 @@ Examples:
   qomplement-webhooks send body.json --to URL
 
 --format json prints what `inbox list` prints of a row, and body: the event,
-or null if it was pruned or has yet to come.")]
+or null if there is none.")]
 pub(super) struct Show {
     /// The job
     #[arg(value_name = "JOB_ID")]
@@ -46,7 +46,7 @@ impl Show {
         };
         if self.raw {
             let Some(body) = body else {
-                return Err(Failure::failed("the event was pruned, or has yet to come: there is no body"));
+                return Err(Failure::failed(format!("there is no body: {}", no_body(row.state))));
             };
             output::bytes(&body)?;
             return Ok(ExitCode::SUCCESS);
@@ -69,12 +69,21 @@ impl Show {
             print("error", &clean(error))?;
         }
         let Some(body) = body else {
-            print("body", "pruned, or yet to come")?;
+            print("body", no_body(row.state))?;
             return Ok(ExitCode::SUCCESS);
         };
         print("body", &format!("{} bytes", body.len()))?;
         let text = output::pretty(&body).unwrap_or_else(|| String::from_utf8_lossy(&body).into_owned());
         text.lines().try_for_each(|line| output::line(clean(line)))?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Why there is no event.
+fn no_body(state: InboxState) -> &'static str {
+    match state {
+        InboxState::Done => "it was pruned",
+        InboxState::Dead => "no event came, or the API disowned it",
+        _ => "it has yet to come",
     }
 }

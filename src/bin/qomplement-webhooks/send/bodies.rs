@@ -14,16 +14,11 @@ use crate::failure::Failure;
 
 /// `PATH=VALUE`, of `--set`.
 #[derive(Debug, Clone)]
-pub(crate) struct Setting {
-    place: Place,
-    value: Value,
-}
-
-#[derive(Debug, Clone)]
-enum Place {
+pub(crate) enum Setting {
     /// The job's id, wherever it stands.
-    JobId,
-    Pointer(String),
+    JobId(String),
+    /// What a JSON pointer points to.
+    At(String, Value),
 }
 
 impl FromStr for Setting {
@@ -32,14 +27,17 @@ impl FromStr for Setting {
     fn from_str(text: &str) -> Result<Self, String> {
         let (path, value) =
             text.split_once('=').ok_or("a PATH=VALUE is needed, such as data.status=failed")?;
-        let place = match path {
+        let pointer = match path {
             "" => return Err("the path is empty".to_owned()),
-            "job_id" => Place::JobId,
-            _ if path.starts_with('/') => Place::Pointer(path.to_owned()),
-            _ => Place::Pointer(format!("/{}", path.replace('~', "~0").replace('/', "~1").replace('.', "/"))),
+            // An id is a text, also one that looks like a number.
+            "job_id" => {
+                return Ok(Self::JobId(serde_json::from_str(value).unwrap_or_else(|_| value.to_owned())));
+            }
+            _ if path.starts_with('/') => path.to_owned(),
+            _ => format!("/{}", path.replace('~', "~0").replace('/', "~1").replace('.', "/")),
         };
-        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
-        Ok(Self { place, value })
+        let json = serde_json::from_str(value);
+        Ok(Self::At(pointer, json.unwrap_or_else(|_| Value::from(value))))
     }
 }
 
@@ -91,8 +89,12 @@ impl Bodies {
         }
         let mut pieces = Vec::new();
         let mut rest = 0;
-        // Within quotes or a path: nothing else in a webhook looks like its job's id.
-        for place in memchr::memmem::find_iter(&body, &job) {
+        // As a text, or as a part of a path.
+        let is_alone = |place: &usize| {
+            let around = (body.get(place.wrapping_sub(1)), body.get(place + job.len()));
+            matches!(around, (Some(b'"' | b'/'), Some(b'"' | b'/')))
+        };
+        for place in memchr::memmem::find_iter(&body, &job).filter(is_alone) {
             pieces.push(body.slice(rest..place));
             rest = place + job.len();
         }
@@ -115,15 +117,13 @@ impl Bodies {
 }
 
 fn fixes_id(settings: &[Setting]) -> bool {
-    settings.iter().any(|setting| matches!(setting.place, Place::JobId))
+    settings.iter().any(|setting| matches!(setting, Setting::JobId(_)))
 }
 
 fn set(payload: Payload, settings: &[Setting]) -> Payload {
-    settings.iter().cloned().fold(payload, |payload, Setting { place, value }| match (place, value) {
-        (Place::JobId, Value::String(id)) => payload.job_id(id),
-        // Such as a number: the id as it was written.
-        (Place::JobId, value) => payload.job_id(value.to_string()),
-        (Place::Pointer(pointer), value) => payload.set(&pointer, value),
+    settings.iter().cloned().fold(payload, |payload, setting| match setting {
+        Setting::JobId(id) => payload.job_id(id),
+        Setting::At(pointer, value) => payload.set(&pointer, value),
     })
 }
 
@@ -140,5 +140,25 @@ fn read(file: &str) -> Result<Bytes, Failure> {
             "there is no file {file}, and no event of that name: extract, fill-pdf, fill-excel or failed"
         ))),
         Err(error) => Err(Failure::usage(format!("{file} cannot be read: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::Bodies;
+
+    #[test]
+    fn nothing_but_the_id_of_the_job_changes() {
+        let body = r#"{"job_id":"12","data":{"id":"12","type":"extract","status":"completed",
+            "result":{"pages":12,"file_url":"/v1/files/12/download","name":"a12","n":112}}}"#;
+        let file = std::env::temp_dir().join(format!("qomplement-webhooks-bodies-{}", std::process::id()));
+        fs::write(&file, body).unwrap();
+        let bodies = Bodies::new(file.to_str().unwrap(), &[], true);
+        fs::remove_file(&file).unwrap();
+        let (job, sent) = bodies.unwrap().of(7);
+        let expected = body.replace("\"12\"", &format!("\"{job}\"")).replace("/12/", &format!("/{job}/"));
+        assert_eq!(String::from_utf8_lossy(&sent), expected);
     }
 }
