@@ -24,7 +24,9 @@ end
 
 function request()
     count = count + 1
-    local id = string.format("550e8400-e29b-41d4-%04x-%012x", salt, count)
+    -- Not in the order of arrival, as those of jobs are not.
+    local mixed = count * 0x9e3779b1 % 0x100000000
+    local id = string.format("%08x-e29b-41d4-%04x-%012x", mixed, salt, count)
     return wrk.format(nil, nil, nil, head .. id .. middle .. id .. tail)
 end
 

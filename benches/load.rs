@@ -9,11 +9,9 @@
 //! other, and posts webhooks with distinct ids over loopback: of 393 bytes, and of a megabyte, where a
 //! third server skips over the body with serde_json. CPU time is read from `/proc`. The servers take
 //! turns, so that what disturbs one disturbs all, and the ratio is that of the medians.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 use std::convert::Infallible;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 
 use actix_web::{App, HttpServer, web};
 use axum::Router;
@@ -24,26 +22,32 @@ use http_body_util::{BodyExt, Full};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use qomplement_webhooks::{SharedToken, WebhookReceiver, handler_fn};
+use qomplement_webhooks::{WebhookReceiver, handler_fn};
 use serde::de::IgnoredAny;
 use tokio::net::TcpListener;
 use warp::Filter;
 
-const TOKEN: &str = "4Kz0PhvXDXnKcQ9JvW5c8tqGpn7oYbRm2sLd1aTfEuI";
+use self::served::{Cores, Served};
+
+#[path = "served.rs"]
+#[allow(dead_code)]
+mod served;
+
 const FRAMEWORKS: [&str; 4] = ["axum", "actix-web", "warp", "hyper"];
 const ROUNDS: usize = 3;
-const SECONDS: &str = "4s";
+const CONNECTIONS: usize = 16;
+const SECONDS: u64 = 4;
 /// What a tick of `/proc/PID/stat` is on Linux, in microseconds.
 const TICK: f64 = 10_000.0;
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", framework, kind] => serve(framework, kind),
+        ["--bench"] => FRAMEWORKS.iter().for_each(|framework| compare(framework)),
+        [framework, "--bench"] => compare(framework),
         // `cargo test --benches` asks whether it runs at all.
-        ["--test", ..] => {}
-        [] => FRAMEWORKS.iter().for_each(|framework| compare(framework)),
-        [framework] => compare(framework),
+        [] => {}
         _ => panic!("usage: load [FRAMEWORK]"),
     }
 }
@@ -126,56 +130,22 @@ fn receiver() -> WebhookReceiver {
         std::hint::black_box(event);
         Ok(())
     });
-    WebhookReceiver::builder(handler).token(SharedToken::new(TOKEN).unwrap()).build().unwrap()
+    WebhookReceiver::builder(handler).token(served::token()).build().unwrap()
 }
 
-/// A server process; killed when it is dropped.
-struct Server(Child, String);
-
-impl Server {
-    fn start(framework: &str, kind: &str) -> Self {
-        let mut command = Command::new("taskset");
-        command.args(["-c", "0"]).arg(std::env::current_exe().unwrap()).args(["serve", framework, kind]);
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("taskset (util-linux) is needed");
-        let mut address = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut address).unwrap();
-        Self(child, address.trim().to_owned())
-    }
-
-    /// CPU time so far, user and system, in microseconds.
-    fn cpu(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
-        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) * TICK
-    }
-
-    /// Puts load on the server, and returns its CPU time per request in microseconds.
-    fn load(&self, large: bool) -> f64 {
-        let before = self.cpu();
-        let mut wrk = Command::new("taskset");
-        wrk.args(["-c", "1", "wrk", "-t1", "-c16", "-d", SECONDS, "-s"])
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/load.lua"))
-            .arg(format!("http://{}/webhook?token={TOKEN}", self.1));
-        if large {
-            wrk.env("LARGE", "1");
-        }
-        let output = wrk.output().expect("wrk is needed: apt-get install wrk");
-        let spent = self.cpu() - before;
-        let output = String::from_utf8_lossy(&output.stdout);
-        let number = |name| {
-            let line = output.lines().find_map(|line: &str| line.strip_prefix(name));
-            line.unwrap_or_else(|| panic!("wrk says: {output}")).trim().parse::<f64>().unwrap()
-        };
-        assert_eq!(number("failed "), 0.0, "not every webhook was acknowledged: {output}");
-        spent / number("requests ")
-    }
+/// CPU time of a process so far, user and system, in microseconds.
+fn cpu(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) * TICK
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// CPU time of a server per request, in microseconds.
+fn cost(framework: &str, kind: &str, is_large: bool) -> f64 {
+    let server = Served::start(Cores::OneEach, &[framework, kind]);
+    let before = cpu(server.id());
+    let requests = server.load(CONNECTIONS, SECONDS, is_large);
+    (cpu(server.id()) - before) / requests
 }
 
 fn compare(framework: &str) {
@@ -185,7 +155,7 @@ fn compare(framework: &str) {
         let mut samples = kinds.map(|_| Vec::new());
         for round in 0..=ROUNDS {
             for (kind, samples) in kinds.iter().zip(&mut samples) {
-                let cost = Server::start(framework, kind).load(is_large);
+                let cost = cost(framework, kind, is_large);
                 // The first round warms up.
                 if round > 0 {
                     samples.push(cost);
