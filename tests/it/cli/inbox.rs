@@ -151,7 +151,7 @@ body  82 bytes
     );
     inbox(&file, &["show", "job-nobody"]).await.shows(1, "", "error: the inbox has no job job-nobody\n");
     let expected = inbox(&file, &["show", "job-expected", "--raw"]).await;
-    expected.shows(1, "", "error: the event was pruned, or has yet to come: there is no body\n");
+    expected.shows(1, "", "error: there is no body: it has yet to come\n");
     let invalid = inbox(&file, &["show", "not a job"]).await;
     assert_eq!(invalid.code, Some(2), "{invalid:?}");
 }
@@ -241,7 +241,7 @@ async fn a_job_that_died_without_an_event_is_expected_again() {
     let disowned = Outcome::Disowned { error: "the API has no such job".into() };
     let _ = store.settle(&lease, &disowned).await.unwrap();
     let shown = inbox(&file, &["show", "job-none"]).await;
-    assert!(shown.out.ends_with("\nbody  no event came, or the API disowned it\n"), "{shown:?}");
+    assert!(shown.out.ends_with("\nbody      no event came, or the API disowned it\n"), "{shown:?}");
     inbox(&file, &["replay", "job-none", "--yes"]).await.shows(
         0,
         "\
