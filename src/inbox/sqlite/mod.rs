@@ -64,7 +64,7 @@ use crate::store::{Fenced, StoreError};
 /// copy all three, or none. For a backup while it is open, use `VACUUM INTO` or SQLite's backup command. It
 /// holds the bodies, in the clear; who may read it is up to the directory and the umask.
 ///
-/// The write-ahead log is copied into the file after every 1000 pages (4 MB). It grows beyond that by one
+/// The write-ahead log is copied into the file after every 4000 pages (16 MiB). It grows beyond that by one
 /// transaction, which has at most 8 MiB of bodies, and one more, or while a program reads the file without a pause; its
 /// space is used again, and is given back when the last program closes the file. The file itself does not
 /// shrink: what was pruned is used again, and `VACUUM` gives it back.
