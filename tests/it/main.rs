@@ -17,6 +17,7 @@ mod inboxes;
 mod jobs;
 mod jobs_client;
 mod leases;
+mod model;
 mod package;
 mod races;
 mod reconcile;

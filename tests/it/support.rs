@@ -174,6 +174,16 @@ impl Script {
     }
 }
 
+/// Asks until the answer is yes, of something that tells nobody when it changes.
+pub async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
+    let asks = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), asks).await.unwrap_or_else(|_| panic!("never so: {what}"));
+}
+
 /// How a call of a store goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {

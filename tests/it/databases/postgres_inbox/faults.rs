@@ -1,0 +1,229 @@
+//! Replies that are lost, rows that are locked, and servers that die, refuse or are away.
+
+use std::collections::HashSet;
+use std::error::Error;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use qomplement_webhooks::{
+    Fenced, InboxAdmin, InboxFilter, InboxState, InboxStore, JobRegistry, Outcome, PostgresInbox, Receipt,
+    StoreError,
+};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::{HOUR, LEASE, client, completed, count, event, inbox, job, lease_one};
+use crate::databases::proxy::Proxy;
+use crate::databases::server::{PASSWORD, Server, free_port, postgres};
+use crate::support::eventually;
+
+#[tokio::test]
+async fn calls_whose_replies_were_lost_are_repeated() {
+    let (direct, client) = (inbox("lost").await, client(postgres()).await);
+    let proxy = Proxy::before(postgres().port()).await;
+    let url = format!("postgres://postgres:{PASSWORD}@127.0.0.1:{}/postgres", proxy.port);
+    // Nothing is counted in between.
+    let inbox = PostgresInbox::from_url(&url).unwrap().with_table("lost", "inbox").unwrap();
+    let inbox = inbox.max_unfinished_rows(u64::MAX).max_unfinished_bytes(u64::MAX);
+    inbox.receive(&completed("warm")).await.unwrap();
+    let lease = lease_one(&inbox).await.lease;
+    assert_eq!(inbox.settle(&lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
+    let outcomes = [
+        Outcome::Done,
+        Outcome::Dead { error: "why".to_owned() },
+        Outcome::Retry { after: HOUR, error: "why".to_owned() },
+        Outcome::GiveBack { after: HOUR },
+    ];
+    for (number, outcome) in outcomes.iter().enumerate() {
+        let id = format!("job-{number}");
+        proxy.lose_the_next_reply();
+        let receipt = inbox.receive(&completed(&id)).await.unwrap();
+        assert_eq!(receipt, Receipt::Duplicate, "the first time stored it");
+
+        proxy.lose_the_next_reply();
+        assert!(inbox.lease(1, Duration::from_secs(1)).await.unwrap().is_empty(), "leased, and not known");
+        let is_due = "SELECT count(*) FROM lost.inbox WHERE due_at <= clock_timestamp()";
+        eventually("that lease runs out", async || count(&client, is_due).await == 1).await;
+        let leased = lease_one(&inbox).await;
+        assert_eq!((leased.attempt, leased.ran_out), (2, true), "what was leased comes back");
+
+        proxy.lose_the_next_reply();
+        assert_eq!(inbox.renew(&leased.lease, LEASE).await.unwrap(), Fenced::Applied);
+        proxy.lose_the_next_reply();
+        assert_eq!(inbox.settle(&leased.lease, outcome).await.unwrap(), Fenced::Applied);
+        assert_eq!(proxy.lost(), (number + 1) * 4);
+        let (row, _) = direct.get(&job(&id)).await.unwrap().unwrap();
+        let attempts = if matches!(outcome, Outcome::GiveBack { .. }) { 1 } else { 2 };
+        assert_eq!(row.attempts, attempts, "an attempt is given back once: {row:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_repeated_while_the_first_is_being_written_applies() {
+    let inbox = inbox("twice").await;
+    inbox.expect(&job("job"), Duration::ZERO).await.unwrap();
+    let lease = inbox.overdue(1, HOUR).await.unwrap().remove(0).lease;
+    let (mut locking, watching) = (client(postgres()).await, client(postgres()).await);
+    let lock = locking.transaction().await.unwrap();
+    lock.batch_execute("SELECT FROM twice.inbox FOR UPDATE").await.unwrap();
+    let answers: Vec<_> = (0..2)
+        .map(|_| {
+            let (inbox, lease) = (inbox.clone(), lease.clone());
+            tokio::spawn(async move { inbox.verify(&lease, &completed("job")).await.unwrap() })
+        })
+        .collect();
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+        WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE \"twice\"%'";
+    eventually("both wait for the lock", async || count(&watching, waiting).await == 2).await;
+    lock.commit().await.unwrap();
+    for answer in answers {
+        assert_eq!(answer.await.unwrap(), Fenced::Applied);
+    }
+    let (row, _) = inbox.get(&job("job")).await.unwrap().unwrap();
+    assert_eq!((row.state, row.verified), (InboxState::Received, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_outlives_a_server_that_is_killed() {
+    // Settings that would lose it, if nothing else were said.
+    let mut server = Server::postgres(&["synchronous_commit=off", "wal_writer_delay=10s"], &[]);
+    let inbox = PostgresInbox::from_url(&server.url()).unwrap();
+    inbox.migrate().await.unwrap();
+    for round in 0..3 {
+        let (stored, refused) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
+        let mut senders = JoinSet::new();
+        for sender in 0..16 {
+            let (inbox, stored, refused) = (inbox.clone(), stored.clone(), refused.clone());
+            senders.spawn(async move {
+                for number in 0.. {
+                    let id = format!("{round}-{sender}-{number}");
+                    match inbox.receive(&completed(&id)).await {
+                        Ok(_) => stored.lock().unwrap().push(id),
+                        Err(_) => drop(refused.fetch_add(1, Ordering::SeqCst)),
+                    }
+                }
+            });
+        }
+        let count = || stored.lock().unwrap().len();
+        let more = |than| eventually("events are stored", async move || count() >= than);
+        more(200).await;
+        server.kill();
+        eventually("the server is away", async || refused.load(Ordering::SeqCst) > 0).await;
+        server.restart();
+        more(count() + 200).await;
+        senders.shutdown().await;
+        let known = every_job(&inbox).await;
+        let lost: Vec<_> = stored.lock().unwrap().iter().filter(|id| !known.contains(*id)).cloned().collect();
+        assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    }
+}
+
+async fn every_job(inbox: &PostgresInbox) -> HashSet<String> {
+    let (mut jobs, mut after) = (HashSet::new(), None);
+    loop {
+        let rows = inbox.list(&InboxFilter::default(), after, 1000).await.unwrap();
+        let Some(last) = rows.last() else { return jobs };
+        after = Some(last.number);
+        jobs.extend(rows.iter().map(|row| row.job.to_string()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_event_that_the_database_refuses_does_not_take_others_with_it() {
+    let inbox = inbox("refused").await;
+    let client = client(postgres()).await;
+    let check = "ALTER TABLE refused.inbox ADD CHECK (status <> 'cursed')";
+    client.batch_execute(check).await.unwrap();
+    let tasks: Vec<_> = (0..40)
+        .map(|number| {
+            let inbox = inbox.clone();
+            let status = if number % 10 == 3 { "cursed" } else { "completed" };
+            let event = event(&format!("job-{number}"), status, "");
+            tokio::spawn(async move { (status, inbox.receive(&event).await) })
+        })
+        .collect();
+    for task in tasks {
+        match task.await.unwrap() {
+            ("cursed", Err(StoreError::Unavailable(_))) | ("completed", Ok(Receipt::Stored)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(inbox.stats().await.unwrap().received, 36);
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_does_not_hold_up_the_next() {
+    let (inbox, client) = (inbox("given_up_inbox").await, client(postgres()).await);
+    inbox.receive(&completed("held")).await.unwrap();
+    let lease = lease_one(&inbox).await.lease;
+    client.batch_execute("BEGIN; SELECT FROM given_up_inbox.inbox FOR UPDATE").await.unwrap();
+    let renewals = (0..16).map(|_| timeout(Duration::from_millis(300), inbox.renew(&lease, LEASE)));
+    let mut renewals: Vec<_> = renewals.map(Box::pin).collect();
+    for renewal in &mut renewals {
+        assert!(renewal.await.is_err(), "the row was not locked");
+    }
+    drop(renewals);
+    let receipt = timeout(Duration::from_secs(2), inbox.receive(&completed("free"))).await;
+    assert!(matches!(receipt, Ok(Ok(Receipt::Stored))), "{receipt:?}");
+    // Nobody waits for a row that is in use.
+    let leased = timeout(Duration::from_secs(2), inbox.lease(10, LEASE)).await.unwrap().unwrap();
+    assert_eq!(leased.len(), 1);
+    client.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(inbox.settle(&lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
+}
+
+#[test]
+fn an_inbox_outlives_the_runtime_that_used_it() {
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let inbox = runtime().block_on(inbox("runtimes"));
+    for round in 0..3 {
+        let runtime = runtime();
+        runtime.block_on(async {
+            for number in 0..20 {
+                tokio::spawn({
+                    let inbox = inbox.clone();
+                    async move { inbox.receive(&completed(&format!("{round}-{number}"))).await }
+                });
+            }
+            let _ = timeout(Duration::from_millis(1), inbox.wait()).await;
+        });
+        runtime.shutdown_background();
+    }
+    let receipt = runtime().block_on(inbox.receive(&completed("last"))).unwrap();
+    assert_eq!(receipt, Receipt::Stored);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_away_is_no_mystery_and_its_password_stays_secret() {
+    let mut port = postgres().port();
+    for (password, expected) in [("wrong-secret", "authentication failed"), ("wrong-secret", "refused")] {
+        let url = format!("postgres://postgres:{password}@127.0.0.1:{port}/postgres");
+        let inbox = PostgresInbox::from_url(&url).unwrap();
+        let tasks: Vec<_> = (0..5)
+            .map(|number| {
+                let inbox = inbox.clone();
+                tokio::spawn(async move { inbox.receive(&completed(&format!("job-{number}"))).await })
+            })
+            .collect();
+        let mut errors = vec![inbox.check().await.unwrap_err(), inbox.lease(1, LEASE).await.unwrap_err()];
+        for task in tasks {
+            errors.push(task.await.unwrap().unwrap_err());
+        }
+        let known = inbox.is_known(&job("job")).await.unwrap_err().to_string();
+        for error in errors {
+            let mut said = format!("{inbox:?} {known} {error} {error:?}");
+            let mut source = error.source();
+            while let Some(cause) = source {
+                said += &format!(" {cause} {cause:?}");
+                source = cause.source();
+            }
+            assert!(!said.contains(password), "{said}");
+            assert!(said.contains(expected), "{said}");
+        }
+        port = free_port();
+    }
+    let error = PostgresInbox::from_url("postgres://user:hidden-secret@host?sslmode=maybe").unwrap_err();
+    assert!(!format!("{error:?} {error}").contains("secret"));
+}

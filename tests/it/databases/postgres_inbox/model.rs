@@ -1,0 +1,58 @@
+//! The inbox in PostgreSQL does what the inbox in memory does, behind a pooler as well.
+
+use proptest::test_runner::TestRunner;
+use qomplement_webhooks::{InboxStore, PostgresInbox, Receipt};
+use tokio::runtime::Runtime;
+
+use super::{client, completed, inbox, receive_all};
+use crate::databases::server::{Server, postgres};
+use crate::model;
+
+fn compare_with_memory(cases: u32, schema: &str, server: &Server) {
+    let runtime = Runtime::new().unwrap();
+    let client = runtime.block_on(async {
+        inbox(schema).await;
+        client(postgres()).await
+    });
+    let open = async || PostgresInbox::from_url(&server.url()).unwrap().with_table(schema, "inbox").unwrap();
+    let compared = TestRunner::new(model::cases(cases)).run(&model::calls(), |calls| {
+        runtime.block_on(async {
+            client.batch_execute(&format!("TRUNCATE {schema}.inbox")).await.unwrap();
+            model::compare(&calls, open).await
+        })
+    });
+    if let Err(error) = compared {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn any_calls_have_the_same_results_as_in_memory() {
+    compare_with_memory(40, "model", postgres());
+}
+
+#[test]
+fn any_calls_have_the_same_results_behind_a_pooler_that_gives_each_transaction_another_connection() {
+    compare_with_memory(8, "bounced_model", &Server::pgbouncer(postgres()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_works_behind_a_pooler_where_it_listens_in_vain() {
+    let bouncer = Server::pgbouncer(postgres());
+    let direct = inbox("bounced").await;
+    let inbox = PostgresInbox::from_url(&bouncer.url()).unwrap().with_table("bounced", "inbox").unwrap();
+    inbox.migrate().await.unwrap();
+    inbox.check().await.unwrap();
+    let waiting = tokio::spawn({
+        let inbox = inbox.clone();
+        async move {
+            loop {
+                inbox.wait().await;
+            }
+        }
+    });
+    let receipts =
+        receive_all(&[&inbox, &direct], (0..500).map(|number| completed(&format!("job-{number}")))).await;
+    assert_eq!(receipts.iter().filter(|(_, receipt)| *receipt == Receipt::Stored).count(), 500);
+    waiting.abort();
+}

@@ -1,0 +1,208 @@
+//! What becomes of rows, one call after another.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use qomplement_webhooks::{
+    Envelope, Fenced, InboxAdmin, InboxFilter, InboxState, InboxStore, Lease, Outcome, PostgresInbox,
+    Receipt, Retention,
+};
+use tokio_postgres::NoTls;
+
+use super::{HOUR, LEASE, client, completed, count, event, inbox, job, lease_one};
+use crate::databases::server::{PASSWORD, postgres};
+
+#[tokio::test]
+async fn the_first_of_two_events_with_different_bytes_is_kept() {
+    let inbox = inbox("conflict").await;
+    assert_eq!(inbox.receive(&event("job", "completed", "first")).await.unwrap(), Receipt::Stored);
+    assert_eq!(inbox.receive(&event("job", "failed", "second")).await.unwrap(), Receipt::Conflict);
+    assert_eq!(inbox.receive(&event("job", "processing", "third")).await.unwrap(), Receipt::Duplicate);
+    let leased = lease_one(&inbox).await;
+    assert_eq!(&leased.body, event("job", "completed", "first").body());
+    let _ = inbox.settle(&leased.lease, &Outcome::Done).await.unwrap();
+    inbox.prune(&Retention { payload: Duration::ZERO, row: HOUR }).await.unwrap();
+    // What it differs from is no longer known.
+    assert_eq!(inbox.receive(&event("job", "failed", "second")).await.unwrap(), Receipt::Duplicate);
+}
+
+#[tokio::test]
+async fn an_event_that_is_not_final_is_replaced_in_every_state() {
+    let inbox = inbox("replaced").await;
+    let dead = || Outcome::Dead { error: "why".to_owned() };
+    for (number, state) in
+        [InboxState::Expected, InboxState::Received, InboxState::Running, InboxState::Done, InboxState::Dead]
+            .into_iter()
+            .enumerate()
+    {
+        let id = format!("job-{number}");
+        let mut lease = None;
+        if state == InboxState::Expected {
+            inbox.expect(&job(&id), HOUR).await.unwrap();
+        } else {
+            assert_eq!(inbox.receive(&event(&id, "processing", "")).await.unwrap(), Receipt::Stored);
+        }
+        if matches!(state, InboxState::Running | InboxState::Done | InboxState::Dead) {
+            lease = Some(lease_one(&inbox).await.lease);
+        }
+        match (&lease, state) {
+            (Some(lease), InboxState::Done) => drop(inbox.settle(lease, &Outcome::Done).await.unwrap()),
+            (Some(lease), InboxState::Dead) => drop(inbox.settle(lease, &dead()).await.unwrap()),
+            _ => {}
+        }
+        assert_eq!(inbox.get(&job(&id)).await.unwrap().unwrap().0.state, state);
+        assert_eq!(inbox.receive(&event(&id, "completed", "")).await.unwrap(), Receipt::Stored);
+        if let Some(lease) = &lease {
+            for outcome in [Outcome::Done, dead()] {
+                assert_eq!(inbox.settle(lease, &outcome).await.unwrap(), Fenced::Stale, "{state}");
+            }
+        }
+        let leased = inbox.lease(10, Duration::from_millis(100)).await.unwrap();
+        if state == InboxState::Running {
+            assert!(leased.is_empty(), "both would run at once");
+            let client = client(postgres()).await;
+            client
+                .batch_execute("UPDATE replaced.inbox SET due_at = now() WHERE due_at > now()")
+                .await
+                .unwrap();
+            let leased = lease_one(&inbox).await;
+            assert_eq!((leased.attempt, leased.ran_out), (1, true));
+            assert_eq!(inbox.settle(&leased.lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
+        } else {
+            assert_eq!(leased.len(), 1, "{state}");
+            assert_eq!(leased[0].attempt, 1);
+            assert_eq!(leased[0].body, event(&id, "completed", "").body());
+            assert_eq!(inbox.settle(&leased[0].lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
+        }
+    }
+}
+
+#[tokio::test]
+async fn durations_have_no_bounds_that_postgres_would_refuse() {
+    let inbox = inbox("inbox_durations").await;
+    for (id, time) in [("short", Duration::ZERO), ("long", Duration::MAX)] {
+        inbox.expect(&job(&format!("expected-{id}")), time).await.unwrap();
+        inbox.overdue(1, time).await.unwrap();
+        inbox.receive(&completed(id)).await.unwrap();
+        let leased = inbox.lease(usize::MAX, time).await.unwrap();
+        let lease = &leased.iter().find(|leased| *leased.lease.job() == id).unwrap().lease;
+        assert_eq!(inbox.renew(lease, time).await.unwrap(), Fenced::Applied);
+        let again = Outcome::Retry { after: time, error: String::new() };
+        assert_eq!(inbox.settle(lease, &again).await.unwrap(), Fenced::Applied);
+        inbox.prune(&Retention { payload: time, row: time }).await.unwrap();
+    }
+    inbox.list(&InboxFilter::default(), Some(u64::MAX), usize::MAX).await.unwrap();
+    let far = Lease::new(job("long"), u64::MAX);
+    assert_eq!(inbox.settle(&far, &Outcome::Done).await.unwrap(), Fenced::Stale);
+}
+
+#[tokio::test]
+async fn a_nul_in_a_text_is_no_obstacle() {
+    let inbox = inbox("nul").await;
+    let body = r#"{"job_id": "job", "data": {"id": "job", "type": "a\u0000b", "status": "c\u0000d"}}"#;
+    let event = Envelope::try_from(Bytes::from_static(body.as_bytes())).unwrap();
+    assert_eq!(inbox.receive(&event).await.unwrap(), Receipt::Stored);
+    let leased = lease_one(&inbox).await;
+    assert_eq!(leased.body, body);
+    let dead = Outcome::Dead { error: "e\0f".to_owned() };
+    assert_eq!(inbox.settle(&leased.lease, &dead).await.unwrap(), Fenced::Applied);
+    let (row, _) = inbox.get(&job("job")).await.unwrap().unwrap();
+    assert_eq!(row.error.as_deref(), Some("e\u{fffd}f"));
+    assert_eq!((row.job_type.as_deref(), row.status.as_deref()), (Some("a\u{fffd}b"), Some("c\u{fffd}d")));
+}
+
+#[tokio::test]
+async fn a_duplicate_writes_nothing_and_a_body_is_written_once() {
+    let (inbox, client) = (inbox("written").await, client(postgres()).await);
+    let versions =
+        "SELECT string_agg(job_id || ctid || xmin || xmax, ',' ORDER BY job_id) FROM written.inbox";
+    // What does not compress lies beside the table.
+    let note: String = (0..20_000u64)
+        .map(|number| {
+            char::from(b'a' + ((number * number).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as u8 % 26)
+        })
+        .collect();
+    let big = event("big", "completed", &note);
+    inbox.receive(&big).await.unwrap();
+    let before: String = client.query_one(versions, &[]).await.unwrap().get(0);
+    for _ in 0..5 {
+        assert_eq!(inbox.receive(&big).await.unwrap(), Receipt::Duplicate);
+        assert_eq!(inbox.receive(&event("big", "failed", "")).await.unwrap(), Receipt::Conflict);
+    }
+    let after: String = client.query_one(versions, &[]).await.unwrap().get(0);
+    assert_eq!(before, after, "a duplicate locked or wrote its row");
+
+    let beside = "SELECT pg_relation_size(reltoastrelid) FROM pg_class WHERE oid = 'written.inbox'::regclass";
+    let size = count(&client, beside).await;
+    assert!(size > 0, "the body lies in its row");
+    for _ in 0..5 {
+        let lease = lease_one(&inbox).await.lease;
+        assert_eq!(inbox.renew(&lease, LEASE).await.unwrap(), Fenced::Applied);
+        let retry = Outcome::Retry { after: Duration::ZERO, error: "why".to_owned() };
+        assert_eq!(inbox.settle(&lease, &retry).await.unwrap(), Fenced::Applied);
+    }
+    assert_eq!(count(&client, beside).await, size, "the body was written again");
+}
+
+#[tokio::test]
+async fn pruning_takes_what_is_done_in_small_batches() {
+    let (inbox, client) = (inbox("pruned_inbox").await, client(postgres()).await);
+    let fill = "INSERT INTO pruned_inbox.inbox (job_id, state, job_type, status, body, received_at, ended_at)
+        SELECT state || i, state, 'extract', 'completed', CASE WHEN i % 2 = 0 OR state = 'dead' THEN ''::bytea END,
+            now() - interval '2 days', now() - interval '1 day'
+        FROM generate_series(1, 1500) AS i, unnest(ARRAY['done', 'dead']) AS state";
+    client.batch_execute(fill).await.unwrap();
+    let kept = Retention { payload: Duration::MAX, row: Duration::MAX };
+    assert_eq!(inbox.prune(&kept).await.unwrap(), Default::default());
+    let half = inbox.prune(&Retention { payload: HOUR, row: Duration::MAX }).await.unwrap();
+    assert_eq!((half.payloads, half.rows), (750, 0));
+    // A row that somebody has locked is left for the next time, and not waited for.
+    client
+        .batch_execute("BEGIN; SELECT FROM pruned_inbox.inbox WHERE job_id = 'done1' FOR UPDATE")
+        .await
+        .unwrap();
+    let all = Retention { payload: HOUR, row: HOUR };
+    let rows = [inbox.prune(&all).await.unwrap().rows, inbox.prune(&all).await.unwrap().rows];
+    assert_eq!(rows, [1000, 499]);
+    client.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(inbox.prune(&all).await.unwrap().rows, 1);
+    let stats = inbox.stats().await.unwrap();
+    assert_eq!((stats.done, stats.dead), (0, 1500));
+}
+
+#[tokio::test]
+async fn the_clock_is_the_databases() {
+    let client = client(postgres()).await;
+    // A database whose clock is an hour ahead of ours.
+    client.batch_execute("CREATE DATABASE ahead").await.unwrap();
+    let url = format!("postgres://postgres:{PASSWORD}@127.0.0.1:{}/ahead", postgres().port());
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let mut ahead =
+        "CREATE SCHEMA ahead; ALTER DATABASE ahead SET search_path = ahead, pg_catalog;".to_owned();
+    for function in ["clock_timestamp", "statement_timestamp"] {
+        ahead += &format!(
+            "CREATE FUNCTION ahead.{function}() RETURNS timestamptz LANGUAGE sql VOLATILE
+                AS $$ SELECT pg_catalog.{function}() + interval '1 hour' $$;"
+        );
+    }
+    client.batch_execute(&ahead).await.unwrap();
+    let inbox = PostgresInbox::from_url(&url).unwrap();
+    inbox.migrate().await.unwrap();
+    inbox.receive(&completed("job")).await.unwrap();
+    let left =
+        "SELECT extract(epoch FROM due_at - ahead.clock_timestamp())::int8 FROM ahead.qomplement_inbox";
+    let mut lease = lease_one(&inbox).await.lease;
+    assert!((20..=30).contains(&count(&client, left).await), "the lease");
+    assert_eq!(inbox.renew(&lease, HOUR).await.unwrap(), Fenced::Applied);
+    assert!((3590..=3600).contains(&count(&client, left).await), "the renewal");
+    let retry = |after| Outcome::Retry { after, error: String::new() };
+    assert_eq!(inbox.settle(&lease, &retry(Duration::ZERO)).await.unwrap(), Fenced::Applied);
+    lease = lease_one(&inbox).await.lease;
+    assert_eq!(inbox.settle(&lease, &retry(LEASE)).await.unwrap(), Fenced::Applied);
+    assert!((20..=30).contains(&count(&client, left).await), "the retry");
+    let (row, _) = inbox.get(&job("job")).await.unwrap().unwrap();
+    assert!(row.age < LEASE && row.due_in.unwrap() <= LEASE, "{row:?}");
+    inbox.expect(&job("expected"), Duration::ZERO).await.unwrap();
+    assert_eq!(inbox.overdue(1, LEASE).await.unwrap()[0].lease.job(), &job("expected"));
+}

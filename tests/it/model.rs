@@ -1,0 +1,207 @@
+//! What the inbox in memory does, any other inbox does: any calls have the same results and leave the same rows.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use qomplement_webhooks::{
+    Asked, Envelope, InboxAdmin, InboxFilter, InboxRow, InboxState, JobId, Lease, Leased, MemoryInbox,
+    Outcome, Retention, Unfinished,
+};
+use serde_json::json;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const JOBS: [&str; 4] = ["550e8400-e29b-41d4-a716-446655440000", "a", "A", "');_DROP_TABLE_inbox;_--~%"];
+
+#[derive(Debug, Clone)]
+pub enum Call {
+    Receive(Envelope),
+    Lease(usize, Duration),
+    /// Of the leases that there were, one counted from the last.
+    Renew(usize, Duration),
+    /// With an event of so many bytes more. Twice, as after a reply that was lost.
+    Verify(usize, usize),
+    /// Twice.
+    Settle(usize, Outcome),
+    Expect(JobId, Duration),
+    Overdue(Duration),
+    Replay(JobId),
+    Prune(Retention),
+    Reopen,
+}
+
+fn a_job() -> impl Strategy<Value = JobId> {
+    prop::sample::select(&JOBS[..]).prop_map(|job| job.parse().unwrap())
+}
+
+fn an_event() -> impl Strategy<Value = Envelope> {
+    let status = prop::sample::select(&["completed", "failed", "processing", "queued"][..]);
+    (a_job(), status, 0..2_usize).prop_map(|(job, status, padding)| event(&job, status, padding))
+}
+
+fn event(job: &JobId, status: &str, padding: usize) -> Envelope {
+    let data = json!({"id": job.to_string(), "type": "extract", "status": status});
+    let body = json!({"job_id": job.to_string(), "data": data, "padding": "x".repeat(padding)});
+    Envelope::try_from(Bytes::from(body.to_string())).unwrap()
+}
+
+/// At once, or never in this test.
+fn a_duration() -> impl Strategy<Value = Duration> {
+    prop::sample::select(&[Duration::ZERO, HOUR][..])
+}
+
+fn an_outcome() -> impl Strategy<Value = Outcome> {
+    let error = || "'no'".to_owned();
+    prop_oneof![
+        2 => Just(Outcome::Done),
+        1 => a_duration().prop_map(move |after| Outcome::Retry { after, error: error() }),
+        1 => Just(Outcome::Dead { error: error() }),
+        1 => a_duration().prop_map(|after| Outcome::GiveBack { after }),
+        1 => Just(Outcome::Disowned { error: error() }),
+        3 => (a_duration(), an_answer()).prop_map(|(after, answer)| Outcome::AskAgain { after, answer }),
+    ]
+}
+
+fn an_answer() -> impl Strategy<Value = Unfinished> {
+    let failed = Unfinished::Failed { error: "no answer".to_owned() };
+    prop::sample::select(vec![Unfinished::Pending, Unfinished::NotFound, failed])
+}
+
+fn a_call() -> impl Strategy<Value = Call> {
+    // Mostly the last lease.
+    let which = || prop_oneof![3 => Just(0), 1 => 0..6_usize];
+    let retention = (a_duration(), a_duration()).prop_map(|(payload, row)| Retention { payload, row });
+    prop_oneof![
+        8 => an_event().prop_map(Call::Receive),
+        4 => (0..4_usize).prop_map(|most| Call::Lease(most, HOUR)),
+        // Of several that ran out together, any may be the next.
+        4 => Just(Call::Lease(1, Duration::ZERO)),
+        2 => (which(), a_duration()).prop_map(|(which, length)| Call::Renew(which, length)),
+        3 => (which(), 0..2_usize).prop_map(|(which, padding)| Call::Verify(which, padding)),
+        10 => (which(), an_outcome()).prop_map(|(which, outcome)| Call::Settle(which, outcome)),
+        2 => (a_job(), a_duration()).prop_map(|(job, deadline)| Call::Expect(job, deadline)),
+        3 => a_duration().prop_map(Call::Overdue),
+        5 => a_job().prop_map(Call::Replay),
+        2 => retention.prop_map(Call::Prune),
+        1 => Just(Call::Reopen),
+    ]
+}
+
+/// What can be compared of a call's result.
+async fn result(inbox: &dyn InboxAdmin, call: &Call, leases: &mut Vec<Lease>) -> String {
+    let lease = |which: &usize| leases.iter().rev().nth(*which).cloned();
+    match call {
+        Call::Receive(event) => format!("{:?}", inbox.receive(event).await.unwrap()),
+        Call::Lease(most, length) => {
+            let leased = inbox.lease(*most, *length).await.unwrap();
+            leases.extend(leased.iter().map(|leased| leased.lease.clone()));
+            format!("{:?}", leased.iter().map(leased_timeless).collect::<Vec<_>>())
+        }
+        Call::Renew(which, length) => match lease(which) {
+            Some(lease) => format!("{:?}", inbox.renew(&lease, *length).await.unwrap()),
+            None => String::new(),
+        },
+        Call::Verify(which, padding) => match lease(which) {
+            Some(lease) => {
+                let said = event(lease.job(), "completed", *padding);
+                let first = inbox.verify(&lease, &said).await.unwrap();
+                format!("{first:?} {:?}", inbox.verify(&lease, &said).await.unwrap())
+            }
+            None => String::new(),
+        },
+        Call::Settle(which, outcome) => match lease(which) {
+            Some(lease) => {
+                let first = inbox.settle(&lease, outcome).await.unwrap();
+                format!("{first:?} {:?}", inbox.settle(&lease, outcome).await.unwrap())
+            }
+            None => String::new(),
+        },
+        Call::Expect(job, deadline) => format!("{:?}", inbox.expect(job, *deadline).await.unwrap()),
+        Call::Overdue(again) => {
+            let mut overdue = inbox.overdue(10, *again).await.unwrap();
+            overdue.sort_unstable_by(|one, other| one.lease.job().cmp(other.lease.job()));
+            leases.extend(overdue.iter().map(|overdue| overdue.lease.clone()));
+            let timeless = overdue.iter().map(|overdue| {
+                assert!(overdue.late < HOUR / 2, "{overdue:?}");
+                format!("{:?} {}", overdue.lease, asked(&overdue.asked))
+            });
+            format!("{:?}", timeless.collect::<Vec<_>>())
+        }
+        Call::Replay(job) => inbox.replay(job).await.unwrap().to_string(),
+        Call::Prune(retention) => format!("{:?}", inbox.prune(retention).await.unwrap()),
+        Call::Reopen => String::new(),
+    }
+}
+
+/// Everything that is in an inbox, but for the times.
+async fn content(inbox: &dyn InboxAdmin) -> Vec<String> {
+    let mut content = Vec::new();
+    let filters = [None, Some(InboxState::Done), Some(InboxState::Dead), Some(InboxState::Received)];
+    for state in filters {
+        let mut filter = InboxFilter::default();
+        filter.state = state;
+        let rows = inbox.list(&filter, None, 10).await.unwrap();
+        let next = inbox.list(&filter, rows.first().map(|row| row.number), 1).await.unwrap();
+        assert_eq!(next.first().map(timeless), rows.get(1).map(timeless));
+        content.push(format!("{:?}", rows.iter().map(timeless).collect::<Vec<_>>()));
+    }
+    for job in JOBS {
+        let job: JobId = job.parse().unwrap();
+        let found = inbox.get(&job).await.unwrap();
+        assert_eq!(found.is_some(), inbox.contains(&job).await.unwrap());
+        content.push(format!("{:?}", found.map(|(row, body)| (timeless(&row), body))));
+    }
+    let mut stats = inbox.stats().await.unwrap();
+    let waits = stats.oldest_due.take().is_some();
+    content.push(format!("{stats:?} {waits}"));
+    content
+}
+
+fn leased_timeless(leased: &Leased) -> String {
+    assert!(leased.age < HOUR / 2, "{leased:?}");
+    let asking = asked(&leased.asked);
+    let leased = Leased { age: Duration::ZERO, asked: Asked::default(), ..leased.clone() };
+    format!("{leased:?} {asking}")
+}
+
+fn asked(asked: &Asked) -> String {
+    let Asked { times, not_found, again_in } = asked;
+    format!("{times} {not_found} {}", *again_in > HOUR / 2)
+}
+
+fn timeless(row: &InboxRow) -> String {
+    assert!(row.age < HOUR / 2, "{row:?}");
+    let due = row.due_in.map(|due| due > HOUR / 2);
+    let InboxRow { job, state, job_type, status, verified, asked, attempts, earlier_attempts, error, .. } =
+        row;
+    format!(
+        "{job} {state} {job_type:?} {status:?} {verified} {asked} {attempts} {earlier_attempts} {error:?} {due:?}"
+    )
+}
+
+pub fn calls() -> impl Strategy<Value = Vec<Call>> {
+    prop::collection::vec(a_call(), 1..100)
+}
+
+/// As many sequences of calls as that, which are others each time.
+pub fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// Compares an inbox, which is empty, with one in memory, call after call.
+pub async fn compare<I: InboxAdmin>(calls: &[Call], open: impl AsyncFn() -> I) -> Result<(), TestCaseError> {
+    let (memory, mut other) = (MemoryInbox::new(), open().await);
+    let (mut leases, mut other_leases) = (Vec::new(), Vec::new());
+    for (number, call) in calls.iter().enumerate() {
+        if matches!(call, Call::Reopen) {
+            drop(other);
+            other = open().await;
+        }
+        let expected = result(&memory, call, &mut leases).await;
+        let found = result(&other, call, &mut other_leases).await;
+        prop_assert_eq!(expected, found, "call {} has another result: {:?}", number, call);
+        let (expected, found) = (content(&memory).await, content(&other).await);
+        prop_assert_eq!(expected, found, "call {} has left something else: {:?}", number, call);
+    }
+    Ok(())
+}
