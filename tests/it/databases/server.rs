@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
 pub const PASSWORD: &str = "open-sesame";
 
@@ -174,9 +174,20 @@ impl Drop for Server {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago. It is below those that connections are made from, so that none of these takes
+/// it while its server is away: not even one to that very port, which would be connected to itself.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    const PORTS: std::ops::Range<u16> = 12_000..32_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Processes that run side by side begin at different places.
+    let first = std::process::id().wrapping_mul(2_654_435_761) >> 16;
+    loop {
+        let number = first as u16 ^ NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start + number % (PORTS.end - PORTS.start);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A certificate for `localhost`, and its key.
