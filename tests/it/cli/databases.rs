@@ -1,10 +1,11 @@
 //! `inbox`, on PostgreSQL.
 
-use qomplement_webhooks::PostgresInbox;
+use qomplement_webhooks::{InboxStore, PostgresInbox};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::inbox::{LIST, fill};
-use super::{command, end, run};
-use crate::databases::server::{PASSWORD, postgres};
+use super::{Going, command, end, run};
+use crate::databases::server::{PASSWORD, Server, postgres};
 
 async fn inbox(url: &str, args: &[&str]) -> super::Ran {
     let ran = end(command(&[&["inbox"], args].concat()).env("DATABASE", url).spawn().unwrap()).await;
@@ -60,4 +61,23 @@ async fn what_is_wrong_with_a_database_is_told_without_its_password() {
         "",
         "error: --table needs a schema, too: --table public.qomplement_inbox\n",
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_tells_of_a_database_that_goes_away_and_waits_for_it() {
+    let mut server = Server::postgres(&[], &[]);
+    let store = PostgresInbox::from_url(&server.url()).unwrap();
+    store.migrate().await.unwrap();
+    store.expect(&"job".parse().unwrap(), super::inbox::HOUR).await.unwrap();
+    let mut watch =
+        Going::start(command(&["inbox", "watch", "--every", "50ms"]).env("DATABASE", server.url()));
+    let mut counts = BufReader::new(watch.child.stdout.take().unwrap()).lines();
+    let expected = "expected 1  received 0  running 0  done 0  dead 0";
+    assert_eq!(counts.next_line().await.unwrap().unwrap(), expected);
+    server.kill();
+    while !watch.next_err().await.contains("Is the database running") {}
+    server.restart();
+    assert_eq!(counts.next_line().await.unwrap().unwrap(), expected);
+    let ended = watch.interrupt().await;
+    assert!(ended.code == Some(0) && !ended.err.contains(PASSWORD), "{ended:?}");
 }

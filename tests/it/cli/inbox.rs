@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Folder, Going, Ran, command, end, run};
 
-const HOUR: Duration = Duration::from_secs(3600);
+pub const HOUR: Duration = Duration::from_secs(3600);
 /// More than an hour for longer than a test takes.
 const LEASE: Duration = Duration::from_secs(5400);
 

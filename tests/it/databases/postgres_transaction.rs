@@ -12,6 +12,7 @@ use tokio_postgres::Client;
 
 use super::postgres_inbox::{client, count, event, inbox, job};
 use super::server::postgres;
+use crate::support::eventually;
 
 /// A worker whose handler passes its job on, and ends when it may.
 struct Held {
@@ -194,12 +195,7 @@ async fn a_worker_runs_handlers_that_complete_in_their_transactions() {
         .backoff(Duration::ZERO, Duration::ZERO)
         .poll(Duration::from_millis(20))
         .start();
-    let all_done = async {
-        while inbox.stats().await.unwrap().done < 51 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), all_done).await.expect("not all are handled");
+    eventually("all are handled", async || inbox.stats().await.unwrap().done == 51).await;
     worker.shutdown(Duration::from_secs(5)).await;
     let distinct = "SELECT count(DISTINCT job_id) FROM worker_tx.effects";
     assert_eq!((effects(&watcher, "worker_tx").await, count(&watcher, distinct).await), (51, 51));

@@ -14,6 +14,8 @@ use bytes::Bytes;
 use qomplement_webhooks::{Envelope, InboxStore, Lease, Outcome, Receipt, SqliteInbox};
 use rusqlite::Connection;
 
+use crate::support::eventually;
+
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// A folder that is gone after the test.
@@ -68,13 +70,7 @@ async fn settle(inbox: &SqliteInbox, lease: &Lease, outcome: Outcome) {
 async fn close(inbox: SqliteInbox, folder: &Folder) {
     drop(inbox);
     let log = folder.0.join("inbox.db-wal");
-    for _ in 0..1000 {
-        if !log.exists() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the file is still open");
+    eventually("the file is closed", async || !log.exists()).await;
 }
 
 /// How many transactions the write-ahead log holds: the frames that say how large the file is after them.

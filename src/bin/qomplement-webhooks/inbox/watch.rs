@@ -26,7 +26,7 @@ Examples:
 
 On a terminal, the table is written again in its place; Ctrl-C ends it. In a
 pipe, the counts are printed whenever they have changed. A database that goes
-away is waited for.")]
+away is told of and waited for.")]
 pub(super) struct Watch {
     #[command(flatten)]
     database: DatabaseArgs,
@@ -67,7 +67,7 @@ impl Watch {
                 Ok(lines) => screen.show(lines)?,
                 Err(error) => {
                     let Failure::Failed(text) = store(error) else { continue };
-                    screen.show(text.lines().map(str::to_owned).collect())?;
+                    screen.fail(&text)?;
                 }
             }
         }
@@ -135,6 +135,18 @@ impl Screen {
         })();
         self.last = lines;
         written.map_err(|error| Failure::output(&error))
+    }
+
+    /// Shows why there is no table now.
+    fn fail(&mut self, why: &str) -> Result<(), Failure> {
+        let lines: Vec<_> = why.lines().map(str::to_owned).collect();
+        if self.terminal.is_some() {
+            self.show(lines)?;
+        } else if lines != self.last {
+            output::error(why);
+            self.last = lines;
+        }
+        Ok(())
     }
 }
 
