@@ -1,8 +1,12 @@
 //! What the README shows of the command line is what it does.
 
+use std::time::Duration;
+
+use qomplement_webhooks::{InboxStore, Outcome, SqliteInbox, WebhookReceiver};
 use regex::Regex;
 
-use super::{Going, command, masked, run};
+use super::{Folder, Going, command, masked, run};
+use crate::servers::{Framework, Server};
 
 /// What the README's minute shows: the lines of each of its console blocks.
 fn consoles() -> Vec<Vec<&'static str>> {
@@ -27,8 +31,7 @@ async fn the_minute_in_the_readme_is_a_real_one() {
     let said = listening.next_err().await;
     let url = said.strip_prefix("listening on ").unwrap();
 
-    let sends: Vec<_> = send.split(|line| line.is_empty()).collect();
-    for shown in sends {
+    for shown in send.split(|line| line.is_empty()) {
         let command = shown[0].replace("http://127.0.0.1:3000", url);
         let ran = run(&arguments(&command)).await;
         assert_eq!(ran.code, Some(0), "{command}: {ran:?}");
@@ -38,4 +41,40 @@ async fn the_minute_in_the_readme_is_a_real_one() {
     let port = Regex::new(r"\b3000\b").unwrap().replace(listen[1], "0").into_owned();
     let shown = masked(&format!("{port}\n{}", listen[2..].join("\n")));
     assert_eq!(format!("{}\n{}", masked(&said), masked(&heard.out).trim_end()), shown, "what listen shows");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_inbox_in_the_readme_is_a_real_one() {
+    let consoles = consoles();
+    let [_, _, console] = &consoles[..] else { panic!("{consoles:?}") };
+    let folder = Folder::new();
+    let file = folder.file("inbox.db");
+    let inbox = SqliteInbox::open(&file).unwrap();
+    let receiver = WebhookReceiver::durable(inbox.clone()).unauthenticated().build().unwrap();
+    let server = Server::start(Framework::Axum, receiver).await;
+    let mut commands = console.split(|line| line.is_empty());
+    let run_as_shown = async |shown: &[&str]| {
+        let command =
+            shown[0].replace("127.0.0.1:3000", &server.address.to_string()).replace("inbox.db", &file);
+        let ran = run(&arguments(&command)).await;
+        assert_eq!(ran.code, Some(0), "{command}: {ran:?}");
+        let numbers = Regex::new(r"\b\d+\b").unwrap();
+        let without_numbers = |text: &str| numbers.replace_all(&masked(text), "N").trim_end().to_owned();
+        let said = without_numbers(&format!("{}{}", ran.out, ran.err));
+        assert_eq!(said, without_numbers(&shown[1..].join("\n")), "{command}");
+    };
+    run_as_shown(commands.next().unwrap()).await;
+    // What a worker would have done by now.
+    let fails =
+        Outcome::Retry { after: Duration::ZERO, error: "this one fails, as FAIL_PERCENT asks".to_owned() };
+    for (number, leased) in inbox.lease(9, Duration::from_secs(60)).await.unwrap().iter().enumerate() {
+        match number {
+            0..2 => drop(inbox.settle(&leased.lease, &fails).await.unwrap()),
+            2..8 => drop(inbox.settle(&leased.lease, &Outcome::Done).await.unwrap()),
+            _ => {}
+        }
+    }
+    for shown in commands {
+        run_as_shown(shown).await;
+    }
 }
