@@ -122,8 +122,8 @@ pub use self::jobs::{
     ApiKey, ApiKeyError, Download, DownloadError, JobsClient, JobsClientBuilder, JobsClientError,
 };
 pub use self::jobs::{
-    BudgetClosed, ExpectedJobs, FetchError, Fetched, JobEnd, JobRegistry, JobSource, MemoryJobRegistry,
-    OverdueJob, RequestBudget, RequestPermit,
+    BudgetClosed, FetchError, Fetched, JobRegistry, JobSource, MemoryJobRegistry, RequestBudget,
+    RequestPermit,
 };
 #[cfg(feature = "postgres")]
 pub use self::postgres::PostgresStoreError;

@@ -3,7 +3,6 @@
 mod budget;
 #[cfg(feature = "client")]
 mod client;
-mod expected;
 mod memory;
 mod source;
 
@@ -17,7 +16,6 @@ pub use self::budget::{BudgetClosed, RequestBudget, RequestPermit};
 pub use self::client::{
     ApiKey, ApiKeyError, Download, DownloadError, JobsClient, JobsClientBuilder, JobsClientError,
 };
-pub use self::expected::{ExpectedJobs, JobEnd, OverdueJob};
 pub use self::memory::MemoryJobRegistry;
 pub use self::source::{FetchError, Fetched, JobSource};
 use crate::event::JobId;

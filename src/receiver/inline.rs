@@ -71,14 +71,6 @@ impl Renew for Claims {
     }
 }
 
-/// How a job stands in the dedup store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
-    Free,
-    Running,
-    Handled,
-}
-
 /// The right to run the handler for a job, and the room to do it.
 struct Claimed {
     token: ClaimToken,
@@ -100,22 +92,6 @@ impl Inline {
         match claimed {
             Ok(claimed) => self.run(claimed, event, answer).await,
             Err(reply) => reply,
-        }
-    }
-
-    /// How a job stands: what a claim finds that is given up at once.
-    pub(super) async fn standing(&self, job: &JobId) -> Option<Standing> {
-        match call(|| Instant::now() + CALL_TIME, (*self.store).claim(job, LEASE)).await {
-            Ok(Claim::Done) => Some(Standing::Handled),
-            Ok(Claim::InProgress { .. }) => Some(Standing::Running),
-            Ok(Claim::Acquired(token)) => {
-                self.release(&token).await;
-                Some(Standing::Free)
-            }
-            Err(error) => {
-                error!(error = %chain(&error), "it cannot be found out whether the job was handled");
-                None
-            }
         }
     }
 

@@ -28,7 +28,6 @@ pub use self::builder::{BuildError, WebhookReceiverBuilder};
 use self::detach::{Answer, Detachable};
 use self::durable::Durable;
 use self::inline::Inline;
-pub(crate) use self::inline::Standing;
 use self::reply::{BodyRead, Reply};
 use crate::auth::{Access, Authenticator, SharedToken};
 use crate::drain::{Drain, UnderWay};
@@ -207,25 +206,6 @@ impl WebhookReceiver {
     /// the runtime ends; on a server that drops unfinished work when it stops, before the server stops.
     pub async fn shutdown(&self, grace: Duration) -> usize {
         self.inner.drain.finish(grace).await
-    }
-
-    /// Takes the body of an event that came on another way than in a request, and says whether it is acknowledged.
-    pub(crate) async fn deliver(&self, body: Bytes) -> bool {
-        let deadlines = self.deadlines();
-        let reply = async {
-            let under_way = self.inner.drain.enter().ok_or(Reply::Unavailable)?;
-            let body = body::read(Full::new(body), 0, &self.inner.body_limits, deadlines.body).await?;
-            self.work(body, under_way, deadlines).await
-        };
-        answered(deadlines, pin!(reply)).await.status().is_success()
-    }
-
-    /// How a job stands in the dedup store; `None` when that is not known. With an inbox, every job is free.
-    pub(crate) async fn standing(&self, job: &JobId) -> Option<Standing> {
-        match &self.inner.mode {
-            Mode::Inline(inline) => inline.standing(job).await,
-            Mode::Durable(_) => Some(Standing::Free),
-        }
     }
 
     fn deadlines(&self) -> Deadlines {

@@ -1,28 +1,21 @@
 //! Asks the API for the jobs whose webhook never came.
 
-mod inbox;
-mod inline;
-
-use std::error::Error;
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-use tracing::{Instrument, error};
+use tracing::{Instrument, debug, error, info, warn};
 
-use self::inbox::InboxBacklog;
-use self::inline::InlineBacklog;
 use crate::ask::{Asker, HORIZON, Verdict};
 use crate::backoff::{Backoff, jittered};
 use crate::drain::{Drain, UnderWay};
 use crate::guard::{call, chain};
-use crate::inbox::{InboxStore, Outcome, Overdue, Unfinished};
-use crate::jobs::{ExpectedJobs, JobSource};
-use crate::receiver::WebhookReceiver;
+use crate::inbox::{InboxStore, Lease, Outcome, Overdue, Unfinished};
+use crate::jobs::JobSource;
+use crate::store::Fenced;
 use crate::telemetry;
 
 /// How many jobs are asked for at once.
@@ -31,6 +24,12 @@ const AT_ONCE: usize = 4;
 const LEASE: Duration = Duration::from_secs(120);
 /// How long the backlog may take to say what is overdue.
 const CALL_TIME: Duration = Duration::from_secs(30);
+/// How often it is tried to record what came of a job, and how long one try may take. When all fail, the job is
+/// overdue again when its lease ends.
+const TRIES: u32 = 3;
+const TRY_TIME: Duration = Duration::from_secs(10);
+/// The pause between two tries.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// How often the backlog is asked when nothing was overdue.
 const POLL: Duration = Duration::from_secs(1);
 /// How long nothing is asked after there was no answer: of the backlog, or of the API.
@@ -76,7 +75,7 @@ const SOURCE_PAUSE: Backoff = Backoff { first: Duration::from_secs(1), longest: 
 /// ```
 #[must_use = "nothing is asked for before `start`"]
 pub struct Reconciler {
-    backlog: Box<dyn Backlog>,
+    inbox: Arc<dyn InboxStore>,
     source: Arc<dyn JobSource>,
     horizon: Duration,
 }
@@ -90,41 +89,7 @@ pub struct RunningReconciler {
 impl Reconciler {
     /// Configures a reconciler of the expected jobs of an inbox.
     pub fn new(inbox: impl InboxStore, source: impl JobSource) -> Self {
-        Self::of(Box::new(InboxBacklog(Arc::new(inbox))), source)
-    }
-
-    /// Configures a reconciler for a receiver without an inbox: the events of overdue `jobs` are handed to the
-    /// `receiver`, which treats them like a webhook's, except that it need not authenticate them. They go through the
-    /// same dedup store, and so are handled once.
-    ///
-    /// A job that was handled is asked for only if its event was lost: first, the dedup store is asked whether it
-    /// is done.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// # async fn app(client: impl qomplement_webhooks::JobSource + Clone) -> Result<(), Box<dyn std::error::Error>> {
-    /// # let handler = qomplement_webhooks::handler_fn(|_| async { Ok(()) });
-    /// # let submitted = "550e8400-e29b-41d4-a716-446655440000";
-    /// use std::sync::Arc;
-    /// use std::time::Duration;
-    /// use qomplement_webhooks::{MemoryJobRegistry, Reconciler, SharedToken, WebhookReceiver};
-    ///
-    /// let jobs = Arc::new(MemoryJobRegistry::new());
-    /// let token = SharedToken::from_env("WEBHOOK_TOKEN")?;
-    /// let receiver = WebhookReceiver::builder(handler).token(token).known_jobs(jobs.clone()).build()?;
-    /// let reconciler = Reconciler::inline(jobs.clone(), receiver.clone(), client).start();
-    ///
-    /// // After a job was submitted:
-    /// jobs.expect(submitted.parse()?, Duration::from_secs(15 * 60));
-    /// # Ok(()) }
-    /// ```
-    pub fn inline(jobs: impl ExpectedJobs, receiver: WebhookReceiver, source: impl JobSource) -> Self {
-        Self::of(Box::new(InlineBacklog::new(jobs, receiver)), source)
-    }
-
-    fn of(backlog: Box<dyn Backlog>, source: impl JobSource) -> Self {
-        Self { backlog, source: Arc::new(source), horizon: HORIZON }
+        Self { inbox: Arc::new(inbox), source: Arc::new(source), horizon: HORIZON }
     }
 
     /// How long after its deadline a job is dead that has not ended by then. Default: 24 hours.
@@ -141,7 +106,7 @@ impl Reconciler {
     pub fn start(self) -> RunningReconciler {
         let drain = Arc::new(Drain::default());
         let reconciling = Reconciling {
-            backlog: self.backlog,
+            inbox: self.inbox,
             asker: Arc::new(Asker::new(self.source)),
             horizon: self.horizon,
             drain: drain.clone(),
@@ -164,27 +129,17 @@ impl RunningReconciler {
 impl fmt::Debug for Reconciler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reconciler")
-            .field("backlog", &self.backlog)
+            .field("inbox", &self.inbox)
             .field("source", &self.source)
             .field("horizon", &self.horizon)
             .finish()
     }
 }
 
-/// Where overdue jobs are found, and where goes what comes of them.
-#[async_trait]
-trait Backlog: fmt::Debug + Send + Sync {
-    /// Up to `most` jobs that are overdue; nobody else is given them for the time of [`LEASE`].
-    async fn overdue(&self, most: usize) -> Result<Vec<Overdue>, Box<dyn Error + Send + Sync>>;
-
-    /// Records what came of one. After the `horizon` it need not be tried again.
-    async fn record(&self, overdue: &Overdue, verdict: Verdict, horizon: Duration);
-}
-
 /// A reconciler at work.
 #[derive(Debug)]
 pub(crate) struct Reconciling {
-    backlog: Box<dyn Backlog>,
+    inbox: Arc<dyn InboxStore>,
     asker: Arc<Asker>,
     horizon: Duration,
     drain: Arc<Drain>,
@@ -193,7 +148,7 @@ pub(crate) struct Reconciling {
 impl Reconciling {
     /// That of a worker's inbox.
     pub(crate) fn of_inbox(inbox: Arc<dyn InboxStore>, asker: Arc<Asker>, drain: Arc<Drain>) -> Self {
-        Self { backlog: Box::new(InboxBacklog(inbox)), asker, horizon: HORIZON, drain }
+        Self { inbox, asker, horizon: HORIZON, drain }
     }
 
     /// Asks for what is overdue, a few jobs at a time, until the shutdown.
@@ -201,7 +156,7 @@ impl Reconciling {
         let this = Arc::new(self);
         let (mut backlog_failures, mut source_failures) = (0, 0);
         while let Some(under_way) = this.drain.enter() {
-            let overdue = pin!(this.backlog.overdue(AT_ONCE));
+            let overdue = pin!(this.inbox.overdue(AT_ONCE, LEASE));
             let pause = match call(|| Instant::now() + CALL_TIME, overdue).await {
                 Ok(overdue) if overdue.is_empty() => {
                     drop(under_way);
@@ -254,7 +209,32 @@ impl Reconciling {
         };
         let answered =
             !matches!(&verdict, Verdict::Settle(Outcome::AskAgain { answer: Unfinished::Failed { .. }, .. }));
-        self.backlog.record(&overdue, verdict, self.horizon).await;
+        self.record(lease, &verdict).await;
         answered
+    }
+
+    async fn record(&self, lease: &Lease, verdict: &Verdict) {
+        for tried in 1..=TRIES {
+            let recorded = match verdict {
+                Verdict::Ended(event) => self.inbox.verify(lease, event),
+                Verdict::Settle(outcome) => self.inbox.settle(lease, outcome),
+            };
+            match call(|| Instant::now() + TRY_TIME, recorded).await {
+                Ok(Fenced::Applied) => {
+                    return match verdict {
+                        Verdict::Ended(_) => {
+                            info!("the job's webhook never came, but the job has ended: received");
+                        }
+                        Verdict::Settle(outcome) => debug!(?outcome, "recorded"),
+                    };
+                }
+                Ok(Fenced::Stale) => return debug!("the job's webhook came while the job was asked for"),
+                Err(error) => warn!(error = %chain(&error), "what became of the job was not recorded"),
+            }
+            if tried < TRIES {
+                sleep(TRY_AGAIN).await;
+            }
+        }
+        error!("what became of the job could not be recorded: it is asked for again");
     }
 }

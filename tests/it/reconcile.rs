@@ -1,18 +1,17 @@
 //! Jobs whose webhook never comes, or comes late.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use qomplement_webhooks::sender::{Payload, Sender};
+use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::{
-    Envelope, InboxAdmin, InboxFilter, InboxState, InboxStore, InboxWorker, JobId, JobRegistry, MemoryInbox,
-    MemoryJobRegistry, Receipt, Reconciler, Verification, WebhookReceiver,
+    Envelope, InboxAdmin, InboxFilter, InboxState, InboxStore, InboxWorker, JobId, MemoryInbox, Receipt,
+    Reconciler, Verification,
 };
 use tokio::time::{Instant, sleep};
 
 use crate::api::{Api, Says, finished};
 use crate::inboxes::FaultyInbox;
-use crate::support::{Act, Call, FaultyStore, Script};
+use crate::support::{Call, Script};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -207,107 +206,4 @@ async fn reconcilers_of_one_inbox_share_the_work() {
     inbox.expect(&job(1000), Duration::ZERO).await.unwrap();
     sleep(HOUR).await;
     assert_eq!(api.asked(), 100, "it was shut down");
-}
-
-/// A receiver without an inbox, its registry, and its reconciler.
-struct Inline {
-    jobs: Arc<MemoryJobRegistry>,
-    store: FaultyStore,
-    receiver: WebhookReceiver,
-    script: Script,
-    api: Api,
-}
-
-impl Inline {
-    fn new(acts: impl IntoIterator<Item = Act>) -> Self {
-        let (jobs, store) = (Arc::new(MemoryJobRegistry::new()), FaultyStore::new());
-        let script = Script::new(acts);
-        let receiver = WebhookReceiver::builder(script.handler())
-            .unauthenticated()
-            .known_jobs(jobs.clone())
-            .dedup_store(store.clone())
-            .build()
-            .unwrap();
-        Self { jobs, store, receiver, script, api: Api::new(Says::Pending) }
-    }
-
-    fn reconciler(&self) -> Reconciler {
-        Reconciler::inline(self.jobs.clone(), self.receiver.clone(), self.api.clone())
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn inline_a_job_whose_webhook_never_came_is_handled_once() {
-    let inline = Inline::new([]);
-    assert!(inline.jobs.expect(job(1), MINUTE));
-    assert!(!inline.jobs.expect(job(1), Duration::ZERO) && !inline.jobs.insert(job(1)));
-    assert!(inline.jobs.expect(job(2), Duration::MAX), "never overdue");
-    inline.api.finish(&job(1));
-    let _reconciler = inline.reconciler().start();
-    sleep(MINUTE - SECOND).await;
-    assert_eq!(inline.script.runs(), 0, "before its deadline");
-    inline.script.until("it is handled", |script| script.finished() == 1).await;
-    let sender = Sender::to_service(inline.receiver.clone());
-    let payload = Payload::extract_completed().job_id("job-1");
-    assert!(sender.deliver(payload.to_bytes()).await.is_delivered(), "its webhook comes after all");
-    sleep(HOUR).await;
-    assert_eq!((inline.script.runs(), inline.api.asked()), (1, 1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn inline_a_job_whose_webhook_came_is_not_asked_for_however_many_there_are() {
-    let inline = Inline::new([]);
-    let sender = Sender::to_service(inline.receiver.clone());
-    for number in 0..500 {
-        inline.jobs.expect(job(number), MINUTE);
-        let payload = Payload::extract_completed().job_id(format!("job-{number}"));
-        assert!(sender.deliver(payload.to_bytes()).await.is_delivered());
-    }
-    inline.jobs.expect(job(1000), MINUTE);
-    inline.api.finish(&job(1000));
-    let _reconciler = inline.reconciler().start();
-    sleep(MINUTE).await;
-    let began = Instant::now();
-    inline.script.until("the lost one is handled", |script| script.runs_of(&job(1000)) == 1).await;
-    assert!(began.elapsed() < SECOND * 3, "behind the others: {:?}", began.elapsed());
-    sleep(HOUR).await;
-    assert_eq!((inline.script.runs(), inline.api.asked()), (501, 1));
-    assert!(inline.jobs.is_known(&job(3)).await.unwrap(), "its webhook may come again");
-}
-
-#[tokio::test(start_paused = true)]
-async fn inline_an_event_that_is_not_handled_is_tried_again_until_it_is() {
-    let acts = [Act::Fail, Act::Panic, Act::Take(SECOND * 20), Act::Succeed];
-    let inline = Inline::new(acts);
-    inline.jobs.expect(job(1), Duration::ZERO);
-    inline.api.finish(&job(1));
-    let _reconciler = inline.reconciler().start();
-    sleep(MINUTE * 10).await;
-    assert_eq!((inline.script.runs(), inline.script.finished()), (3, 1), "the third run was not the last");
-    assert!(inline.store.is_done(&job(1)).await);
-    assert!(inline.jobs.given_up().is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn inline_jobs_that_do_not_end_or_are_none_or_cannot_be_handled_are_given_up_and_say_why() {
-    let inline = Inline::new([Act::Fail]);
-    for number in [1, 2, 3] {
-        inline.jobs.expect(job(number), Duration::ZERO);
-    }
-    inline.api.finish(&job(1));
-    inline.api.says_of(&job(2), Says::NotFound);
-    let _reconciler = inline.reconciler().horizon(HOUR).start();
-    sleep(HOUR * 2).await;
-    let mut given_up = inline.jobs.given_up();
-    given_up.sort();
-    let errors = [
-        (job(1), "the job has ended, and its event could not be handled".to_owned()),
-        (job(2), "asked 5 times, the API knows no such job".to_owned()),
-        (job(3), "the job had not ended 3600s after its deadline".to_owned()),
-    ];
-    assert_eq!(given_up, errors);
-    let asked = inline.api.asked();
-    sleep(HOUR).await;
-    assert_eq!(inline.api.asked(), asked, "it is asked for what was given up");
-    assert!(inline.jobs.remove(&job(1)) && inline.jobs.given_up().len() == 2);
 }
