@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Manager, Pool, Runtime};
 use qomplement_webhooks::{
-    Claim, DedupStore, Fenced, JobId, MemoryDedupStore, PostgresDedupStore, RedisDedupStore,
+    Claim, ClaimToken, DedupStore, Fenced, JobId, MemoryDedupStore, PostgresDedupStore, RedisDedupStore,
 };
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::io::tcp::TcpSettings;
@@ -229,8 +229,8 @@ fn id(number: u64) -> JobId {
 }
 
 async fn handle(store: &dyn DedupStore, job: &JobId) {
-    let claim = store.claim(job, LEASE).await.unwrap();
-    let Claim::Acquired(token) = claim else { panic!("{job} is not free: {claim:?}") };
+    let token = ClaimToken::new(job);
+    assert_eq!(store.claim(&token, LEASE).await.unwrap(), Claim::Acquired, "{job} is not free");
     assert_eq!(store.complete(&token, RETENTION).await.unwrap(), Fenced::Applied);
 }
 
@@ -245,7 +245,7 @@ fn looks<S: DedupStore>(store: Arc<S>) -> impl Fn(JobId) -> Work {
     move |job| {
         let store = store.clone();
         Box::pin(async move {
-            assert!(matches!(store.claim(&job, LEASE).await.unwrap(), Claim::Done));
+            assert_eq!(store.claim(&ClaimToken::new(&job), LEASE).await.unwrap(), Claim::Done);
         })
     }
 }

@@ -27,17 +27,18 @@ impl MapStore {
 
 #[async_trait]
 impl DedupStore for MapStore {
-    async fn claim(&self, job: &JobId, lease: Duration) -> Result<Claim, StoreError> {
+    async fn claim(&self, claim: &ClaimToken, lease: Duration) -> Result<Claim, StoreError> {
         let mut rows = self.rows()?; // held from the question to the write: claims are atomic
         let now = Instant::now();
-        match rows.get(job).filter(|row| row.until > now) {
+        match rows.get(claim.job()).filter(|row| row.until > now) {
             Some(row) if row.done => return Ok(Claim::Done),
-            Some(row) => return Ok(Claim::InProgress { retry_after: row.until - now }),
-            None => {}
+            Some(row) if row.owner != claim.owner() => {
+                return Ok(Claim::InProgress { retry_after: row.until - now });
+            }
+            _ => {}
         }
-        let token = ClaimToken::new(job);
-        rows.insert(job.clone(), Row { owner: token.owner(), done: false, until: now + lease });
-        Ok(Claim::Acquired(token))
+        rows.insert(claim.job().clone(), Row { owner: claim.owner(), done: false, until: now + lease });
+        Ok(Claim::Acquired)
     }
 
     async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {
@@ -70,17 +71,17 @@ impl DedupStore for MapStore {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let (store, job) = (MapStore::default(), "job-7".parse()?);
+    let (store, job) = (MapStore::default(), "job-7".parse::<JobId>()?);
     let lease = Duration::from_secs(5);
-
-    let Claim::Acquired(first) = store.claim(&job, lease).await? else { panic!("nobody has claimed it") };
-    println!("a copy that comes meanwhile: {:?}", store.claim(&job, lease).await?);
+    let [first, second, third] = [0; 3].map(|_| ClaimToken::new(&job));
+    println!("the first delivery:          {:?}", store.claim(&first, lease).await?);
+    println!("a duplicate meanwhile:       {:?}", store.claim(&second, lease).await?);
 
     println!("the handler fails:           {:?}", store.release(&first).await?);
-    let Claim::Acquired(second) = store.claim(&job, lease).await? else { panic!("it was released") };
+    println!("the duplicate asks again:    {:?}", store.claim(&second, lease).await?);
     println!("the first owner, too late:   {:?}", store.complete(&first, lease).await?);
     println!("the second attempt succeeds: {:?}", store.complete(&second, lease).await?);
-    println!("every later copy:            {:?}", store.claim(&job, lease).await?);
+    println!("every later duplicate:       {:?}", store.claim(&third, lease).await?);
     Ok(())
 }
 

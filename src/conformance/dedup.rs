@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::harness::{
-    LAG, LONG, MOST_POLLS, ROUNDING, SHORT, applied, at_once, cancelled_after, job, leases, odd_jobs,
+    Call, LAG, LONG, MOST_POLLS, ROUNDING, SHORT, applied, at_once, cancelled_after, job, leases, odd_jobs,
     run_all, stale,
 };
 use crate::dedup::{Claim, ClaimToken, DedupStore};
@@ -35,6 +35,7 @@ pub async fn dedup_all(store: &dyn DedupStore, other: &dyn DedupStore, differenc
     run_all! { failures:
         dedup_one_of_many_claims_is_granted(store);
         dedup_claims_of_different_jobs_are_independent(store);
+        dedup_a_repeated_claim_is_its_own(store);
         dedup_a_claim_lasts_as_long_as_its_lease(store);
         dedup_a_claim_ends_with_its_lease(store);
         dedup_a_renewal_counts_from_its_own_time(store);
@@ -51,6 +52,7 @@ pub async fn dedup_all(store: &dyn DedupStore, other: &dyn DedupStore, differenc
         dedup_ids_are_compared_exactly(store);
         dedup_many_jobs_are_kept_apart(store);
         dedup_a_cancelled_claim_ends_with_its_lease(store);
+        dedup_a_cancelled_claim_is_released_by_its_token(store);
         dedup_a_cancelled_write_can_be_repeated(store);
         dedup_two_handles_are_one_store(store, other);
     }
@@ -71,22 +73,31 @@ pub async fn dedup_one_of_many_claims_is_granted(store: &dyn DedupStore) {
     }
 }
 
-/// A claim of one job says nothing about another, and no two claims have the same owner.
+/// A claim of one job says nothing about another.
 ///
 /// # Panics
 ///
-/// When a job that nobody had claimed is not granted, or two claims have the same owner.
+/// Panics if a job that nobody had claimed is not granted.
 pub async fn dedup_claims_of_different_jobs_are_independent(store: &dyn DedupStore) {
-    let jobs: Vec<_> = (0..64).map(|_| job()).collect();
-    let mut owners = Vec::new();
-    for (job, claim) in jobs.iter().zip(at_once(jobs.iter().map(|job| store.claim(job, LONG))).await) {
-        let token = granted(claim, "a job that nobody has claimed");
-        assert_eq!(token.job(), job, "the token is another job's");
-        owners.push(token.owner());
+    let tokens: Vec<_> = (0..64).map(|_| ClaimToken::new(&job())).collect();
+    for claim in at_once(tokens.iter().map(|token| store.claim(token, LONG))).await {
+        granted(claim, "a job that nobody has claimed");
     }
-    owners.sort_unstable();
-    owners.dedup();
-    assert_eq!(owners.len(), jobs.len(), "two claims have the same owner: draw it with ClaimToken::new");
+}
+
+/// A claim whose reply was lost is repeated with its token, and is granted again; a job that the token completed
+/// is done for it, too.
+///
+/// # Panics
+///
+/// Panics if the repetition is told that the job is in progress, or that a finished job is free.
+pub async fn dedup_a_repeated_claim_is_its_own(store: &dyn DedupStore) {
+    let job = job();
+    let token = acquire(store, &job, LONG).await;
+    granted(store.claim(&token, LONG).await, "a claim that is repeated with its token");
+    in_progress(claim(store, &job, LONG).await, LONG, "after a claim that was repeated");
+    applied(store.complete(&token, LONG).await, "the owner completes");
+    done(store.claim(&token, LONG).await, "a claim that is repeated after its job was completed");
 }
 
 /// As long as a lease lasts, the job is in progress for everybody else, and they are told for how long.
@@ -99,7 +110,7 @@ pub async fn dedup_a_claim_lasts_as_long_as_its_lease(store: &dyn DedupStore) {
         let (job, began) = (job(), Instant::now());
         let _token = acquire(store, &job, lease).await;
         sleep(lease / 2).await;
-        let claim = store.claim(&job, LONG).await;
+        let claim = claim(store, &job, LONG).await;
         if began.elapsed() < lease {
             in_progress(claim, lease, "half a lease after a claim");
             break;
@@ -107,7 +118,7 @@ pub async fn dedup_a_claim_lasts_as_long_as_its_lease(store: &dyn DedupStore) {
     }
     let job = job();
     let _token = acquire(store, &job, LONG).await;
-    let left = in_progress(store.claim(&job, SHORT).await, LONG, "under a lease of two minutes");
+    let left = in_progress(claim(store, &job, SHORT).await, LONG, "under a lease of two minutes");
     assert!(left > LONG / 2, "two minutes have just begun, and {left:?} are said to be left of them");
 }
 
@@ -135,7 +146,7 @@ pub async fn dedup_a_renewal_counts_from_its_own_time(store: &dyn DedupStore) {
         let renewed = Instant::now();
         applied(store.renew(&token, lease * 2).await, "the owner renews");
         sleep(lease).await;
-        let claim = store.claim(&job, LONG).await;
+        let claim = claim(store, &job, LONG).await;
         if renewed.elapsed() < lease * 2 {
             in_progress(claim, lease * 2, "after the first lease, and before the renewed one's end");
             acquire_when_free(store, &job, renewed, lease * 2).await;
@@ -157,7 +168,7 @@ pub async fn dedup_a_renewal_mends_a_lease_that_ended(store: &dyn DedupStore) {
         store.renew(&token, LONG).await,
         "the last owner renews a lease that ended, and nobody else came",
     );
-    in_progress(store.claim(&job, LONG).await, LONG, "after that renewal");
+    in_progress(claim(store, &job, LONG).await, LONG, "after that renewal");
     applied(store.complete(&token, LONG).await, "the owner completes");
 }
 
@@ -170,11 +181,11 @@ pub async fn dedup_a_finished_job_is_done(store: &dyn DedupStore) {
     let job = job();
     let token = acquire(store, &job, SHORT).await;
     applied(store.complete(&token, LONG).await, "the owner completes");
-    for claim in at_once((0..64).map(|_| store.claim(&job, SHORT))).await {
+    for claim in at_once((0..64).map(|_| claim(store, &job, SHORT))).await {
         done(claim, "after the job was completed");
     }
     sleep(SHORT * 2).await;
-    done(store.claim(&job, SHORT).await, "when the lease of a completed job would have ended");
+    done(claim(store, &job, SHORT).await, "when the lease of a completed job would have ended");
 }
 
 /// A finished job may be run again after its retention, however long its lease was.
@@ -200,7 +211,7 @@ pub async fn dedup_completing_twice_is_completing_once(store: &dyn DedupStore) {
     let token = acquire(store, &job, LONG).await;
     applied(store.complete(&token, LONG).await, "the owner completes");
     applied(store.complete(&token, LONG).await, "the same owner completes again");
-    done(store.claim(&job, LONG).await, "after both completions");
+    done(claim(store, &job, LONG).await, "after both completions");
 }
 
 /// Work that took longer than its lease was done, and counts, as long as nobody else claimed the job.
@@ -216,7 +227,7 @@ pub async fn dedup_a_job_is_completed_after_its_lease_ended(store: &dyn DedupSto
         store.complete(&token, LONG).await,
         "the last owner completes after its lease, and nobody else came",
     );
-    done(store.claim(&job, LONG).await, "after that completion");
+    done(claim(store, &job, LONG).await, "after that completion");
 }
 
 /// A finished job is neither renewed nor released by the token that completed it.
@@ -230,7 +241,7 @@ pub async fn dedup_a_finished_job_is_not_claimed_again(store: &dyn DedupStore) {
     applied(store.complete(&token, LONG).await, "the owner completes");
     stale(store.renew(&token, LONG).await, "a renewal after the completion");
     stale(store.release(&token).await, "a release after the completion");
-    done(store.claim(&job, LONG).await, "after a renewal and a release that came too late");
+    done(claim(store, &job, LONG).await, "after a renewal and a release that came too late");
 }
 
 /// After a release the next claim is granted at once, and the released token is nobody's.
@@ -244,7 +255,7 @@ pub async fn dedup_a_release_frees_the_job_at_once(store: &dyn DedupStore) {
     applied(store.release(&first).await, "the owner releases");
     let second = acquire(store, &job, LONG).await;
     stale(store.release(&first).await, "a second release by the first owner");
-    in_progress(store.claim(&job, LONG).await, LONG, "after a release by somebody else");
+    in_progress(claim(store, &job, LONG).await, LONG, "after a release by somebody else");
     applied(store.complete(&second, LONG).await, "the second owner completes");
 }
 
@@ -257,10 +268,10 @@ pub async fn dedup_only_the_owner_writes(store: &dyn DedupStore) {
     let job = job();
     let owner = acquire(store, &job, LONG).await;
     strangers_are_stale(store, &ClaimToken::new(&job)).await;
-    in_progress(store.claim(&job, LONG).await, LONG, "after writes by a stranger");
+    in_progress(claim(store, &job, LONG).await, LONG, "after writes by a stranger");
     applied(store.complete(&owner, LONG).await, "the owner completes");
     strangers_are_stale(store, &ClaimToken::new(&job)).await;
-    done(store.claim(&job, LONG).await, "after writes by a stranger to a finished job");
+    done(claim(store, &job, LONG).await, "after writes by a stranger to a finished job");
 }
 
 /// An owner that comes back after its lease, when another has claimed the job, changes nothing.
@@ -273,7 +284,7 @@ pub async fn dedup_a_late_owner_is_stale(store: &dyn DedupStore) {
     let late = acquire(store, &job, SHORT).await;
     let owner = acquire_when_free(store, &job, began, SHORT).await;
     strangers_are_stale(store, &late).await;
-    in_progress(store.claim(&job, LONG).await, LONG, "after writes by a late owner");
+    in_progress(claim(store, &job, LONG).await, LONG, "after writes by a late owner");
     applied(store.complete(&owner, LONG).await, "the owner completes");
 }
 
@@ -288,7 +299,7 @@ pub async fn dedup_a_late_owner_is_stale_when_another_completed(store: &dyn Dedu
     let owner = acquire_when_free(store, &job, began, SHORT).await;
     applied(store.complete(&owner, LONG).await, "the owner completes");
     strangers_are_stale(store, &late).await;
-    done(store.claim(&job, LONG).await, "after writes by a late owner");
+    done(claim(store, &job, LONG).await, "after writes by a late owner");
 }
 
 /// An owner that another one followed stays stale also when that one has released the job.
@@ -313,16 +324,16 @@ pub async fn dedup_a_superseded_owner_stays_stale(store: &dyn DedupStore) {
 ///
 /// When two ids are taken for one, or one is refused.
 pub async fn dedup_ids_are_compared_exactly(store: &dyn DedupStore) {
-    let jobs = odd_jobs();
-    let mut tokens = Vec::new();
-    for job in &jobs {
-        let claim = store.claim(job, LONG).await;
-        tokens.push(granted(claim, &format!("the id {job} was taken for another one, and")));
+    let tokens: Vec<_> = odd_jobs().iter().map(ClaimToken::new).collect();
+    for token in &tokens {
+        let job = token.job();
+        granted(store.claim(token, LONG).await, &format!("the id {job} was taken for another one, and"));
     }
-    for (job, token) in jobs.iter().zip(&tokens) {
-        in_progress(store.claim(job, LONG).await, LONG, &format!("the claimed id {job}"));
+    for token in &tokens {
+        let job = token.job();
+        in_progress(claim(store, job, LONG).await, LONG, &format!("the claimed id {job}"));
         applied(store.complete(token, LONG).await, "the owner completes");
-        done(store.claim(job, LONG).await, &format!("the completed id {job}"));
+        done(claim(store, job, LONG).await, &format!("the completed id {job}"));
     }
 }
 
@@ -334,14 +345,16 @@ pub async fn dedup_ids_are_compared_exactly(store: &dyn DedupStore) {
 pub async fn dedup_many_jobs_are_kept_apart(store: &dyn DedupStore) {
     let jobs: Vec<_> = (0..1000).map(|_| job()).collect();
     for jobs in jobs.chunks(64) {
-        let claims = at_once(jobs.iter().map(|job| store.claim(job, LONG))).await;
-        let tokens: Vec<_> = claims.into_iter().map(|claim| granted(claim, "one job among many")).collect();
+        let tokens: Vec<_> = jobs.iter().map(ClaimToken::new).collect();
+        for claim in at_once(tokens.iter().map(|token| store.claim(token, LONG))).await {
+            granted(claim, "one job among many");
+        }
         for completed in at_once(tokens.iter().map(|token| store.complete(token, LONG))).await {
             applied(completed, "one owner among many completes");
         }
     }
     for jobs in jobs.chunks(64) {
-        for claim in at_once(jobs.iter().map(|job| store.claim(job, LONG))).await {
+        for claim in at_once(jobs.iter().map(|job| claim(store, job, LONG))).await {
             done(claim, "one completed job among many");
         }
     }
@@ -357,9 +370,9 @@ pub async fn dedup_many_jobs_are_kept_apart(store: &dyn DedupStore) {
 pub async fn dedup_a_cancelled_claim_ends_with_its_lease(store: &dyn DedupStore) {
     for polls in 0..MOST_POLLS {
         let (job, began) = (job(), Instant::now());
-        let finished = cancelled_after(polls, store.claim(&job, SHORT)).await;
+        let finished = cancelled_after(polls, claim(store, &job, SHORT)).await;
         let waited = async {
-            while !matches!(store.claim(&job, LONG).await, Ok(Claim::Acquired(_))) {
+            while !matches!(claim(store, &job, LONG).await, Ok(Claim::Acquired)) {
                 assert!(
                     began.elapsed() < (SHORT + LAG) * 2,
                     "a claim that was dropped after {polls} polls is still there long after its lease: the lease \
@@ -369,6 +382,44 @@ pub async fn dedup_a_cancelled_claim_ends_with_its_lease(store: &dyn DedupStore)
             }
         };
         waited.await;
+        if finished {
+            return;
+        }
+    }
+}
+
+/// A claim that is dropped in the middle, at any of its waits, is released by its token, also when its write
+/// arrives after the drop: so the owner is part of the claim's own write.
+///
+/// # Panics
+///
+/// Panics if the job stays claimed although its token is released again and again, or a released claim takes
+/// the job from its next owner.
+pub async fn dedup_a_cancelled_claim_is_released_by_its_token(store: &dyn DedupStore) {
+    for polls in 0..MOST_POLLS {
+        let (job, began) = (job(), Instant::now());
+        let (dropped, next) = (ClaimToken::new(&job), ClaimToken::new(&job));
+        let finished = cancelled_after(polls, store.claim(&dropped, LONG)).await;
+        loop {
+            if let Err(error) = store.release(&dropped).await {
+                panic!("a release after a claim that was dropped failed: {error:?}");
+            }
+            match store.claim(&next, LONG).await {
+                Ok(Claim::Acquired) => break,
+                // The write of the dropped claim came after the release.
+                Ok(Claim::InProgress { .. }) => {}
+                other => panic!("a claim after one that was dropped: {other:?}"),
+            }
+            assert!(
+                began.elapsed() < LONG / 4,
+                "a claim that was dropped after {polls} polls is not freed by a release of its token: the token's \
+                 owner must be part of the write that claims"
+            );
+            sleep(SHORT / 10).await;
+        }
+        let _ = store.release(&dropped).await;
+        in_progress(claim(store, &job, LONG).await, LONG, "after a release of the dropped claim");
+        applied(store.complete(&next, LONG).await, "the next owner completes");
         if finished {
             return;
         }
@@ -387,7 +438,7 @@ pub async fn dedup_a_cancelled_write_can_be_repeated(store: &dyn DedupStore) {
         let mut finished = cancelled_after(polls, store.renew(&token, LONG)).await;
         finished &= cancelled_after(polls, store.complete(&token, LONG)).await;
         applied(store.complete(&token, LONG).await, "a completion after one that was dropped");
-        done(store.claim(&completed, LONG).await, "after a completion that was dropped and repeated");
+        done(claim(store, &completed, LONG).await, "after a completion that was dropped and repeated");
 
         let released = job();
         let token = acquire(store, &released, LONG).await;
@@ -397,7 +448,7 @@ pub async fn dedup_a_cancelled_write_can_be_repeated(store: &dyn DedupStore) {
         }
         let next = acquire(store, &released, LONG).await;
         applied(store.complete(&next, LONG).await, "the next owner completes");
-        done(store.claim(&completed, LONG).await, "when a dropped renewal may have arrived late");
+        done(claim(store, &completed, LONG).await, "when a dropped renewal may have arrived late");
         if finished {
             return;
         }
@@ -415,30 +466,32 @@ pub async fn dedup_two_handles_are_one_store(store: &dyn DedupStore, other: &dyn
     }
     let job = job();
     let token = acquire(store, &job, LONG).await;
-    in_progress(other.claim(&job, LONG).await, LONG, "a claim through another handle");
+    in_progress(claim(other, &job, LONG).await, LONG, "a claim through another handle");
     applied(other.renew(&token, LONG).await, "a renewal through another handle");
     applied(other.release(&token).await, "a release through another handle");
     let token = acquire(store, &job, LONG).await;
     applied(other.complete(&token, LONG).await, "a completion through another handle");
-    done(store.claim(&job, LONG).await, "after a completion through another handle");
+    done(claim(store, &job, LONG).await, "after a completion through another handle");
 }
 
 async fn one_is_granted(handles: &[&dyn DedupStore]) {
     let job = job();
-    let claims = at_once((0..64).map(|call| handles[call % handles.len()].claim(&job, LONG))).await;
-    let mut tokens = Vec::new();
-    for claim in claims {
+    let tokens: Vec<_> = (0..64).map(|_| ClaimToken::new(&job)).collect();
+    let calls = tokens.iter().zip(handles.iter().cycle());
+    let claims = at_once(calls.map(|(token, handle)| handle.claim(token, LONG))).await;
+    let mut owners = Vec::new();
+    for (token, claim) in tokens.iter().zip(claims) {
         match claim {
-            Ok(Claim::Acquired(token)) => tokens.push(token),
+            Ok(Claim::Acquired) => owners.push(token),
             claim => drop(in_progress(claim, LONG, "of 64 claims at once, one that was not granted")),
         }
     }
-    let granted = tokens.len();
+    let granted = owners.len();
     assert_eq!(
         granted, 1,
         "{granted} of 64 claims of one job were granted: to look and to write must be one step"
     );
-    applied(handles[0].complete(&tokens[0], LONG).await, "the one owner completes");
+    applied(handles[0].complete(owners[0], LONG).await, "the one owner completes");
 }
 
 async fn strangers_are_stale(store: &dyn DedupStore, token: &ClaimToken) {
@@ -448,7 +501,15 @@ async fn strangers_are_stale(store: &dyn DedupStore, token: &ClaimToken) {
 }
 
 async fn acquire(store: &dyn DedupStore, job: &JobId, lease: Duration) -> ClaimToken {
-    granted(store.claim(job, lease).await, "a job that is free")
+    let token = ClaimToken::new(job);
+    granted(store.claim(&token, lease).await, "a job that is free");
+    token
+}
+
+/// A claim by a new token.
+fn claim<'a>(store: &'a dyn DedupStore, job: &JobId, lease: Duration) -> Call<'a, Claim> {
+    let token = ClaimToken::new(job);
+    Box::pin(async move { store.claim(&token, lease).await })
 }
 
 /// Claims a job as soon as its lease or retention has ended, and checks that this is when it should be.
@@ -459,9 +520,9 @@ async fn acquire_when_free(
     length: Duration,
 ) -> ClaimToken {
     loop {
-        let asked = began.elapsed();
-        match store.claim(job, LONG).await {
-            Ok(Claim::Acquired(token)) => {
+        let (asked, token) = (began.elapsed(), ClaimToken::new(job));
+        match store.claim(&token, LONG).await {
+            Ok(Claim::Acquired) => {
                 let elapsed = began.elapsed();
                 assert!(
                     elapsed + ROUNDING >= length,
@@ -479,11 +540,8 @@ async fn acquire_when_free(
     }
 }
 
-fn granted(claim: Result<Claim, StoreError>, what: &str) -> ClaimToken {
-    match claim {
-        Ok(Claim::Acquired(token)) => token,
-        other => panic!("{what} was not granted: {other:?}"),
-    }
+fn granted(claim: Result<Claim, StoreError>, what: &str) {
+    assert!(matches!(claim, Ok(Claim::Acquired)), "{what} was not granted: {claim:?}");
 }
 
 fn in_progress(claim: Result<Claim, StoreError>, lease: Duration, when: &str) -> Duration {

@@ -1,7 +1,7 @@
 //! The suite finds what is wrong: a store for each mistake, and the check that must name it.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,7 +25,9 @@ enum Flaw {
     NeverEndsAClaim,
     EndsClaimsEarly,
     SaysNothingIsLeft,
-    GivesTheFirstToken,
+    RefusesRepetitions,
+    SetsTheOwnerLater,
+    WritesNoOwner,
     RenewsWithoutOwner,
     RenewsFromTheOldEnd,
     RenewsOnlyWhatIsLeft,
@@ -55,7 +57,6 @@ struct Row {
 struct Flawed {
     flaw: Flaw,
     rows: Mutex<HashMap<String, Row>>,
-    first_token: OnceLock<ClaimToken>,
 }
 
 impl Flawed {
@@ -96,8 +97,8 @@ impl Flawed {
 
 #[async_trait]
 impl DedupStore for Flawed {
-    async fn claim(&self, job: &JobId, lease: Duration) -> Result<Claim, StoreError> {
-        let now = Instant::now();
+    async fn claim(&self, claim: &ClaimToken, lease: Duration) -> Result<Claim, StoreError> {
+        let (job, now) = (claim.job(), Instant::now());
         let held = self.get(job).filter(|row| match self.flaw {
             NeverEndsAClaim if !row.done => true,
             EndsClaimsEarly if !row.done => row.until > now + Duration::from_millis(200),
@@ -108,20 +109,24 @@ impl DedupStore for Flawed {
             Some(_) if self.flaw == SaysNothingIsLeft => {
                 return Ok(Claim::InProgress { retry_after: Duration::ZERO });
             }
-            Some(row) => return Ok(Claim::InProgress { retry_after: row.until.duration_since(now) }),
-            None => {}
+            Some(row) if row.owner != claim.owner() || self.flaw == RefusesRepetitions => {
+                return Ok(Claim::InProgress { retry_after: row.until.duration_since(now) });
+            }
+            _ => {}
         }
         if self.flaw == ChecksThenSets {
             yield_now().await;
         }
-        let token = match self.flaw {
-            GivesTheFirstToken => self.first_token.get_or_init(|| ClaimToken::new(job)).clone(),
-            _ => ClaimToken::new(job),
-        };
-        let row = |lease| Row { owner: token.owner(), done: false, until: now + lease };
+        let owner = if self.flaw == WritesNoOwner { 0 } else { claim.owner() };
+        let row = |lease| Row { owner, done: false, until: now + lease };
         match self.flaw {
             SetsTheLeaseLater => {
                 self.set(job, row(Duration::from_secs(1_000_000)));
+                yield_now().await;
+                self.set(job, row(lease));
+            }
+            SetsTheOwnerLater => {
+                self.set(job, Row { owner: 0, ..row(lease) });
                 yield_now().await;
                 self.set(job, row(lease));
             }
@@ -129,7 +134,7 @@ impl DedupStore for Flawed {
             _ => self.set(job, row(lease)),
         }
         yield_now().await;
-        Ok(Claim::Acquired(token))
+        Ok(Claim::Acquired)
     }
 
     async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {
@@ -177,7 +182,7 @@ impl DedupStore for Flawed {
 
 /// What the suite says of a store with a flaw.
 async fn verdict(flaw: Flaw, differences: &[DedupDifference]) -> Result<(), String> {
-    let store = Flawed { flaw, rows: Mutex::default(), first_token: OnceLock::new() };
+    let store = Flawed { flaw, rows: Mutex::default() };
     let run = std::pin::pin!(dedup_all(&store, &store, differences));
     isolate(run).await.map_err(|panicked| panicked.to_string())
 }
@@ -199,7 +204,9 @@ async fn every_flaw_is_named_by_the_check_that_is_for_it() {
         (NeverEndsAClaim, "dedup_a_claim_ends_with_its_lease"),
         (EndsClaimsEarly, "dedup_a_claim_lasts_as_long_as_its_lease"),
         (SaysNothingIsLeft, "dedup_a_claim_lasts_as_long_as_its_lease"),
-        (GivesTheFirstToken, "dedup_claims_of_different_jobs_are_independent"),
+        (RefusesRepetitions, "dedup_a_repeated_claim_is_its_own"),
+        (SetsTheOwnerLater, "dedup_a_cancelled_claim_is_released_by_its_token"),
+        (WritesNoOwner, "dedup_a_finished_job_is_done"),
         (RenewsWithoutOwner, "dedup_only_the_owner_writes"),
         (RenewsFromTheOldEnd, "dedup_a_renewal_counts_from_its_own_time"),
         (RenewsOnlyWhatIsLeft, "dedup_a_renewal_mends_a_lease_that_ended"),

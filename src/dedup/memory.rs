@@ -164,32 +164,30 @@ impl Held {
 
 #[async_trait]
 impl DedupStore for MemoryDedupStore {
-    async fn claim(&self, job: &JobId, lease: Duration) -> Result<Claim, StoreError> {
-        let hash = self.hasher.hash_one(job);
+    async fn claim(&self, claim: &ClaimToken, lease: Duration) -> Result<Claim, StoreError> {
+        let hash = self.hasher.hash_one(claim.job());
         let now = self.now();
         let mut shard = self.shard(hash);
         self.drop_expired(&mut shard, now);
-        match shard.claims.find_mut(hash, |held| held.job == *job) {
-            Some(held) if held.until > now => {
+        match shard.claims.find_mut(hash, |held| held.job == *claim.job()) {
+            Some(held) if held.excludes(claim, now) => {
                 return Ok(Claim::InProgress { retry_after: Duration::from_nanos(held.until - now) });
             }
             Some(held) => {
-                let token = ClaimToken::new(job);
-                *held = Held::new(&token, after(now, lease));
-                return Ok(Claim::Acquired(token));
+                *held = Held::new(claim, after(now, lease));
+                return Ok(Claim::Acquired);
             }
             None => {}
         }
-        if shard.finished.completed_by(hash, job, now).is_some() {
+        if shard.finished.completed_by(hash, claim.job(), now).is_some() {
             return Ok(Claim::Done);
         }
         if shard.claims.len() >= shard.sweep_claims_at {
             self.sweep_claims(&mut shard, now);
         }
         self.make_room(&mut shard, now)?;
-        let token = ClaimToken::new(job);
-        self.hold(&mut shard, hash, Held::new(&token, after(now, lease)));
-        Ok(Claim::Acquired(token))
+        self.hold(&mut shard, hash, Held::new(claim, after(now, lease)));
+        Ok(Claim::Acquired)
     }
 
     async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {

@@ -32,11 +32,12 @@ use crate::store::{Fenced, StoreError};
 /// A job is *free*, *claimed* by one [`ClaimToken`] until its lease ends, or *done* until its
 /// retention ends.
 ///
-/// - [`claim`](Self::claim) is atomic: of any number of calls for one free job, over all handles and
-///   processes that share the store, one gets [`Claim::Acquired`]. A check followed by a write is not
+/// - [`claim`](Self::claim) is atomic: of any number of tokens that claim one free job, over all handles
+///   and processes that share the store, one gets [`Claim::Acquired`]. A check followed by a write is not
 ///   atomic.
-/// - A claim whose lease has ended is free: the next `claim` acquires it. An error may leave a claim
-///   behind; its lease frees it. The lease is part of the claim's own write, never a second one.
+/// - A claim whose lease has ended is free: the next `claim` acquires it. The token and the lease are part
+///   of the claim's own write, never of a second one: a claim whose caller did not wait for the answer, or
+///   got an error, is freed by a [`release`](Self::release) of its token, and otherwise by its lease.
 /// - [`renew`](Self::renew), [`complete`](Self::complete) and [`release`](Self::release) act for the
 ///   token that owns the job: the last one that acquired it, also when its lease has ended since. While
 ///   the job is claimed by another token, or done by another, they change nothing and return
@@ -53,8 +54,10 @@ use crate::store::{Fenced, StoreError};
 ///
 /// # Cancel safety
 ///
-/// The receiver drops a call that takes too long. The write may or may not have happened then; the
-/// store must stay usable and must not lose another job's write.
+/// The receiver drops a call that takes too long. The write may have happened by then, may happen later, or
+/// never; the store must stay usable and must not lose another job's write. After a claim that was dropped or
+/// failed, the receiver releases the token, and repeats the release for as long as the claim could still
+/// arrive and meet a delivery of the job.
 ///
 /// # Examples
 ///
@@ -65,12 +68,15 @@ use crate::store::{Fenced, StoreError};
 /// ```
 #[async_trait]
 pub trait DedupStore: fmt::Debug + Send + Sync + 'static {
-    /// Claims a job for the length of a lease, atomically.
+    /// Claims the token's job for the length of a lease, atomically.
+    ///
+    /// Idempotent for one token: a repetition while the token holds the job is [`Claim::Acquired`], too.
     ///
     /// # Errors
     ///
-    /// When it is not known whether the job is free.
-    async fn claim(&self, job: &JobId, lease: Duration) -> Result<Claim, StoreError>;
+    /// Returns an error if it is not known whether the job is free. The claim may take effect all the same,
+    /// even later; [`release`](Self::release) ends it.
+    async fn claim(&self, claim: &ClaimToken, lease: Duration) -> Result<Claim, StoreError>;
 
     /// Makes a claim last for another lease, counted from now.
     ///
@@ -102,10 +108,10 @@ pub trait DedupStore: fmt::Debug + Send + Sync + 'static {
 }
 
 /// What a store says to a claim.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
-    /// The job was free and is now claimed by this token.
-    Acquired(ClaimToken),
+    /// The job was free, and is now claimed by the token.
+    Acquired,
     /// Somebody else has claimed the job.
     InProgress {
         /// How long the other's lease still lasts, unless it is renewed or released.
@@ -115,7 +121,8 @@ pub enum Claim {
     Done,
 }
 
-/// The right to handle one job, until its lease ends: the job and an owner that no other claim has.
+/// The name of one claim: the job, and an owner that no other claim has. The caller draws it before the claim,
+/// and so can release the claim whatever the answer was.
 ///
 /// `Debug` leaves the owner out: whoever knows it can release the claim.
 #[derive(Clone, PartialEq, Eq)]
@@ -163,8 +170,8 @@ impl fmt::Debug for ClaimToken {
 
 #[async_trait]
 impl<S: DedupStore + ?Sized> DedupStore for Arc<S> {
-    async fn claim(&self, job: &JobId, lease: Duration) -> Result<Claim, StoreError> {
-        (**self).claim(job, lease).await
+    async fn claim(&self, claim: &ClaimToken, lease: Duration) -> Result<Claim, StoreError> {
+        (**self).claim(claim, lease).await
     }
 
     async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {

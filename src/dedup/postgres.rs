@@ -12,7 +12,6 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::{Claim, ClaimToken, DedupStore};
-use crate::event::JobId;
 use crate::guard::chain;
 use crate::postgres::{self, Connector, PostgresStoreError, TableName, microseconds};
 use crate::store::{Fenced, StoreError};
@@ -208,11 +207,10 @@ async fn prune(pool: &Pool, statement: &str) -> Result<u64, StoreError> {
 
 #[async_trait]
 impl DedupStore for PostgresDedupStore {
-    async fn claim(&self, job: &JobId, lease: Duration) -> Result<Claim, StoreError> {
-        let token = ClaimToken::new(job);
-        let (id, owner) = (job.to_string(), owner(&token));
+    async fn claim(&self, claim: &ClaimToken, lease: Duration) -> Result<Claim, StoreError> {
+        let (id, owner) = (claim.job().to_string(), owner(claim));
         loop {
-            if self.write(&self.statements.insert, &token, false, lease).await? {
+            if self.write(&self.statements.insert, claim, false, lease).await? {
                 break;
             }
             let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&id, Type::TEXT), (&owner, Type::UUID)];
@@ -225,12 +223,12 @@ impl DedupStore for PostgresDedupStore {
                 return Ok(Claim::InProgress { retry_after: Duration::from_micros(left.unsigned_abs()) });
             }
             // It has expired, or it is this claim's own and the reply to the insertion was lost.
-            if self.write(&self.statements.take, &token, false, lease).await? {
+            if self.write(&self.statements.take, claim, false, lease).await? {
                 break;
             }
         }
         self.prune_now_and_then();
-        Ok(Claim::Acquired(token))
+        Ok(Claim::Acquired)
     }
 
     async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {

@@ -190,15 +190,14 @@ impl RedisDedupStore {
 
 #[async_trait]
 impl DedupStore for RedisDedupStore {
-    async fn claim(&self, job: &JobId, lease: Duration) -> Result<Claim, StoreError> {
-        let token = ClaimToken::new(job);
-        let (key, claimed) = (self.key(job), claimed(&token));
+    async fn claim(&self, claim: &ClaimToken, lease: Duration) -> Result<Claim, StoreError> {
+        let (key, claimed) = (self.key(claim.job()), claimed(claim));
         let mut set = begin("SET", 8);
         set.arg(&key).arg(&claimed).arg("NX").arg("GET").arg("PX").arg(milliseconds(lease));
         loop {
             match self.command(&set).await? {
                 Value::Nil => break,
-                // The reply to the first try was lost with its connection.
+                // It is repeated, as the reply to it was lost.
                 Value::BulkString(held) if held == claimed.as_bytes() => break,
                 Value::BulkString(held) if held.starts_with(DONE.as_bytes()) => return Ok(Claim::Done),
                 Value::BulkString(held) if held.starts_with(CLAIMED.as_bytes()) => {}
@@ -215,7 +214,7 @@ impl DedupStore for RedisDedupStore {
             }
         }
         self.look_once();
-        Ok(Claim::Acquired(token))
+        Ok(Claim::Acquired)
     }
 
     async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {

@@ -24,10 +24,14 @@ fn job(number: usize) -> JobId {
 }
 
 async fn acquire(store: &MemoryDedupStore, job: &JobId) -> ClaimToken {
-    match store.claim(job, LEASE).await {
-        Ok(Claim::Acquired(token)) => token,
-        other => panic!("{job} is not free: {other:?}"),
-    }
+    let token = ClaimToken::new(job);
+    assert_eq!(store.claim(&token, LEASE).await.unwrap(), Claim::Acquired, "{job} is not free");
+    token
+}
+
+/// The answer to a claim by a new token.
+async fn claim(store: &MemoryDedupStore, job: &JobId) -> Result<Claim, StoreError> {
+    store.claim(&ClaimToken::new(job), LEASE).await
 }
 
 async fn finish(store: &MemoryDedupStore, job: &JobId) {
@@ -40,7 +44,7 @@ async fn a_claim_holds_until_its_lease_ends_and_not_a_nanosecond_longer() {
     let (store, job) = (MemoryDedupStore::new(), job(0));
     let first = acquire(&store, &job).await;
     advance(LEASE - NANOSECOND).await;
-    match store.claim(&job, LEASE).await.unwrap() {
+    match claim(&store, &job).await.unwrap() {
         Claim::InProgress { retry_after } => assert_eq!(retry_after, NANOSECOND),
         other => panic!("{other:?}"),
     }
@@ -53,10 +57,7 @@ async fn a_claim_holds_until_its_lease_ends_and_not_a_nanosecond_longer() {
     ] {
         assert_eq!(stale.unwrap(), Fenced::Stale, "the first owner wrote to the second's claim");
     }
-    assert!(
-        matches!(store.claim(&job, LEASE).await.unwrap(), Claim::InProgress { .. }),
-        "a stale write freed it"
-    );
+    assert!(matches!(claim(&store, &job).await.unwrap(), Claim::InProgress { .. }), "a stale write freed it");
     assert_eq!(store.complete(&second, RETENTION).await.unwrap(), Fenced::Applied);
 }
 
@@ -67,13 +68,13 @@ async fn a_renewal_counts_from_now_and_mends_a_lease_that_ended_unnoticed() {
     advance(LEASE - NANOSECOND).await;
     assert_eq!(store.renew(&token, LEASE).await.unwrap(), Fenced::Applied);
     advance(LEASE - NANOSECOND).await;
-    assert!(matches!(store.claim(&job, LEASE).await.unwrap(), Claim::InProgress { .. }));
+    assert!(matches!(claim(&store, &job).await.unwrap(), Claim::InProgress { .. }));
     advance(LEASE * 3).await;
     assert_eq!(store.renew(&token, LEASE).await.unwrap(), Fenced::Applied, "nobody else had claimed it");
-    assert!(matches!(store.claim(&job, LEASE).await.unwrap(), Claim::InProgress { .. }));
+    assert!(matches!(claim(&store, &job).await.unwrap(), Claim::InProgress { .. }));
     advance(LEASE * 3).await;
     assert_eq!(store.complete(&token, RETENTION).await.unwrap(), Fenced::Applied, "the work was done");
-    assert!(matches!(store.claim(&job, LEASE).await.unwrap(), Claim::Done));
+    assert!(matches!(claim(&store, &job).await.unwrap(), Claim::Done));
 }
 
 #[tokio::test(start_paused = true)]
@@ -82,7 +83,7 @@ async fn a_finished_job_is_done_until_its_retention_ends() {
     let token = acquire(&store, &job).await;
     assert_eq!(store.complete(&token, RETENTION).await.unwrap(), Fenced::Applied);
     advance(RETENTION - NANOSECOND).await;
-    assert!(matches!(store.claim(&job, LEASE).await.unwrap(), Claim::Done));
+    assert!(matches!(claim(&store, &job).await.unwrap(), Claim::Done));
     assert_eq!(
         store.complete(&token, RETENTION).await.unwrap(),
         Fenced::Applied,
@@ -115,23 +116,20 @@ async fn a_full_store_forgets_the_oldest_that_is_over_a_minute_old_and_never_a_c
         finish(&store, &job(number)).await;
         advance(Duration::from_secs(1)).await;
     }
-    assert!(matches!(store.claim(&job(4), LEASE).await, Err(StoreError::Full)), "a young job was forgotten");
+    assert!(matches!(claim(&store, &job(4)).await, Err(StoreError::Full)), "a young job was forgotten");
     // An expired claim is not counted on either, as long as its owner may come back with a renewal.
     assert_eq!(store.renew(&claimed, RETENTION).await.unwrap(), Fenced::Applied);
     advance(Duration::from_secs(60)).await;
     finish(&store, &job(4)).await;
-    assert!(
-        matches!(store.claim(&job(2), LEASE).await.unwrap(), Claim::Done),
-        "not the oldest was forgotten"
-    );
+    assert!(matches!(claim(&store, &job(2)).await.unwrap(), Claim::Done), "not the oldest was forgotten");
     assert_eq!(store.len(), 4);
     finish(&store, &job(5)).await;
     finish(&store, &job(6)).await;
     assert!(
-        matches!(store.claim(&job(0), LEASE).await.unwrap(), Claim::InProgress { .. }),
+        matches!(claim(&store, &job(0)).await.unwrap(), Claim::InProgress { .. }),
         "a claim was forgotten"
     );
-    assert!(matches!(store.claim(&job(7), LEASE).await, Err(StoreError::Full)));
+    assert!(matches!(claim(&store, &job(7)).await, Err(StoreError::Full)));
     assert_eq!(store.len(), 4);
 }
 
@@ -141,7 +139,7 @@ async fn claims_that_nobody_came_back_for_make_room() {
     for number in 0..3 {
         acquire(&store, &job(number)).await;
     }
-    assert!(matches!(store.claim(&job(3), LEASE).await, Err(StoreError::Full)));
+    assert!(matches!(claim(&store, &job(3)).await, Err(StoreError::Full)));
     advance(LEASE).await;
     acquire(&store, &job(3)).await;
     assert_eq!(store.len(), 1);
@@ -160,10 +158,7 @@ async fn expired_jobs_leave_memory_as_new_ones_come() {
     }
     assert_eq!(store.len(), 10_000, "expired jobs are kept");
     for number in 10_000..20_000 {
-        assert!(
-            matches!(store.claim(&job(number), LEASE).await.unwrap(), Claim::Done),
-            "{number} is forgotten"
-        );
+        assert!(matches!(claim(&store, &job(number)).await.unwrap(), Claim::Done), "{number} is forgotten");
     }
 }
 
@@ -177,7 +172,7 @@ async fn of_64_tasks_that_claim_one_job_one_gets_it() {
                 let (store, barrier) = (store.clone(), barrier.clone());
                 tokio::spawn(async move {
                     barrier.wait().await;
-                    matches!(store.claim(&job(number), LEASE).await.unwrap(), Claim::Acquired(_))
+                    claim(&store, &job(number)).await.unwrap() == Claim::Acquired
                 })
             })
             .collect();
@@ -221,6 +216,11 @@ enum Step {
         lease: u64,
     },
     /// By one of the tokens so far.
+    ClaimAgain {
+        token: usize,
+        lease: u64,
+    },
+    /// By one of the tokens so far.
     Renew {
         token: usize,
         lease: u64,
@@ -239,6 +239,7 @@ fn step() -> impl Strategy<Value = Step> {
     let token = || any::<usize>();
     prop_oneof![
         4 => (0..6usize, 1..40u64).prop_map(|(job, lease)| Step::Claim { job, lease }),
+        1 => (token(), 1..40u64).prop_map(|(token, lease)| Step::ClaimAgain { token, lease }),
         2 => (token(), 1..40u64).prop_map(|(token, lease)| Step::Renew { token, lease }),
         3 => (token(), 1..200u64).prop_map(|(token, retention)| Step::Complete { token, retention }),
         1 => token().prop_map(|token| Step::Release { token }),
@@ -271,6 +272,19 @@ impl Model {
     fn set(&mut self, token: &ClaimToken, done: bool, seconds: u64) {
         let until = Instant::now() + Duration::from_secs(seconds);
         self.0.insert(token.job().clone(), State { owner: token.owner(), done, until });
+    }
+
+    fn claim(&mut self, token: &ClaimToken, seconds: u64) -> Claim {
+        match self.holds(token.job()) {
+            Some(state) if state.done => Claim::Done,
+            Some(state) if state.owner != token.owner() => {
+                Claim::InProgress { retry_after: state.until.duration_since(Instant::now()) }
+            }
+            _ => {
+                self.set(token, false, seconds);
+                Claim::Acquired
+            }
+        }
     }
 
     fn renew(&mut self, token: &ClaimToken, seconds: u64) -> Fenced {
@@ -308,18 +322,15 @@ async fn agrees(steps: Vec<Step>) -> Result<(), TestCaseError> {
         match step {
             Step::Advance(time) => advance(seconds(time)).await,
             Step::Claim { job: number, lease } => {
-                let job = job(number);
-                match (store.claim(&job, seconds(lease)).await.unwrap(), model.holds(&job)) {
-                    (Claim::Acquired(token), None) => {
-                        model.set(&token, false, lease);
-                        tokens.push(token);
-                    }
-                    (Claim::InProgress { retry_after }, Some(state)) if !state.done => {
-                        prop_assert_eq!(Instant::now() + retry_after, state.until);
-                    }
-                    (Claim::Done, Some(state)) if state.done => {}
-                    (other, _) => prop_assert!(false, "{:?}", other),
-                }
+                let token = ClaimToken::new(&job(number));
+                let got = store.claim(&token, seconds(lease)).await.unwrap();
+                prop_assert_eq!(got, model.claim(&token, lease));
+                tokens.extend((got == Claim::Acquired).then_some(token));
+            }
+            Step::ClaimAgain { token, lease } => {
+                let Some(token) = pick(token) else { continue };
+                let got = store.claim(&token, seconds(lease)).await.unwrap();
+                prop_assert_eq!(got, model.claim(&token, lease));
             }
             Step::Renew { token, lease } => {
                 let Some(token) = pick(token) else { continue };

@@ -103,8 +103,9 @@ impl Inline {
             // waiting for another copy, or waiting copies could fill the room.
             let room = self.room(deadline).await?;
             let since = Instant::now();
-            match call(|| deadline.min(since + CALL_TIME), (*self.store).claim(job, LEASE)).await {
-                Ok(Claim::Acquired(token)) => return Ok(Claimed { token, since, _room: room }),
+            let token = ClaimToken::new(job);
+            match call(|| deadline.min(since + CALL_TIME), (*self.store).claim(&token, LEASE)).await {
+                Ok(Claim::Acquired) => return Ok(Claimed { token, since, _room: room }),
                 Ok(Claim::Done) => return Err(Reply::Duplicate),
                 Ok(Claim::InProgress { .. }) => in_progress = true,
                 // The store did not fail: it was asked too late.

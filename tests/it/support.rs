@@ -314,14 +314,15 @@ impl FaultyStore {
 
     /// Whether the job is remembered as done.
     pub async fn is_done(&self, job: &JobId) -> bool {
-        match self.inner.claim(job, Duration::from_nanos(1)).await.unwrap() {
-            Claim::Done => true,
-            Claim::InProgress { .. } => false,
-            Claim::Acquired(token) => {
-                let _ = self.inner.release(&token).await.unwrap();
-                false
-            }
-        }
+        self.state(job).await == Claim::Done
+    }
+
+    /// The answer that a claim would get.
+    pub async fn state(&self, job: &JobId) -> Claim {
+        let token = ClaimToken::new(job);
+        let state = self.inner.claim(&token, Duration::from_nanos(1)).await.unwrap();
+        let _ = self.inner.release(&token).await.unwrap();
+        state
     }
 
     pub async fn until(&self, call: Call, times: usize) {
@@ -331,8 +332,8 @@ impl FaultyStore {
 
 #[async_trait]
 impl DedupStore for FaultyStore {
-    async fn claim(&self, job: &JobId, lease: Duration) -> Result<Claim, StoreError> {
-        self.faults.call(Call::Claim, self.inner.claim(job, lease)).await
+    async fn claim(&self, claim: &ClaimToken, lease: Duration) -> Result<Claim, StoreError> {
+        self.faults.call(Call::Claim, self.inner.claim(claim, lease)).await
     }
 
     async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use qomplement_webhooks::sender::{Payload, Sender};
 use qomplement_webhooks::{
-    Claim, ClaimToken, DedupStore, Fenced, JobId, PostgresDedupStore, PostgresStoreError,
+    Claim, ClaimToken, DedupStore, Fenced, JobId, PostgresDedupStore, PostgresStoreError, StoreError,
 };
 use tokio_postgres::{Client, NoTls};
 
@@ -33,10 +33,14 @@ fn job(text: &str) -> JobId {
 }
 
 async fn acquire(store: &PostgresDedupStore, job: &JobId) -> ClaimToken {
-    match store.claim(job, LEASE).await {
-        Ok(Claim::Acquired(token)) => token,
-        other => panic!("{job} is not free: {other:?}"),
-    }
+    let token = ClaimToken::new(job);
+    assert_eq!(store.claim(&token, LEASE).await.unwrap(), Claim::Acquired, "{job} is not free");
+    token
+}
+
+/// The answer to a claim by a new token.
+async fn claim(store: &PostgresDedupStore, job: &JobId) -> Result<Claim, StoreError> {
+    store.claim(&ClaimToken::new(job), LEASE).await
 }
 
 async fn count(client: &Client, statement: &str) -> i64 {
@@ -107,7 +111,7 @@ async fn a_role_that_may_not_create_tables_uses_those_that_exist() {
     let token = acquire(&granted, &job("job")).await;
     assert_eq!(granted.complete(&token, RETENTION).await.unwrap(), Fenced::Applied);
     assert_eq!(granted.prune().await.unwrap(), 0);
-    assert!(matches!(store.claim(&job("job"), LEASE).await.unwrap(), Claim::Done));
+    assert!(matches!(claim(&store, &job("job")).await.unwrap(), Claim::Done));
     assert!(clerk().with_table("elsewhere", "dedup").unwrap().migrate().await.is_err());
 }
 
@@ -133,8 +137,8 @@ async fn a_duplicate_writes_nothing() {
         "SELECT string_agg(job_id || ctid || xmin || xmax, ',' ORDER BY job_id) FROM duplicates.dedup";
     let before: String = client.query_one(versions, &[]).await.unwrap().get(0);
     for _ in 0..10 {
-        assert!(matches!(store.claim(&done, LEASE).await.unwrap(), Claim::Done));
-        assert!(matches!(store.claim(&held, LEASE).await.unwrap(), Claim::InProgress { .. }));
+        assert!(matches!(claim(&store, &done).await.unwrap(), Claim::Done));
+        assert!(matches!(claim(&store, &held).await.unwrap(), Claim::InProgress { .. }));
     }
     let after: String = client.query_one(versions, &[]).await.unwrap().get(0);
     assert_eq!(before, after, "a duplicate locked or wrote its row");
@@ -144,11 +148,12 @@ async fn a_duplicate_writes_nothing() {
 async fn durations_have_no_bounds_that_postgres_would_refuse() {
     let store = store("durations").await;
     for (job, duration) in [(job("short"), Duration::ZERO), (job("long"), Duration::MAX)] {
-        let Claim::Acquired(token) = store.claim(&job, duration).await.unwrap() else { panic!("not free") };
+        let token = ClaimToken::new(&job);
+        assert_eq!(store.claim(&token, duration).await.unwrap(), Claim::Acquired);
         assert_eq!(store.renew(&token, duration).await.unwrap(), Fenced::Applied);
         assert_eq!(store.complete(&token, duration).await.unwrap(), Fenced::Applied);
     }
-    assert!(matches!(store.claim(&job("long"), LEASE).await.unwrap(), Claim::Done));
+    assert!(matches!(claim(&store, &job("long")).await.unwrap(), Claim::Done));
 }
 
 #[tokio::test]
@@ -212,7 +217,7 @@ async fn a_claim_whose_reply_was_lost_is_recognised_as_its_own() {
         proxy.lose_the_next_reply();
         assert_eq!(store.complete(&token, RETENTION).await.unwrap(), Fenced::Applied);
         assert_eq!(proxy.lost(), number * 3 + 3);
-        assert!(matches!(direct.claim(&job, LEASE).await.unwrap(), Claim::Done));
+        assert!(matches!(claim(&direct, &job).await.unwrap(), Claim::Done));
     }
 }
 
@@ -245,8 +250,8 @@ async fn a_call_that_is_given_up_does_not_hold_up_the_next() {
         assert!(renewal.await.is_err(), "the row was not locked");
     }
     drop(renewals);
-    let free = tokio::time::timeout(Duration::from_secs(2), store.claim(&job("free"), LEASE)).await;
-    assert!(matches!(free, Ok(Ok(Claim::Acquired(_)))), "{free:?}");
+    let free = tokio::time::timeout(Duration::from_secs(2), claim(&store, &job("free"))).await;
+    assert!(matches!(free, Ok(Ok(Claim::Acquired))), "{free:?}");
     client.batch_execute("COMMIT").await.unwrap();
     assert_eq!(store.complete(&token, RETENTION).await.unwrap(), Fenced::Applied);
 }

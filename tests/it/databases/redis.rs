@@ -29,10 +29,14 @@ fn job(text: &str) -> JobId {
 }
 
 async fn acquire(store: &RedisDedupStore, job: &JobId) -> ClaimToken {
-    match store.claim(job, LEASE).await {
-        Ok(Claim::Acquired(token)) => token,
-        other => panic!("{job} is not free: {other:?}"),
-    }
+    let token = ClaimToken::new(job);
+    assert_eq!(store.claim(&token, LEASE).await.unwrap(), Claim::Acquired, "{job} is not free");
+    token
+}
+
+/// The answer to a claim by a new token.
+async fn claim(store: &RedisDedupStore, job: &JobId) -> Result<Claim, StoreError> {
+    store.claim(&ClaimToken::new(job), LEASE).await
 }
 
 fn expires_within(connection: &mut Connection, key: &str, time: Duration) {
@@ -61,11 +65,12 @@ async fn a_job_is_one_key_that_expires_by_itself() {
 async fn durations_have_no_bounds_that_redis_would_refuse() {
     let store = store("durations");
     for (job, duration) in [(job("short"), Duration::from_nanos(1)), (job("long"), Duration::MAX)] {
-        let Claim::Acquired(token) = store.claim(&job, duration).await.unwrap() else { panic!("not free") };
+        let token = ClaimToken::new(&job);
+        assert_eq!(store.claim(&token, duration).await.unwrap(), Claim::Acquired);
         assert_eq!(store.renew(&token, duration).await.unwrap(), Fenced::Applied);
         assert_eq!(store.complete(&token, duration).await.unwrap(), Fenced::Applied);
     }
-    assert!(matches!(store.claim(&job("long"), LEASE).await.unwrap(), Claim::Done));
+    assert!(matches!(claim(&store, &job("long")).await.unwrap(), Claim::Done));
 }
 
 #[tokio::test]
@@ -86,7 +91,7 @@ async fn a_key_that_is_not_the_stores_is_left_alone() {
     let () = connection.set("foreign:text", "something else").unwrap();
     let () = connection.rpush("foreign:list", "something else").unwrap();
     for text in ["text", "list"] {
-        let error = store.claim(&job(text), LEASE).await.unwrap_err();
+        let error = claim(&store, &job(text)).await.unwrap_err();
         assert!(error.source().is_some(), "{error:?}");
         let token = ClaimToken::new(&job(text));
         assert!(!matches!(store.complete(&token, LEASE).await, Ok(Fenced::Applied)));
@@ -112,7 +117,7 @@ async fn a_claim_whose_reply_was_lost_is_recognised_as_its_own() {
         proxy.lose_the_next_reply();
         assert_eq!(store.complete(&token, RETENTION).await.unwrap(), Fenced::Applied);
         assert_eq!(proxy.lost(), number * 3 + 3);
-        assert!(matches!(store.claim(&job, LEASE).await.unwrap(), Claim::Done));
+        assert!(matches!(claim(&store, &job).await.unwrap(), Claim::Done));
     }
 }
 
@@ -129,7 +134,7 @@ async fn a_server_that_became_a_replica_is_left_for_where_the_url_leads() {
     proxy.lead_to(new.port());
     let follow = ["127.0.0.1", &new.port().to_string()];
     let () = ::redis::cmd("REPLICAOF").arg(&follow).query(&mut connection(&old)).unwrap();
-    assert!(by_claim.claim(&job("after"), LEASE).await.is_err(), "a replica takes no claims");
+    assert!(claim(&by_claim, &job("after")).await.is_err(), "a replica takes no claims");
     acquire(&by_claim, &job("after")).await;
     assert!(by_renewal.renew(&token, LEASE).await.is_err(), "a replica renews nothing");
     assert_eq!(by_renewal.renew(&token, LEASE).await.unwrap(), Fenced::Applied);
@@ -157,12 +162,12 @@ async fn a_full_server_refuses_claims_and_keeps_those_that_it_granted() {
             ::redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).query(&mut connection).unwrap();
     };
     limit("1");
-    assert!(matches!(store.claim(&job("new"), LEASE).await, Err(StoreError::Full)));
+    assert!(matches!(claim(&store, &job("new")).await, Err(StoreError::Full)));
     assert_eq!(store.renew(&held, LEASE).await.unwrap(), Fenced::Applied);
     assert_eq!(store.complete(&held, RETENTION).await.unwrap(), Fenced::Applied);
     assert_eq!(store.release(&released).await.unwrap(), Fenced::Applied);
     limit("0");
-    assert!(matches!(store.claim(&job("held"), LEASE).await.unwrap(), Claim::Done));
+    assert!(matches!(claim(&store, &job("held")).await.unwrap(), Claim::Done));
     acquire(&store, &job("new")).await;
 }
 
