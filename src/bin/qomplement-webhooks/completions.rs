@@ -31,7 +31,7 @@ impl Completions {
         // no command's options.
         let script =
             String::from_utf8_lossy(&script).replace("qomplement__subcmd__webhooks", "qomplement__webhooks");
-        output::bytes(script.as_bytes())?;
+        output::bytes(script.as_bytes());
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -1,8 +1,9 @@
 //! Asks before something is done.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 use crate::failure::Failure;
+use crate::output;
 
 /// Asks whether to go on. `Ok(false)` is no. Without a terminal nobody can be asked, and nothing is done.
 pub(crate) async fn confirm(question: &str) -> Result<bool, Failure> {
@@ -11,9 +12,7 @@ pub(crate) async fn confirm(question: &str) -> Result<bool, Failure> {
             "{question}\n  There is no terminal to answer that on: give --yes to do it, or --dry-run to look at it"
         )));
     }
-    let mut stderr = io::stderr();
-    let _ = write!(stderr, "{question} [y/N] ");
-    let _ = stderr.flush();
+    output::ask(format_args!("{question} [y/N]"));
     // Ctrl-C ends the process here: nothing was done.
     let answer = tokio::task::spawn_blocking(|| {
         let mut answer = String::new();

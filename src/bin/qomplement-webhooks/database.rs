@@ -1,5 +1,7 @@
 //! Which inbox is meant, and how it is opened. A URL is never printed: it can hold a password.
 
+use std::env::VarError;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,7 +11,9 @@ use qomplement_webhooks::{
 };
 
 use crate::failure::{Failure, causes};
-use crate::output;
+use crate::hint::hint;
+use crate::output::{self, clean};
+use crate::secret;
 
 #[derive(Args)]
 pub(crate) struct DatabaseArgs {
@@ -44,13 +48,19 @@ pub(crate) async fn open_given(database: &str, table: Option<&str>) -> Result<Ar
 }
 
 fn from_env(otherwise: &str) -> Result<String, Failure> {
-    std::env::var(DATABASE).map_err(|_| Failure::usage(format!("{otherwise} {DATABASE}")))
+    match std::env::var(DATABASE) {
+        Ok(database) if !database.is_empty() => Ok(database),
+        Err(VarError::NotUnicode(_)) => {
+            Err(Failure::usage(format!("{DATABASE}: it holds something else than text")))
+        }
+        _ => Err(Failure::usage(format!("{otherwise} {DATABASE}"))),
+    }
 }
 
 fn given(database: &str) -> String {
     if password(database).is_some() {
         output::warning(format_args!(
-            "a password on the command line can be seen by others, as by `ps`; rather put the URL into {DATABASE}"
+            "a password on the command line can be seen by others, as by `ps`\n  Rather put the URL into {DATABASE}"
         ));
     }
     database.to_owned()
@@ -63,9 +73,12 @@ async fn open(database: &str, table: Option<&str>) -> Result<Arc<dyn InboxAdmin>
         }
         None => Ok(Arc::new(sqlite(Path::new(database))?)),
         Some(("postgres" | "postgresql", _)) => Ok(Arc::new(postgres(database, table).await?)),
-        Some(("sqlite", _)) => Err(Failure::usage("an SQLite inbox is given as a file, such as inbox.db")),
+        Some(("sqlite" | "file", _)) => {
+            Err(Failure::usage("an SQLite inbox is given as a file, without a scheme: --db inbox.db"))
+        }
         Some((scheme, _)) => Err(Failure::usage(format!(
-            "{scheme}:// is neither a file nor a postgres:// URL: inboxes are in SQLite files or in PostgreSQL"
+            "there are no inboxes behind {}://\n  Give an SQLite file or a postgres:// URL",
+            clean(scheme)
         ))),
     }
 }
@@ -75,55 +88,59 @@ async fn postgres(url: &str, table: Option<&str>) -> Result<PostgresInbox, Failu
     let mut inbox = PostgresInbox::from_url(url).map_err(wrong)?;
     if let Some(table) = table {
         let Some((schema, table)) = table.split_once('.') else {
-            return Err(Failure::usage("--table needs a schema, too: --table public.qomplement_inbox"));
+            return Err(Failure::usage("--table needs a schema, too, as in --table public.qomplement_inbox"));
         };
-        inbox = inbox.with_table(schema, table).map_err(wrong)?;
+        inbox = inbox
+            .with_table(schema, table)
+            .map_err(|error| Failure::usage(format!("--table: {}", causes(&error))))?;
     }
     inbox.check().await.map_err(store)?;
     Ok(inbox)
 }
 
 fn sqlite(file: &Path) -> Result<SqliteInbox, Failure> {
-    if !file.exists() {
-        // What looks like a URL gone wrong may hold a password.
-        let name =
-            if file.to_string_lossy().contains('@') { "of that name".into() } else { file.to_string_lossy() };
-        return Err(Failure::failed(format!(
-            "there is no file {name}\n  A server with `SqliteInbox::open` creates it; `--help` says what else can be given"
-        )));
+    let name = secret::name(file);
+    match std::fs::metadata(file) {
+        Ok(metadata) if metadata.is_dir() => {
+            return Err(Failure::failed(format!(
+                "{name} is a folder\n  An inbox is a file: give its name, too"
+            )));
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Failure::failed(missing(&name))),
+        Err(error) => return Err(Failure::failed(format!("{name} cannot be looked for: {error}"))),
     }
     SqliteInbox::builder(file).create(false).open().map_err(|error| {
         let tip = match &error {
             SqliteInboxError::TooNew { .. } => "",
-            SqliteInboxError::NotADatabase | SqliteInboxError::NotAnInbox => "\n  Nothing in it was changed",
-            error => tip(&causes(error)),
+            SqliteInboxError::NotADatabase | SqliteInboxError::NotAnInbox => {
+                "\n  Is it the right file? Nothing in it was changed"
+            }
+            error => hint(error),
         };
-        Failure::failed(format!("{}: {}{tip}", file.display(), causes(&error)))
+        Failure::failed(format!("{name}: {}{tip}", causes(&error)))
     })
+}
+
+/// Why there is no file of a name, which may be a URL gone wrong.
+fn missing(name: &str) -> String {
+    let is_scheme =
+        |scheme: &&str| name.strip_prefix(*scheme).is_some_and(|rest| rest.starts_with([':', '/']));
+    let tip = if ["postgres", "postgresql"].iter().any(|scheme| is_scheme(scheme)) {
+        "A URL begins with postgres://, and --help tells what else can be given"
+    } else if ["sqlite", "file"].iter().any(|scheme| is_scheme(scheme)) {
+        "An SQLite inbox is given as a file, without a scheme: --db inbox.db"
+    } else {
+        "A server with `SqliteInbox::open` creates it; is it in another folder?"
+    };
+    // It may hold a password.
+    let name = if name.contains('@') { "of that name" } else { name };
+    format!("there is no file {name}\n  {tip}")
 }
 
 /// What a store could not do.
 pub(crate) fn store(error: StoreError) -> Failure {
-    let text = causes(&error);
-    let tip = tip(&text);
-    Failure::failed(format!("{text}{tip}"))
-}
-
-/// What to do about an error of a database.
-fn tip(error: &str) -> &'static str {
-    let tips = [
-        ("locked", "\n  Another program is writing to the file for long; try again when it has ended"),
-        ("readonly", "\n  The file and its folder must be writable, also to look into it"),
-        ("unable to open", "\n  The file and its folder must be readable and writable, also to look into it"),
-        ("refused", "\n  Is the database running, and is it the right host and port?"),
-        ("password authentication failed", "\n  Are user and password right?"),
-        (
-            "does not exist",
-            "\n  The server that receives creates the table (`PostgresInbox::migrate`); is it another --table?",
-        ),
-        ("full", "\n  Too much is unfinished, or the disk is full; prune, or make room"),
-    ];
-    tips.into_iter().find(|(sign, _)| error.contains(sign)).map_or("", |(_, tip)| tip)
+    Failure::failed(format!("{}{}", causes(&error), hint(&error)))
 }
 
 /// The password in a URL.

@@ -1,10 +1,9 @@
 //! How a command fails: what it says, and its exit status.
 
 use std::error::Error;
-use std::io;
 use std::process::ExitCode;
 
-use crate::output;
+use crate::output::{self, clean};
 
 /// Why a command ends early.
 #[derive(Debug)]
@@ -13,8 +12,6 @@ pub(crate) enum Failure {
     Usage(String),
     /// What was asked for was not done, or not all of it.
     Failed(String),
-    /// Whoever read our output has gone, as `head` does: there is nobody to tell.
-    NobodyReads,
     /// Ctrl-C.
     Interrupted,
 }
@@ -39,21 +36,12 @@ impl Failure {
                 output::error(&message);
                 ExitCode::FAILURE
             }
-            Self::NobodyReads => ExitCode::SUCCESS,
             Self::Interrupted => ExitCode::from(130),
-        }
-    }
-
-    /// Standard output cannot be written to.
-    pub(crate) fn output(error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::NobodyReads,
-            _ => Self::Failed(format!("the output cannot be written: {error}")),
         }
     }
 }
 
-/// An error with everything that caused it; a cause that only repeats the one before is left out.
+/// An error with everything that caused it, in one line; a cause that only repeats the one before is left out.
 pub(crate) fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut last = text.clone();
@@ -66,14 +54,19 @@ pub(crate) fn causes(error: &dyn Error) -> String {
         }
         cause = error.source();
     }
-    text
+    one_line(&text)
 }
 
-/// What began it all: the last of an error's causes.
+/// What began it all: the last of an error's causes, in one line.
 pub(crate) fn root_cause(error: &dyn Error) -> String {
     let mut last = error;
     while let Some(cause) = last.source() {
         last = cause;
     }
-    last.to_string()
+    one_line(&last.to_string())
+}
+
+/// Databases tell details and hints in further lines.
+fn one_line(text: &str) -> String {
+    clean(&text.replace('\n', "; "))
 }

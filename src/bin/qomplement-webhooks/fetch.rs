@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use humantime::parse_duration;
 use qomplement_webhooks::{
-    ApiKey, Envelope, FetchError, Fetched, JobId, JobSource, JobsClient, JobsClientError, Receipt,
+    ApiKey, FetchError, Fetched, JobId, JobSource, JobsClient, JobsClientError, Receipt,
 };
 use serde_json::json;
 
+use crate::arguments::{http_url, time_from};
 use crate::database::{self, store};
 use crate::failure::{Failure, causes};
 use crate::output::{self, Format, clean};
@@ -61,7 +61,7 @@ pub(crate) struct Fetch {
     origin: String,
 
     /// How long the API may take, with what is tried again
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10s")]
+    #[arg(long, value_name = "TIME", value_parser = timeout, default_value = "10s")]
     timeout: Duration,
 
     /// How to print it
@@ -69,11 +69,16 @@ pub(crate) struct Fetch {
     format: Format,
 }
 
+fn timeout(text: &str) -> Result<Duration, String> {
+    time_from(text, Duration::from_millis(1))
+}
+
 /// The environment variable that holds the API key.
 const API_KEY: &str = "QOMPLEMENT_API_KEY";
 
 impl Fetch {
     pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
+        http_url("--origin", &self.origin, JobsClient::ORIGIN)?;
         let client = JobsClient::builder(self.api_key()?).origin(&self.origin).timeout(self.timeout).build();
         let client = client.map_err(|error| match error {
             JobsClientError::Client(_) => Failure::failed(causes(&error)),
@@ -90,49 +95,45 @@ impl Fetch {
             _ => None,
         };
         match self.format {
-            Format::Text => self.tell(&fetched, receipt)?,
-            Format::Json => self.tell_json(&fetched, receipt)?,
+            Format::Text => self.tell(&fetched, receipt),
+            Format::Json => self.tell_json(&fetched, receipt),
         }
         Ok(if matches!(fetched, Fetched::Finished(_)) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
     fn api_key(&self) -> Result<ApiKey, Failure> {
-        let key = match &self.api_key_file {
-            Some(file) => ApiKey::new(secret::read(file)?.trim()),
-            None => ApiKey::from_env(API_KEY),
+        let (place, key) = match &self.api_key_file {
+            Some(file) => (secret::name(file), ApiKey::new(secret::read(file)?.trim())),
+            None if std::env::var_os(API_KEY).is_none() => {
+                return Err(Failure::usage(format!(
+                    "there is no API key\n  Put it into the environment variable {API_KEY}, or give --api-key-file"
+                )));
+            }
+            None => (API_KEY.to_owned(), ApiKey::from_env(API_KEY)),
         };
-        key.map_err(|error| {
-            Failure::usage(format!("{}\n  Set {API_KEY}, or give --api-key-file", causes(&error)))
-        })
+        // Without its cause, which can be the key.
+        key.map_err(|error| Failure::usage(format!("{place}: {error}")))
     }
 
-    fn tell(&self, fetched: &Fetched, receipt: Option<Receipt>) -> Result<(), Failure> {
+    fn tell(&self, fetched: &Fetched, receipt: Option<Receipt>) {
         let event = match fetched {
             Fetched::Finished(event) => event,
-            Fetched::NotFound => {
-                output::note(format_args!("the API has no job {}", self.job));
-                return Ok(());
-            }
-            _ => {
-                output::note(format_args!("{} still runs", self.job));
-                return Ok(());
-            }
+            Fetched::NotFound => return output::note(format_args!("the API has no job {}", self.job)),
+            _ => return output::note(format_args!("{} still runs", self.job)),
         };
-        output::line(format_args!("{}  {}  {}", self.job, kind(event), clean(event.status().as_str())))?;
+        let (kind, status) = (clean(event.job_type().as_str()), clean(event.status().as_str()));
+        output::line(format_args!("{}  {kind}  {status}", self.job));
         match receipt {
             Some(Receipt::Stored) => output::line("stored; a worker will handle it"),
             Some(Receipt::Duplicate) => output::line("the inbox has it already"),
             Some(Receipt::Conflict) => {
-                output::line("the inbox has another event of this job already, and keeps that")
+                output::line("the inbox has another event of this job already, and keeps that");
             }
-            None => {
-                let pretty = output::pretty(event.body()).unwrap_or_default();
-                pretty.lines().try_for_each(|line| output::line(clean(line)))
-            }
+            None => output::body(event.body(), "--format json"),
         }
     }
 
-    fn tell_json(&self, fetched: &Fetched, receipt: Option<Receipt>) -> Result<(), Failure> {
+    fn tell_json(&self, fetched: &Fetched, receipt: Option<Receipt>) {
         let (word, event) = match fetched {
             Fetched::Finished(event) => ("finished", Some(event)),
             Fetched::NotFound => ("not_found", None),
@@ -149,12 +150,8 @@ impl Fetch {
                 Receipt::Conflict => "conflict",
             }),
         });
-        output::json_with_body(&members, event.map(|event| &event.body()[..]))
+        output::json_with_body(&members, event.map(|event| &event.body()[..]));
     }
-}
-
-fn kind(event: &Envelope) -> String {
-    clean(event.job_type().as_str())
 }
 
 /// Why the API could not say.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -11,12 +12,11 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use clap::Args;
-use console::style;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
-use humantime::{format_rfc3339_seconds, parse_duration};
+use humantime::format_rfc3339_seconds;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -26,8 +26,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use crate::arguments::{address, http_url, number, time};
 use crate::failure::{Failure, causes, root_cause};
-use crate::output::{self, Format, clean};
+use crate::output::{self, COLUMNS, Format, Line, clean, cut};
 use crate::secret::{self, TokenArgs};
 use crate::stop::stop;
 
@@ -46,7 +47,7 @@ otherwise. With WEBHOOK_TOKEN, --token-file or --token the token is required,
 and is added to the URL of --forward unless that has one; without, anyone may
 deliver. Filters say what is shown; all webhooks are answered and forwarded.
 
-Shown are: the time (UTC), the answer, type, status, job, size, and which try
+Shown are: the time of day (UTC), the answer, type, status, job, and which try
 of the job it is. Requests that are refused are shown on standard error.
 
 --format json prints one object a line:
@@ -57,11 +58,11 @@ of the job it is. Requests that are refused are shown on standard error.
   body: the event")]
 pub(crate) struct Listen {
     /// The port; 0 for any that is free
-    #[arg(long, short, default_value_t = 3000)]
+    #[arg(long, short, default_value_t = 3000, value_parser = |text: &str| number::<u16>(text, 0..=65535))]
     port: u16,
 
     /// The address: 0.0.0.0 for all of this machine's
-    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_parser = address)]
     host: IpAddr,
 
     #[command(flatten)]
@@ -80,11 +81,11 @@ pub(crate) struct Listen {
     statuses: Vec<String>,
 
     /// Answer the first tries of each job with 503
-    #[arg(long, value_name = "TRIES", default_value_t = 0)]
+    #[arg(long, value_name = "TRIES", default_value_t = 0, value_parser = |text: &str| number::<u32>(text, 0..))]
     fail_first: u32,
 
     /// Wait before each answer, such as 500ms or 6s
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     delay: Option<Duration>,
 
     /// Deliver each webhook to another URL, too, and answer what that answers
@@ -114,9 +115,15 @@ impl Listen {
         };
         let receiver = receiver.build().map_err(|error| Failure::failed(causes(&error)))?;
         let listener = TcpListener::bind(address).await.map_err(|error| {
-            Failure::failed(format!(
-                "cannot listen on {address}: {error}\n  Is another program there? Try another --port"
-            ))
+            let tip = match error.kind() {
+                io::ErrorKind::AddrInUse => "Is another program there? Try another --port",
+                io::ErrorKind::PermissionDenied => {
+                    "Ports below 1024 are not for everyone: try another --port"
+                }
+                io::ErrorKind::AddrNotAvailable => "This machine has no such address: try another --host",
+                _ => "Try another --host or --port",
+            };
+            Failure::failed(format!("cannot listen on {address}: {error}\n  {tip}"))
         })?;
         let address = listener.local_addr().unwrap_or(address);
         let mut stopped = std::pin::pin!(stop());
@@ -147,13 +154,17 @@ impl Listen {
                     }
                 },
                 Some(arrival) = to_show.recv() => match arrival {
-                    Arrival::Refused(what) => {
+                    Arrival::Refused(line) => {
                         refused += 1;
-                        output::note(what);
+                        output::note(line);
                     }
                     Arrival::Webhook(webhook) => {
                         webhooks += 1;
-                        self.show(&webhook)?;
+                        self.show(&webhook);
+                        // Nobody sees what would be acknowledged from now on.
+                        if output::is_closed() && self.forward.is_none() {
+                            return Ok(ExitCode::SUCCESS);
+                        }
                     }
                 },
             }
@@ -168,11 +179,10 @@ impl Listen {
 
     fn forward(&self, token: Option<SharedToken>) -> Result<Option<Forward>, Failure> {
         let Some(url) = &self.forward else { return Ok(None) };
+        const EXAMPLE: &str = "http://127.0.0.1:8080/webhooks";
+        http_url("--forward", url, EXAMPLE)?;
         let url = secret::url_with_token("--forward", url, token)?;
-        let url = reqwest::Url::parse(&url).map_err(|error| Failure::usage(format!("--forward: {error}")))?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(Failure::usage("--forward: an http or https URL is needed"));
-        }
+        let url = http_url("--forward", &url, EXAMPLE)?;
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -182,17 +192,16 @@ impl Listen {
         Ok(Some(Forward { client, url }))
     }
 
-    fn show(&self, webhook: &Webhook) -> Result<(), Failure> {
+    fn show(&self, webhook: &Webhook) {
         let Webhook { event, try_number, answer, forwarded } = webhook;
         let (job_type, status) = (event.job_type().as_str(), event.status().as_str());
         let wanted = |only: &[String], found| only.is_empty() || only.iter().any(|only| only == found);
         if !wanted(&self.types, job_type) || !wanted(&self.statuses, status) {
-            return Ok(());
+            return;
         }
-        let time = format_rfc3339_seconds(SystemTime::now());
         if self.format == Format::Json {
             let members = json!({
-                "time": time.to_string(),
+                "time": format_rfc3339_seconds(SystemTime::now()).to_string(),
                 "job_id": event.job().to_string(),
                 "type": job_type,
                 "status": status,
@@ -202,27 +211,33 @@ impl Listen {
             });
             return output::json_with_body(&members, Some(event.body()));
         }
-        let painted = style(answer.as_u16());
-        let painted = if answer.is_success() { painted.green() } else { painted.red() };
-        let nth = if *try_number == 1 { String::new() } else { format!("  try {try_number}") };
-        let forwarded = match forwarded {
-            None => String::new(),
-            Some(Ok(status)) => format!("  forwarded: {}", status.as_u16()),
-            Some(Err(error)) => format!("  not forwarded: {error}"),
-        };
-        output::line(format_args!(
-            "{time}  {painted}  {}  {}  {}  {} bytes{nth}{forwarded}",
-            clean(job_type),
-            clean(status),
-            event.job(),
-            event.body().len()
-        ))?;
-        if self.whole {
-            let pretty = output::pretty(event.body()).unwrap_or_default();
-            pretty.lines().try_for_each(|line| output::line(clean(line)))?;
+        let painted = Line::styled(answer.as_u16(), |text| match answer.is_success() {
+            true => text.green(),
+            false => text.red(),
+        });
+        let event_shown =
+            format!("  {}  {}  {}", clean(job_type), clean(status), clean(&event.job().to_string()));
+        let mut line = Line::from(now()).and("  ").and(painted).and(event_shown);
+        let nth = (*try_number > 1).then(|| format!("try {try_number}"));
+        let forwarded = forwarded.as_ref().map(|forwarded| match forwarded {
+            Ok(status) => format!("forwarded: {}", status.as_u16()),
+            Err(error) => format!("not forwarded: {error}"),
+        });
+        for more in nth.into_iter().chain(forwarded) {
+            let space = if line.width() + 2 + more.len() > COLUMNS { "\n    " } else { "  " };
+            line = line.and(space).and(clean(&more));
         }
-        Ok(())
+        output::line(line);
+        if self.whole {
+            output::body(event.body(), "--format json");
+        }
     }
+}
+
+/// The time of day.
+fn now() -> String {
+    let time = format_rfc3339_seconds(SystemTime::now()).to_string();
+    time.split_once('T').map_or(time.as_str(), |(_, time)| time).to_owned()
 }
 
 struct Forward {
@@ -242,7 +257,7 @@ struct Webhook {
 enum Arrival {
     Webhook(Box<Webhook>),
     /// A request that is no webhook, or has not the token.
-    Refused(String),
+    Refused(Line),
 }
 
 struct Server {
@@ -263,7 +278,7 @@ impl Server {
 
     /// Answers as a server with this library would, unless told otherwise.
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let what = format!("{} {}", request.method(), clean(request.uri().path()));
+        let what = format!("{} {}", request.method(), request.uri().path());
         let copy = Arc::new(Mutex::new(BytesMut::new()));
         let response = self.receiver.receive(request.map(|body| Copied { body, copy: copy.clone() })).await;
         let body = std::mem::take(&mut *copy.lock().unwrap_or_else(PoisonError::into_inner)).freeze();
@@ -299,9 +314,13 @@ impl Server {
         let body = body.collect().await.unwrap_or_else(|never| match never {}).to_bytes();
         let reply: Value = serde_json::from_slice(&body).unwrap_or_default();
         let code = reply["error"]["code"].as_str().unwrap_or_default();
-        let time = format_rfc3339_seconds(SystemTime::now());
-        let status = style(parts.status.as_u16()).red().for_stderr();
-        self.show(Arrival::Refused(format!("{time}  {status}  {what}  {code}"))).await;
+        let status = Line::styled(parts.status.as_u16(), |text| text.red().for_stderr());
+        let line = Line::from(now()).and("  ").and(status).and(format_args!(
+            "  {}  {}",
+            cut(what, 200),
+            clean(code)
+        ));
+        self.show(Arrival::Refused(line)).await;
         Response::from_parts(parts, Full::new(body))
     }
 

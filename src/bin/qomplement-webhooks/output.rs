@@ -1,13 +1,21 @@
 //! What is printed: results on standard output, everything else on standard error; colours on a terminal alone.
+//!
+//! Everything is printed as a [`Line`], so no terminal obeys what comes from elsewhere. A reader that goes away, as
+//! `head` does, ends no work: from then on nothing is printed, and the exit status still tells how the work ended.
+
+mod line;
+mod pretty;
+mod text;
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use clap::ValueEnum;
-use console::style;
 use serde_json::Value;
 
-use crate::failure::Failure;
+pub(crate) use self::line::Line;
+pub(crate) use self::text::{clean, cut, showable};
 
 /// For people, or for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -18,95 +26,110 @@ pub(crate) enum Format {
     Json,
 }
 
+/// The columns of a terminal that says nothing else, and of a text that must fit anywhere.
+pub(crate) const COLUMNS: usize = 80;
+
+/// Why standard output takes nothing more.
+static CLOSED: OnceLock<io::Error> = OnceLock::new();
+
 /// Prints a line of the result.
-pub(crate) fn line(text: impl Display) -> Result<(), Failure> {
-    writeln!(io::stdout().lock(), "{text}").map_err(|error| Failure::output(&error))
+pub(crate) fn line(line: impl Into<Line>) {
+    print(format!("{}\n", line.into().as_str()).as_bytes());
+}
+
+/// Prints lines of the result.
+pub(crate) fn lines<'a>(lines: impl IntoIterator<Item = &'a Line>) {
+    lines.into_iter().cloned().for_each(line);
 }
 
 /// Prints an object of the result.
-pub(crate) fn json(value: &Value) -> Result<(), Failure> {
-    line(value)
+pub(crate) fn json(value: &Value) {
+    line(text::json(&value.to_string(), ' '));
 }
 
 /// Prints an object of the result with a body in it, whose members and numbers stay as they are.
-pub(crate) fn json_with_body(value: &Value, body: Option<&[u8]>) -> Result<(), Failure> {
-    let body =
-        body.and_then(text_of_json).map_or_else(|| "null".to_owned(), |body| body.replace(['\n', '\r'], " "));
+pub(crate) fn json_with_body(value: &Value, body: Option<&[u8]>) {
+    let body = body.and_then(pretty::text_of_json).unwrap_or("null");
     let members = value.to_string();
-    line(format_args!("{},\"body\":{body}}}", members.strip_suffix('}').unwrap_or(&members)))
+    let members = members.strip_suffix('}').unwrap_or(&members);
+    line(text::json(&format!("{members},\"body\":{body}}}"), ' '));
 }
 
-/// JSON as people like to read it, in its own order; `None` if it is none.
-pub(crate) fn pretty(json: &[u8]) -> Option<String> {
-    let json = text_of_json(json)?;
-    let (mut pretty, mut depth, mut in_text, mut escaped) = (String::new(), 0, false, false);
-    let new_line = |pretty: &mut String, depth| {
-        pretty.push('\n');
-        pretty.extend(std::iter::repeat_n("  ", depth));
+/// Prints a body as people like to read it. `as_it_is` says how to get it byte for byte.
+pub(crate) fn body(body: &[u8], as_it_is: &str) {
+    let Some(pretty) = pretty::pretty(body) else {
+        String::from_utf8_lossy(body).lines().for_each(|text| line(clean(text)));
+        return;
     };
-    let mut chars = json.chars().filter(|char| !matches!(char, '\n' | '\r' | '\t')).peekable();
-    while let Some(char) = chars.next() {
-        if in_text {
-            pretty.push(char);
-            in_text = char != '"' || escaped;
-            escaped = char == '\\' && !escaped;
-            continue;
-        }
-        match char {
-            ' ' => {}
-            '{' | '[' => {
-                pretty.push(char);
-                while chars.next_if_eq(&' ').is_some() {}
-                match chars.next_if(|next| matches!(next, '}' | ']')) {
-                    Some(close) => pretty.push(close),
-                    None => {
-                        depth += 1;
-                        new_line(&mut pretty, depth);
-                    }
-                }
-            }
-            '}' | ']' => {
-                depth -= 1;
-                new_line(&mut pretty, depth);
-                pretty.push(char);
-            }
-            ',' => {
-                pretty.push(char);
-                new_line(&mut pretty, depth);
-            }
-            ':' => pretty += ": ",
-            _ => {
-                pretty.push(char);
-                in_text = char == '"';
-            }
-        }
+    line(text::json(&pretty.text, '\n'));
+    if !pretty.is_whole {
+        note(format_args!("the body is too deep to lay out all of it; {as_it_is} prints it as it is"));
     }
-    Some(pretty)
 }
 
-fn text_of_json(json: &[u8]) -> Option<&str> {
-    serde_json::from_slice::<serde::de::IgnoredAny>(json).ok()?;
-    std::str::from_utf8(json).ok()
+/// Prints a body byte for byte; on a terminal, without what a terminal would obey.
+pub(crate) fn raw_body(body: &[u8]) {
+    let shown = match std::str::from_utf8(body) {
+        _ if !is_terminal() => return bytes(body),
+        Ok(text) if pretty::text_of_json(body).is_some() => text::json(text, '\n'),
+        _ => showable(&String::from_utf8_lossy(body)),
+    };
+    if shown.as_bytes() != body {
+        note("characters that a terminal would obey are escaped; into a file or a pipe, they go as they are");
+    }
+    line(shown);
 }
 
 /// Prints a part of the result as it is.
-pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
+pub(crate) fn bytes(bytes: &[u8]) {
+    print(bytes);
+}
+
+fn print(bytes: &[u8]) {
+    if is_closed() {
+        return;
+    }
     let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| Failure::output(&error))
+    if let Err(error) = stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        closed(error);
+    }
+}
+
+/// Notes that standard output takes nothing more.
+pub(crate) fn closed(error: io::Error) {
+    // The first reason is the one that is told.
+    let _ = CLOSED.set(error);
+}
+
+/// Whether standard output takes nothing more. Commands that only show can end then.
+pub(crate) fn is_closed() -> bool {
+    CLOSED.get().is_some()
+}
+
+/// Why a part of the result was not printed, unless its reader went away, which is no failure.
+pub(crate) fn failure() -> Option<&'static io::Error> {
+    CLOSED.get().filter(|error| error.kind() != io::ErrorKind::BrokenPipe)
 }
 
 /// Tells something beside the result. If nobody can read it, that is no failure.
-pub(crate) fn note(text: impl Display) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+pub(crate) fn note(line: impl Into<Line>) {
+    let _ = writeln!(io::stderr().lock(), "{}", line.into().as_str());
+}
+
+/// Asks something beside the result: the answer is typed behind it.
+pub(crate) fn ask(question: impl Into<Line>) {
+    let mut stderr = io::stderr().lock();
+    let _ = write!(stderr, "{} ", question.into().as_str());
+    let _ = stderr.flush();
 }
 
 /// Tells of something that is not as it should be.
 pub(crate) fn warning(text: impl Display) {
-    note(format_args!("{} {text}", style("warning:").yellow().bold().for_stderr()));
+    note(Line::styled("warning:", |text| text.yellow().bold().for_stderr()).and(format_args!(" {text}")));
 }
 
 pub(crate) fn error(text: impl Display) {
-    note(format_args!("{} {text}", style("error:").red().bold().for_stderr()));
+    note(Line::styled("error:", |text| text.red().bold().for_stderr()).and(format_args!(" {text}")));
 }
 
 /// So many of something, such as `1 row` or `2 rows`.
@@ -116,42 +139,4 @@ pub(crate) fn count(number: u64, one: &str, many: &str) -> String {
 
 pub(crate) fn is_terminal() -> bool {
     io::stdout().is_terminal()
-}
-
-/// A text from elsewhere in one line, without characters that a terminal would obey.
-pub(crate) fn clean(text: &str) -> String {
-    let mut clean = String::with_capacity(text.len());
-    for char in text.chars() {
-        if char.is_control() { clean.extend(char.escape_default()) } else { clean.push(char) }
-    }
-    clean
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{clean, pretty};
-
-    #[test]
-    fn json_is_laid_out_in_its_own_order_and_nothing_in_it_changes() {
-        let json = br#" {"z": [ ], "a" :[1,{ }, 1e400],
-            "b\" {[,:": "\\\"x, y: {}", "c":12345678901234567890.10}"#;
-        let expected = r#"{
-  "z": [],
-  "a": [
-    1,
-    {},
-    1e400
-  ],
-  "b\" {[,:": "\\\"x, y: {}",
-  "c": 12345678901234567890.10
-}"#;
-        assert_eq!(pretty(json).as_deref(), Some(expected));
-        assert_eq!(pretty(b"{\"a\""), None);
-        assert_eq!(pretty(b"\"\xff\""), None);
-    }
-
-    #[test]
-    fn a_terminal_obeys_nothing_that_comes_from_elsewhere() {
-        assert_eq!(clean("a\u{1b}[31m\r\n\u{9b}2Jé"), "a\\u{1b}[31m\\r\\n\\u{9b}2Jé");
-    }
 }

@@ -1,13 +1,14 @@
 //! Where secrets come from: the environment, or a file. None is ever printed but by `token`, which makes them.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use qomplement_webhooks::{SharedToken, TokenError, WebhookUrl};
+use qomplement_webhooks::{SharedToken, TokenError, WebhookUrl, WebhookUrlError};
 
 use crate::failure::{Failure, causes};
-use crate::output;
+use crate::output::{self, clean};
 
 /// The environment variable that holds the token, as in the examples.
 pub(crate) const TOKEN: &str = "WEBHOOK_TOKEN";
@@ -28,10 +29,7 @@ impl TokenArgs {
     pub(crate) fn read(&self) -> Result<Option<SharedToken>, Failure> {
         match self.explicit()? {
             Some(token) => Ok(Some(token)),
-            None if std::env::var_os(TOKEN).is_some() => {
-                SharedToken::from_env(TOKEN).map(Some).map_err(|error| bad_token(TOKEN, &error))
-            }
-            None => Ok(None),
+            None => from_env(),
         }
     }
 
@@ -49,24 +47,33 @@ impl TokenArgs {
     pub(crate) fn explicit(&self) -> Result<Option<SharedToken>, Failure> {
         if let Some(token) = &self.token {
             output::warning(format_args!(
-                "a token on the command line can be seen by others, as by `ps`; rather set {TOKEN}, or use --token-file"
+                "a token on the command line can be seen by others, as by `ps`\n  Rather set {TOKEN}, or use --token-file"
             ));
             return SharedToken::new(token).map(Some).map_err(|error| bad_token("--token", &error));
         }
         let Some(file) = &self.token_file else { return Ok(None) };
         let token = SharedToken::new(read(file)?.trim());
-        token.map(Some).map_err(|error| bad_token(&file.display().to_string(), &error))
+        token.map(Some).map_err(|error| bad_token(&name(file), &error))
     }
+}
+
+/// The token in the environment.
+pub(crate) fn from_env() -> Result<Option<SharedToken>, Failure> {
+    if std::env::var_os(TOKEN).is_none() {
+        return Ok(None);
+    }
+    SharedToken::from_env(TOKEN).map(Some).map_err(|error| bad_token(TOKEN, &error))
 }
 
 /// A URL with a token in it, unless it has one.
 pub(crate) fn url_with_token(option: &str, url: &str, token: Option<SharedToken>) -> Result<String, Failure> {
     let Some(token) = token.filter(|_| !has_token(url)) else { return Ok(url.to_owned()) };
     WebhookUrl::new(url, &token).map(|url| url.expose().to_owned()).map_err(|error| {
-        Failure::usage(format!(
-            "{option}: {}\n  A token was given: it is not sent in the clear",
-            causes(&error)
-        ))
+        let tip = match error {
+            WebhookUrlError::NotHttps => "\n  A token was given: it is not sent in the clear",
+            _ => "",
+        };
+        Failure::usage(format!("{option}: {}{tip}", causes(&error)))
     })
 }
 
@@ -81,10 +88,18 @@ fn bad_token(place: &str, error: &TokenError) -> Failure {
 
 /// Reads a small file, or standard input.
 pub(crate) fn read(file: &Path) -> Result<String, Failure> {
-    let text = if file == Path::new("-") {
-        std::io::read_to_string(std::io::stdin())
-    } else {
-        fs::read_to_string(file)
-    };
-    text.map_err(|error| Failure::usage(format!("{} cannot be read: {error}", file.display())))
+    let text =
+        if file == Path::new("-") { io::read_to_string(io::stdin()) } else { fs::read_to_string(file) };
+    text.map_err(|error| {
+        let why = match error.kind() {
+            io::ErrorKind::InvalidData => "it holds something else than text".to_owned(),
+            _ => error.to_string(),
+        };
+        Failure::usage(format!("{} cannot be read: {why}", name(file)))
+    })
+}
+
+/// The name of a file, to be shown.
+pub(crate) fn name(file: &Path) -> String {
+    if file == Path::new("-") { "standard input".to_owned() } else { clean(&file.to_string_lossy()) }
 }

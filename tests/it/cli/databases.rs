@@ -33,7 +33,7 @@ async fn an_inbox_in_postgresql_is_looked_into_replayed_and_pruned() {
     assert_eq!(named.code, Some(0));
     assert_eq!(
         named.err,
-        "warning: a password on the command line can be seen by others, as by `ps`; rather put the URL into DATABASE\n"
+        "warning: a password on the command line can be seen by others, as by `ps`\n  Rather put the URL into DATABASE\n"
     );
 }
 
@@ -44,7 +44,14 @@ async fn what_is_wrong_with_a_database_is_told_without_its_password() {
         1,
         "",
         "error: the store is unavailable: db error: ERROR: relation \"cli.nothing\" does not exist\n  \
-            The server that receives creates the table (`PostgresInbox::migrate`); is it another --table?\n",
+            The server that receives creates the table (`PostgresInbox::migrate`)\n  \
+            Is it in another database, or another --table?\n",
+    );
+    let other = url.rsplit_once('/').map(|(server, _)| format!("{server}/nothing")).unwrap();
+    let other = inbox(&other, &["stats"]).await;
+    assert!(
+        other.code == Some(1) && other.err.contains("Is the database's name, at the end of"),
+        "{other:?}"
     );
     let refused = inbox(&url.replace("postgres:open", "nobody:open"), &["stats"]).await;
     assert!(refused.code == Some(1) && refused.err.contains("Are user and password right?"), "{refused:?}");
@@ -59,7 +66,7 @@ async fn what_is_wrong_with_a_database_is_told_without_its_password() {
     inbox(&url, &["stats", "--table", "inbox"]).await.shows(
         2,
         "",
-        "error: --table needs a schema, too: --table public.qomplement_inbox\n",
+        "error: --table needs a schema, too, as in --table public.qomplement_inbox\n",
     );
 }
 

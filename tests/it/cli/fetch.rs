@@ -96,6 +96,14 @@ async fn what_came_of_a_job_is_put_into_an_inbox_once() {
     assert_eq!(fetch(&api, &["runs", "--into", &file]).await.code, Some(1));
     assert_eq!(inbox.stats().await.unwrap().received, 1, "what has not ended is stored");
 
+    let unread_into = folder.file("unread.db");
+    let unread = SqliteInbox::open(&unread_into).unwrap();
+    let args = ["fetch", "ended", "--origin", &api.origin, "--into", &unread_into];
+    let mut child = command(&args).env("QOMPLEMENT_API_KEY", KEY).spawn().unwrap();
+    drop(child.stdout.take());
+    let ran = super::end(child).await;
+    assert_eq!((ran.code, unread.stats().await.unwrap().received), (Some(0), 1), "nobody reads: {ran:?}");
+
     let mut from_env = command(&["fetch", "ended", "--origin", &api.origin, "--into", "-"]);
     let ran = finish(from_env.env("QOMPLEMENT_API_KEY", KEY).env("DATABASE", &file), "").await;
     ran.shows(0, "ended  extract  failed\nthe inbox has it already\n", "");
@@ -110,8 +118,8 @@ async fn what_is_wrong_is_told_without_the_key() {
     keyless.shows(
         2,
         "",
-        "error: the environment variable QOMPLEMENT_API_KEY, which should hold the API key, cannot be read: \
-            environment variable not found\n  Set QOMPLEMENT_API_KEY, or give --api-key-file\n",
+        "error: there is no API key\n  \
+            Put it into the environment variable QOMPLEMENT_API_KEY, or give --api-key-file\n",
     );
     let wrong = folder.write("wrong.key", "hidden-secret");
     fetch(&api, &["ended", "--api-key-file", &wrong]).await.shows(

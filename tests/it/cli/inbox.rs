@@ -329,7 +329,7 @@ async fn nothing_is_made_or_changed_by_a_wrong_path() {
         1,
         "",
         "error: there is no file FOLDER/missing.db\n  \
-            A server with `SqliteInbox::open` creates it; `--help` says what else can be given\n",
+            A server with `SqliteInbox::open` creates it; is it in another folder?\n",
     );
     assert!(!std::path::Path::new(&missing).exists(), "a file was made");
     for (name, content, what) in [
@@ -338,7 +338,11 @@ async fn nothing_is_made_or_changed_by_a_wrong_path() {
     ] {
         let file = folder.write(name, content);
         let refused = inbox(&file, &[command]).await;
-        refused.shows(1, "", &format!("error: FOLDER/{name}: {what}\n  Nothing in it was changed\n"));
+        refused.shows(
+            1,
+            "",
+            &format!("error: FOLDER/{name}: {what}\n  Is it the right file? Nothing in it was changed\n"),
+        );
         assert_eq!(std::fs::read(&file).unwrap(), content, "{name} was changed");
     }
     let other = folder.file("other.db");
@@ -347,6 +351,17 @@ async fn nothing_is_made_or_changed_by_a_wrong_path() {
     assert!(refused.code == Some(1) && refused.err.contains("but not an inbox"), "{refused:?}");
     let typo = inbox("postgres:/me:hidden-secret@host/db", &[command]).await;
     assert!(typo.code == Some(1) && !typo.err.contains("hidden-secret"), "{typo:?}");
+    assert!(typo.err.contains("A URL begins with postgres://"), "{typo:?}");
+    let folder_itself = folder.0.to_str().unwrap();
+    let refused = inbox(folder_itself, &[command]).await;
+    assert!(
+        refused.code == Some(1) && refused.err.contains("is a folder\n  An inbox is a file"),
+        "{refused:?}"
+    );
+    for scheme in ["sqlite:inbox.db", "sqlite://inbox.db", "file:inbox.db", "file:///inbox.db"] {
+        let refused = inbox(scheme, &[command]).await;
+        assert!(refused.err.contains("without a scheme: --db inbox.db"), "{refused:?}");
+    }
     let table = inbox(&other, &[command, "--table", "a.b"]).await;
     table.shows(2, "", "error: --table is for PostgreSQL: an SQLite file has one inbox\n");
 }

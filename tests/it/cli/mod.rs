@@ -3,8 +3,10 @@
 mod databases;
 mod fetch;
 mod help;
+mod hostile;
 mod inbox;
 mod listen;
+mod pipes;
 mod readme;
 mod secrets;
 mod send;
@@ -102,7 +104,7 @@ fn masked(text: &str) -> String {
     static MASKS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         let masks = [
             (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "JOB"),
-            (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "NOW"),
+            (r"(\d{4}-\d\d-\d\dT|\b)\d\d:\d\d:\d\dZ", "NOW"),
             (r"\b\d+(\.\d+)? (ms|s)\b", "TIME"),
             (r"\b\d+(ms|s)\b", "TIME"),
             (r"\b\d+ deliveries/s", "N deliveries/s"),

@@ -24,13 +24,41 @@ async fn a_token_is_made_with_the_url_that_carries_it() {
 
     let url = "https://example.com/api/webhooks/qomplement?tenant=7";
     let made = run(&["token", "--url", url]).await;
-    made.shows(0, &format!("WEBHOOK_TOKEN=TOKEN\nwebhook_url={url}&token=TOKEN\n"), "");
+    made.shows(0, &format!("WEBHOOK_TOKEN=TOKEN\nwebhook_url={url}&token=TOKEN\n"), NEW);
     let (token, in_url) = (made.out.lines().next().unwrap(), made.out.lines().nth(1).unwrap());
     assert!(in_url.ends_with(token.trim_start_matches("WEBHOOK_TOKEN=")), "another token: {}", made.out);
 
     let made = run(&["token", "--url", url, "--format", "json"]).await.json();
     assert_eq!(made["webhook_url"], json!(format!("{url}&token={}", made["token"].as_str().unwrap())));
     assert_eq!(run(&["token", "--format", "json"]).await.json().as_object().unwrap().len(), 1);
+}
+
+const NEW: &str = "the URL carries a new token: your server must have it, too\n";
+
+#[tokio::test]
+async fn the_url_carries_the_token_of_the_environment_if_there_is_one() {
+    let folder = Folder::new();
+    let file = folder.file("new.token");
+    let with = async |args: &[&str]| {
+        let mut command = command(&[&["token"], args].concat());
+        finish(command.env("WEBHOOK_TOKEN", TOKEN), "").await
+    };
+    let url = ["--url", "https://example.com/"];
+    with(&url).await.shows(
+        0,
+        &format!("webhook_url=https://example.com/?token={TOKEN}\n").replace(TOKEN, "TOKEN"),
+        "the URL carries the token in WEBHOOK_TOKEN; without it, a new one is made\n",
+    );
+    assert!(with(&url).await.out.contains(TOKEN), "another token");
+    let json = with(&[&url[..], &["--format", "json"]].concat()).await.json();
+    assert_eq!(json, json!({"webhook_url": format!("https://example.com/?token={TOKEN}")}));
+    let saved = with(&[&url[..], &["--save", &file]].concat()).await;
+    assert!(saved.err == NEW && !saved.out.contains(TOKEN), "a new one is wanted: {saved:?}");
+    let alone = with(&[]).await;
+    assert!(alone.code == Some(0) && !alone.out.contains(TOKEN), "a new one is wanted: {alone:?}");
+    let mut bad = command(&["token", "--url", "https://example.com/"]);
+    let bad = finish(bad.env("WEBHOOK_TOKEN", "hidden-secret"), "").await;
+    assert!(bad.code == Some(2) && !bad.err.contains("hidden-secret"), "{bad:?}");
 }
 
 #[tokio::test]
@@ -44,14 +72,15 @@ async fn a_token_is_saved_where_only_its_owner_reads_it_and_never_over_another()
     again.shows(
         2,
         "",
-        "error: FOLDER/webhook.token exists, and could hold a token that is in use: move it away first\n",
+        "error: FOLDER/webhook.token exists, and could hold a token in use\n  \
+            Move it away first, or give another name\n",
     );
     assert_eq!(std::fs::read_to_string(&file).unwrap(), token);
 
     let url = run(&["token", "--token-file", &file, "--url", "https://example.com/"]).await;
     assert_eq!(url.out, format!("webhook_url=https://example.com/?token={token}"));
     let nothing = run(&["token", "--token-file", &file]).await;
-    nothing.shows(2, "", "error: a token was given, and no --url that it should be put into\n");
+    nothing.shows(2, "", "error: a token was given, and no --url to put it into\n");
 }
 
 #[tokio::test]
@@ -78,7 +107,7 @@ async fn the_token_comes_from_the_environment_a_file_standard_input_or_the_url()
             command.env("WEBHOOK_TOKEN", input);
         }
         let ran = finish(&mut command, input).await;
-        let expected = if matches!(what, "nothing" | "another") { "401" } else { "200" };
+        let expected = if matches!(what, "nothing" | "another") { "401 unauthorized" } else { "200" };
         assert_eq!(ran.json()["answers"], json!({expected: 1}), "{what}: {ran:?}");
         assert_eq!(ran.err, "", "{what}");
         assert!(!ran.out.contains(TOKEN), "{what}: the token is shown");
@@ -97,7 +126,7 @@ async fn a_token_on_the_command_line_is_taken_with_a_warning() {
     assert_eq!((ran.code, &ran.json()["answers"]), (Some(0), &json!({"200": 1})));
     assert_eq!(
         ran.err,
-        "warning: a token on the command line can be seen by others, as by `ps`; rather set WEBHOOK_TOKEN, or use --token-file\n"
+        "warning: a token on the command line can be seen by others, as by `ps`\n  Rather set WEBHOOK_TOKEN, or use --token-file\n"
     );
 }
 

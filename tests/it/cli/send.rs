@@ -68,11 +68,14 @@ async fn what_fails_is_tried_again_on_the_schedule() {
     run(&["send", "--to", &target.url(), "--schedule", "fast"]).await.shows(
         0,
         "\
-JOB  acknowledged  503, 503 after TIME, 200 after TIME
+JOB  acknowledged
+    503 handler_failed
+    503 handler_failed after TIME
+    200 after TIME
 1 webhook, to http://ADDRESS/api/webhooks/qomplement
   acknowledged  1
   undeliverable  0
-  attempts  3  (200: 1, 503: 2)
+  attempts  3  (200: 1, 503 handler_failed: 2)
   answered in  p50 TIME, p99 TIME, max TIME
   took  TIME, N deliveries/s
 ",
@@ -83,7 +86,7 @@ JOB  acknowledged  503, 503 after TIME, 200 after TIME
     for (schedule, attempts) in [("none", 1), ("fast", 3)] {
         let ran = run(&["send", "--to", &target.url(), "--schedule", schedule, "--format", "json"]).await;
         assert_eq!(ran.code, Some(1), "an undeliverable webhook");
-        assert_eq!(ran.json()["answers"], json!({"503": attempts}), "{schedule}");
+        assert_eq!(ran.json()["answers"], json!({"503 handler_failed": attempts}), "{schedule}");
     }
 }
 
@@ -93,11 +96,14 @@ async fn a_server_that_is_down_is_told_of() {
     run(&["send", "--to", &url, "--schedule", "fast"]).await.shows(
         1,
         "\
-JOB  undeliverable  Connection refused (os error 111), Connection refused (os error 111) after TIME, Connection refused (os error 111) after TIME
+JOB  undeliverable
+    Connection refused
+    Connection refused after TIME
+    Connection refused after TIME
 1 webhook, to http://ADDRESS/
   acknowledged  0
   undeliverable  1
-  attempts  3  (Connection refused (os error 111): 3)
+  attempts  3  (Connection refused: 3)
   took  TIME, N deliveries/s
 ",
         "",
@@ -158,7 +164,11 @@ async fn what_is_in_the_body_can_be_set() {
     }
 
     let other = run(&["send", "--to", &server.url(), "--set", "/job_id=other", "--schedule", "none"]).await;
-    assert!(other.out.contains("undeliverable  422"), "one of the two ids alone: {}", other.out);
+    assert!(
+        other.out.contains("undeliverable  422 job_id_mismatch"),
+        "one of the two ids alone: {}",
+        other.out
+    );
 }
 
 #[tokio::test]
@@ -188,11 +198,11 @@ async fn a_file_goes_as_it_is_unless_it_is_to_be_many() {
     run(&["send", &odd, "--to", &url, "--schedule", "none"]).await.shows(
         1,
         "\
-(no webhook)  undeliverable  400
+(no webhook)  undeliverable  400 invalid_json
 1 webhook, to http://ADDRESS/api/webhooks/qomplement
   acknowledged  0
   undeliverable  1
-  attempts  1  (400: 1)
+  attempts  1  (400 invalid_json: 1)
   answered in  p50 TIME, p99 TIME, max TIME
   took  TIME, N deliveries/s
 ",
@@ -202,7 +212,7 @@ async fn a_file_goes_as_it_is_unless_it_is_to_be_many() {
     set.shows(
         2,
         "",
-        "error: FOLDER/odd.json is not JSON, so nothing can be set in it: expected value at line 1 column 8\n",
+        "error: FOLDER/odd.json is not JSON, so nothing can be set in it\n  expected value at line 1 column 8\n",
     );
 }
 
@@ -235,4 +245,85 @@ JOB  acknowledged  200
     let ran = going.interrupt().await;
     assert_eq!((ran.code, ran.json()["unfinished"].as_u64()), (Some(130), Some(1)), "{ran:?}");
     assert_eq!(ran.json()["latency_ms"], Value::Null);
+}
+
+#[tokio::test]
+async fn what_has_ended_when_a_run_is_interrupted_counts() {
+    let script = Script::new([Act::Fail, Act::Hang]);
+    let target = server(&script).await;
+    let args = ["send", "--to", &target.url(), "--schedule", "fast", "--format", "json"];
+    let going = Going::start(&mut command(&args));
+    script.until("a second attempt that hangs", |script| script.running() == 1 && script.runs() == 2).await;
+    let ran = going.interrupt().await;
+    let summary = ran.json();
+    assert_eq!((ran.code, &summary["attempts"], &summary["unfinished"]), (Some(130), &json!(1), &json!(1)));
+    assert_eq!(summary["answers"], json!({"503 handler_failed": 1}));
+}
+
+#[tokio::test]
+async fn only_what_is_set_in_a_file_changes() {
+    let folder = Folder::new();
+    let (server, bodies) = noting().await;
+    let body = r#"{ "z": 1.0, "data": {"status":"\u0066ailed", "type":"extract","n":12345678901234567890.10,
+        "d":1, "d":2e400, "id":"x-1" },  "job_id":"x\u002d1", "a":"\/" }"#;
+    let file = folder.write("body.json", body);
+    let url = server.url();
+    let set = ["--set", "data.n=1.50", "--set", "new=1e999"];
+    assert_eq!(run(&[&["send", &file, "--to", &url], &set[..]].concat()).await.code, Some(0));
+    let expected =
+        body.replace("12345678901234567890.10", "1.50").replace("\"\\/\"", "\"\\/\",\"new\":1e999");
+    assert_eq!(bodies.lock().unwrap().drain(..).collect::<Vec<_>>(), [expected.clone()]);
+
+    let renamed = run(&["send", &file, "--to", &url, "--set", "job_id=y"]).await;
+    assert!(renamed.code == Some(0) && renamed.out.starts_with("y  acknowledged"), "{renamed:?}");
+    let expected = body.replace("\"x-1\"", "\"y\"").replace("\"x\\u002d1\"", "\"y\"");
+    assert_eq!(bodies.lock().unwrap().drain(..).collect::<Vec<_>>(), [expected]);
+
+    assert_eq!(run(&["send", &file, "--to", &url, "--count", "3"]).await.code, Some(0));
+    let sent: Vec<_> = bodies.lock().unwrap().drain(..).collect();
+    let jobs: std::collections::HashSet<_> = sent
+        .iter()
+        .map(|sent| WebhookEvent::try_from(sent.clone()).unwrap().job().id().to_string())
+        .collect();
+    assert_eq!(jobs.len(), 3, "one job many times, since its id is escaped");
+    let stuck = run(&["send", &file, "--to", &url, "--set", "z.x=1"]).await;
+    stuck.shows(2, "", "error: --set: z is 1.0, which has no member x: set z itself\n");
+}
+
+/// A server that answers everything alike.
+async fn answering(status: u16, body: String) -> (String, tokio::task::AbortHandle) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let answer = (axum::http::StatusCode::from_u16(status).unwrap(), body);
+    let app = axum::Router::new().fallback(move || std::future::ready(answer.clone()));
+    (url, tokio::spawn(axum::serve(listener, app).into_future()).abort_handle())
+}
+
+#[tokio::test]
+async fn the_reason_for_each_failure_is_told_and_fits() {
+    let reason = "a reason that goes on and on, and on and on, and on and on, and on";
+    for (status, body, expected) in [
+        (422, r#"{"error":{"code":"invalid_payload"}}"#.to_owned(), "422 invalid_payload"),
+        (500, r#"{"error":"boom"}"#.to_owned(), "500 boom"),
+        (404, "not here".to_owned(), "404 Not Found"),
+        (302, String::new(), "302 Found"),
+        (599, String::new(), "599"),
+        (
+            500,
+            json!({"error": reason}).to_string(),
+            "500 a reason that goes on and on, and on and on, and on and …",
+        ),
+        (400, json!({"error": {"code": "\u{1b}[2J"}}).to_string(), "400 \\u{1b}[2J"),
+    ] {
+        let (url, server) = answering(status, body).await;
+        let args = ["send", "--to", &url, "--schedule", "none", "--count", "2", "--duplicates", "1"];
+        let ran = run(&args).await;
+        server.abort();
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert_eq!(ran.out.matches(&format!("{expected}: 4")).count(), 1, "{ran:?}");
+        assert_eq!(ran.out.matches(&format!("{expected}\n")).count(), 4, "each delivery's: {ran:?}");
+        for line in ran.out.lines() {
+            assert!(line.chars().count() <= 80, "{line:?}");
+        }
+    }
 }

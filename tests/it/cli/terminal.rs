@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use qomplement_webhooks::{InboxAdmin, InboxState, InboxStore, Outcome, SqliteInbox, WebhookReceiver};
+use bytes::Bytes;
+use qomplement_webhooks::{
+    Envelope, InboxAdmin, InboxFilter, InboxState, InboxStore, Outcome, SqliteInbox, WebhookReceiver,
+};
 use rexpect::session::{PtySession, spawn_command};
 
 use super::inbox::fill;
@@ -113,6 +116,75 @@ async fn a_replay_is_asked_for_and_only_yes_is_yes() {
     let (rest, status) = terminal.end();
     assert!(rest.ends_with("2 replayed\r\n"), "{rest:?}");
     assert_eq!((status, dead().await), (Ok(0), 0));
+}
+
+#[tokio::test]
+async fn what_dies_while_a_question_waits_is_not_replayed() {
+    let folder = Folder::new();
+    let file = folder.file("inbox.db");
+    let inbox = SqliteInbox::open(&file).unwrap();
+    let receive = async |job: &str| {
+        let body =
+            format!(r#"{{"job_id":"{job}","data":{{"id":"{job}","type":"extract","status":"failed"}}}}"#);
+        inbox.receive(&Envelope::try_from(Bytes::from(body)).unwrap()).await.unwrap();
+        inbox.lease(1, Duration::from_secs(600)).await.unwrap().remove(0).lease
+    };
+    let kill = async |lease| {
+        let _ = inbox.settle(&lease, &Outcome::Dead { error: "no".into() }).await.unwrap();
+    };
+    kill(receive("dead-before").await).await;
+    let running = receive("running").await;
+    kill(receive("dead-too").await).await;
+
+    let mut terminal = Terminal::start(&["inbox", "replay", "--db", &file, "--state", "dead"], &[]);
+    terminal.until("Replay these 2 events? [y/N] ");
+    // One that was there before, between the others, and one that was not.
+    kill(running).await;
+    kill(receive("new").await).await;
+    terminal.type_line("y");
+    let (rest, status) = terminal.end();
+    assert!(rest.ends_with("2 replayed\r\n"), "{rest:?}");
+    let mut filter = InboxFilter::default();
+    filter.state = Some(InboxState::Dead);
+    let dead = inbox.list(&filter, None, 9).await.unwrap();
+    let dead: Vec<_> = dead.iter().map(|row| row.job.to_string()).collect();
+    assert_eq!((status, dead), (Ok(0), ["running", "new"].map(str::to_owned).to_vec()));
+
+    let named = ["inbox", "replay", "--db", &file, "new"];
+    let mut terminal = Terminal::start(&named, &[]);
+    terminal.until("[y/N] ");
+    assert!(inbox.replay(&"new".parse().unwrap()).await.unwrap());
+    for leased in inbox.lease(9, Duration::from_secs(600)).await.unwrap() {
+        let _ = inbox.settle(&leased.lease, &Outcome::Done).await.unwrap();
+    }
+    terminal.type_line("y");
+    let (rest, status) = terminal.end();
+    assert!(rest.contains("new is not replayed: it has changed meanwhile"), "{rest:?}");
+    assert_eq!(
+        (status, inbox.stats().await.unwrap().done),
+        (Ok(1), 3),
+        "what is done now was to be replayed"
+    );
+}
+
+#[tokio::test]
+async fn a_terminal_obeys_no_body() {
+    let folder = Folder::new();
+    let file = folder.file("inbox.db");
+    let inbox = SqliteInbox::open(&file).unwrap();
+    let body =
+        "{\"job_id\":\"job\",\r\"data\":{\"id\":\"job\",\"type\":\"\u{9b}2J\u{202e}\",\"status\":\"x\"}}";
+    inbox.receive(&Envelope::try_from(Bytes::from(body)).unwrap()).await.unwrap();
+    for args in [&["show", "job", "--raw"] as &[_], &["show", "job"], &["list"]] {
+        let (shown, status) =
+            Terminal::start(&[&["inbox", args[0], "--db", &file], &args[1..]].concat(), &[]).end();
+        assert_eq!(status, Ok(0));
+        // Each byte comes as a character.
+        let shown: Vec<u8> = shown.chars().map(|char| u8::try_from(char).unwrap()).collect();
+        let shown = String::from_utf8(shown).unwrap();
+        assert!(!shown.contains(['\u{9b}', '\u{202e}']) && shown.contains("202e"), "{args:?}: {shown:?}");
+        assert!(!shown.replace("\r\n", "").contains('\r'), "{args:?}: {shown:?}");
+    }
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::FilterArgs;
 use super::rows::{self, Pages};
+use crate::arguments::number;
 use crate::database::DatabaseArgs;
 use crate::failure::Failure;
 use crate::output::{self, Format};
@@ -40,11 +41,11 @@ pub(super) struct List {
     filter: FilterArgs,
 
     /// How many rows at most; 0 for all
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = |text: &str| number::<u64>(text, 0..))]
     limit: u64,
 
     /// Only rows after the one with this number
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = |text: &str| number::<u64>(text, 0..))]
     after: Option<u64>,
 
     /// How to print them
@@ -63,15 +64,18 @@ impl List {
             let Some(row) = page.last() else { break };
             last = Some(row.number);
             match self.format {
-                Format::Json => page.iter().try_for_each(|row| output::json(&rows::json(row)))?,
+                Format::Json => page.iter().for_each(|row| output::json(&rows::json(row))),
                 Format::Text => {
                     // The header once, though the columns of later pages may be wider.
                     let table = rows::table(&page);
                     let header = if listed == 0 { &table.header[..] } else { &[] };
-                    header.iter().chain(&table.rows).try_for_each(output::line)?;
+                    output::lines(header.iter().chain(&table.rows));
                 }
             }
             listed += page.len() as u64;
+            if output::is_closed() {
+                return Ok(ExitCode::SUCCESS);
+            }
         }
         if listed == 0 && self.format == Format::Text {
             output::note(if self.filter.is_empty() { "the inbox is empty" } else { "no row is so" });

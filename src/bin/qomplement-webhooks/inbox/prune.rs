@@ -4,11 +4,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use humantime::{format_duration, parse_duration};
+use humantime::format_duration;
 use qomplement_webhooks::{InboxFilter, InboxState, Pruned, Retention};
 use serde_json::json;
 
 use super::rows::Pages;
+use crate::arguments::time;
 use crate::confirm::confirm;
 use crate::database::{DatabaseArgs, store};
 use crate::failure::Failure;
@@ -35,11 +36,11 @@ pub(super) struct Prune {
     database: DatabaseArgs,
 
     /// For how long bodies are kept after they were handled
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "7d")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "7d")]
     bodies: Duration,
 
     /// For how long rows are
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30d")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "30d")]
     rows: Duration,
 
     /// Only count what could be pruned
@@ -109,9 +110,9 @@ impl Prune {
                 "{} and {} {what}",
                 output::count(payloads, "body", "bodies"),
                 output::count(rows, "row", "rows")
-            ))?,
+            )),
             Format::Json => {
-                output::json(&json!({"bodies": payloads, "rows": rows, "dry_run": self.dry_run}))?;
+                output::json(&json!({"bodies": payloads, "rows": rows, "dry_run": self.dry_run}));
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use super::rows::{self, Pages};
 use super::{FilterArgs, State};
+use crate::arguments::number;
 use crate::confirm::confirm;
 use crate::database::{DatabaseArgs, store};
 use crate::failure::Failure;
@@ -46,7 +47,7 @@ pub(super) struct Replay {
     filter: FilterArgs,
 
     /// How many at most, the oldest first; 0 for all
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = |text: &str| number::<u64>(text, 0..))]
     limit: u64,
 
     /// Only show what would be replayed
@@ -91,11 +92,11 @@ impl Replay {
             output::note("nothing was replayed");
             return Ok(ExitCode::FAILURE);
         };
-        self.tell(&replayed)?;
+        self.tell(&replayed);
         Ok(if replayed.not_replayed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    fn tell(&self, replayed: &Replayed) -> Result<(), Failure> {
+    fn tell(&self, replayed: &Replayed) {
         if self.format == Format::Json {
             let not_replayed: serde_json::Map<_, _> =
                 replayed.not_replayed.iter().map(|(job, why)| (job.to_string(), json!(why))).collect();
@@ -143,7 +144,7 @@ impl Replay {
             return Ok(Some(replayed));
         }
         if self.format == Format::Text {
-            rows::table(&rows).lines().try_for_each(output::line)?;
+            output::lines(rows::table(&rows).lines());
         }
         if self.dry_run {
             return Ok(Some(replayed));
@@ -152,7 +153,10 @@ impl Replay {
             return Ok(None);
         }
         for row in rows {
-            if inbox.replay(&row.job).await.map_err(store)? {
+            // A question may have waited long for its answer.
+            let now = inbox.get(&row.job).await.map_err(store)?;
+            let is_same = now.is_some_and(|(now, _)| (now.number, now.state) == (row.number, row.state));
+            if is_same && inbox.replay(&row.job).await.map_err(store)? {
                 replayed.replayed += 1;
             } else {
                 replayed.not_replayed.push((row.job, "it has changed meanwhile".to_owned()));
@@ -167,19 +171,21 @@ impl Replay {
         filter.state.get_or_insert(InboxState::Dead);
         let most = if self.limit == 0 { u64::MAX } else { self.limit };
         let mut replayed = Replayed::default();
-        let mut last = 0;
+        let mut numbers = Vec::new();
         let mut pages = Pages::new(inbox, filter.clone(), None, most);
         loop {
             let page = pages.next().await?;
-            let Some(row) = page.last() else { break };
-            if replayed.matched == 0 && self.format == Format::Text {
-                rows::table(&page[..page.len().min(SHOWN)]).lines().try_for_each(output::line)?;
+            if page.is_empty() {
+                break;
             }
-            last = row.number;
+            if replayed.matched == 0 && self.format == Format::Text {
+                output::lines(rows::table(&page[..page.len().min(SHOWN)]).lines());
+            }
+            numbers.extend(page.iter().map(|row| row.number));
             replayed.matched += page.len() as u64;
         }
         if replayed.matched > SHOWN as u64 && self.format == Format::Text {
-            output::line(format_args!("… and {} more", replayed.matched - SHOWN as u64))?;
+            output::line(format_args!("… and {} more", replayed.matched - SHOWN as u64));
         }
         if self.dry_run || replayed.matched == 0 {
             return Ok(Some(replayed));
@@ -187,28 +193,28 @@ impl Replay {
         if !self.yes && !confirm(&question(replayed.matched)).await? {
             return Ok(None);
         }
-        replayed.replayed = replay_all(inbox, filter, last, most).await?;
+        replayed.replayed = replay_all(inbox, filter, &numbers).await?;
         Ok(Some(replayed))
     }
 }
 
-/// Replays what is there up to a row: nothing that came after the question was asked.
+/// Replays the rows that were counted, by their numbers in order, if they are still so: nothing that came, or died,
+/// after the question was asked.
 async fn replay_all(
     inbox: &Arc<dyn InboxAdmin>,
     filter: InboxFilter,
-    last: u64,
-    most: u64,
+    numbers: &[u64],
 ) -> Result<u64, Failure> {
+    let Some(last) = numbers.last() else { return Ok(0) };
     let mut count = 0;
     let mut under_way = JoinSet::new();
-    let mut pages = Pages::new(inbox, filter, None, most);
+    let mut pages = Pages::new(inbox, filter, None, u64::MAX);
     loop {
-        let mut page = pages.next().await?;
-        page.retain(|row| row.number <= last);
-        if page.is_empty() {
+        let page = pages.next().await?;
+        if page.first().is_none_or(|row| row.number > *last) {
             break;
         }
-        for row in page {
+        for row in page.into_iter().filter(|row| numbers.binary_search(&row.number).is_ok()) {
             if under_way.len() >= AT_ONCE {
                 count += replayed(under_way.join_next().await, count)?;
             }

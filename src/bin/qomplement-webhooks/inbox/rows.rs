@@ -1,14 +1,15 @@
 //! How rows are shown, and how all of them are gone through.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
-use console::{Term, measure_text_width, style, truncate_str};
+use console::{Term, measure_text_width};
 use qomplement_webhooks::{InboxAdmin, InboxFilter, InboxRow, InboxState};
 use serde_json::{Value, json};
 
 use crate::database::store;
 use crate::failure::Failure;
-use crate::output::{clean, is_terminal};
+use crate::output::{Line, clean, cut, is_terminal};
 use crate::time::short;
 
 /// How many rows are asked for at once.
@@ -89,46 +90,47 @@ pub(super) fn json(row: &InboxRow) -> Value {
 /// failed stand below the row.
 pub(super) fn table(rows: &[InboxRow]) -> Table {
     let columns = [
-        Column::new("JOB", rows, |row| row.job.to_string()),
+        Column::new("JOB", rows, |row| clean(&row.job.to_string())),
         Column::new("STATE", rows, |row| row.state.to_string()),
         Column::new("ATTEMPTS", rows, attempts),
         Column::new("AGE", rows, |row| short(row.age)),
         Column::new("NEXT", rows, next),
     ];
     let event = [
-        Column::new("TYPE", rows, |row| clean_or_dash(row.job_type.as_deref())),
-        Column::new("STATUS", rows, |row| clean_or_dash(row.status.as_deref())),
+        Column::new("TYPE", rows, |row| cut_or_dash(row.job_type.as_deref())),
+        Column::new("STATUS", rows, |row| cut_or_dash(row.status.as_deref())),
         Column::new("LAST ERROR", rows, |row| row.error.as_deref().map(clean).unwrap_or_default()),
     ];
     let width: usize = columns.iter().chain(&event).map(|column| column.width + 2).sum();
     let is_narrow = terminal_width().is_some_and(|terminal| width - 2 > terminal);
-    let cells = |row: Option<usize>| -> Vec<String> {
-        let [columns, event] = [&columns[..], &event[..]].map(|columns| {
-            let cells = columns.iter().map(|column| column.cell(row));
-            cells.collect::<Vec<_>>().join("  ")
-        });
+    let cells = |row: Option<usize>| -> Vec<Line> {
+        let all = [line(&columns, row), line(&event, row)];
         if is_narrow {
-            vec![fit(columns.trim_end()), fit(format!("    {event}").trim_end())]
+            let [columns, event] = all;
+            vec![fit(&columns.into()), fit(&format!("    {event}").trim_end().into())]
         } else {
-            vec![[columns, event].join("  ").trim_end().to_owned()]
+            let event_column = columns.iter().map(|column| column.width + 2).sum();
+            let [columns, event] = all;
+            vec![format!("{}{event}", padded(&columns, event_column)).trim_end().into()]
         }
     };
-    let header = cells(None).into_iter().map(|line| style(line).bold().to_string()).collect();
+    let header =
+        cells(None).into_iter().map(|line| Line::styled(line.as_str(), |line| line.bold())).collect();
     let lines = rows.iter().enumerate();
     let lines = lines.flat_map(|(number, row)| {
-        cells(Some(number)).into_iter().map(|line| paint(row.state, line)).collect::<Vec<_>>()
+        cells(Some(number)).into_iter().map(|line| paint(row.state, line.as_str())).collect::<Vec<_>>()
     });
     Table { header, rows: lines.collect() }
 }
 
 /// Lines to print.
 pub(super) struct Table {
-    pub(super) header: Vec<String>,
-    pub(super) rows: Vec<String>,
+    pub(super) header: Vec<Line>,
+    pub(super) rows: Vec<Line>,
 }
 
 impl Table {
-    pub(super) fn lines(&self) -> impl Iterator<Item = &String> {
+    pub(super) fn lines(&self) -> impl Iterator<Item = &Line> {
         self.header.iter().chain(&self.rows)
     }
 }
@@ -147,34 +149,44 @@ impl Column {
         Self { header, cells, width }
     }
 
-    /// The cell of a row, or the header, as wide as the column.
-    fn cell(&self, row: Option<usize>) -> String {
-        let cell = row.and_then(|row| self.cells.get(row)).map_or(self.header, String::as_str);
-        format!("{cell}{}", " ".repeat(self.width.saturating_sub(measure_text_width(cell))))
+    /// The cell of a row, or the header.
+    fn cell(&self, row: Option<usize>) -> &str {
+        row.and_then(|row| self.cells.get(row)).map_or(self.header, String::as_str)
     }
 }
 
-fn clean_or_dash(text: Option<&str>) -> String {
-    text.map_or_else(|| "-".to_owned(), clean)
+/// The cells of a row, each as wide as its column but the last.
+fn line(columns: &[Column], row: Option<usize>) -> String {
+    let Some((last, others)) = columns.split_last() else { return String::new() };
+    let others = others.iter().map(|column| padded(column.cell(row), column.width + 2));
+    others.collect::<String>() + last.cell(row)
+}
+
+fn padded(text: &str, width: usize) -> String {
+    format!("{text}{}", " ".repeat(width.saturating_sub(measure_text_width(text))))
+}
+
+/// A type or a status, of which all rows are as wide as the widest.
+fn cut_or_dash(text: Option<&str>) -> String {
+    const WIDEST: usize = 32;
+    text.map_or_else(|| "-".to_owned(), |text| cut(text, WIDEST))
 }
 
 /// In the colour of a state, on a terminal.
-pub(super) fn paint(state: InboxState, text: impl Into<String>) -> String {
-    let text = style(text.into());
-    match state {
+pub(super) fn paint(state: InboxState, text: impl Display) -> Line {
+    Line::styled(text, |text| match state {
         InboxState::Dead => text.red(),
         InboxState::Running => text.cyan(),
         InboxState::Done => text.green(),
         _ => text,
-    }
-    .to_string()
+    })
 }
 
 /// No longer than the terminal is wide, if there is one.
-pub(super) fn fit(line: &str) -> String {
+pub(super) fn fit(line: &Line) -> Line {
     match terminal_width() {
-        Some(width) => truncate_str(line, width, "…").into_owned(),
-        None => line.to_owned(),
+        Some(width) => line.fit(width),
+        None => line.clone(),
     }
 }
 

@@ -8,7 +8,7 @@ use qomplement_webhooks::{InboxState, JobId};
 use super::rows;
 use crate::database::{DatabaseArgs, store};
 use crate::failure::Failure;
-use crate::output::{self, Format, clean};
+use crate::output::{self, Format, Line, clean};
 use crate::time::short;
 
 /// Show a job's row, and its event
@@ -29,7 +29,7 @@ pub(super) struct Show {
     #[command(flatten)]
     database: DatabaseArgs,
 
-    /// Print the body of the event alone, byte for byte
+    /// Print the body of the event alone, byte for byte unless that is to a terminal
     #[arg(long, conflicts_with = "format")]
     raw: bool,
 
@@ -48,33 +48,32 @@ impl Show {
             let Some(body) = body else {
                 return Err(Failure::failed(format!("there is no body: {}", no_body(row.state))));
             };
-            output::bytes(&body)?;
+            output::raw_body(&body);
             return Ok(ExitCode::SUCCESS);
         }
         if self.format == Format::Json {
-            output::json_with_body(&rows::json(&row), body.as_deref())?;
+            output::json_with_body(&rows::json(&row), body.as_deref());
             return Ok(ExitCode::SUCCESS);
         }
-        let print = |name: &str, text: &str| output::line(format_args!("{name:<10}{text}"));
-        print("job", &row.job.to_string())?;
-        print("state", &rows::paint(row.state, row.state.as_str()))?;
+        let print = |name: &str, text: &str| output::line(format_args!("{name:<10}{}", clean(text)));
+        print("job", &row.job.to_string());
+        output::line(Line::from(format_args!("{:<10}", "state")).and(rows::paint(row.state, row.state)));
         for (name, text) in [("type", &row.job_type), ("status", &row.status)] {
-            print(name, text.as_deref().map_or_else(|| "-".to_owned(), clean).as_str())?;
+            print(name, text.as_deref().unwrap_or("-"));
         }
-        print("verified", if row.verified { "yes" } else { "no" })?;
-        print("attempts", &rows::attempts(&row))?;
-        print("age", &short(row.age))?;
-        print("next", &rows::next(&row))?;
+        print("verified", if row.verified { "yes" } else { "no" });
+        print("attempts", &rows::attempts(&row));
+        print("age", &short(row.age));
+        print("next", &rows::next(&row));
         if let Some(error) = &row.error {
-            print("error", &clean(error))?;
+            print("error", error);
         }
         let Some(body) = body else {
-            print("body", no_body(row.state))?;
+            print("body", no_body(row.state));
             return Ok(ExitCode::SUCCESS);
         };
-        print("body", &format!("{} bytes", body.len()))?;
-        let text = output::pretty(&body).unwrap_or_else(|| String::from_utf8_lossy(&body).into_owned());
-        text.lines().try_for_each(|line| output::line(clean(line)))?;
+        print("body", &format!("{} bytes", body.len()));
+        output::body(&body, "--raw");
         Ok(ExitCode::SUCCESS)
     }
 }

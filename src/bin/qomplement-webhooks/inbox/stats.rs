@@ -9,7 +9,7 @@ use serde_json::json;
 use super::rows;
 use crate::database::{DatabaseArgs, store};
 use crate::failure::Failure;
-use crate::output::{self, Format};
+use crate::output::{self, Format, Line};
 use crate::time::short;
 
 /// Count what is in an inbox
@@ -38,7 +38,7 @@ impl Stats {
         let inbox = self.database.open().await?;
         let stats = inbox.stats().await.map_err(store)?;
         match self.format {
-            Format::Text => lines(&stats).iter().try_for_each(output::line)?,
+            Format::Text => output::lines(&lines(&stats)),
             Format::Json => output::json(&json!({
                 "expected": stats.expected,
                 "received": stats.received,
@@ -47,13 +47,13 @@ impl Stats {
                 "dead": stats.dead,
                 "bytes": stats.bytes,
                 "oldest_due_seconds": stats.oldest_due.map(|due| due.as_secs_f64()),
-            }))?,
+            })),
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-pub(super) fn lines(stats: &InboxStats) -> Vec<String> {
+pub(super) fn lines(stats: &InboxStats) -> Vec<Line> {
     let states = [
         (InboxState::Expected, stats.expected, ""),
         (InboxState::Received, stats.received, "wait to be handled"),
@@ -66,12 +66,12 @@ pub(super) fn lines(stats: &InboxStats) -> Vec<String> {
         .map(|(state, count, what)| {
             let line = format!("{state:<9} {count:>9}  {what}");
             let line = line.trim_end();
-            if count == 0 { line.to_owned() } else { rows::paint(state, line) }
+            if count == 0 { line.into() } else { rows::paint(state, line) }
         })
         .collect();
-    lines.push(format!("{:<9} {:>9}  bytes of bodies", "", stats.bytes));
+    lines.push(format!("{:<9} {:>9}  bytes of bodies", "", stats.bytes).into());
     if let Some(due) = stats.oldest_due {
-        lines.push(format!("the oldest that is due has been for {}", short(due)));
+        lines.push(format!("the oldest that is due has been for {}", short(due)).into());
     }
     lines
 }

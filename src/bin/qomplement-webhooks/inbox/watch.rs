@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use clap::Args;
 use console::Term;
-use humantime::parse_duration;
 use qomplement_webhooks::{InboxAdmin, InboxFilter, InboxState, StoreError};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{rows, stats};
+use crate::arguments::{number, time_from};
 use crate::database::{DatabaseArgs, store};
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, Line};
 use crate::stop::stop;
 
 /// Watch an inbox: a table that follows what happens
@@ -32,19 +32,16 @@ pub(super) struct Watch {
     database: DatabaseArgs,
 
     /// How often to look
-    #[arg(long, value_name = "TIME", value_parser = time, default_value = "1s")]
+    #[arg(long, value_name = "TIME", value_parser = every, default_value = "1s")]
     every: Duration,
 
     /// How many rows to show of what is running, waits or is dead, the oldest of each
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = |text: &str| number::<usize>(text, 0..))]
     rows: usize,
 }
 
-fn time(text: &str) -> Result<Duration, String> {
-    match parse_duration(text) {
-        Ok(time) if time < Duration::from_millis(50) => Err("50ms at least".to_owned()),
-        time => time.map_err(|error| error.to_string()),
-    }
+fn every(text: &str) -> Result<Duration, String> {
+    time_from(text, Duration::from_millis(50))
 }
 
 impl Watch {
@@ -64,22 +61,25 @@ impl Watch {
                 lines = self.look(&inbox, screen.terminal.is_some()) => lines,
             };
             match lines {
-                Ok(lines) => screen.show(lines)?,
+                Ok(lines) => screen.show(lines),
                 Err(error) => {
                     let Failure::Failed(text) = store(error) else { continue };
-                    screen.fail(&text)?;
+                    screen.fail(&text);
                 }
+            }
+            if output::is_closed() {
+                return Ok(ExitCode::SUCCESS);
             }
         }
     }
 
-    async fn look(&self, inbox: &Arc<dyn InboxAdmin>, with_rows: bool) -> Result<Vec<String>, StoreError> {
+    async fn look(&self, inbox: &Arc<dyn InboxAdmin>, with_rows: bool) -> Result<Vec<Line>, StoreError> {
         let counts = inbox.stats().await?;
         if !with_rows {
-            return Ok(vec![format!(
+            return Ok(vec![Line::from(format_args!(
                 "expected {}  received {}  running {}  done {}  dead {}",
                 counts.expected, counts.received, counts.running, counts.done, counts.dead
-            )]);
+            ))]);
         }
         let mut lines = stats::lines(&counts);
         let mut shown = Vec::new();
@@ -89,7 +89,7 @@ impl Watch {
             shown.extend(inbox.list(&filter, None, self.rows).await?);
         }
         if !shown.is_empty() {
-            lines.push(String::new());
+            lines.push(Line::default());
             lines.extend(rows::table(&shown).lines().cloned());
         }
         Ok(lines)
@@ -99,7 +99,7 @@ impl Watch {
 /// Where the table is written: in its place on a terminal, and one after the other otherwise.
 struct Screen {
     terminal: Option<Term>,
-    last: Vec<String>,
+    last: Vec<Line>,
 }
 
 impl Screen {
@@ -111,13 +111,13 @@ impl Screen {
         Self { terminal, last: Vec::new() }
     }
 
-    fn show(&mut self, mut lines: Vec<String>) -> Result<(), Failure> {
+    fn show(&mut self, mut lines: Vec<Line>) {
         let Some(terminal) = &mut self.terminal else {
             if lines != self.last {
-                lines.iter().try_for_each(output::line)?;
+                output::lines(&lines);
                 self.last = lines;
             }
-            return Ok(());
+            return;
         };
         // What has scrolled off the screen cannot be written again.
         let (height, _) = terminal.size();
@@ -128,25 +128,26 @@ impl Screen {
             }
             for line in &lines {
                 terminal.clear_line()?;
-                writeln!(terminal, "{}", rows::fit(line))?;
+                writeln!(terminal, "{}", rows::fit(line).as_str())?;
             }
             terminal.clear_to_end_of_screen()?;
             terminal.flush()
         })();
         self.last = lines;
-        written.map_err(|error| Failure::output(&error))
+        if let Err(error) = written {
+            output::closed(error);
+        }
     }
 
     /// Shows why there is no table now.
-    fn fail(&mut self, why: &str) -> Result<(), Failure> {
-        let lines: Vec<_> = why.lines().map(str::to_owned).collect();
+    fn fail(&mut self, why: &str) {
+        let lines: Vec<_> = why.lines().map(Line::from).collect();
         if self.terminal.is_some() {
-            self.show(lines)?;
+            self.show(lines);
         } else if lines != self.last {
             output::error(why);
             self.last = lines;
         }
-        Ok(())
     }
 }
 

@@ -7,18 +7,20 @@ use std::str::FromStr;
 use bytes::Bytes;
 use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::{Envelope, JobType};
-use serde_json::Value;
+use serde::de::IgnoredAny;
 use uuid::Uuid;
 
+use super::edit;
 use crate::failure::Failure;
+use crate::output::clean;
 
 /// `PATH=VALUE`, of `--set`.
 #[derive(Debug, Clone)]
 pub(crate) enum Setting {
     /// The job's id, wherever it stands.
     JobId(String),
-    /// What a JSON pointer points to.
-    At(String, Value),
+    /// A JSON text, for what the keys lead to.
+    At(Vec<String>, String),
 }
 
 impl FromStr for Setting {
@@ -27,17 +29,24 @@ impl FromStr for Setting {
     fn from_str(text: &str) -> Result<Self, String> {
         let (path, value) =
             text.split_once('=').ok_or("a PATH=VALUE is needed, such as data.status=failed")?;
-        let pointer = match path {
-            "" => return Err("the path is empty".to_owned()),
+        let keys = match path {
+            "" => {
+                return Err("there is no path before the `=`: give one, such as data.status".to_owned());
+            }
             // An id is a text, also one that looks like a number.
             "job_id" => {
                 return Ok(Self::JobId(serde_json::from_str(value).unwrap_or_else(|_| value.to_owned())));
             }
-            _ if path.starts_with('/') => path.to_owned(),
-            _ => format!("/{}", path.replace('~', "~0").replace('/', "~1").replace('.', "/")),
+            _ => match path.strip_prefix('/') {
+                Some(pointer) => {
+                    pointer.split('/').map(|key| key.replace("~1", "/").replace("~0", "~")).collect()
+                }
+                None => path.split('.').map(str::to_owned).collect(),
+            },
         };
-        let json = serde_json::from_str(value);
-        Ok(Self::At(pointer, json.unwrap_or_else(|_| Value::from(value))))
+        let is_json = serde_json::from_str::<IgnoredAny>(value).is_ok();
+        let value = if is_json { value.trim().to_owned() } else { edit::quoted(value) };
+        Ok(Self::At(keys, value))
     }
 }
 
@@ -63,40 +72,30 @@ impl Bodies {
             "failed" => Some(Payload::failed(&JobType::Extract)),
             _ => None,
         };
-        match documented {
-            Some(payload) => Ok(Self::varying(set(payload, settings).to_bytes(), !fixes_id(settings))),
-            None => {
-                let body = read(what)?;
-                if settings.is_empty() {
-                    return Ok(Self::varying(body, many));
-                }
-                let payload = Payload::from_json(&body).map_err(|error| {
-                    Failure::usage(format!("{what} is not JSON, so nothing can be set in it: {error}"))
-                })?;
-                Ok(Self::varying(set(payload, settings).to_bytes(), many && !fixes_id(settings)))
-            }
+        let (body, varies) = match documented {
+            Some(payload) => (payload.to_bytes(), true),
+            None => (read(what)?, many),
+        };
+        if settings.is_empty() {
+            return Ok(Self::varying(body, varies));
         }
+        let body = set(what, &body, settings)?;
+        Ok(Self::varying(body.into(), varies && !fixes_id(settings)))
     }
 
     fn varying(body: Bytes, varies: bool) -> Self {
         let first = Uuid::new_v4().as_u128();
-        let Ok(envelope) = Envelope::try_from(body.clone()) else {
+        let Some((job, text)) = webhook(&body) else {
             return Self { pieces: vec![body], job: Some("(no webhook)".to_owned()), first };
         };
-        let job = envelope.job().to_string();
         if !varies {
             return Self { pieces: vec![body], job: Some(job), first };
         }
         let mut pieces = Vec::new();
         let mut rest = 0;
-        // As a text, or as a part of a path.
-        let is_alone = |place: &usize| {
-            let around = (body.get(place.wrapping_sub(1)), body.get(place + job.len()));
-            matches!(around, (Some(b'"' | b'/'), Some(b'"' | b'/')))
-        };
-        for place in memchr::memmem::find_iter(&body, &job).filter(is_alone) {
-            pieces.push(body.slice(rest..place));
-            rest = place + job.len();
+        for place in edit::places_of(text, &job) {
+            pieces.push(body.slice(rest..place.start));
+            rest = place.end;
         }
         pieces.push(body.slice(rest..));
         let job = (pieces.len() == 1).then_some(job);
@@ -120,11 +119,39 @@ fn fixes_id(settings: &[Setting]) -> bool {
     settings.iter().any(|setting| matches!(setting, Setting::JobId(_)))
 }
 
-fn set(payload: Payload, settings: &[Setting]) -> Payload {
-    settings.iter().cloned().fold(payload, |payload, setting| match setting {
-        Setting::JobId(id) => payload.job_id(id),
-        Setting::At(pointer, value) => payload.set(&pointer, value),
-    })
+/// The job of a body, and its text, if it is a webhook's.
+fn webhook(body: &Bytes) -> Option<(String, &str)> {
+    let envelope = Envelope::try_from(body.clone()).ok()?;
+    Some((envelope.job().to_string(), std::str::from_utf8(body).ok()?))
+}
+
+/// A body in which something is set, and the rest stays byte for byte.
+fn set(what: &str, body: &Bytes, settings: &[Setting]) -> Result<String, Failure> {
+    let is_json =
+        |body: &Bytes| serde_json::from_slice::<IgnoredAny>(body).map_err(|error| error.to_string());
+    let text = std::str::from_utf8(body).map_err(|error| error.to_string());
+    let text = text.and_then(|text| is_json(body).map(|_| text)).map_err(|error| {
+        Failure::usage(format!("{} is not JSON, so nothing can be set in it\n  {error}", clean(what)))
+    })?;
+    let mut text = text.to_owned();
+    for setting in settings {
+        text = match setting {
+            Setting::At(keys, value) => edit::set(&text, keys, value),
+            Setting::JobId(id) => set_id(&text, id),
+        }
+        .map_err(|error| Failure::usage(format!("--set: {error}")))?;
+    }
+    Ok(text)
+}
+
+fn set_id(text: &str, id: &str) -> Result<String, String> {
+    let id = edit::quoted(id);
+    if let Some((job, _)) = webhook(&Bytes::from(text.to_owned())) {
+        let within_quotes = &id[1..id.len() - 1];
+        return Ok(edit::replaced(text, &edit::places_of(text, &job), within_quotes));
+    }
+    let text = edit::set(text, &["job_id".to_owned()], &id)?;
+    edit::set(&text, &["data".to_owned(), "id".to_owned()], &id)
 }
 
 fn read(file: &str) -> Result<Bytes, Failure> {
@@ -137,9 +164,10 @@ fn read(file: &str) -> Result<Bytes, Failure> {
     match body {
         Ok(body) => Ok(body.into()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::usage(format!(
-            "there is no file {file}, and no event of that name: extract, fill-pdf, fill-excel or failed"
+            "there is no file {}, and no event of that name\n  Events are extract, fill-pdf, fill-excel and failed",
+            clean(file)
         ))),
-        Err(error) => Err(Failure::usage(format!("{file} cannot be read: {error}"))),
+        Err(error) => Err(Failure::usage(format!("{} cannot be read: {error}", clean(file)))),
     }
 }
 
@@ -147,7 +175,7 @@ fn read(file: &str) -> Result<Bytes, Failure> {
 mod tests {
     use std::fs;
 
-    use super::Bodies;
+    use super::{Bodies, Setting};
 
     #[test]
     fn nothing_but_the_id_of_the_job_changes() {
@@ -160,5 +188,16 @@ mod tests {
         let (job, sent) = bodies.unwrap().of(7);
         let expected = body.replace("\"12\"", &format!("\"{job}\"")).replace("/12/", &format!("/{job}/"));
         assert_eq!(String::from_utf8_lossy(&sent), expected);
+    }
+
+    #[test]
+    fn an_id_is_set_wherever_it_stands_however_it_is_escaped() {
+        let body = r#"{"data":{"type":"extract","status":"failed","id":"\u0061b","u":"\/jobs\/ab"},"n":1.0,"job_id":"ab"}"#;
+        let id = "a\"b\\";
+        let set = super::set("file", &body.into(), &[Setting::JobId(id.to_owned())]).unwrap();
+        let expected = r#"{"data":{"type":"extract","status":"failed","id":"a\"b\\","u":"\/jobs\/a\"b\\"},"n":1.0,"job_id":"a\"b\\"}"#;
+        assert_eq!(set, expected);
+        let none = super::set("file", &"{ }".into(), &[Setting::JobId("x".to_owned())]).unwrap();
+        assert_eq!(none, r#"{"job_id":"x","data":{"id":"x"} }"#);
     }
 }

@@ -1,22 +1,24 @@
 //! `send`: delivers webhooks as Qomplement does.
 
 mod bodies;
+mod edit;
 mod summary;
 
-use std::num::NonZero;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use qomplement_webhooks::sender::{Delivery, Sender};
+use qomplement_webhooks::sender::Sender;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use self::bodies::{Bodies, Setting};
 use self::summary::{Summary, Tally};
+use crate::arguments::{http_url, number, shown};
 use crate::failure::{Failure, causes};
 use crate::output::{self, Format};
 use crate::secret::{self, TokenArgs};
@@ -43,7 +45,8 @@ has one.
 --format json prints one object at the end:
   webhooks, deliveries, acknowledged, undeliverable, unfinished, attempts:
     numbers
-  answers: how many attempts had which status, or which error
+  answers: how many attempts had which status, with the code or the reason that
+    the server gave unless it is a success, or which error
   seconds, deliveries_per_second: numbers
   latency_ms: {p50, p99, max} of the attempts that were answered; null if none
     was")]
@@ -57,20 +60,20 @@ pub(crate) struct Send {
     to: String,
 
     /// Set something in the body, as often as you like: data.result.confidence=40, job_id=my-job; or, with a
-    /// JSON pointer, /data/id=other. The value is JSON, or else a text
+    /// JSON pointer, /data/id=other. The value is JSON, or else a text. All other bytes stay as they are
     #[arg(long = "set", value_name = "PATH=VALUE")]
     settings: Vec<Setting>,
 
     /// How many webhooks
-    #[arg(long, default_value_t = NonZero::<u64>::MIN)]
-    count: NonZero<u64>,
+    #[arg(long, default_value_t = 1, value_parser = |text: &str| number::<u64>(text, 1..))]
+    count: u64,
 
     /// How many deliveries at once
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    #[arg(long, default_value_t = 16, value_parser = |text: &str| number::<u64>(text, 1..=10_000))]
     concurrency: u64,
 
     /// How many more copies of each webhook, at the same time
-    #[arg(long, value_name = "COPIES", default_value_t = 0)]
+    #[arg(long, value_name = "COPIES", default_value_t = 0, value_parser = |text: &str| number::<u64>(text, 0..))]
     duplicates: u64,
 
     /// When a delivery that failed is tried again
@@ -101,17 +104,19 @@ const LINES: u64 = 20;
 impl Send {
     pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
         let target = self.target()?;
-        let bodies = Bodies::new(&self.what, &self.settings, self.count.get() > 1)?;
+        let bodies = Bodies::new(&self.what, &self.settings, self.count > 1)?;
         let copies = self.duplicates.saturating_add(1);
-        let Some(deliveries) = self.count.get().checked_mul(copies) else {
+        let Some(deliveries) = self.count.checked_mul(copies) else {
             return Err(Failure::usage("--count and --duplicates together are more than can be counted"));
         };
+        // The retries are ours, so that attempts count as soon as they have ended.
         let sender = Sender::to_url(&target)
             .map_err(|error| Failure::usage(format!("--to: {}", causes(&error))))?
-            .retry_delays(self.schedule.delays());
+            .retry_delays([]);
         let progress = progress(deliveries);
         let run = Arc::new(Run {
             sender,
+            delays: self.schedule.delays(),
             bodies,
             copies,
             deliveries,
@@ -132,28 +137,27 @@ impl Send {
                 () = &mut stopped => break Err(Failure::Interrupted),
                 worker = workers.join_next() => match worker {
                     None => break Ok(()),
-                    Some(Ok(Ok(()))) => {}
-                    Some(Ok(Err(failure))) => break Err(failure),
+                    Some(Ok(())) => {}
                     Some(Err(died)) => break Err(Failure::failed(format!("a bug: {died}"))),
                 },
             }
         };
         workers.shutdown().await;
         run.progress.finish_and_clear();
-        if let Err(failure @ (Failure::NobodyReads | Failure::Failed(_))) = ended {
+        if let Err(failure @ Failure::Failed(_)) = ended {
             return Err(failure);
         }
 
         let summary = Summary {
             target: shown(&target),
-            webhooks: self.count.get(),
+            webhooks: self.count,
             deliveries,
             took: began.elapsed(),
-            tally: &run.tally.lock().unwrap_or_else(PoisonError::into_inner),
+            tally: &run.tally(),
         };
         match self.format {
-            Format::Text => output::line(&summary)?,
-            Format::Json => output::json(&summary.json())?,
+            Format::Text => output::line(&summary),
+            Format::Json => output::json(&summary.json()),
         }
         ended?;
         Ok(if summary.is_all_acknowledged() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -164,6 +168,7 @@ impl Send {
         if self.what == "-" && self.token.is_stdin() {
             return Err(Failure::usage("the body and the token cannot both come from standard input"));
         }
+        http_url("--to", &self.to, "http://127.0.0.1:3000")?;
         let token = self.token.read()?;
         if secret::has_token(&self.to) && self.token.is_given() {
             return Err(Failure::usage("--to: the URL has a token, and another one was given"));
@@ -175,6 +180,7 @@ impl Send {
 /// What all workers share.
 struct Run {
     sender: Sender,
+    delays: Vec<Duration>,
     bodies: Bodies,
     copies: u64,
     deliveries: u64,
@@ -185,31 +191,64 @@ struct Run {
 }
 
 impl Run {
-    async fn work(self: Arc<Self>) -> Result<(), Failure> {
+    async fn work(self: Arc<Self>) {
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             if number >= self.deliveries {
-                return Ok(());
+                return;
             }
             let (job, body) = self.bodies.of(number / self.copies);
-            let delivery = self.sender.deliver(body).await;
-            self.tally.lock().unwrap_or_else(PoisonError::into_inner).count(&delivery);
+            let (is_acknowledged, attempts) = self.deliver(&body).await;
+            self.tally().delivery(is_acknowledged);
             self.progress.inc(1);
             if self.lines {
-                self.progress.suspend(|| output::line(format_args!("{job}  {}", told(&delivery))))?;
+                let told = told(&job, is_acknowledged, &attempts);
+                self.progress.suspend(|| output::line(told));
             }
         }
+    }
+
+    /// Delivers a webhook as [`Sender::deliver`] does, and counts each attempt when it ends. Returns whether it was
+    /// acknowledged, and what the attempts brought, if that is told.
+    async fn deliver(&self, body: &Bytes) -> (bool, Vec<(Duration, String)>) {
+        let began = Instant::now();
+        let mut attempts = Vec::new();
+        let mut delays = self.delays.iter();
+        loop {
+            let at = began.elapsed();
+            let delivery = self.sender.deliver(body.clone()).await;
+            for attempt in &delivery.attempts {
+                let answer = summary::answer(attempt);
+                self.tally().attempt(attempt, &answer);
+                if self.lines {
+                    attempts.push((at, answer));
+                }
+            }
+            match delays.next() {
+                Some(delay) if !delivery.is_delivered() => sleep_until(began + at + *delay).await,
+                _ => return (delivery.is_delivered(), attempts),
+            }
+        }
+    }
+
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What became of a delivery, in words.
-fn told(delivery: &Delivery) -> String {
-    let verdict = if delivery.is_delivered() { "acknowledged" } else { "undeliverable" };
-    let attempts = delivery.attempts.iter().enumerate().map(|(number, attempt)| match number {
-        0 => summary::answer(attempt),
-        _ => format!("{} after {}", summary::answer(attempt), precise(attempt.at)),
-    });
-    format!("{verdict}  {}", attempts.collect::<Vec<_>>().join(", "))
+fn told(job: &str, is_acknowledged: bool, attempts: &[(Duration, String)]) -> String {
+    let verdict = if is_acknowledged { "acknowledged" } else { "undeliverable" };
+    match attempts {
+        [(_, answer)] if summary::fits(&[job, verdict, answer]) => format!("{job}  {verdict}  {answer}"),
+        _ => {
+            let attempts = attempts.iter().enumerate().map(|(number, (at, answer))| match number {
+                0 => format!("\n    {answer}"),
+                _ => format!("\n    {answer} after {}", precise(*at)),
+            });
+            format!("{job}  {verdict}{}", attempts.collect::<String>())
+        }
+    }
 }
 
 impl Schedule {
@@ -234,9 +273,4 @@ fn progress(deliveries: u64) -> ProgressBar {
         bar.enable_steady_tick(Duration::from_millis(100));
     }
     bar
-}
-
-/// A URL without what could be secret in it.
-fn shown(url: &str) -> String {
-    url.split_once(['?', '#']).map_or(url, |(before, _)| before).to_owned()
 }

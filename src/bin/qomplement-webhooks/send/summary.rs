@@ -5,14 +5,15 @@ use std::fmt;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use qomplement_webhooks::sender::{Attempt, AttemptError, Delivery};
+use qomplement_webhooks::sender::{Attempt, AttemptError};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::failure::root_cause;
-use crate::output;
+use crate::output::{self, COLUMNS, Line, cut};
 use crate::time::precise;
 
-/// Counts deliveries; takes the same memory for any number of them.
+/// Counts attempts and deliveries; takes the same memory for any number of them.
 #[derive(Debug)]
 pub(crate) struct Tally {
     acknowledged: u64,
@@ -25,6 +26,8 @@ pub(crate) struct Tally {
 
 /// How many different answers are told apart.
 const ANSWERS: usize = 20;
+/// How much of a reason is told.
+const REASON: usize = 60;
 
 impl Tally {
     pub(crate) fn new() -> Self {
@@ -32,19 +35,19 @@ impl Tally {
         Self { acknowledged: 0, undeliverable: 0, attempts: 0, answers: BTreeMap::new(), latency }
     }
 
-    pub(crate) fn count(&mut self, delivery: &Delivery) {
-        *if delivery.is_delivered() { &mut self.acknowledged } else { &mut self.undeliverable } += 1;
-        for attempt in &delivery.attempts {
-            self.attempts += 1;
-            let mut answer = answer(attempt);
-            if self.answers.len() >= ANSWERS && !self.answers.contains_key(&answer) {
-                answer = "other".to_owned();
-            }
-            *self.answers.entry(answer).or_default() += 1;
-            if let (Ok(_), Some(latency)) = (&attempt.result, &mut self.latency) {
-                latency.saturating_record(attempt.took.as_micros().try_into().unwrap_or(u64::MAX));
-            }
+    /// Counts an attempt, which brought this.
+    pub(crate) fn attempt(&mut self, attempt: &Attempt, answer: &str) {
+        self.attempts += 1;
+        let is_told = self.answers.len() < ANSWERS || self.answers.contains_key(answer);
+        *self.answers.entry(if is_told { answer } else { "other" }.to_owned()).or_default() += 1;
+        if let (Ok(_), Some(latency)) = (&attempt.result, &mut self.latency) {
+            latency.saturating_record(attempt.took.as_micros().try_into().unwrap_or(u64::MAX));
         }
+    }
+
+    /// Counts a delivery that has ended.
+    pub(crate) fn delivery(&mut self, is_acknowledged: bool) {
+        *if is_acknowledged { &mut self.acknowledged } else { &mut self.undeliverable } += 1;
     }
 
     /// The times below which half of the answers, 99 of a hundred and all of them came.
@@ -55,13 +58,39 @@ impl Tally {
     }
 }
 
-/// What an attempt brought: a status, or what went wrong.
+/// What an attempt brought: a status, with the reason that the server gives unless it is a success, or what went
+/// wrong.
 pub(crate) fn answer(attempt: &Attempt) -> String {
-    match &attempt.result {
-        Ok(answer) => answer.status.as_u16().to_string(),
-        Err(AttemptError::Failed(error)) => root_cause(&**error),
+    let reason = match &attempt.result {
+        Ok(answer) if answer.status.is_success() => return answer.status.as_u16().to_string(),
+        Ok(answer) => {
+            let code = code(&answer.body).or_else(|| answer.status.canonical_reason().map(str::to_owned));
+            format!("{} {}", answer.status.as_u16(), code.unwrap_or_default())
+        }
+        Err(AttemptError::Failed(error)) => {
+            let cause = root_cause(&**error);
+            cause.split_once(" (os error").map_or(cause.as_str(), |(cause, _)| cause).to_owned()
+        }
         Err(error) => error.to_string(),
+    };
+    cut(reason.trim_end(), REASON)
+}
+
+/// The code of an error in an answer, as of this library's receivers.
+fn code(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Reply {
+        error: Error,
     }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Error {
+        Code { code: String },
+        Text(String),
+    }
+    let reply: Reply = serde_json::from_slice(body).ok()?;
+    let (Error::Code { code } | Error::Text(code)) = reply.error;
+    (!code.is_empty()).then_some(code)
 }
 
 pub(crate) struct Summary<'a> {
@@ -105,6 +134,11 @@ impl Summary<'_> {
     }
 }
 
+/// Whether texts fit beside each other.
+pub(crate) fn fits(texts: &[&str]) -> bool {
+    texts.iter().map(|text| Line::from(text).width() + 2).sum::<usize>() - 2 <= COLUMNS
+}
+
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Tally { acknowledged, undeliverable, attempts, answers, .. } = self.tally;
@@ -113,15 +147,26 @@ impl fmt::Display for Summary<'_> {
             copies => format!(", {copies} copies of each"),
         };
         let webhooks = output::count(self.webhooks, "webhook", "webhooks");
-        writeln!(f, "{webhooks}{copies}, to {}", self.target)?;
+        let target = format!("to {}", self.target);
+        let what = format!("{webhooks}{copies},");
+        let space = if fits(&[&what, &target]) { " " } else { "\n  " };
+        writeln!(f, "{what}{space}{target}")?;
         writeln!(f, "  acknowledged   {acknowledged}")?;
         writeln!(f, "  undeliverable  {undeliverable}")?;
         if self.unfinished() > 0 {
             writeln!(f, "  unfinished     {}", self.unfinished())?;
         }
         let answers: Vec<_> = answers.iter().map(|(answer, count)| format!("{answer}: {count}")).collect();
-        let answers = if answers.is_empty() { String::new() } else { format!("  ({})", answers.join(", ")) };
-        writeln!(f, "  attempts       {attempts}{answers}")?;
+        let total = format!("  attempts       {attempts}");
+        let in_one = format!("({})", answers.join(", "));
+        match &answers[..] {
+            [] => writeln!(f, "{total}")?,
+            _ if fits(&[&total, &in_one]) => writeln!(f, "{total}  {in_one}")?,
+            _ => {
+                writeln!(f, "{total}")?;
+                answers.iter().try_for_each(|answer| writeln!(f, "    {answer}"))?;
+            }
+        }
         if let Some([p50, p99, max]) = self.tally.latency() {
             writeln!(f, "  answered in    p50 {}, p99 {}, max {}", precise(p50), precise(p99), precise(max))?;
         }

@@ -1,0 +1,90 @@
+//! What arguments have in common: an error says what is wrong with a value, and what would be right.
+
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::ops::{Bound, RangeBounds};
+use std::str::FromStr;
+use std::time::Duration;
+
+use humantime::parse_duration;
+use reqwest::Url;
+
+use crate::failure::Failure;
+use crate::output::clean;
+
+/// A whole number in a range.
+pub(crate) fn number<T>(text: &str, range: impl RangeBounds<T>) -> Result<T, String>
+where
+    T: FromStr + PartialOrd + Display,
+{
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| match (range.start_bound(), range.end_bound()) {
+        (Bound::Included(least), Bound::Included(most)) => {
+            format!("a whole number from {least} to {most} is needed")
+        }
+        (Bound::Included(least), _) => format!("a whole number from {least} on is needed"),
+        _ => "a whole number is needed".to_owned(),
+    })
+}
+
+/// A time, such as `10s`.
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+        .map_err(|_| "a time with its unit is needed, such as 500ms, 10s, 5m or 7d".to_owned())
+}
+
+/// A time that is not shorter than another.
+pub(crate) fn time_from(text: &str, least: Duration) -> Result<Duration, String> {
+    match time(text)? {
+        time if time < least => Err(format!("{} at least", humantime::format_duration(least))),
+        time => Ok(time),
+    }
+}
+
+/// The address of a machine.
+pub(crate) fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| "an IP address is needed, such as 127.0.0.1, 0.0.0.0 or ::1".to_owned())
+}
+
+/// An http or https URL, of an option that wants one such as `example`.
+pub(crate) fn http_url(option: &str, text: &str, example: &str) -> Result<Url, Failure> {
+    let wrong = |what: &str| {
+        Failure::usage(format!("{option}: {} {what}\n  Give a URL such as {example}", clean(&shown(text))))
+    };
+    if !["http://", "https://"].iter().any(|scheme| {
+        text.get(..scheme.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(scheme))
+    }) {
+        return Err(wrong("does not begin with http:// or https://"));
+    }
+    Url::parse(text).map_err(|error| wrong(&format!("is no URL: {error}")))
+}
+
+/// A URL without what could be secret in it.
+pub(crate) fn shown(url: &str) -> String {
+    let url = url.split_once(['?', '#']).map_or(url, |(before, _)| before);
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+            let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+            format!("{scheme}://{host}{path}")
+        }
+        None => url.rsplit_once('@').map_or(url, |(_, rest)| rest).to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn a_url_is_shown_without_its_secrets() {
+        for (url, expected) in [
+            ("http://host/path?token=secret", "http://host/path"),
+            ("https://me:secret@host:1/p@th#secret", "https://host:1/p@th"),
+            ("me:secret@host/path", "host/path"),
+            ("host", "host"),
+        ] {
+            assert_eq!(shown(url), expected);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Text from elsewhere, made showable: the one place that knows which characters a terminal obeys, or hides.
+
+/// A text in one line.
+pub(crate) fn clean(text: &str) -> String {
+    escape(text, |_| false)
+}
+
+/// A text in lines.
+pub(crate) fn showable(text: &str) -> String {
+    escape(text, |char| char == '\n')
+}
+
+/// The first characters of a text, in one line.
+pub(crate) fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", clean(&text[..end])),
+        None => clean(text),
+    }
+}
+
+fn escape(text: &str, is_kept: impl Fn(char) -> bool) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for char in text.chars() {
+        if is_obeyed(char) && !is_kept(char) {
+            escaped.extend(char.escape_default());
+        } else {
+            escaped.push(char);
+        }
+    }
+    escaped
+}
+
+/// A text that is JSON, and is the same JSON afterwards. White space becomes spaces, and line ends what is given:
+/// within strings, JSON has neither.
+pub(super) fn json(text: &str, line_end: char) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '\n' => escaped.push(line_end),
+            '\r' | '\t' => escaped.push(' '),
+            char if is_obeyed(char) => {
+                for unit in char.encode_utf16(&mut [0; 2]) {
+                    escaped += &format!("\\u{unit:04x}");
+                }
+            }
+            char => escaped.push(char),
+        }
+    }
+    escaped
+}
+
+/// Whether a terminal would do something else with a character than show it: the controls, what turns or joins the
+/// text around it, what ends lines, and what cannot be seen.
+fn is_obeyed(char: char) -> bool {
+    char.is_control()
+        || matches!(
+            char,
+            '\u{ad}'
+                | '\u{34f}'
+                | '\u{600}'..='\u{605}'
+                | '\u{61c}'
+                | '\u{6dd}'
+                | '\u{70f}'
+                | '\u{890}'..='\u{891}'
+                | '\u{8e2}'
+                | '\u{115f}'..='\u{1160}'
+                | '\u{17b4}'..='\u{17b5}'
+                | '\u{180b}'..='\u{180f}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{3164}'
+                | '\u{feff}'
+                | '\u{ffa0}'
+                | '\u{fff0}'..='\u{fffb}'
+                | '\u{110bd}'
+                | '\u{110cd}'
+                | '\u{13430}'..='\u{1343f}'
+                | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}'
+                | '\u{e0000}'..='\u{e0fff}'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{clean, cut, json, showable};
+
+    #[test]
+    fn a_terminal_obeys_nothing_that_comes_from_elsewhere() {
+        assert_eq!(clean("a\u{1b}[31m\r\n\u{9b}2Jé"), "a\\u{1b}[31m\\r\\n\\u{9b}2Jé");
+        assert_eq!(showable("a\n\u{202e}b\u{2028}"), "a\n\\u{202e}b\\u{2028}");
+        assert_eq!(clean("\u{7f}\u{61c}\u{200b}\u{feff}").len(), 29);
+        assert_eq!(clean("日本語 العربية ❤\u{fe0f} –"), "日本語 العربية ❤\u{fe0f} –");
+        assert_eq!((cut("abcd", 3).as_str(), cut("ab\u{7f}", 3).as_str()), ("abc…", "ab\\u{7f}"));
+    }
+
+    #[test]
+    fn json_stays_the_same_json() {
+        let text = "{\"a\u{202e}\u{e0041}\u{9b}\":\r\t[\n1]}";
+        let escaped = json(text, ' ');
+        assert_eq!(escaped, "{\"a\\u202e\\udb40\\udc41\\u009b\":  [ 1]}");
+        let [one, other] =
+            [text, &escaped].map(|text| serde_json::from_str::<serde_json::Value>(text).unwrap());
+        assert_eq!(one, other);
+    }
+}
