@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use qomplement_webhooks::{
-    InboxAdmin, PostgresInbox, PostgresStoreError, SqliteInbox, SqliteInboxError, StoreError,
+    InboxAdmin, InboxFilter, PostgresInbox, PostgresStoreError, SqliteInbox, SqliteInboxError, StoreError,
 };
 
 use crate::failure::{Failure, causes};
@@ -94,7 +94,8 @@ async fn postgres(url: &str, table: Option<&str>) -> Result<PostgresInbox, Failu
             .with_table(schema, table)
             .map_err(|error| Failure::usage(format!("--table: {}", causes(&error))))?;
     }
-    inbox.check().await.map_err(store)?;
+    // Not `check`: it asks for the right to write, and most commands only look.
+    inbox.list(&InboxFilter::default(), None, 0).await.map_err(store)?;
     Ok(inbox)
 }
 
@@ -112,7 +113,7 @@ fn sqlite(file: &Path) -> Result<SqliteInbox, Failure> {
     }
     SqliteInbox::builder(file).create(false).open().map_err(|error| {
         let tip = match &error {
-            SqliteInboxError::TooNew { .. } => "",
+            SqliteInboxError::TooNew { .. } | SqliteInboxError::TooOld { .. } => "",
             SqliteInboxError::NotADatabase | SqliteInboxError::NotAnInbox => {
                 "\n  Is it the right file? Nothing in it was changed"
             }

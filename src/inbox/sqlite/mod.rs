@@ -1,5 +1,6 @@
 //! The inbox in one file, through SQLite.
 
+mod place;
 mod queue;
 mod reads;
 mod schema;
@@ -75,6 +76,11 @@ use crate::store::{Fenced, StoreError};
 /// as many as [the builder](Self::builder) allows, or when the disk is full. What
 /// is done or dead does not count to the first two.
 ///
+/// A file that was deleted, moved or replaced while it is open takes nothing any more, also if only `PATH-wal` or
+/// `PATH-shm` was: every call fails, so that the receiver answers 503, and an error is logged. When the same files are
+/// back, it goes on. A new file is not taken up: restart the program. Before every commit, the files are compared with
+/// those that were opened, by device and inode (on Unix; Windows lets nobody delete or move them).
+///
 /// # Errors
 ///
 /// When another process holds the file's lock, a write waits for three seconds unless
@@ -133,6 +139,19 @@ pub enum SqliteInboxError {
     /// The file is another program's database.
     #[error("the file is an SQLite database, but not an inbox")]
     NotAnInbox,
+    /// The file, or what lies beside it, cannot be written.
+    #[error("the file cannot be written, or its -wal or -shm cannot; so it cannot be read either")]
+    ReadOnly(#[source] Box<dyn Error + Send + Sync>),
+    /// The file was written by an older version of this crate, and [`create`](SqliteInboxBuilder::create) is off.
+    #[error(
+        "the file has version {found}, and this program needs version {known}; a server of this version upgrades it"
+    )]
+    TooOld {
+        /// The version of the file.
+        found: i64,
+        /// The version that this program needs.
+        known: i64,
+    },
     /// The file was written by a newer version of this crate.
     #[error("the file has version {found}, and this program knows versions up to {known}: use a newer one")]
     TooNew {
@@ -166,7 +185,7 @@ impl SqliteInbox {
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened, is not an inbox, or is one of a newer version.
+    /// When the file cannot be opened or written, is not an inbox, or is one of a newer version.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, SqliteInboxError> {
         Self::builder(path).open()
     }
@@ -210,8 +229,9 @@ impl SqliteInboxBuilder {
         self
     }
 
-    /// Whether a file that does not exist is created, and an empty one made an inbox. Default: true. Without it,
-    /// a mistyped path is an error: good for programs that look into an inbox of another.
+    /// Whether a file that does not exist is created, an empty one made an inbox, and one of an older version
+    /// upgraded. Default: true. Without it, each of these is an error, and nothing is changed: good for programs that
+    /// look into an inbox of another.
     pub fn create(mut self, create: bool) -> Self {
         self.settings.create = create;
         self
@@ -236,15 +256,16 @@ impl SqliteInboxBuilder {
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened, is not an inbox, or is one of a newer version.
+    /// When the file cannot be opened or written, is not an inbox, or is one of a newer version; without
+    /// [`create`](Self::create), also when it is one of an older version.
     pub fn open(self) -> Result<SqliteInbox, SqliteInboxError> {
         // Whatever happens to the working directory later; and no name is special to SQLite then.
         let path = std::path::absolute(&self.path).map_err(|error| SqliteInboxError::Open(error.into()))?;
-        let connection = schema::open(&path, &self.settings)?;
-        let arrived = Arc::new(Notify::new());
-        let writer = Writer::start(connection, self.settings.limits, arrived.clone())
+        let (connection, place) = schema::open(&path, &self.settings)?;
+        let (place, arrived) = (Some(Arc::new(place)), Arc::new(Notify::new()));
+        let writer = Writer::start(connection, place.clone(), self.settings.limits, arrived.clone())
             .map_err(SqliteInboxError::Thread)?;
-        let readers = Readers::new(&path, self.settings.busy_timeout);
+        let readers = Readers::new(&path, place, self.settings.busy_timeout);
         Ok(SqliteInbox { inner: Arc::new(Inner { path, writer, readers, arrived }) })
     }
 }

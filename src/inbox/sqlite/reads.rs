@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use super::place::Place;
 use super::totals::state;
 use super::{between, integer, now, schema};
 use crate::event::JobId;
@@ -27,13 +28,14 @@ pub(super) struct Readers {
 
 struct Shared {
     path: PathBuf,
+    place: Option<Arc<Place>>,
     busy_timeout: Duration,
     idle: Mutex<Vec<Connection>>,
 }
 
 impl Readers {
-    pub(super) fn new(path: &Path, busy_timeout: Duration) -> Self {
-        let shared = Shared { path: path.to_owned(), busy_timeout, idle: Mutex::default() };
+    pub(super) fn new(path: &Path, place: Option<Arc<Place>>, busy_timeout: Duration) -> Self {
+        let shared = Shared { path: path.to_owned(), place, busy_timeout, idle: Mutex::default() };
         Self { shared: Arc::new(shared), room: Arc::new(Semaphore::new(READERS)) }
     }
 
@@ -49,20 +51,54 @@ impl Readers {
             let _room = room;
             shared.read(read)
         });
-        task.await.map_err(StoreError::unavailable)?.map_err(StoreError::unavailable)
+        task.await.map_err(StoreError::unavailable)?
     }
 }
 
 impl Shared {
-    fn read<T>(&self, read: impl FnOnce(&Connection) -> ::rusqlite::Result<T>) -> ::rusqlite::Result<T> {
+    fn read<T>(&self, read: impl FnOnce(&Connection) -> ::rusqlite::Result<T>) -> Result<T, StoreError> {
+        self.check()?;
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match idle {
             Some(connection) => connection,
-            None => schema::open_to_read(&self.path, self.busy_timeout)?,
+            None => self.open()?,
         };
-        let value = read(&connection)?;
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
-        Ok(value)
+        match read(&connection) {
+            Ok(value) => {
+                self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+                Ok(value)
+            }
+            Err(error) => {
+                self.close(&connection);
+                Err(StoreError::unavailable(error))
+            }
+        }
+    }
+
+    fn open(&self) -> Result<Connection, StoreError> {
+        let opened = schema::open_to_read(&self.path, self.busy_timeout).map_err(StoreError::unavailable)?;
+        // It may have been replaced meanwhile.
+        self.check().inspect_err(|_| self.close(&opened))?;
+        Ok(opened)
+    }
+
+    /// What another file says is no answer.
+    fn check(&self) -> Result<(), StoreError> {
+        self.place.as_ref().map_or(Ok(()), |place| place.check()).map_err(StoreError::unavailable)
+    }
+
+    fn close(&self, connection: &Connection) {
+        if let Some(place) = &self.place {
+            place.before_closing(connection);
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for connection in &*self.idle.lock().unwrap_or_else(PoisonError::into_inner) {
+            self.close(connection);
+        }
     }
 }
 

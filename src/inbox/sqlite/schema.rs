@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use ::rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
+use super::place::{self, Place};
 use super::{Settings, SqliteInboxError, integer};
 
 /// Sets our files apart from other programs' databases.
@@ -65,19 +66,32 @@ pub(super) const MIGRATIONS: [&str; 1] = ["
 const IDENTITY: &str = "SELECT (SELECT application_id FROM pragma_application_id),
     (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_schema)";
 
-/// Opens a file to write to it: one that is an inbox, or, unless the settings say otherwise, that is empty and
-/// becomes one.
-pub(super) fn open(path: &Path, settings: &Settings) -> Result<Connection, SqliteInboxError> {
+/// Opens a file to write to it: one that is an inbox of this version or, unless the settings say otherwise, that is
+/// empty or older and becomes one.
+pub(super) fn open(path: &Path, settings: &Settings) -> Result<(Connection, Place), SqliteInboxError> {
+    open_as(path, settings, &MIGRATIONS)
+}
+
+/// Opens a file that the migrations lead to.
+pub(super) fn open_as(
+    path: &Path,
+    settings: &Settings,
+    migrations: &[&str],
+) -> Result<(Connection, Place), SqliteInboxError> {
+    let before = place::identity(path).ok();
     let flags = if settings.create { OpenFlags::SQLITE_OPEN_CREATE } else { OpenFlags::empty() };
     let mut connection = connect(path, settings.busy_timeout, flags)?;
-    let version = version(&connection)?;
-    if version == 0 && !settings.create {
-        return Err(SqliteInboxError::NotAnInbox);
+    let known = integer(migrations.len());
+    let version = version(&connection, known)?;
+    match version {
+        0 if !settings.create => return Err(SqliteInboxError::NotAnInbox),
+        found if found < known && !settings.create => return Err(SqliteInboxError::TooOld { found, known }),
+        _ => {}
     }
     make_durable(&connection, settings.busy_timeout)?;
     // Asked first, so that a file which needs nothing opens while another process writes to it.
-    if version < integer(MIGRATIONS.len()) {
-        migrate(&mut connection)?;
+    if version < known {
+        migrate(&mut connection, migrations)?;
     }
     connection.execute_batch(&format!("PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}"))?;
     if let Some(bytes) = settings.max_file_bytes {
@@ -85,7 +99,22 @@ pub(super) fn open(path: &Path, settings: &Settings) -> Result<Connection, Sqlit
         let pages = integer(bytes) / page.max(1);
         connection.execute_batch(&format!("PRAGMA max_page_count = {}", pages.clamp(1, u32::MAX.into())))?;
     }
-    Ok(connection)
+    // That opens the log and the shared memory, too.
+    see_that_it_is_writable(&connection, settings.busy_timeout)?;
+    let place = Place::new(path, before).map_err(|error| SqliteInboxError::Open(error.into()))?;
+    Ok((connection, place))
+}
+
+/// SQLite opens a file that it may not write to for reading alone, and says so at the first write. This one writes
+/// nothing, and does not wait for another program that writes.
+fn see_that_it_is_writable(connection: &Connection, busy_timeout: Duration) -> Result<(), SqliteInboxError> {
+    connection.busy_timeout(Duration::ZERO)?;
+    let written = connection.execute_batch("DELETE FROM inbox_total WHERE false");
+    connection.busy_timeout(busy_timeout)?;
+    match written {
+        Err(error) if !is_busy(&error) => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Opens a file that is an inbox, to read from it.
@@ -105,9 +134,8 @@ fn connect(path: &Path, busy_timeout: Duration, flags: OpenFlags) -> ::rusqlite:
 }
 
 /// The version of a file, 0 if it is empty, unless it is not ours.
-fn version(connection: &Connection) -> Result<i64, SqliteInboxError> {
+fn version(connection: &Connection, known: i64) -> Result<i64, SqliteInboxError> {
     let identity = connection.query_row(IDENTITY, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    let known = integer(MIGRATIONS.len());
     match identity {
         (APPLICATION_ID, found, _) if (0..=known).contains(&found) => Ok(found),
         (APPLICATION_ID, found, _) => Err(SqliteInboxError::TooNew { found, known }),
@@ -141,17 +169,17 @@ pub(super) fn make_durable(connection: &Connection, busy_timeout: Duration) -> R
     }
 }
 
-fn migrate(connection: &mut Connection) -> Result<(), SqliteInboxError> {
+fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<(), SqliteInboxError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Another process may have been faster.
-    let version = version(&transaction)?;
-    for migration in MIGRATIONS.iter().skip(usize::try_from(version).unwrap_or(0)) {
+    let version = version(&transaction, integer(migrations.len()))?;
+    for migration in migrations.iter().skip(usize::try_from(version).unwrap_or(0)) {
         transaction.execute_batch(migration)?;
     }
-    if version < integer(MIGRATIONS.len()) {
+    if version < integer(migrations.len()) {
         transaction.execute_batch(&format!(
             "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {}",
-            MIGRATIONS.len()
+            migrations.len()
         ))?;
     }
     transaction.commit()?;
@@ -166,6 +194,7 @@ impl From<::rusqlite::Error> for SqliteInboxError {
     fn from(error: ::rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(ErrorCode::NotADatabase) => Self::NotADatabase,
+            Some(ErrorCode::ReadOnly) => Self::ReadOnly(error.into()),
             _ => Self::Open(error.into()),
         }
     }

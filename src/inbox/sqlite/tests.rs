@@ -20,7 +20,7 @@ fn in_memory() -> Connection {
 #[tokio::test]
 async fn calls_fail_when_the_thread_that_writes_has_died() {
     let limits = Limits { rows: 1, bytes: 1 };
-    let writer = Writer::start(in_memory(), limits, Arc::new(Notify::new())).unwrap();
+    let writer = Writer::start(in_memory(), None, limits, Arc::new(Notify::new())).unwrap();
     assert_eq!(writer.write(0, |_| Ok(7)).await.unwrap(), 7);
     let dying = writer.write::<(), _>(0, |_| panic!("a bug"));
     let calls = async { tokio::join!(dying, writer.write(0, |_| Ok(()))) };
@@ -45,11 +45,37 @@ fn the_connection_that_writes_waits_for_the_disk() {
     let folder = std::env::temp_dir().join(format!("qomplement-webhooks-durable-{}", std::process::id()));
     std::fs::create_dir(&folder).unwrap();
     let settings = super::SqliteInbox::builder("").settings;
-    let connection = schema::open(&folder.join("inbox.db"), &settings).unwrap();
+    let (connection, _) = schema::open(&folder.join("inbox.db"), &settings).unwrap();
     let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
     let journal: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
     assert_eq!((synchronous, journal.as_str()), (2, "wal"));
     drop(connection);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_file_of_an_older_version_is_upgraded_by_who_may_create_it_and_by_nobody_else() {
+    let folder = std::env::temp_dir().join(format!("qomplement-webhooks-upgrade-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let file = folder.join("inbox.db");
+    let settings = super::SqliteInbox::builder("").settings;
+    let looking = super::Settings { create: false, ..settings };
+    drop(schema::open(&file, &settings).unwrap());
+    let before = std::fs::read(&file).unwrap();
+
+    let next = [schema::MIGRATIONS[0], "ALTER TABLE inbox ADD COLUMN next_version INTEGER"];
+    let refused = schema::open_as(&file, &looking, &next).map(drop).unwrap_err();
+    assert!(matches!(refused, SqliteInboxError::TooOld { found: 1, known: 2 }), "{refused:?}");
+    assert_eq!(std::fs::read(&file).unwrap(), before, "a program that looks has changed the file");
+
+    let (connection, _) = schema::open_as(&file, &settings, &next).unwrap();
+    connection.execute_batch("SELECT next_version FROM inbox").unwrap();
+    drop(connection);
+    drop(schema::open_as(&file, &looking, &next).unwrap());
+    for settings in [settings, looking] {
+        let refused = schema::open(&file, &settings).map(drop).unwrap_err();
+        assert!(matches!(refused, SqliteInboxError::TooNew { found: 2, known: 1 }), "{refused:?}");
+    }
     std::fs::remove_dir_all(folder).unwrap();
 }
 

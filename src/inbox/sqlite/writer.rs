@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tracing::error;
 
 use super::Limits;
+use super::place::{Lost, Place};
 use super::queue::{Batch, Call, Command, Queue, unanswered};
 use super::transitions::Transaction;
 use crate::store::StoreError;
@@ -22,6 +23,8 @@ pub(super) struct Writer {
 /// What the thread works with.
 struct Thread {
     connection: Connection,
+    /// `None` for a database that is in no file.
+    place: Option<Arc<Place>>,
     limits: Limits,
     queue: Arc<Queue>,
     arrived: Arc<Notify>,
@@ -32,12 +35,19 @@ enum Failure {
     /// It can be none of the others' fault.
     OfOne(::rusqlite::Error),
     OfAll(::rusqlite::Error),
+    /// What would be committed, nobody would find.
+    Lost(Lost),
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, limits: Limits, arrived: Arc<Notify>) -> io::Result<Self> {
+    pub(super) fn start(
+        connection: Connection,
+        place: Option<Arc<Place>>,
+        limits: Limits,
+        arrived: Arc<Notify>,
+    ) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
-        let thread = Thread { connection, limits, queue: queue.clone(), arrived };
+        let thread = Thread { connection, place, limits, queue: queue.clone(), arrived };
         thread::Builder::new().name("webhook-inbox".into()).spawn(move || thread.run())?;
         Ok(Self { queue })
     }
@@ -97,6 +107,11 @@ impl Thread {
                 let error = Arc::new(error);
                 commands.into_iter().for_each(|command| command.answer(Err(store_error(&error))));
             }
+            Err(Failure::Lost(lost)) => {
+                let lost = Arc::new(lost);
+                let error = || StoreError::unavailable(lost.clone());
+                commands.into_iter().for_each(|command| command.answer(Err(error())));
+            }
         }
     }
 
@@ -121,6 +136,7 @@ impl Thread {
             }
         }
         let arrived = transaction.end().map_err(Failure::OfAll)?;
+        self.place.as_ref().map_or(Ok(()), |place| place.check()).map_err(Failure::Lost)?;
         sql.commit().map_err(Failure::OfAll)?;
         Ok(arrived)
     }
@@ -150,6 +166,9 @@ impl Drop for Thread {
             error!("the thread that writes to the inbox has panicked: nothing is stored any more");
         }
         self.queue.abandon();
+        if let Some(place) = &self.place {
+            place.before_closing(&self.connection);
+        }
     }
 }
 

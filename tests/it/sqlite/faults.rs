@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use qomplement_webhooks::{
-    Envelope, InboxAdmin, InboxStore, JobId, Outcome, Receipt, Retention, SqliteInbox, StoreError,
+    Envelope, Fenced, InboxAdmin, InboxStore, JobId, Outcome, Receipt, Retention, SqliteInbox, StoreError,
 };
 use rusqlite::Connection;
 use tokio::task::JoinSet;
@@ -236,4 +236,36 @@ async fn waiting_ends_when_something_can_be_leased() {
     let lease = lease_one(&inbox).await;
     settle(&inbox, &lease, retry(HOUR)).await;
     waited().await.expect_err("to be tried again later");
+    let expected: JobId = "expected".parse().unwrap();
+    inbox.expect(&expected, Duration::ZERO).await.unwrap();
+    waited().await.expect_err("expected");
+    let overdue = inbox.overdue(1, HOUR).await.unwrap().remove(0).lease;
+    assert_eq!(inbox.verify(&overdue, &completed(&expected)).await.unwrap(), Fenced::Applied);
+    waited().await.expect("fetched");
+}
+
+#[tokio::test]
+async fn a_call_prunes_about_64_mib_of_bodies_at_most() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    // Only their lengths are large.
+    let fill = "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 10)
+        INSERT INTO inbox (job_id, state, job_type, status, bytes, received_at, done_at)
+        SELECT 'job-' || n, 'done', 'extract', 'completed', 16 << 20, 0, n FROM numbers;
+        INSERT INTO inbox_body (id, body) SELECT id, x'00' FROM inbox;
+        UPDATE inbox_total SET rows = 10, bytes = 10 * (16 << 20) WHERE state = 'done'";
+    Connection::open(folder.file()).unwrap().execute_batch(fill).unwrap();
+    let bodies = Retention { payload: Duration::ZERO, row: HOUR * 1_000_000 };
+    assert_eq!(inbox.prune(&bodies).await.unwrap().payloads, 4);
+    assert_eq!(inbox.prune(&bodies).await.unwrap().payloads, 4);
+    let rows = Retention { payload: HOUR * 1_000_000, row: Duration::ZERO };
+    // What has no body any more comes first.
+    assert_eq!(inbox.prune(&rows).await.unwrap().rows, 10);
+    let stats = inbox.stats().await.unwrap();
+    assert_eq!((stats.done, stats.bytes), (0, 0));
+
+    Connection::open(folder.file()).unwrap().execute_batch(fill).unwrap();
+    assert_eq!(inbox.prune(&rows).await.unwrap().rows, 4);
+    assert_eq!(inbox.prune(&rows).await.unwrap().rows, 4);
+    assert_eq!(inbox.prune(&rows).await.unwrap().rows, 2);
 }

@@ -4,6 +4,7 @@ mod contract;
 mod faults;
 mod file;
 mod model;
+mod place;
 mod sharing;
 
 use std::path::{Path, PathBuf};
