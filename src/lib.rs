@@ -126,7 +126,7 @@ pub use self::jobs::{
     RequestPermit,
 };
 #[cfg(feature = "postgres")]
-pub use self::postgres::PostgresStoreError;
+pub use self::postgres::{PostgresStoreError, PostgresTableError};
 pub use self::receiver::{BuildError, WebhookReceiver, WebhookReceiverBuilder};
 pub use self::reconcile::{Reconciler, RunningReconciler};
 pub use self::store::{Fenced, StoreError};

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{Claim, ClaimToken, DedupStore};
 use crate::guard::chain;
-use crate::postgres::{self, Connector, PostgresStoreError, TableName, microseconds};
+use crate::postgres::{self, Connector, Database, PostgresStoreError, Schema, TableName, microseconds};
 use crate::store::{Fenced, StoreError};
 
 /// A [`DedupStore`] in PostgreSQL (feature `postgres`): processes that share it run a job's handler one at
@@ -47,7 +47,7 @@ use crate::store::{Fenced, StoreError};
 /// # The table
 ///
 /// `qomplement_dedup`, in the first schema of the `search_path`, unless [`with_table`](Self::with_table) says
-/// otherwise. [`migrate`](Self::migrate) creates it; [`migration`](Self::migration) is the SQL for
+/// otherwise. [`migrate`](Self::migrate) creates it; [`migrations`](Self::migrations) are the SQL for
 /// migrations of your own. The role needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on it.
 ///
 /// Rows that have expired are deleted in the background, once a minute while claims come, in batches of a
@@ -55,16 +55,17 @@ use crate::store::{Fenced, StoreError};
 ///
 /// # Errors
 ///
-/// With [`from_url`](Self::from_url), a call waits up to two seconds for one of sixteen connections. A
-/// connection is not used again after a call that failed or was dropped.
+/// With [`from_url`](Self::from_url), a call waits up to two seconds for one of sixteen connections. The holders of
+/// claims have two more for when all of these are in use. A connection is not used again after a call that failed
+/// or was dropped.
 pub struct PostgresDedupStore {
-    pool: Pool,
-    table: TableName,
+    database: Database,
     statements: Statements,
     next_pruning: Mutex<Instant>,
 }
 
 const TABLE: &str = "qomplement_dedup";
+const KIND: &str = "qomplement-webhooks dedup";
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 const PRUNE_ROWS: i64 = 1000;
 
@@ -74,17 +75,27 @@ impl PostgresDedupStore {
     /// With `sslmode=require` the connection is made with TLS (feature `postgres-tls`), and the server's
     /// certificate must be one that the system trusts; without it, there is no TLS.
     ///
+    /// A URL may name several hosts (`postgres://user:password@first,second/database`). They are tried one after
+    /// another, each for its share of two seconds, or of the URL's `connect_timeout` if that is longer; of several, one is
+    /// used that takes writes, unless the URL's `target_session_attrs` says `read-only`.
+    ///
     /// # Errors
     ///
-    /// When the URL is not one. Whether the database is there, [`check`](Self::check) says.
+    /// When the URL is not one, or has a setting that is not supported. Whether the database is there,
+    /// [`check`](Self::check) says.
     pub fn from_url(url: &str) -> Result<Self, PostgresStoreError> {
         Connector::from_url(url)?.pool().map(Self::from_pool)
     }
 
     /// Makes a store on a pool of your own. Its timeouts are the pool's.
+    ///
+    /// Handlers may use the same pool. When they hold all its connections, renewing, completing and releasing use
+    /// two that the first claim has taken out of the pool, which opens two others in their place when it needs them: so
+    /// there are two more than the pool's size. What the pool does with a new connection is done with these, too.
     #[must_use]
     pub fn from_pool(pool: Pool) -> Self {
-        Self::new(pool, TableName::unqualified(TABLE))
+        let schema = schema(TableName::unqualified(TABLE));
+        Self::new(Database::new(pool, schema))
     }
 
     /// Uses another table.
@@ -94,50 +105,55 @@ impl PostgresDedupStore {
     /// When a name is empty, holds a NUL, or is longer than 63 bytes (the schema's) or 50 (the table's).
     /// Any other character is fine: names are quoted.
     pub fn with_table(self, schema: &str, table: &str) -> Result<Self, PostgresStoreError> {
-        Ok(Self::new(self.pool, TableName::new(schema, table)?))
+        let schema = self::schema(TableName::new(schema, table)?);
+        Ok(Self::new(self.database.with_schema(schema)))
     }
 
-    fn new(pool: Pool, table: TableName) -> Self {
-        let statements = Statements::new(&table);
-        Self { pool, table, statements, next_pruning: Mutex::new(Instant::now() + PRUNE_EVERY) }
-    }
-
-    /// Creates the table, and its schema if one was named, unless the table exists. Any number of processes
-    /// may do so at once.
-    ///
-    /// # Errors
-    ///
-    /// When the database is not reached, or the role may not create tables.
-    pub async fn migrate(&self) -> Result<(), StoreError> {
-        postgres::create(&self.pool, &self.table.to_string(), &self.migration()).await
-    }
-
-    /// What [`migrate`](Self::migrate) runs, for migrations of your own. It changes nothing that exists.
+    /// Knows one version of the table more, for tests of what comes after this one.
+    #[doc(hidden)]
     #[must_use]
-    pub fn migration(&self) -> String {
-        let (table, index) = (&self.table, self.table.index("until"));
-        let schema = self.table.schema().map(|schema| format!("CREATE SCHEMA IF NOT EXISTS {schema};\n"));
-        format!(
-            "{}CREATE TABLE IF NOT EXISTS {table} (
-    job_id text COLLATE \"C\" PRIMARY KEY,
-    owner uuid NOT NULL,
-    done boolean NOT NULL,
-    until timestamptz NOT NULL
-);
-CREATE INDEX IF NOT EXISTS {index} ON {table} (until);
-",
-            schema.unwrap_or_default()
-        )
+    pub fn with_next_version(self, statements: &str) -> Self {
+        let schema = self.database.schema().with_step(statements);
+        Self::new(self.database.with_schema(schema))
     }
 
-    /// Reaches the database, and looks whether the table is there. Good for a program's start and for
-    /// health checks.
+    fn new(database: Database) -> Self {
+        let statements = Statements::new(database.schema().table());
+        Self { database, statements, next_pruning: Mutex::new(Instant::now() + PRUNE_EVERY) }
+    }
+
+    /// Creates the table, and its schema if one was named, or brings the table up to this version of the crate. Any
+    /// number of processes may do so at once.
+    ///
+    /// The table's comment says which version it has.
     ///
     /// # Errors
     ///
-    /// When the database is not reached, refuses the credentials, or has no such table.
+    /// When the database is not reached, the role may not create tables, or there is such a table that is not one of
+    /// these or has a newer version: the source is a [`PostgresTableError`](crate::PostgresTableError) then.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        self.database.migrate().await
+    }
+
+    /// The SQL that [`migrate`](Self::migrate) runs, for migrations of your own: one text for each version of the
+    /// table. The first creates it, each other one upgrades the table from the version before.
+    #[must_use]
+    pub fn migrations(&self) -> Vec<String> {
+        self.database.schema().migrations()
+    }
+
+    /// Reaches the database, and looks for what would make calls fail: a table that is missing, has another
+    /// version, other columns, or is not the one that [`migrate`](Self::migrate) would create; privileges that the
+    /// role lacks; a server that takes no writes; a database that cannot hold every text. Good for a program's start and
+    /// for health checks.
+    ///
+    /// # Errors
+    ///
+    /// When the database is not reached, refuses the credentials, or one of these is found: the source is a
+    /// [`PostgresTableError`](crate::PostgresTableError) then.
     pub async fn check(&self) -> Result<(), StoreError> {
-        postgres::query(&self.pool, &self.statements.check, &[]).await.map(drop)
+        self.database.check().await?;
+        postgres::query(&self.database, &self.statements.check, &[]).await.map(drop)
     }
 
     /// Deletes up to a thousand expired rows, and returns how many.
@@ -146,7 +162,7 @@ CREATE INDEX IF NOT EXISTS {index} ON {table} (until);
     ///
     /// When the database is not reached.
     pub async fn prune(&self) -> Result<u64, StoreError> {
-        prune(&self.pool, &self.statements.prune).await
+        prune(&self.database, &self.statements.prune).await
     }
 
     /// Deletes expired rows in the background, if it is time.
@@ -157,10 +173,10 @@ CREATE INDEX IF NOT EXISTS {index} ON {table} (until);
             return;
         }
         *next = now + PRUNE_EVERY;
-        let (pool, statement) = (self.pool.clone(), self.statements.prune.clone());
+        let (database, statement) = (self.database.clone(), self.statements.prune.clone());
         tokio::spawn(async move {
             loop {
-                match prune(&pool, &statement).await {
+                match prune(&database, &statement).await {
                     Ok(rows) if rows < PRUNE_ROWS.unsigned_abs() => return,
                     Ok(rows) => debug!(rows, "expired rows were deleted"),
                     Err(error) => {
@@ -172,18 +188,15 @@ CREATE INDEX IF NOT EXISTS {index} ON {table} (until);
         });
     }
 
-    /// Runs one of the writes, and says whether it took place.
-    async fn write(
+    /// Runs one of the writes of a claim, and says whether it took place.
+    async fn claim_by(
         &self,
         statement: &str,
         token: &ClaimToken,
-        done: bool,
         time: Duration,
     ) -> Result<bool, StoreError> {
-        let (job, owner, time) = (token.job().to_string(), owner(token), microseconds(time));
-        let parameters: [(&(dyn ToSql + Sync), Type); 4] =
-            [(&job, Type::TEXT), (&owner, Type::UUID), (&done, Type::BOOL), (&time, Type::INT8)];
-        let written = postgres::query(&self.pool, statement, &parameters).await?;
+        let values = Values::new(token, false, time);
+        let written = postgres::query(&self.database, statement, &values.parameters()).await?;
         Ok(!written.is_empty())
     }
 
@@ -194,14 +207,35 @@ CREATE INDEX IF NOT EXISTS {index} ON {table} (until);
         done: bool,
         time: Duration,
     ) -> Result<Fenced, StoreError> {
-        let written = self.write(&self.statements.take, token, done, time).await?
-            || self.write(&self.statements.insert, token, done, time).await?;
-        Ok(fenced(written))
+        let (values, Statements { take, insert, .. }) = (Values::new(token, done, time), &self.statements);
+        for statement in [take, insert] {
+            let written = postgres::query_leased(&self.database, statement, &values.parameters()).await?;
+            if !written.is_empty() {
+                return Ok(Fenced::Applied);
+            }
+        }
+        Ok(Fenced::Stale)
     }
 }
 
-async fn prune(pool: &Pool, statement: &str) -> Result<u64, StoreError> {
-    let deleted = postgres::query(pool, statement, &[(&PRUNE_ROWS, Type::INT8)]).await?;
+/// What makes the table, version by version.
+fn schema(table: TableName) -> Schema {
+    let index = table.index("until");
+    let first = format!(
+        "CREATE TABLE {table} (
+    job_id text COLLATE \"C\" PRIMARY KEY,
+    owner uuid NOT NULL,
+    done boolean NOT NULL,
+    until timestamptz NOT NULL
+);
+CREATE INDEX {index} ON {table} (until);
+"
+    );
+    Schema::new(table, KIND, vec![first])
+}
+
+async fn prune(database: &Database, statement: &str) -> Result<u64, StoreError> {
+    let deleted = postgres::query(database, statement, &[(&PRUNE_ROWS, Type::INT8)]).await?;
     Ok(deleted.len() as u64)
 }
 
@@ -209,12 +243,13 @@ async fn prune(pool: &Pool, statement: &str) -> Result<u64, StoreError> {
 impl DedupStore for PostgresDedupStore {
     async fn claim(&self, claim: &ClaimToken, lease: Duration) -> Result<Claim, StoreError> {
         let (id, owner) = (claim.job().to_string(), owner(claim));
+        self.database.reserve().await?;
         loop {
-            if self.write(&self.statements.insert, claim, false, lease).await? {
+            if self.claim_by(&self.statements.insert, claim, lease).await? {
                 break;
             }
             let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&id, Type::TEXT), (&owner, Type::UUID)];
-            let held = postgres::query(&self.pool, &self.statements.held, &parameters).await?;
+            let held = postgres::query(&self.database, &self.statements.held, &parameters).await?;
             if let Some(held) = held.first() {
                 if held.get("done") {
                     return Ok(Claim::Done);
@@ -223,7 +258,7 @@ impl DedupStore for PostgresDedupStore {
                 return Ok(Claim::InProgress { retry_after: Duration::from_micros(left.unsigned_abs()) });
             }
             // It has expired, or it is this claim's own and the reply to the insertion was lost.
-            if self.write(&self.statements.take, claim, false, lease).await? {
+            if self.claim_by(&self.statements.take, claim, lease).await? {
                 break;
             }
         }
@@ -242,8 +277,8 @@ impl DedupStore for PostgresDedupStore {
     async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
         let (job, owner) = (claim.job().to_string(), owner(claim));
         let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&job, Type::TEXT), (&owner, Type::UUID)];
-        let deleted = postgres::query(&self.pool, &self.statements.release, &parameters).await?;
-        Ok(fenced(!deleted.is_empty()))
+        let deleted = postgres::query_leased(&self.database, &self.statements.release, &parameters).await?;
+        Ok(if deleted.is_empty() { Fenced::Stale } else { Fenced::Applied })
     }
 }
 
@@ -251,8 +286,17 @@ fn owner(token: &ClaimToken) -> Uuid {
     Uuid::from_u128(token.owner())
 }
 
-fn fenced(written: bool) -> Fenced {
-    if written { Fenced::Applied } else { Fenced::Stale }
+/// The values of a write: job, owner, whether the job is done, and for how long.
+struct Values(String, Uuid, bool, i64);
+
+impl Values {
+    fn new(token: &ClaimToken, done: bool, time: Duration) -> Self {
+        Self(token.job().to_string(), owner(token), done, microseconds(time))
+    }
+
+    fn parameters(&self) -> [(&(dyn ToSql + Sync), Type); 4] {
+        [(&self.0, Type::TEXT), (&self.1, Type::UUID), (&self.2, Type::BOOL), (&self.3, Type::INT8)]
+    }
 }
 
 /// The statements, with the table's name in them. Each is planned anew whenever it runs, so they are simple:
@@ -313,6 +357,8 @@ impl Statements {
 
 impl fmt::Debug for PostgresDedupStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresDedupStore").field("table", &self.table.to_string()).finish_non_exhaustive()
+        f.debug_struct("PostgresDedupStore")
+            .field("table", &self.database.schema().table().to_string())
+            .finish_non_exhaustive()
     }
 }

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 
+use qomplement_webhooks::PostgresTableError;
 use tokio_postgres::error::SqlState;
 
 use crate::failure::causes;
@@ -15,6 +16,9 @@ pub(crate) fn hint(error: &(dyn Error + 'static)) -> &'static str {
             && let Some(state) = error.code()
         {
             return of_postgres(state, &causes(error));
+        }
+        if let Some(PostgresTableError::Missing { .. }) = error.downcast_ref() {
+            return of_postgres(&SqlState::UNDEFINED_TABLE, "");
         }
         if let Some(error) = error.downcast_ref::<io::Error>()
             && error.kind() == io::ErrorKind::ConnectionRefused

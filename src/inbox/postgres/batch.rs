@@ -280,7 +280,7 @@ async fn send(inner: &Inner, batch: &[Received], may_be_known: bool) -> Result<V
     ];
     let statements = &inner.statements;
     let statement = if may_be_known { &statements.receive } else { &statements.receive_new };
-    let query = postgres::query(&inner.pool, statement, &parameters);
+    let query = postgres::query(&inner.database, statement, &parameters);
     let rows = timeout(BATCH_TIME, query).await.unwrap_or_else(|late| Err(StoreError::unavailable(late)));
     let stored: Result<Vec<Found>, StoreError> = rows.and_then(|rows| {
         let full = |fits: &bool| may_be_known && !fits;
@@ -348,7 +348,7 @@ async fn count(inner: &Inner) {
     let count = inner.room.begin_count();
     let most = i64::try_from(inner.room.limits().rows).unwrap_or(i64::MAX);
     let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&most, Type::INT8)];
-    let query = postgres::query(&inner.pool, &inner.statements.count, &parameters);
+    let query = postgres::query(&inner.database, &inner.statements.count, &parameters);
     let counted = match timeout(BATCH_TIME, query).await {
         Ok(rows) => rows.and_then(|rows| {
             let Some(row) = rows.first() else { return Ok([0; 4]) };

@@ -28,7 +28,9 @@ use super::{
 };
 use crate::event::{Envelope, Job, JobId};
 use crate::jobs::JobRegistry;
-use crate::postgres::{self, Connector, PostgresStoreError, TableName, column, microseconds};
+use crate::postgres::{
+    self, Connector, Database, PostgresStoreError, Schema, TableName, column, microseconds,
+};
 use crate::store::{Fenced, StoreError};
 
 /// An [`InboxStore`] in PostgreSQL (feature `postgres`): any number of receivers and workers, on any number of
@@ -75,22 +77,22 @@ use crate::store::{Fenced, StoreError};
 /// # The table
 ///
 /// `qomplement_inbox`, in the first schema of the `search_path`, unless [`with_table`](Self::with_table) says
-/// otherwise. [`migrate`](Self::migrate) creates it; [`migration`](Self::migration) is the SQL for
+/// otherwise. [`migrate`](Self::migrate) creates it; [`migrations`](Self::migrations) are the SQL for
 /// migrations of your own. The role needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on it. Neither receiving nor
 /// leasing takes longer when there are many rows that are done; workers prune them.
 ///
 /// # Errors
 ///
-/// With [`from_url`](Self::from_url), a call waits up to two seconds for one of sixteen connections. A
-/// connection is not used again after a call that failed or was dropped.
+/// With [`from_url`](Self::from_url), a call waits up to two seconds for one of sixteen connections. Workers have
+/// two more for when all of these are in use, so that a lease is renewed in time. A connection is not used
+/// again after a call that failed or was dropped.
 #[derive(Clone)]
 pub struct PostgresInbox {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    pool: Pool,
-    table: TableName,
+    database: Database,
     /// How to reach the server to listen, if that is known.
     connector: Option<Connector>,
     statements: Statements,
@@ -128,19 +130,30 @@ impl PostgresInbox {
     /// With `sslmode=require` the connection is made with TLS (feature `postgres-tls`), and the server's
     /// certificate must be one that the system trusts; without it, there is no TLS.
     ///
+    /// A URL may name several hosts (`postgres://user:password@first,second/database`). They are tried one after
+    /// another, each for its share of two seconds, or of the URL's `connect_timeout` if that is longer; of several, one is
+    /// used that takes writes, unless the URL's `target_session_attrs` says `read-only`.
+    ///
     /// # Errors
     ///
-    /// When the URL is not one. Whether the database is there, [`check`](Self::check) says.
+    /// When the URL is not one, or has a setting that is not supported. Whether the database is there,
+    /// [`check`](Self::check) says.
     pub fn from_url(url: &str) -> Result<Self, PostgresStoreError> {
         let connector = Connector::from_url(url)?;
-        Ok(Self::new(connector.pool()?, Some(connector), TableName::unqualified(TABLE), LIMITS))
+        let database = Database::new(connector.pool()?, statements::schema(TableName::unqualified(TABLE)));
+        Ok(Self::new(database, Some(connector), LIMITS))
     }
 
     /// Makes an inbox on a pool of your own. Its timeouts are the pool's, and it does not listen: workers find
     /// what other processes received when they poll.
+    ///
+    /// Handlers may use the same pool. When they hold all its connections, leasing, renewing and settling use
+    /// two that the first lease has taken out of the pool, which opens two others in their place when it needs them: so
+    /// there are two more than the pool's size. What the pool does with a new connection is done with these, too.
     #[must_use]
     pub fn from_pool(pool: Pool) -> Self {
-        Self::new(pool, None, TableName::unqualified(TABLE), LIMITS)
+        let schema = statements::schema(TableName::unqualified(TABLE));
+        Self::new(Database::new(pool, schema), None, LIMITS)
     }
 
     /// Uses another table.
@@ -150,8 +163,20 @@ impl PostgresInbox {
     /// When a name is empty, holds a NUL, or is longer than 63 bytes (the schema's) or 50 (the table's).
     /// Any other character is fine: names are quoted.
     pub fn with_table(self, schema: &str, table: &str) -> Result<Self, PostgresStoreError> {
-        let Inner { pool, connector, room, .. } = &*self.inner;
-        Ok(Self::new(pool.clone(), connector.clone(), TableName::new(schema, table)?, room.limits()))
+        Ok(self.with_schema(statements::schema(TableName::new(schema, table)?)))
+    }
+
+    /// Knows one version of the table more, for tests of what comes after this one.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_next_version(self, statements: &str) -> Self {
+        let schema = self.inner.database.schema().with_step(statements);
+        self.with_schema(schema)
+    }
+
+    fn with_schema(self, schema: Schema) -> Self {
+        let Inner { database, connector, room, .. } = &*self.inner;
+        Self::new(database.with_schema(schema), connector.clone(), room.limits())
     }
 
     /// How many events may wait to be handled, about: above, a new one is refused with [`StoreError::Full`].
@@ -174,16 +199,16 @@ impl PostgresInbox {
     }
 
     fn with_limits(self, limits: Limits) -> Self {
-        let Inner { pool, connector, table, .. } = &*self.inner;
-        Self::new(pool.clone(), connector.clone(), table.clone(), limits)
+        let Inner { database, connector, .. } = &*self.inner;
+        Self::new(database.clone(), connector.clone(), limits)
     }
 
-    fn new(pool: Pool, connector: Option<Connector>, table: TableName, limits: Limits) -> Self {
+    fn new(database: Database, connector: Option<Connector>, limits: Limits) -> Self {
+        let table = database.schema().table();
         let inner = Inner {
-            statements: Statements::new(&table),
+            statements: Statements::new(table),
             payload: listen::payload(&table.to_string()),
-            pool,
-            table,
+            database,
             connector,
             queue: Queue::default(),
             room: Room::new(limits),
@@ -193,29 +218,37 @@ impl PostgresInbox {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Creates the table, and its schema if one was named, unless the table exists. Any number of processes
-    /// may do so at once.
+    /// Creates the table, and its schema if one was named, or brings the table up to this version of the crate. Any
+    /// number of processes may do so at once.
+    ///
+    /// The table's comment says which version it has.
     ///
     /// # Errors
     ///
-    /// When the database is not reached, or the role may not create tables.
+    /// When the database is not reached, the role may not create tables, or there is such a table that is not one of
+    /// these or has a newer version: the source is a [`PostgresTableError`](crate::PostgresTableError) then.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        postgres::create(&self.inner.pool, &self.inner.table.to_string(), &self.migration()).await
+        self.inner.database.migrate().await
     }
 
-    /// What [`migrate`](Self::migrate) runs, for migrations of your own. It changes nothing that exists.
+    /// The SQL that [`migrate`](Self::migrate) runs, for migrations of your own: one text for each version of the
+    /// table. The first creates it, each other one upgrades the table from the version before.
     #[must_use]
-    pub fn migration(&self) -> String {
-        statements::migration(&self.inner.table)
+    pub fn migrations(&self) -> Vec<String> {
+        self.inner.database.schema().migrations()
     }
 
-    /// Reaches the database, and looks whether the table is there. Good for a program's start and for
-    /// health checks.
+    /// Reaches the database, and looks for what would make calls fail: a table that is missing, has another
+    /// version, other columns, or is not the one that [`migrate`](Self::migrate) would create; privileges that the
+    /// role lacks; a server that takes no writes; a database that cannot hold every text. Good for a program's start and
+    /// for health checks.
     ///
     /// # Errors
     ///
-    /// When the database is not reached, refuses the credentials, or has no such table.
+    /// When the database is not reached, refuses the credentials, or one of these is found: the source is a
+    /// [`PostgresTableError`](crate::PostgresTableError) then.
     pub async fn check(&self) -> Result<(), StoreError> {
+        self.inner.database.check().await?;
         self.query(&self.inner.statements.check, &[]).await.map(drop)
     }
 
@@ -269,7 +302,15 @@ impl PostgresInbox {
     }
 
     async fn query(&self, statement: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, StoreError> {
-        postgres::query(&self.inner.pool, statement, parameters).await
+        postgres::query(&self.inner.database, statement, parameters).await
+    }
+
+    async fn query_leased(
+        &self,
+        statement: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, StoreError> {
+        postgres::query_leased(&self.inner.database, statement, parameters).await
     }
 
     /// Runs one of the writes that carry the number of a lease. They return a row when they take place.
@@ -279,12 +320,21 @@ impl PostgresInbox {
         lease: &Lease,
         others: &[Parameter<'_>],
     ) -> Result<Fenced, StoreError> {
-        let Ok(sequence) = i64::try_from(lease.sequence()) else { return Ok(Fenced::Stale) };
+        let written = self.query_as_holder(statement, lease, others).await?;
+        Ok(if written.is_empty() { Fenced::Stale } else { Fenced::Applied })
+    }
+
+    async fn query_as_holder(
+        &self,
+        statement: &str,
+        lease: &Lease,
+        others: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, StoreError> {
+        let Ok(sequence) = i64::try_from(lease.sequence()) else { return Ok(Vec::new()) };
         let job = lease.job().to_string();
         let mut parameters: Vec<Parameter<'_>> = vec![(&job, Type::TEXT), (&sequence, Type::INT8)];
         parameters.extend_from_slice(others);
-        let written = self.query(statement, &parameters).await?;
-        Ok(if written.is_empty() { Fenced::Stale } else { Fenced::Applied })
+        self.query_leased(statement, &parameters).await
     }
 }
 
@@ -297,12 +347,20 @@ impl InboxStore for PostgresInbox {
     async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
         let (most, length) = (limit(most), microseconds(length));
         let parameters: [Parameter<'_>; 2] = [(&most, Type::INT8), (&length, Type::INT8)];
-        let rows = self.query(&self.inner.statements.lease, &parameters).await?;
+        self.inner.database.reserve().await?;
+        let rows = self.query_leased(&self.inner.statements.lease, &parameters).await?;
         rows.iter().map(leased).collect()
     }
 
     async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError> {
-        self.write(&self.inner.statements.renew, lease, &[(&microseconds(length), Type::INT8)]).await
+        let length = microseconds(length);
+        let renew = &self.inner.statements.renew;
+        let held = self.query_as_holder(renew, lease, &[(&length, Type::INT8)]).await?;
+        match held.first() {
+            None => Ok(Fenced::Stale),
+            Some(row) if column(row, "renewed")? => Ok(Fenced::Applied),
+            Some(_) => Err(StoreError::unavailable("a transaction that has not ended holds the event's row")),
+        }
     }
 
     async fn verify(&self, lease: &Lease, event: &Envelope) -> Result<Fenced, StoreError> {
@@ -364,7 +422,8 @@ impl InboxStore for PostgresInbox {
     async fn overdue(&self, most: usize, length: Duration) -> Result<Vec<Overdue>, StoreError> {
         let (most, length) = (limit(most), microseconds(length));
         let parameters: [Parameter<'_>; 2] = [(&most, Type::INT8), (&length, Type::INT8)];
-        let rows = self.query(&self.inner.statements.overdue, &parameters).await?;
+        self.inner.database.reserve().await?;
+        let rows = self.query_leased(&self.inner.statements.overdue, &parameters).await?;
         let overdue = rows.iter().map(|row| {
             Ok(Overdue { lease: lease(row)?, late: duration(column(row, "late")?), asked: asked(row)? })
         });
@@ -524,7 +583,7 @@ fn storable(text: &str) -> Cow<'_, str> {
 impl fmt::Debug for PostgresInbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresInbox")
-            .field("table", &self.inner.table.to_string())
+            .field("table", &self.inner.database.schema().table().to_string())
             .field("limits", &self.inner.room.limits())
             .finish_non_exhaustive()
     }

@@ -3,7 +3,7 @@
 //! Whether something is due is asked of the time when the statement began, and new times are counted from
 //! the time when the row is found: both err on the safe side.
 
-use crate::postgres::TableName;
+use crate::postgres::{Schema, TableName};
 
 /// Where arrivals are told, with the inbox and its table as the payload.
 pub(super) const CHANNEL: &str = "qomplement_inbox";
@@ -42,16 +42,21 @@ pub(super) struct Statements {
     pub(super) stats: String,
 }
 
+/// What makes the table, version by version. A version that is released is never changed: the next one alters it.
+pub(super) fn schema(table: TableName) -> Schema {
+    let steps = vec![first_version(&table)];
+    Schema::new(table, "qomplement-webhooks inbox", steps)
+}
+
 /// Creates the table.
 ///
 /// Each index holds the rows of one question, and none but the first two the rows that are done: so what is
 /// done costs nothing. A body of more than two kilobytes lies beside the table (TOAST), and is not written again
 /// with its row.
-pub(super) fn migration(table: &TableName) -> String {
-    let schema = table.schema().map(|schema| format!("CREATE SCHEMA IF NOT EXISTS {schema};\n"));
+fn first_version(table: &TableName) -> String {
     let index = |name| table.index(name);
     format!(
-        "{schema}CREATE TABLE IF NOT EXISTS {table} (
+        "CREATE TABLE {table} (
     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     job_id text COLLATE \"C\" NOT NULL UNIQUE,
     state text NOT NULL CHECK (state IN ('expected', 'received', 'running', 'done', 'dead')),
@@ -71,13 +76,12 @@ pub(super) fn migration(table: &TableName) -> String {
     received_at timestamptz NOT NULL,
     ended_at timestamptz CHECK (ended_at IS NOT NULL OR state NOT IN ('done', 'dead'))
 ) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
-CREATE INDEX IF NOT EXISTS {due} ON {table} (due_at, number) WHERE {UNFINISHED};
-CREATE INDEX IF NOT EXISTS {expected} ON {table} (due_at) WHERE state = 'expected';
-CREATE INDEX IF NOT EXISTS {done} ON {table} (ended_at) WHERE state = 'done' AND body IS NOT NULL;
-CREATE INDEX IF NOT EXISTS {pruned} ON {table} (ended_at) WHERE state = 'done' AND body IS NULL;
-CREATE INDEX IF NOT EXISTS {dead} ON {table} (number) WHERE state = 'dead';
+CREATE INDEX {due} ON {table} (due_at, number) WHERE {UNFINISHED};
+CREATE INDEX {expected} ON {table} (due_at) WHERE state = 'expected';
+CREATE INDEX {done} ON {table} (ended_at) WHERE state = 'done' AND body IS NOT NULL;
+CREATE INDEX {pruned} ON {table} (ended_at) WHERE state = 'done' AND body IS NULL;
+CREATE INDEX {dead} ON {table} (number) WHERE state = 'dead';
 ",
-        schema = schema.unwrap_or_default(),
         due = index("due"),
         expected = index("expected"),
         done = index("done"),
@@ -254,8 +258,17 @@ impl Statements {
                 from_now(2),
                 microseconds("statement_timestamp() - received_at"),
             ),
+            // Does not wait for a handler that has completed the event in a transaction, and keeps the row locked: other
+            // leases would not be renewed meanwhile.
             renew: format!(
-                "UPDATE {table} SET due_at = {} WHERE {LEASED} AND state IN ({LEASABLE}) RETURNING true",
+                "WITH free AS MATERIALIZED (
+                    SELECT number FROM {table} WHERE {LEASED} AND state IN ({LEASABLE}) FOR UPDATE SKIP LOCKED
+                ), renewed AS (
+                    UPDATE {table} AS job SET due_at = {} FROM free WHERE job.number = free.number
+                    RETURNING true
+                )
+                SELECT EXISTS (SELECT FROM renewed) AS renewed FROM {table}
+                WHERE {LEASED} AND state IN ({LEASABLE})",
                 from_now(3)
             ),
             verify: format!(

@@ -43,7 +43,7 @@ async fn what_is_wrong_with_a_database_is_told_without_its_password() {
     inbox(&url, &["stats", "--table", "cli.nothing"]).await.shows(
         1,
         "",
-        "error: the store is unavailable: db error: ERROR: relation \"cli.nothing\" does not exist\n  \
+        "error: the store is unavailable: there is no table \"cli\".\"nothing\"; `migrate` creates it\n  \
             The server that receives creates the table (`PostgresInbox::migrate`)\n  \
             Is it in another database, or another --table?\n",
     );
@@ -68,6 +68,25 @@ async fn what_is_wrong_with_a_database_is_told_without_its_password() {
         "",
         "error: --table needs a schema, too, as in --table public.qomplement_inbox\n",
     );
+}
+
+#[tokio::test]
+async fn a_role_that_may_only_read_looks_into_an_inbox() {
+    let url = postgres().url();
+    let store = PostgresInbox::from_url(&url).unwrap().with_table("cli_looking", "inbox").unwrap();
+    store.migrate().await.unwrap();
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let grants = "CREATE ROLE looker LOGIN PASSWORD 'looker'; GRANT USAGE ON SCHEMA cli_looking TO looker;
+        GRANT SELECT ON cli_looking.inbox TO looker";
+    client.batch_execute(grants).await.unwrap();
+    let url = format!("postgres://looker:looker@127.0.0.1:{}/postgres", postgres().port());
+    let stats = inbox(&url, &["stats", "--table", "cli_looking.inbox", "--format", "json"]).await;
+    assert_eq!(stats.json()["received"].as_u64(), Some(0), "{stats:?}");
+    let newer = "COMMENT ON TABLE cli_looking.inbox IS 'qomplement-webhooks inbox, version 2'";
+    client.batch_execute(newer).await.unwrap();
+    let refused = inbox(&url, &["stats", "--table", "cli_looking.inbox"]).await;
+    assert!(refused.code == Some(1) && refused.err.contains("has version 2"), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -158,12 +158,13 @@ async fn a_call_that_is_given_up_does_not_hold_up_the_next() {
     inbox.receive(&completed("held")).await.unwrap();
     let lease = lease_one(&inbox).await.lease;
     client.batch_execute("BEGIN; SELECT FROM given_up_inbox.inbox FOR UPDATE").await.unwrap();
-    let renewals = (0..16).map(|_| timeout(Duration::from_millis(300), inbox.renew(&lease, LEASE)));
-    let mut renewals: Vec<_> = renewals.map(Box::pin).collect();
-    for renewal in &mut renewals {
-        assert!(renewal.await.is_err(), "the row was not locked");
+    let done = Outcome::Done;
+    let calls = (0..16).map(|_| timeout(Duration::from_millis(300), inbox.settle(&lease, &done)));
+    let mut calls: Vec<_> = calls.map(Box::pin).collect();
+    for call in &mut calls {
+        assert!(call.await.is_err(), "the row was not locked");
     }
-    drop(renewals);
+    drop(calls);
     let receipt = timeout(Duration::from_secs(2), inbox.receive(&completed("free"))).await;
     assert!(matches!(receipt, Ok(Ok(Receipt::Stored))), "{receipt:?}");
     // Nobody waits for a row that is in use.

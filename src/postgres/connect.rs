@@ -1,0 +1,340 @@
+//! How a server is reached: the URL, its hosts one after another, and TLS.
+
+use std::future::{pending, poll_fn};
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use deadpool_postgres::{Connect, Manager, ManagerConfig, Pool, Runtime};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::lookup_host;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode, TargetSessionAttrs};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, NoTls, Notification, Socket};
+use tracing::debug;
+
+use super::{PostgresStoreError, quote};
+
+/// How many connections a pool of ours may have.
+const CONNECTIONS: usize = 16;
+/// How long a call waits for a connection from the pool, and for a server to accept a new one.
+const CONNECT_TIME: Duration = Duration::from_secs(2);
+
+/// How a server is reached.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    config: Config,
+    tls: Option<Tls>,
+    /// How long it may take to connect, with all hosts together.
+    time: Duration,
+    /// The host that was last connected to. It is tried first.
+    last: Arc<AtomicUsize>,
+}
+
+#[cfg(feature = "postgres-tls")]
+type Tls = ::tokio_postgres_rustls::MakeRustlsConnect;
+#[cfg(not(feature = "postgres-tls"))]
+type Tls = NoTls;
+
+impl Connector {
+    pub(crate) fn from_url(url: &str) -> Result<Self, PostgresStoreError> {
+        let mut config = parse(url)?;
+        if config.get_tcp_user_timeout().is_none() {
+            // A server that vanished without a word is given up, and connected to anew.
+            config.tcp_user_timeout(Duration::from_secs(5));
+        }
+        if config.get_application_name().is_none() {
+            config.application_name(env!("CARGO_PKG_NAME"));
+        }
+        if hosts(&config) > 1 && config.get_target_session_attrs() == TargetSessionAttrs::Any {
+            // All but one may be standbys, and a store writes.
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+        let tls = match config.get_ssl_mode() {
+            SslMode::Disable | SslMode::Prefer => None,
+            _ => Some(tls().map_err(PostgresStoreError::Tls)?),
+        };
+        let time = config.get_connect_timeout().map_or(CONNECT_TIME, |time| CONNECT_TIME.max(*time));
+        Ok(Self { config, tls, time, last: Arc::default() })
+    }
+
+    /// A pool, which connects when it is first used.
+    pub(crate) fn pool(&self) -> Result<Pool, PostgresStoreError> {
+        let manager = Manager::from_connect(self.config.clone(), self.clone(), ManagerConfig::default());
+        let pool = Pool::builder(manager)
+            .max_size(CONNECTIONS)
+            .wait_timeout(Some(CONNECT_TIME))
+            .create_timeout(Some(self.time))
+            .runtime(Runtime::Tokio1)
+            .build();
+        // All that can be missing is the runtime, which is given.
+        pool.map_err(|_| PostgresStoreError::Url(None))
+    }
+
+    /// Connects to a channel, and hands over what is sent to it until the connection ends. The first call
+    /// of `notified`, without a notification, says that the channel is listened to from now on.
+    pub(crate) async fn listen(
+        &self,
+        channel: &str,
+        notified: impl Fn(Option<&Notification>),
+    ) -> Result<(), Error> {
+        let mut config = self.config.clone();
+        // Nothing is ever sent on it that would show that the server is gone.
+        config.keepalives_idle(Duration::from_secs(60));
+        let until = Instant::now() + self.time;
+        match &self.tls {
+            None => match timeout_at(until, self.connect_to_any(&config, NoTls)).await {
+                Ok(connected) => listen(connected?, channel, notified).await,
+                Err(_) => Ok(()),
+            },
+            Some(tls) => match timeout_at(until, self.connect_to_any(&config, Tls::clone(tls))).await {
+                Ok(connected) => listen(connected?, channel, notified).await,
+                Err(_) => Ok(()),
+            },
+        }
+    }
+
+    /// Connects to the first host that can be reached and, if there are several, takes writes. Each gets a share of the
+    /// time, so that one that is silent leaves some for the others. It does not return when the time is up; the
+    /// caller counts, too.
+    async fn connect_to_any<T>(
+        &self,
+        config: &Config,
+        tls: T,
+    ) -> Result<(Client, Connection<Socket, T::Stream>), Error>
+    where
+        T: MakeTlsConnect<Socket> + Clone,
+    {
+        let (hosts, until) = (hosts(config), Instant::now() + self.time);
+        let (names, addresses) = (config.get_hosts().len(), config.get_hostaddrs().len());
+        let ports = config.get_ports().len();
+        if hosts == 0 || (addresses > 0 && names > 0 && addresses != names) || (ports > 1 && ports != hosts) {
+            // The driver says what is wrong.
+            return config.connect(tls).await;
+        }
+        let first = match config.get_load_balance_hosts() {
+            LoadBalanceHosts::Random => usize::try_from(getrandom::u64().unwrap_or(0) >> 32).unwrap_or(0),
+            _ => self.last.load(Ordering::Relaxed),
+        };
+        let mut failed = None;
+        for tried in 0..hosts {
+            let host = (first + tried) % hosts;
+            let host_until = share(until, hosts - tried);
+            let Ok(places) = timeout_at(host_until, places(config, host)).await else { continue };
+            let left = places.len();
+            for (number, place) in places.into_iter().enumerate() {
+                let until = share(host_until, left - number);
+                let place = at(config, place, until.saturating_duration_since(Instant::now()));
+                match timeout_at(until, place.connect(tls.clone())).await {
+                    Ok(Ok(connected)) => {
+                        self.last.store(host, Ordering::Relaxed);
+                        return Ok(connected);
+                    }
+                    Ok(Err(error)) => failed = Some(error),
+                    Err(_) => debug!("a host of the database is silent; trying the next"),
+                }
+            }
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => pending().await,
+        }
+    }
+}
+
+impl Connect for Connector {
+    fn connect(
+        &self,
+        config: &Config,
+    ) -> Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), Error>> + Send + '_>> {
+        let config = config.clone();
+        Box::pin(async move {
+            match &self.tls {
+                None => self.connect_to_any(&config, NoTls).await.map(run),
+                Some(tls) => self.connect_to_any(&config, Tls::clone(tls)).await.map(run),
+            }
+        })
+    }
+}
+
+/// Starts the task of a connection.
+fn run<T>((client, connection): (Client, Connection<Socket, T>)) -> (Client, JoinHandle<()>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let task = tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            debug!(%error, "a connection to the database has ended");
+        }
+    });
+    (client, task)
+}
+
+/// How many hosts a URL names.
+fn hosts(config: &Config) -> usize {
+    config.get_hosts().len().max(config.get_hostaddrs().len())
+}
+
+/// When the first of so many has to be done.
+fn share(until: Instant, among: usize) -> Instant {
+    let now = Instant::now();
+    now + until.saturating_duration_since(now) / u32::try_from(among.max(1)).unwrap_or(u32::MAX)
+}
+
+/// One place to connect to: a host's name, its address and its port.
+type Place = (Option<Host>, Option<IpAddr>, u16);
+
+/// The addresses of one of the hosts.
+async fn places(config: &Config, number: usize) -> Vec<Place> {
+    let ports = config.get_ports();
+    let port = ports.get(number).or(ports.first()).copied().unwrap_or(5432);
+    let host = config.get_hosts().get(number).cloned();
+    let address = config.get_hostaddrs().get(number).copied();
+    let (None, Some(Host::Tcp(name))) = (address, &host) else { return vec![(host, address, port)] };
+    let found = lookup_host((&**name, port)).await;
+    match found {
+        Ok(found) => found.map(|found| (host.clone(), Some(found.ip()), port)).collect(),
+        // The driver looks again, and tells why.
+        Err(_) => vec![(host.clone(), None, port)],
+    }
+}
+
+/// The same configuration with a single place.
+fn at(from: &Config, (host, address, port): Place, time: Duration) -> Config {
+    let mut config = Config::new();
+    match host {
+        Some(Host::Tcp(name)) => drop(config.host(name)),
+        #[cfg(unix)]
+        Some(Host::Unix(path)) => drop(config.host_path(path)),
+        None => {}
+    }
+    if let Some(address) = address {
+        config.hostaddr(address);
+    }
+    if let Some(user) = from.get_user() {
+        config.user(user);
+    }
+    if let Some(password) = from.get_password() {
+        config.password(password);
+    }
+    if let Some(name) = from.get_dbname() {
+        config.dbname(name);
+    }
+    if let Some(options) = from.get_options() {
+        config.options(options);
+    }
+    if let Some(name) = from.get_application_name() {
+        config.application_name(name);
+    }
+    if let Some(time) = from.get_tcp_user_timeout() {
+        config.tcp_user_timeout(*time);
+    }
+    if let Some(interval) = from.get_keepalives_interval() {
+        config.keepalives_interval(interval);
+    }
+    if let Some(retries) = from.get_keepalives_retries() {
+        config.keepalives_retries(retries);
+    }
+    let time = from.get_connect_timeout().map_or(time, |most| time.min(*most));
+    config
+        .port(port)
+        .connect_timeout(time)
+        .ssl_mode(from.get_ssl_mode())
+        .ssl_negotiation(from.get_ssl_negotiation())
+        .keepalives(from.get_keepalives())
+        .keepalives_idle(from.get_keepalives_idle())
+        .target_session_attrs(from.get_target_session_attrs())
+        .channel_binding(from.get_channel_binding());
+    config
+}
+
+async fn listen<S, T>(
+    (client, mut connection): (Client, Connection<S, T>),
+    channel: &str,
+    notified: impl Fn(Option<&Notification>),
+) -> Result<(), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let listen = async {
+        client.batch_execute(&format!("LISTEN {}", quote(channel))).await?;
+        notified(None);
+        pending().await
+    };
+    let messages = async {
+        while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+            if let AsyncMessage::Notification(notification) = message? {
+                notified(Some(&notification));
+            }
+        }
+        Ok(())
+    };
+    tokio::select! {
+        failed = listen => failed,
+        ended = messages => ended,
+    }
+}
+
+/// The settings that the driver knows, of those that can have a wrong value.
+const SETTINGS: [&str; 14] = [
+    "sslmode",
+    "target_session_attrs",
+    "sslnegotiation",
+    "connect_timeout",
+    "tcp_user_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_retries",
+    "channel_binding",
+    "load_balance_hosts",
+    "hostaddr",
+    "port",
+    "options",
+];
+
+fn parse(url: &str) -> Result<Config, PostgresStoreError> {
+    let rest = ["postgres://", "postgresql://"].iter().find_map(|scheme| url.strip_prefix(scheme));
+    let Some(rest) = rest else { return Err(PostgresStoreError::Url(None)) };
+    url.parse().map_err(|_| {
+        // The driver quotes what it does not understand. What it says without user and password is
+        // safe to show; if it has nothing to say then, they are what is wrong.
+        let server = rest.rsplit_once('@').map_or(rest, |(_, server)| server);
+        let settings = server.split_once('?').map_or("", |(_, settings)| settings).split('&');
+        let mut wrong = settings.filter_map(|setting| {
+            let (name, _) = setting.split_once('=')?;
+            let known = SETTINGS.into_iter().find(|known| *known == name)?;
+            let is_wrong = format!("postgres://localhost?{setting}").parse::<Config>().is_err();
+            is_wrong.then_some(PostgresStoreError::Setting { setting: known })
+        });
+        wrong.next().unwrap_or_else(|| {
+            PostgresStoreError::Url(format!("postgres://{server}").parse::<Config>().err())
+        })
+    })
+}
+
+#[cfg(feature = "postgres-tls")]
+fn tls() -> Result<Tls, Box<dyn std::error::Error + Send + Sync>> {
+    let mut roots = ::rustls::RootCertStore::empty();
+    let found = ::rustls_native_certs::load_native_certs();
+    if let (true, Some(error)) = (found.certs.is_empty(), found.errors.into_iter().next()) {
+        return Err(error.into());
+    }
+    roots.add_parsable_certificates(found.certs);
+    let provider = ::rustls::crypto::aws_lc_rs::default_provider();
+    let tls = ::rustls::ClientConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Tls::new(tls))
+}
+
+#[cfg(not(feature = "postgres-tls"))]
+fn tls() -> Result<Tls, Box<dyn std::error::Error + Send + Sync>> {
+    Err("that needs the feature postgres-tls, or a pool of your own".into())
+}

@@ -1,0 +1,159 @@
+//! Handlers that use the pool of their store, and hold all its connections.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use deadpool_postgres::{Hook, HookError, Manager, Pool};
+use qomplement_webhooks::{
+    Claim, ClaimToken, DedupStore, Fenced, HandlerError, InboxAdmin, InboxStore, InboxWorker, JobId, Outcome,
+    PostgresDedupStore, PostgresInbox, StoreError, Verification, WebhookEvent, handler_fn,
+};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_postgres::NoTls;
+
+use super::postgres_inbox::{client, count, event, inbox, job};
+use super::server::postgres;
+use crate::support::eventually;
+
+const LEASE: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(5);
+
+/// A pool with so many connections, which find tables in a schema by a hook of the pool's.
+fn pool(connections: usize, schema: &'static str) -> Pool {
+    let mut config: tokio_postgres::Config = postgres().url().parse().unwrap();
+    let manager = Manager::new(config.application_name(schema).clone(), NoTls);
+    let set = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
+        Box::pin(async move {
+            let set = format!("SET search_path = {schema}");
+            client.batch_execute(&set).await.map_err(HookError::Backend)
+        })
+    });
+    Pool::builder(manager).max_size(connections).post_create(set).build().unwrap()
+}
+
+async fn schema(name: &str) {
+    client(postgres()).await.batch_execute(&format!("CREATE SCHEMA {name}")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handlers_that_hold_all_connections_of_the_inbox_run_once() {
+    schema("own_pool").await;
+    let pool = pool(4, "own_pool");
+    let inbox = PostgresInbox::from_pool(pool.clone());
+    inbox.migrate().await.unwrap();
+    for number in 0..4 {
+        inbox.receive(&event(&format!("job-{number}"), "completed", "")).await.unwrap();
+    }
+    let runs: Arc<Mutex<HashMap<JobId, usize>>> = Arc::default();
+    let (noted, completing) = (runs.clone(), inbox.clone());
+    let handler = handler_fn(move |event: WebhookEvent| {
+        let (pool, inbox) = (pool.clone(), completing.clone());
+        *noted.lock().unwrap().entry(event.job().id().clone()).or_default() += 1;
+        async move {
+            let mut client = pool.get().await?;
+            let transaction = client.transaction().await?;
+            // For three leases.
+            sleep(Duration::from_secs(6)).await;
+            inbox.complete_in_tx(event.job(), &transaction).await?;
+            transaction.commit().await?;
+            Ok::<_, HandlerError>(())
+        }
+    });
+    let worker = InboxWorker::new(inbox, handler, Verification::Trust)
+        .concurrency(4)
+        .lease(Duration::from_secs(2))
+        .backoff(Duration::ZERO, Duration::ZERO)
+        .start();
+    let watcher = client(postgres()).await;
+    let done = "SELECT count(*) FROM own_pool.qomplement_inbox WHERE state = 'done'";
+    eventually("all are done", async || count(&watcher, done).await == 4).await;
+    worker.shutdown(SOON).await;
+    let runs = runs.lock().unwrap();
+    assert!(runs.len() == 4 && runs.values().all(|runs| *runs == 1), "{runs:?}");
+}
+
+#[tokio::test]
+async fn a_lease_is_kept_and_ended_while_others_hold_all_connections() {
+    schema("all_held").await;
+    let pool = pool(2, "all_held");
+    let inbox = PostgresInbox::from_pool(pool.clone());
+    inbox.migrate().await.unwrap();
+    inbox.receive(&event("job", "completed", "")).await.unwrap();
+    inbox.expect(&job("expected"), Duration::ZERO).await.unwrap();
+    let leased = inbox.lease(1, LEASE).await.unwrap().remove(0).lease;
+    let held = [pool.get().await.unwrap(), pool.get().await.unwrap()];
+    let calls = async {
+        // More at once than there are in reserve.
+        let mut renewals = JoinSet::new();
+        for _ in 0..8 {
+            let (inbox, leased) = (inbox.clone(), leased.clone());
+            // At the same moment, one may hold the row.
+            renewals.spawn(async move { while inbox.renew(&leased, LEASE).await.is_err() {} });
+        }
+        renewals.join_all().await;
+        assert_eq!(inbox.renew(&leased, LEASE).await.unwrap(), Fenced::Applied);
+        let overdue = inbox.overdue(1, LEASE).await.unwrap().remove(0).lease;
+        let arrived = event("expected", "completed", "");
+        assert_eq!(inbox.verify(&overdue, &arrived).await.unwrap(), Fenced::Applied);
+        assert_eq!(inbox.settle(&leased, &Outcome::Done).await.unwrap(), Fenced::Applied);
+        inbox.lease(1, LEASE).await.unwrap().remove(0).lease
+    };
+    let lease = timeout(SOON, calls).await.expect("a lease waits for others' connections");
+    assert_eq!(lease.job(), &job("expected"));
+    drop(held);
+
+    let store = PostgresDedupStore::from_pool(pool.clone());
+    store.migrate().await.unwrap();
+    let [completed, released] = ["completed", "released"].map(|name| ClaimToken::new(&job(name)));
+    assert_eq!(store.claim(&completed, LEASE).await.unwrap(), Claim::Acquired);
+    assert_eq!(store.claim(&released, LEASE).await.unwrap(), Claim::Acquired);
+    let held = [pool.get().await.unwrap(), pool.get().await.unwrap()];
+    let calls = async {
+        assert_eq!(store.renew(&completed, LEASE).await.unwrap(), Fenced::Applied);
+        assert_eq!(store.complete(&completed, LEASE).await.unwrap(), Fenced::Applied);
+        assert_eq!(store.release(&released).await.unwrap(), Fenced::Applied);
+    };
+    timeout(SOON, calls).await.expect("a claim waits for others' connections");
+    drop(held);
+    assert_eq!(inbox.stats().await.unwrap().done, 1);
+}
+
+#[tokio::test]
+async fn connections_of_the_reserve_that_broke_are_replaced() {
+    schema("broken_reserve").await;
+    let pool = pool(2, "broken_reserve");
+    let inbox = PostgresInbox::from_pool(pool.clone());
+    inbox.migrate().await.unwrap();
+    inbox.receive(&event("job", "completed", "")).await.unwrap();
+    let lease = inbox.lease(1, LEASE).await.unwrap().remove(0).lease;
+    let watcher = client(postgres()).await;
+    let own = "FROM pg_stat_activity WHERE application_name = 'broken_reserve'";
+    assert!(count(&watcher, &format!("SELECT count(pg_terminate_backend(pid)) {own}")).await >= 3);
+    // The next leases open others, before handlers take all that the pool has.
+    let are_open = async || {
+        let _ = inbox.lease(1, LEASE).await;
+        count(&watcher, &format!("SELECT count(*) {own}")).await >= 3
+    };
+    eventually("the connections are replaced", are_open).await;
+    let held = [pool.get().await.unwrap(), pool.get().await.unwrap()];
+    let renewed = timeout(SOON, inbox.renew(&lease, LEASE)).await.expect("it waits for others' connections");
+    assert_eq!(renewed.unwrap(), Fenced::Applied);
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_renewal_does_not_wait_for_a_transaction_that_holds_the_row() {
+    let inbox = inbox("held_row").await;
+    inbox.receive(&event("job", "completed", "")).await.unwrap();
+    let lease = inbox.lease(1, LEASE).await.unwrap().remove(0).lease;
+    let other = client(postgres()).await;
+    other.batch_execute("BEGIN; SELECT FROM held_row.inbox FOR UPDATE").await.unwrap();
+    let renewed = timeout(SOON, inbox.renew(&lease, LEASE)).await.expect("it waits for the row");
+    assert!(matches!(&renewed, Err(StoreError::Unavailable(_))), "{renewed:?}");
+    other.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(inbox.renew(&lease, LEASE).await.unwrap(), Fenced::Applied);
+    let other_lease = qomplement_webhooks::Lease::new(job("job"), lease.sequence() + 1);
+    assert_eq!(inbox.renew(&other_lease, LEASE).await.unwrap(), Fenced::Stale);
+}
