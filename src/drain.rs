@@ -33,6 +33,12 @@ impl Drain {
         (!self.is_closed()).then_some(entered)
     }
 
+    /// More work that comes of work under way, and is waited for like it, also when nothing new is let in.
+    pub(crate) fn more(self: &Arc<Self>) -> UnderWay {
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        UnderWay(self.clone())
+    }
+
     /// Whether nothing new is let in.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)

@@ -8,8 +8,9 @@ use tokio::sync::Semaphore;
 use tracing::warn;
 
 use super::body::BodyLimits;
+use super::claims::Claims;
 use super::durable::Durable;
-use super::inline::{Claims, Inline, LEASE};
+use super::inline::{Inline, LEASE, Renewals};
 use super::{Authentication, Inner, Mode, WebhookReceiver};
 use crate::auth::{Authenticator, SharedToken};
 use crate::dedup::{DedupStore, MemoryDedupStore};
@@ -153,8 +154,8 @@ impl WebhookReceiverBuilder {
         self
     }
 
-    /// How many handlers may run at once; further webhooks wait until the ack deadline. Default: 256.
-    /// Inline only.
+    /// How many handlers may run at once; further webhooks wait until the ack deadline. A duplicate of a finished
+    /// job does not wait. Default: 256. Inline only.
     pub fn max_handlers_in_flight(mut self, handlers: usize) -> Self {
         self.max_handlers_in_flight = handlers;
         self.inline_only = Some("max_handlers_in_flight");
@@ -225,8 +226,8 @@ impl WebhookReceiverBuilder {
                 let most = self.max_handlers_in_flight.min(Semaphore::MAX_PERMITS);
                 Mode::Inline(Arc::new(Inline {
                     handler,
-                    leases: Claims::of(store.clone()),
-                    store,
+                    claims: Claims::new(store, drain.clone()),
+                    leases: Renewals::leases(),
                     handlers: Arc::new(Semaphore::new(most)),
                     retention: self.retention,
                     max_handler_time: self.max_handler_time,

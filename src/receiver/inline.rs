@@ -11,8 +11,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::{debug, error, warn};
 
 use super::Reply;
+use super::claims::{ClaimHandle, Claims};
 use super::detach::Answer;
-use crate::dedup::{Claim, ClaimToken, DedupStore};
+use crate::dedup::Claim;
 use crate::drain::Drain;
 use crate::event::{JobId, JobStatus, WebhookEvent};
 use crate::guard::{CallError, at_once_or, call, chain};
@@ -33,8 +34,10 @@ const TIMES: Times = Times {
     call: CALL_TIME,
     tick: Duration::from_millis(500),
 };
-/// How often a copy asks whether the one that is being handled has ended.
+/// How often a duplicate asks whether the delivery that is being handled has ended.
 const CLAIM_AGAIN: Duration = Duration::from_millis(200);
+/// How often a delivery that waits for room asks whether its job is done.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long one try to record an outcome may take.
 const RECORD_TIME: Duration = Duration::from_secs(1);
 /// The pause before recording an outcome again; it doubles.
@@ -43,8 +46,8 @@ const RECORD_AGAIN: Duration = Duration::from_millis(100);
 /// Claims the job, runs the handler, and records what came of it.
 pub(super) struct Inline {
     pub(super) handler: Box<dyn WebhookHandler>,
-    pub(super) store: Arc<dyn DedupStore>,
-    pub(super) leases: Arc<Leases<Claims>>,
+    pub(super) claims: Arc<Claims>,
+    pub(super) leases: Arc<Leases<Renewals>>,
     /// One permit per handler that may run.
     pub(super) handlers: Arc<Semaphore>,
     pub(super) retention: Duration,
@@ -54,26 +57,26 @@ pub(super) struct Inline {
 
 /// Renews the claims of running handlers.
 #[derive(Debug)]
-pub(super) struct Claims(Arc<dyn DedupStore>);
+pub(super) struct Renewals;
 
-impl Claims {
-    pub(super) fn of(store: Arc<dyn DedupStore>) -> Arc<Leases<Self>> {
-        Leases::new(Self(store), TIMES)
+impl Renewals {
+    pub(super) fn leases() -> Arc<Leases<Self>> {
+        Leases::new(Self, TIMES)
     }
 }
 
 #[async_trait]
-impl Renew for Claims {
-    type Token = ClaimToken;
+impl Renew for Renewals {
+    type Token = Arc<ClaimHandle>;
 
-    async fn renew(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
-        self.0.renew(claim, LEASE).await
+    async fn renew(&self, claim: &Arc<ClaimHandle>) -> Result<Fenced, StoreError> {
+        claim.renew(LEASE).await
     }
 }
 
 /// The right to run the handler for a job, and the room to do it.
 struct Claimed {
-    token: ClaimToken,
+    claim: Arc<ClaimHandle>,
     /// When the claim's call began: the lease lasts at least from here.
     since: Instant,
     _room: OwnedSemaphorePermit,
@@ -95,27 +98,21 @@ impl Inline {
         }
     }
 
-    /// Claims the job; while another copy has it, asks again until the deadline.
+    /// Claims the job; while another delivery has it, asks again until the deadline.
     async fn claim(&self, job: &JobId, deadline: Instant) -> Result<Claimed, Reply> {
         let mut in_progress = false;
         loop {
             // Before the claim: a claim must not run out while it waits for room. And not kept while
-            // waiting for another copy, or waiting copies could fill the room.
-            let room = self.room(deadline).await?;
-            let since = Instant::now();
-            let token = ClaimToken::new(job);
-            match call(|| deadline.min(since + CALL_TIME), (*self.store).claim(&token, LEASE)).await {
-                Ok(Claim::Acquired) => return Ok(Claimed { token, since, _room: room }),
-                Ok(Claim::Done) => return Err(Reply::Duplicate),
-                Ok(Claim::InProgress { .. }) => in_progress = true,
-                // The store did not fail: it was asked too late.
-                Err(CallError::Late) if in_progress && Instant::now() >= deadline => {
-                    return Err(Reply::InProgress);
-                }
-                Err(error) => {
-                    error!(error = %chain(&error), "the job cannot be claimed");
-                    return Err(Reply::Unavailable);
-                }
+            // waiting for another delivery, or waiting duplicates could fill the room.
+            let room = match self.handlers.clone().try_acquire_owned() {
+                Ok(room) => room,
+                Err(_) => Box::pin(self.room(job, deadline)).await?,
+            };
+            let (since, claim) = (Instant::now(), Arc::new(self.claims.prepare(job)));
+            match self.ask(&claim, deadline, in_progress).await? {
+                Claim::Acquired => return Ok(Claimed { claim, since, _room: room }),
+                Claim::Done => return Err(Reply::Duplicate),
+                Claim::InProgress { .. } => in_progress = true,
             }
             drop(room);
             Box::pin(sleep_until(deadline.min(Instant::now() + CLAIM_AGAIN))).await;
@@ -125,23 +122,59 @@ impl Inline {
         }
     }
 
-    /// Waits until another handler may run.
-    async fn room(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Reply> {
-        if let Ok(room) = self.handlers.clone().try_acquire_owned() {
-            return Ok(room);
-        }
-        match Box::pin(timeout_at(deadline, self.handlers.clone().acquire_owned())).await {
-            Ok(Ok(room)) => Ok(room),
-            _ => {
-                warn!("the running handlers have reached their limit");
+    /// Calls the store for a claim.
+    async fn ask(&self, claim: &ClaimHandle, deadline: Instant, in_progress: bool) -> Result<Claim, Reply> {
+        let since = Instant::now();
+        match call(|| deadline.min(since + CALL_TIME), pin!(claim.claim(LEASE))).await {
+            Ok(claim) => Ok(claim),
+            // The store did not fail: it was asked too late.
+            Err(CallError::Late) if in_progress && Instant::now() >= deadline => Err(Reply::InProgress),
+            Err(error) => {
+                error!(error = %chain(&error), "the job cannot be claimed");
                 Err(Reply::Unavailable)
+            }
+        }
+    }
+
+    /// Waits until another handler may run, or until the job needs none.
+    async fn room(&self, job: &JobId, deadline: Instant) -> Result<OwnedSemaphorePermit, Reply> {
+        tokio::select! {
+            biased;
+            room = self.handlers.clone().acquire_owned() => room.map_err(|_| Reply::Unavailable),
+            reply = self.look(job, deadline) => Err(reply),
+        }
+    }
+
+    /// Asks the store again and again, without keeping a claim, until the job is done or the deadline passes.
+    async fn look(&self, job: &JobId, deadline: Instant) -> Reply {
+        let mut in_progress = false;
+        loop {
+            let claim = self.claims.prepare(job);
+            let again = match self.ask(&claim, deadline, in_progress).await {
+                Ok(Claim::Done) => return Reply::Duplicate,
+                Ok(claim) => {
+                    in_progress = matches!(claim, Claim::InProgress { .. });
+                    if in_progress { CLAIM_AGAIN } else { LOOK_AGAIN }
+                }
+                Err(reply) => return reply,
+            };
+            if !in_progress {
+                let _ = timeout_at(deadline, self.release(&claim)).await;
+            }
+            sleep_until(deadline.min(Instant::now() + again)).await;
+            if Instant::now() >= deadline {
+                if in_progress {
+                    return Reply::InProgress;
+                }
+                warn!("the running handlers have reached their limit");
+                return Reply::Unavailable;
             }
         }
     }
 
     /// Runs the handler for a claimed job.
     async fn run(&self, claimed: Claimed, event: Box<WebhookEvent>, answer: &Answer) -> Reply {
-        let lease = self.leases.hold(&claimed.token, claimed.since);
+        let lease = self.leases.hold(&claimed.claim, claimed.since);
         // Only a known status ends a job: after an unknown one, a later `completed` is no duplicate.
         let last_word = !matches!(&*event, WebhookEvent::Unrecognized { status: JobStatus::Other(_), .. });
         let began = Instant::now();
@@ -177,19 +210,19 @@ impl Inline {
         let done = matches!(reply, Reply::Handled | Reply::HandlerFailedForGood);
         let lease_ends = answer.or_at_deadline(reply, pin!(lease.stop())).await;
         if done && last_word {
-            self.complete(&claimed.token, lease_ends, reply, answer).await;
+            self.complete(&claimed.claim, lease_ends, reply, answer).await;
         } else {
-            answer.or_at_deadline(reply, pin!(self.release(&claimed.token))).await;
+            answer.or_at_deadline(reply, pin!(self.release(&claimed.claim))).await;
         }
         reply
     }
 
     /// Records the job as done. The work is done whatever the store says, so the answer is, too; when
     /// the first try fails it is given, and the others follow for as long as the lease keeps copies out.
-    async fn complete(&self, token: &ClaimToken, lease_ends: Instant, reply: Reply, answer: &Answer) {
+    async fn complete(&self, claim: &ClaimHandle, lease_ends: Instant, reply: Reply, answer: &Answer) {
         let mut pause = RECORD_AGAIN;
         loop {
-            let completion = (*self.store).complete(token, self.retention);
+            let completion = pin!(claim.complete(self.retention));
             let completion = pin!(call(|| Instant::now() + RECORD_TIME, completion));
             match answer.or_at_deadline(reply, completion).await {
                 Ok(Fenced::Applied) => return,
@@ -215,13 +248,13 @@ impl Inline {
         }
     }
 
-    /// Frees the job for its next copy; if the store fails, the end of the lease does.
-    async fn release(&self, token: &ClaimToken) {
-        match call(|| Instant::now() + RECORD_TIME, (*self.store).release(token)).await {
+    /// Frees the job for its next delivery. If the store fails, the release is repeated in the background.
+    async fn release(&self, claim: &ClaimHandle) {
+        match call(|| Instant::now() + RECORD_TIME, pin!(claim.release())).await {
             Ok(Fenced::Applied) => {}
             Ok(Fenced::Stale) => debug!("the claim had passed to another before it was released"),
             Err(error) => {
-                warn!(error = %chain(&error), "the job was not released: it is free when its lease ends");
+                warn!(error = %chain(&error), "the job was not released; trying again");
             }
         }
     }
@@ -229,6 +262,6 @@ impl Inline {
 
 impl fmt::Debug for Inline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inline").field("store", &self.store).finish_non_exhaustive()
+        f.debug_struct("Inline").field("claims", &self.claims).finish_non_exhaustive()
     }
 }

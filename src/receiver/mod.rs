@@ -2,6 +2,7 @@
 
 mod body;
 mod builder;
+mod claims;
 mod detach;
 mod durable;
 mod inline;

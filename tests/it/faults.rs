@@ -3,19 +3,21 @@
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use qomplement_webhooks::WebhookReceiver;
 use qomplement_webhooks::sender::{Delivery, Payload, Sender};
+use qomplement_webhooks::{Claim, WebhookReceiver};
 
-use crate::support::{Act, Call, FAULTS, Fault, FaultyStore, Script, request};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use crate::support::{Act, Call, FAULTS, Fault, FaultyStore, Script, StandingStore, request};
+
+fn receiver(script: &Script, store: &FaultyStore) -> WebhookReceiver {
+    WebhookReceiver::builder(script.handler()).unauthenticated().dedup_store(store.clone()).build().unwrap()
+}
 
 /// Delivers one webhook on the documented schedule.
 async fn deliver(script: &Script, store: &FaultyStore, payload: &Payload) -> Delivery {
-    let receiver = WebhookReceiver::builder(script.handler())
-        .unauthenticated()
-        .dedup_store(store.clone())
-        .build()
-        .unwrap();
-    Sender::to_service(receiver).deliver(payload).await
+    Sender::to_service(receiver(script, store)).deliver(payload).await
 }
 
 #[tokio::test(start_paused = true)]
@@ -24,8 +26,9 @@ async fn a_claim_that_fails_is_answered_503_runs_nothing_and_the_next_try_succee
         let (script, payload) = (Script::default(), Payload::extract_completed());
         let store = FaultyStore::new().fail(Call::Claim, [Some(fault)]);
         let delivery = deliver(&script, &store, &payload).await;
-        // A claim whose reply was lost holds until its lease ends, which the second try waits for.
         assert_eq!(delivery.statuses(), [Some(503), Some(200)], "{fault:?}");
+        // A claim whose reply was lost is released: the second try does not wait for its lease to end.
+        assert!(delivery.attempts[1].took.is_zero(), "{fault:?}: {delivery:?}");
         assert_eq!((script.runs(), script.finished()), (1, 1), "{fault:?}");
         assert!(store.is_done(payload.event().unwrap().job().id()).await, "{fault:?}");
     }
@@ -40,6 +43,108 @@ async fn a_store_that_stays_away_runs_nothing() {
         assert_eq!(delivery.statuses(), [Some(503); 3], "{fault:?}");
         assert_eq!(script.runs(), 0, "{fault:?}: a handler ran without a claim");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_a_store_carries_out_after_everybody_left_keeps_no_later_attempt_out() {
+    // The attempts begin after 0, 5 and 15 s; a lease from 14.9 s on would outlast the third.
+    let (script, payload) = (Script::default(), Payload::extract_completed());
+    let store = StandingStore::new(Duration::ZERO..Duration::from_millis(14_500));
+    let receiver =
+        WebhookReceiver::builder(script.handler()).unauthenticated().dedup_store(store).build().unwrap();
+    let delivery = Sender::to_service(receiver).deliver(&payload).await;
+    assert_eq!(delivery.statuses(), [Some(503), Some(503), Some(200)], "{delivery:?}");
+    assert_eq!(script.runs(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_fails_is_released_at_once() {
+    for fault in [Fault::ReplyLost, Fault::HangAfter] {
+        let (script, payload) = (Script::default(), Payload::extract_completed());
+        let store = FaultyStore::new().fail(Call::Claim, [Some(fault)]);
+        let receiver = receiver(&script, &store);
+        assert_eq!(receiver.receive(request(&payload)).await.status(), 503, "{fault:?}");
+        store.until(Call::Release, 1).await;
+        let job = payload.event().unwrap().job().id().clone();
+        assert_eq!(
+            store.state(&job).await,
+            Claim::Acquired,
+            "{fault:?}: the claim is nobody's, and still there"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_fails_is_repeated_until_the_store_is_back() {
+    let (script, payload) = (Script::new([Act::Fail]), Payload::extract_completed());
+    let store = FaultyStore::new().fail(Call::Release, [Some(Fault::Error), Some(Fault::Hang)]);
+    let receiver = receiver(&script, &store);
+    assert_eq!(receiver.receive(request(&payload)).await.status(), 503);
+    store.until(Call::Release, 3).await;
+    let job = payload.event().unwrap().job().id().clone();
+    assert_eq!(store.state(&job).await, Claim::Acquired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_waits_for_the_release_of_an_abandoned_claim_and_no_longer() {
+    let payload = Payload::extract_completed();
+    let job = payload.event().unwrap().job().id().clone();
+    let script = Script::default();
+
+    // The claim is dropped by the shutdown.
+    let store = FaultyStore::new().fail(Call::Claim, [Some(Fault::HangAfter)]);
+    let dropping = receiver(&script, &store);
+    let (dropped, request_) = (dropping.clone(), request(&payload));
+    let claiming = tokio::spawn(async move { dropped.receive(request_).await.status() });
+    store.until(Call::Claim, 1).await;
+    dropping.shutdown(Duration::ZERO).await;
+    assert_eq!(claiming.await.unwrap(), 503);
+    assert_eq!(store.state(&job).await, Claim::Acquired, "the claim outlived the shutdown");
+
+    // A store that answers that there is no such claim, and one that answers nothing.
+    for (fault, longest) in [(None, Duration::ZERO), (Some(Fault::Hang), Duration::from_secs(4))] {
+        let store =
+            FaultyStore::new().fail(Call::Claim, [Some(Fault::Error)]).fail(Call::Release, [fault; 100]);
+        let receiver = receiver(&script, &store);
+        assert_eq!(receiver.receive(request(&payload)).await.status(), 503);
+        let began = Instant::now();
+        receiver.shutdown(Duration::from_secs(3)).await;
+        assert!(began.elapsed() <= longest, "{fault:?}: the shutdown took {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_that_fail_for_hours_pile_up_no_releases() {
+    let store = FaultyStore::new();
+    let receiver = receiver(&Script::default(), &store);
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    for round in 0..3 {
+        store
+            .clone()
+            .fail(Call::Claim, [Some(Fault::Error); 2000])
+            .fail(Call::Release, [Some(Fault::Hang); 2000]);
+        for _ in 0..2000 {
+            let payload = Payload::extract_completed();
+            assert_eq!(receiver.receive(request(&payload)).await.status(), 503);
+        }
+        assert!((1000..1100).contains(&tasks()), "round {round}: {} tasks wait", tasks());
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        assert!(tasks() < 10, "round {round}: {} releases are still tried", tasks());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_is_waited_for_until_the_answer_is_due_and_no_longer() {
+    let store = FaultyStore::new().fail(Call::Claim, [Some(Fault::Hang)]);
+    let receiver = WebhookReceiver::builder(Script::default().handler())
+        .unauthenticated()
+        .dedup_store(store)
+        .ack_deadline(Duration::from_secs(1))
+        .build()
+        .unwrap();
+    let began = Instant::now();
+    assert_eq!(receiver.receive(request(&Payload::extract_completed())).await.status(), 503);
+    assert_eq!(began.elapsed().as_secs(), 1, "answered after {:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,7 +193,7 @@ async fn recording_is_tried_for_as_long_as_the_lease_lasts_and_no_longer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_release_that_fails_costs_the_rest_of_the_lease_and_nothing_else() {
+async fn a_release_that_fails_costs_no_attempt() {
     for fault in FAULTS {
         let (script, payload) = (Script::new([Act::Fail, Act::Succeed]), Payload::extract_completed());
         let store = FaultyStore::new().fail(Call::Release, [Some(fault)]);

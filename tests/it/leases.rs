@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use qomplement_webhooks::WebhookReceiver;
 use qomplement_webhooks::sender::{Payload, Sender};
+use qomplement_webhooks::{Claim, ClaimToken, DedupStore, WebhookReceiver};
 use tokio::time::Instant;
 
-use crate::support::{Act, Call, Fault, FaultyStore, Script, request};
+use crate::support::{Act, Call, Fault, FaultyStore, Script, StandingStore, request};
 
 fn receiver(script: &Script, store: &FaultyStore) -> WebhookReceiver {
     WebhookReceiver::builder(script.handler()).unauthenticated().dedup_store(store.clone()).build().unwrap()
@@ -102,7 +102,26 @@ async fn a_handler_whose_claim_cannot_be_renewed_is_dropped_before_the_next_owne
 
     assert_eq!(second.receive(request(&payload)).await.status(), 200);
     assert_eq!((script.runs(), script.most_running()), (2, 1), "two owners ran at once");
-    assert_eq!(store.calls(Call::Release), 0, "a lost claim is not ours to release");
+    assert!(
+        store.is_done(payload.event().unwrap().job().id()).await,
+        "the lost claim took the job from its owner"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_a_store_carries_out_after_its_handler_was_dropped_holds_nothing() {
+    let script = Script::new([Act::Hang]);
+    let store = StandingStore::new(Duration::from_secs(1)..Duration::from_secs(12));
+    let inner = store.inner.clone();
+    let receiver =
+        WebhookReceiver::builder(script.handler()).unauthenticated().dedup_store(store).build().unwrap();
+    let (payload, began) = (Payload::extract_completed(), Instant::now());
+    assert_eq!(receiver.receive(request(&payload)).await.status(), 503);
+    script.until("the handler is dropped", |script| script.running() == 0).await;
+    // The renewals are carried out after 12.4 s, and each would last for a lease.
+    tokio::time::sleep_until(began + Duration::from_secs(14)).await;
+    let claim = ClaimToken::new(payload.event().unwrap().job().id());
+    assert_eq!(inner.claim(&claim, Duration::from_secs(5)).await.unwrap(), Claim::Acquired);
 }
 
 #[tokio::test(start_paused = true)]

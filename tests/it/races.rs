@@ -16,6 +16,7 @@ use qomplement_webhooks::{
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, yield_now};
+use tokio::time::Instant;
 
 use crate::servers::{Framework, Server};
 use crate::support::{Act, Gate, PATH, Script, request};
@@ -96,6 +97,79 @@ async fn a_copy_that_takes_over_and_fails_does_not_try_twice() {
     let (first, second) = (copy(payload.clone()), copy(payload));
     assert_eq!((first.await.unwrap(), second.await.unwrap()), (503, 503));
     assert_eq!(script.runs(), 2, "each request runs the handler once");
+}
+
+/// A receiver that runs one handler at a time, on a store that it may share.
+fn with_room_for_one(script: &Script, store: &Arc<MemoryDedupStore>) -> WebhookReceiver {
+    WebhookReceiver::builder(script.handler())
+        .unauthenticated()
+        .dedup_store(store.clone())
+        .max_handlers_in_flight(1)
+        .build()
+        .unwrap()
+}
+
+/// Posts once; the status, and the time until the answer.
+fn post(receiver: &WebhookReceiver, payload: &Payload) -> JoinHandle<(u16, Duration)> {
+    let (receiver, request, began) = (receiver.clone(), request(payload), Instant::now());
+    tokio::spawn(async move { (receiver.receive(request).await.status().as_u16(), began.elapsed()) })
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_all_handlers_are_busy_a_finished_job_is_acknowledged_and_a_fresh_one_keeps_no_claim() {
+    let gate = Arc::new(Gate::default());
+    let script = Script::new([Act::Succeed, Act::Wait(gate.clone()), Act::Succeed]);
+    let store = Arc::new(MemoryDedupStore::new());
+    let receiver = with_room_for_one(&script, &store);
+    let [done, busy, fresh] = [0; 3].map(|_| Payload::extract_completed());
+    assert_eq!(post(&receiver, &done).await.unwrap().0, 200);
+    let running = post(&receiver, &busy);
+    gate.begun.notified().await;
+
+    assert_eq!(post(&receiver, &done).await.unwrap(), (200, Duration::ZERO), "a duplicate of a finished job");
+    let waiting = post(&receiver, &fresh);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let claim = ClaimToken::new(fresh.event().unwrap().job().id());
+    assert_eq!(store.claim(&claim, Duration::from_secs(1)).await.unwrap(), Claim::Acquired);
+    assert_eq!(store.release(&claim).await.unwrap(), Fenced::Applied);
+    assert_eq!(post(&receiver, &done).await.unwrap(), (200, Duration::ZERO), "behind one that waits");
+
+    gate.go_on.notify_one();
+    assert_eq!(running.await.unwrap().0, 200);
+    assert_eq!(waiting.await.unwrap(), (200, Duration::from_millis(1500)), "the room was not given on");
+    assert_eq!((script.runs(), script.most_running()), (3, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_is_done_elsewhere_while_its_duplicate_waits_for_room_is_acknowledged() {
+    let (busy, elsewhere) = (Script::new([Act::Hang]), Script::default());
+    let store = Arc::new(MemoryDedupStore::new());
+    let (receiver, other) = (with_room_for_one(&busy, &store), with_room_for_one(&elsewhere, &store));
+    let _running = post(&receiver, &Payload::extract_completed());
+    busy.until("the room is taken", |script| script.running() == 1).await;
+    let payload = Payload::extract_completed();
+    let waiting = post(&receiver, &payload);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(post(&other, &payload).await.unwrap().0, 200);
+    let (status, took) = waiting.await.unwrap();
+    assert!(status == 200 && took <= Duration::from_secs(1), "{status} after {took:?}");
+    assert_eq!((busy.runs(), elsewhere.runs()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_duplicate_that_waits_for_another_process_takes_no_room() {
+    let (elsewhere, here) = (Script::new([Act::Hang]), Script::default());
+    let store = Arc::new(MemoryDedupStore::new());
+    let (other, receiver) = (with_room_for_one(&elsewhere, &store), with_room_for_one(&here, &store));
+    let payload = Payload::extract_completed();
+    let _running = post(&other, &payload);
+    elsewhere.until("the first delivery runs", |script| script.running() == 1).await;
+    let waiting = post(&receiver, &payload);
+    // In the middle of a pause between two of its looks.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(post(&receiver, &Payload::extract_completed()).await.unwrap(), (200, Duration::ZERO));
+    assert_eq!(waiting.await.unwrap().0, 503);
+    assert_eq!(here.runs(), 1);
 }
 
 /// Waits until the scheduler has come round, however often it is polled.

@@ -12,6 +12,7 @@ use qomplement_webhooks::{
     WebhookHandler, async_trait, handler_fn,
 };
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 pub const PATH: &str = "/api/webhooks/qomplement";
 pub const TOKEN: &str = "4Kz0PhvXDXnKcQ9JvW5c8tqGpn7oYbRm2sLd1aTfEuI";
@@ -346,6 +347,60 @@ impl DedupStore for FaultyStore {
 
     async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
         self.faults.call(Call::Release, self.inner.release(claim)).await
+    }
+}
+
+/// A memory store that stands still for a while, and then carries out what was sent to it meanwhile, whether or not
+/// somebody still waits for the answer: claims and renewals 400 ms after the rest, as by a slower connection.
+#[derive(Debug, Clone)]
+pub struct StandingStore {
+    pub inner: Arc<MemoryDedupStore>,
+    still: std::ops::Range<Instant>,
+}
+
+impl StandingStore {
+    /// Stands still from and until these times from now.
+    pub fn new(still: std::ops::Range<Duration>) -> Self {
+        let now = Instant::now();
+        Self { inner: Arc::default(), still: now + still.start..now + still.end }
+    }
+
+    async fn send<T: Send + 'static>(
+        &self,
+        late: Duration,
+        write: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let carried_out = self.still.contains(&Instant::now()).then_some(self.still.end + late);
+        let sent = tokio::spawn(async move {
+            if let Some(time) = carried_out {
+                tokio::time::sleep_until(time).await;
+            }
+            write.await
+        });
+        sent.await.unwrap()
+    }
+}
+
+#[async_trait]
+impl DedupStore for StandingStore {
+    async fn claim(&self, claim: &ClaimToken, lease: Duration) -> Result<Claim, StoreError> {
+        let (inner, claim) = (self.inner.clone(), claim.clone());
+        self.send(Duration::from_millis(400), async move { inner.claim(&claim, lease).await }).await
+    }
+
+    async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {
+        let (inner, claim) = (self.inner.clone(), claim.clone());
+        self.send(Duration::from_millis(400), async move { inner.renew(&claim, lease).await }).await
+    }
+
+    async fn complete(&self, claim: &ClaimToken, retention: Duration) -> Result<Fenced, StoreError> {
+        let (inner, claim) = (self.inner.clone(), claim.clone());
+        self.send(Duration::ZERO, async move { inner.complete(&claim, retention).await }).await
+    }
+
+    async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
+        let (inner, claim) = (self.inner.clone(), claim.clone());
+        self.send(Duration::ZERO, async move { inner.release(&claim).await }).await
     }
 }
 

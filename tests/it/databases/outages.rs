@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use ::redis::Client;
 use qomplement_webhooks::sender::{Attempt, Payload, Sender};
+use qomplement_webhooks::{PostgresDedupStore, RedisDedupStore, WebhookReceiver};
 use tokio::task::{JoinSet, block_in_place};
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 
 use super::fleet::{End, Fact, Fleet, Line, MACHINE};
 use super::proxy::Proxy;
 use super::server::{PASSWORD, Server, postgres, redis};
+use crate::support::Script;
 
 const LEASE: Duration = Duration::from_secs(5);
 /// The sender waits no longer.
@@ -320,4 +322,41 @@ async fn a_full_redis_refuses_new_jobs_completes_those_it_holds_and_loses_none()
         let runs = &runs[&job(payload)];
         assert!(runs.len() == 1 && runs[0].was(End::Handled), "{runs:?}");
     }
+}
+
+/// A server stands still for longer than the sender's first two attempts, and carries out their claims when it goes on.
+async fn no_claim_is_left_behind(store: Store) {
+    let server = store.server();
+    let script = Script::default();
+    let builder = WebhookReceiver::builder(script.handler()).unauthenticated();
+    let receiver = match store {
+        Store::Redis => builder.dedup_store(RedisDedupStore::from_url(&server.url(), "still").unwrap()),
+        Store::Postgres => {
+            let store = PostgresDedupStore::from_url(&server.url()).unwrap();
+            store.migrate().await.unwrap();
+            builder.dedup_store(store)
+        }
+    };
+    let to = Sender::to_service(receiver.build().unwrap()).retry_delays([]);
+    // So that there is a connection.
+    post_until_done(&to, &Payload::extract_completed()).await;
+    let payload = Payload::extract_completed();
+    block_in_place(|| server.pause());
+    let began = Instant::now();
+    for next in [5, 15] {
+        let answer = post(&to, &payload).await;
+        assert!(is_refusal(&answer) && answer.took < IN_TIME, "{store:?}: {answer:?}");
+        sleep_until(began + Duration::from_secs(next)).await;
+    }
+    block_in_place(|| server.resume());
+    // A claim that is carried out now lasts longer than the sender waits for this answer.
+    let answer = post(&to, &payload).await;
+    assert_eq!(status(&answer), 200, "{store:?}: {answer:?}");
+    assert_eq!(script.runs(), 2, "{store:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_claims_of_abandoned_attempts_keep_no_later_attempt_out() {
+    let _machine = MACHINE.read().await;
+    tokio::join!(no_claim_is_left_behind(Store::Redis), no_claim_is_left_behind(Store::Postgres));
 }
