@@ -121,18 +121,44 @@ impl RedisDedupStore {
         })
     }
 
-    /// Reaches the server, and logs a warning when it is set to evict keys.
+    /// Claims, renews, releases and completes a job of its own, under a key that expires at once, and logs a
+    /// warning when the server is set to evict keys.
     ///
     /// Good for a program's start and for health checks. The first claim looks at the configuration by
     /// itself.
     ///
     /// # Errors
     ///
-    /// When the server is not reached, or refuses the credentials.
+    /// Returns an error if the server is not reached, refuses the credentials, takes no writes, or does not let
+    /// the user run the store's commands and scripts on the keys `NAMESPACE:*`; the error names the missing rights.
     pub async fn check(&self) -> Result<(), StoreError> {
-        self.command(&cmd("PING")).await?;
-        self.looked.store(true, Ordering::Relaxed);
-        warn_of_eviction(&*self.connection).await;
+        // Not by the claim as well.
+        let looked = self.looked.swap(true, Ordering::Relaxed);
+        let tried = self.try_out().await;
+        if tried.is_ok() {
+            warn_of_eviction(&*self.connection).await;
+        } else {
+            self.looked.store(looked, Ordering::Relaxed);
+        }
+        tried
+    }
+
+    async fn try_out(&self) -> Result<(), StoreError> {
+        const LEASE: Duration = Duration::from_secs(5);
+        // Nobody else's, so that any number of processes may check at once.
+        let unique = ClaimToken::new(&check_job("check")?);
+        let job = check_job(&format!("check:{:032x}", unique.owner()))?;
+        let (claim, other) = (ClaimToken::new(&job), ClaimToken::new(&job));
+        let answers = [
+            (self.claim(&claim, LEASE).await? == Claim::Acquired),
+            (matches!(self.claim(&other, LEASE).await?, Claim::InProgress { .. })),
+            (self.renew(&claim, LEASE).await? == Fenced::Applied),
+            (self.release(&claim).await? == Fenced::Applied),
+            (self.complete(&claim, Duration::from_millis(1)).await? == Fenced::Applied),
+        ];
+        if answers.contains(&false) {
+            return Err(StoreError::unavailable("Redis does not keep what it acknowledges"));
+        }
         Ok(())
     }
 
@@ -149,7 +175,21 @@ impl RedisDedupStore {
     }
 
     async fn command(&self, command: &Cmd) -> Result<Value, StoreError> {
-        self.call(command).await.map_err(store_error)
+        self.call(command).await.map_err(|error| self.error(error))
+    }
+
+    fn error(&self, error: RedisError) -> StoreError {
+        /// What servers of several versions say of a command, and of one in a script.
+        const REFUSALS: [&str; 3] =
+            ["unknown command", "ACL failure in script", "The user executing the script"];
+        let detail = error.detail().unwrap_or_default();
+        match error.code() {
+            Some("OOM") => StoreError::Full,
+            code if code == Some("NOPERM") || REFUSALS.iter().any(|text| detail.contains(text)) => {
+                StoreError::unavailable(Refused { namespace: self.namespace.clone(), source: error })
+            }
+            _ => StoreError::unavailable(error),
+        }
     }
 
     async fn script(
@@ -168,7 +208,7 @@ impl RedisDedupStore {
             }
             answer => answer,
         };
-        match answer.map_err(store_error)? {
+        match answer.map_err(|error| self.error(error))? {
             Value::Int(0) => Ok(Fenced::Stale),
             Value::Int(_) => Ok(Fenced::Applied),
             _ => Err(StoreError::unavailable("a script was not answered with a number")),
@@ -367,11 +407,19 @@ fn tcp_settings() -> TcpSettings {
     settings
 }
 
-fn store_error(error: RedisError) -> StoreError {
-    match error.code() {
-        Some("OOM") => StoreError::Full,
-        _ => StoreError::unavailable(error),
-    }
+/// The server does not let the user do something that the store does.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "Redis refuses a command of the store; allow its user the commands and the keys: \
+     ACL SETUSER <name> +set +get +del +pttl +evalsha +eval ~{namespace}:*"
+)]
+struct Refused {
+    namespace: Box<str>,
+    source: RedisError,
+}
+
+fn check_job(text: &str) -> Result<JobId, StoreError> {
+    text.parse().map_err(StoreError::unavailable)
 }
 
 async fn warn_of_eviction(connection: &dyn Connection) {

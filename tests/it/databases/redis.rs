@@ -152,6 +152,50 @@ async fn a_server_that_forgot_the_scripts_is_taught_them_again() {
 }
 
 #[tokio::test]
+async fn a_check_finds_a_user_that_may_not_do_what_the_store_does() {
+    let server = Server::redis(&[], &[]);
+    let mut connection = connection(&server);
+    let mut as_user = |rules: &str| {
+        let mut set = ::redis::cmd("ACL");
+        set.arg("SETUSER").arg("clerk").arg("reset").arg("on").arg(">clerk");
+        set.arg(rules.split(' ').collect::<Vec<_>>());
+        let () = set.query(&mut connection).unwrap();
+        let url = format!("redis://clerk:clerk@127.0.0.1:{}", server.port());
+        RedisDedupStore::from_url(&url, "invoices").unwrap()
+    };
+    let enough = as_user("+set +get +del +pttl +evalsha +eval ~invoices:*");
+    enough.check().await.unwrap();
+    let token = acquire(&enough, &job("job")).await;
+    assert_eq!(enough.renew(&token, LEASE).await.unwrap(), Fenced::Applied);
+    assert_eq!(enough.release(&token).await.unwrap(), Fenced::Applied);
+    for rules in [
+        "+@all -@scripting ~invoices:*",
+        "+@all ~other:*",
+        "+@all %R~invoices:*",
+        "+@all -set ~invoices:*",
+        "+@all -del ~invoices:*",
+        "+@all -pttl ~invoices:*",
+    ] {
+        let error = as_user(rules).check().await.expect_err(rules);
+        let said = error.source().unwrap().to_string();
+        assert!(said.contains("+evalsha +eval ~invoices:*"), "{rules}: {said}");
+        assert!(error.source().unwrap().source().is_some(), "{rules}: {error:?}");
+    }
+    let keys: usize = ::redis::cmd("DBSIZE").query(&mut connection).unwrap();
+    assert!(keys <= 7, "the checks leave {keys} keys behind");
+}
+
+#[tokio::test]
+async fn a_check_finds_a_server_that_takes_no_writes() {
+    let (primary, server) = (Server::redis(&[], &[]), Server::redis(&[], &[]));
+    let store = RedisDedupStore::from_url(&server.url(), "replica").unwrap();
+    store.check().await.unwrap();
+    let follow = ["127.0.0.1", &primary.port().to_string()];
+    let () = ::redis::cmd("REPLICAOF").arg(&follow).query(&mut connection(&server)).unwrap();
+    assert!(store.check().await.is_err());
+}
+
+#[tokio::test]
 async fn a_full_server_refuses_claims_and_keeps_those_that_it_granted() {
     let server = Server::redis(&["--maxmemory-policy", "noeviction"], &[]);
     let store = RedisDedupStore::from_url(&server.url(), "full").unwrap();
