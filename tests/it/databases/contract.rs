@@ -1,12 +1,40 @@
 //! Every store keeps the contract, however it is reached.
 
+use std::sync::Arc;
+
 use ::redis::aio::ConnectionManager;
 use qomplement_webhooks::conformance::{DedupDifference, dedup_all, inbox_all};
-use qomplement_webhooks::{PostgresDedupStore, PostgresInbox, RedisDedupStore};
+use qomplement_webhooks::{InboxAdmin, PostgresDedupStore, PostgresInbox, RedisDedupStore};
+use tokio::task::JoinSet;
 
 use super::server::{Server, postgres, redis};
+use crate::support::eventually;
 
 pub const DIFFERENCES: [DedupDifference; 1] = [DedupDifference::ForgetsOwnersOfFreeJobs];
+
+/// Makes the connections of a store's pool, until as many calls as a check makes succeed at once: the checks race for a
+/// job, and not for connections.
+async fn warmed<S, F>(store: S, call: fn(Arc<S>) -> F) -> S
+where
+    S: Send + Sync + 'static,
+    F: Future<Output = bool> + Send + 'static,
+{
+    let store = Arc::new(store);
+    eventually("the pool has its connections", async || {
+        let calls: JoinSet<_> = (0..64).map(|_| call(store.clone())).collect();
+        calls.join_all().await.into_iter().all(|succeeded| succeeded)
+    })
+    .await;
+    Arc::into_inner(store).unwrap()
+}
+
+pub async fn warmed_dedup(store: PostgresDedupStore) -> PostgresDedupStore {
+    warmed(store, |store| async move { store.prune().await.is_ok() }).await
+}
+
+async fn warmed_inbox(inbox: PostgresInbox) -> PostgresInbox {
+    warmed(inbox, |inbox| async move { inbox.stats().await.is_ok() }).await
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_by_url() {
@@ -27,7 +55,7 @@ async fn postgres_by_url() {
     let store =
         || PostgresDedupStore::from_url(&postgres().url()).unwrap().with_table("by_url", "dedup").unwrap();
     store().migrate().await.unwrap();
-    dedup_all(&store(), &store(), &DIFFERENCES).await;
+    dedup_all(&warmed_dedup(store()).await, &warmed_dedup(store()).await, &DIFFERENCES).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,14 +63,14 @@ async fn postgres_behind_a_pooler_that_gives_each_transaction_another_connection
     let bouncer = Server::pgbouncer(postgres());
     let store =
         |url: &str| PostgresDedupStore::from_url(url).unwrap().with_table("by_pgbouncer", "dedup").unwrap();
-    let store = (store(&bouncer.url()), store(&postgres().url()));
-    store.0.migrate().await.unwrap();
-    dedup_all(&store.0, &store.1, &DIFFERENCES).await;
+    let (store, direct) = (store(&bouncer.url()), store(&postgres().url()));
+    store.migrate().await.unwrap();
+    dedup_all(&warmed_dedup(store).await, &warmed_dedup(direct).await, &DIFFERENCES).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_inbox_by_url() {
     let inbox = || PostgresInbox::from_url(&postgres().url()).unwrap().with_table("by_url", "inbox").unwrap();
     inbox().migrate().await.unwrap();
-    inbox_all(&inbox(), &inbox(), &[]).await;
+    inbox_all(&warmed_inbox(inbox()).await, &warmed_inbox(inbox()).await, &[]).await;
 }

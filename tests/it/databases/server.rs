@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 pub const PASSWORD: &str = "open-sesame";
 
@@ -112,7 +113,8 @@ impl Server {
         let port = self.port;
         match self.kind {
             Kind::Redis => format!("redis://:{PASSWORD}@127.0.0.1:{port}"),
-            _ => format!("postgres://postgres:{PASSWORD}@127.0.0.1:{port}/postgres"),
+            // A machine that is busy with other things makes no connection in the two seconds of a store's own.
+            _ => format!("postgres://postgres:{PASSWORD}@127.0.0.1:{port}/postgres?connect_timeout=30"),
         }
     }
 
@@ -124,12 +126,16 @@ impl Server {
         &self.folder
     }
 
-    /// Kills the server, as a power cut would.
+    /// Kills the server, as a power cut would, and waits until all its processes are gone: PostgreSQL does not start
+    /// while one of them still holds the shared memory.
     pub fn kill(&mut self) {
-        self.signal("KILL");
+        let pids = self.signal("KILL");
         // `wait` would close the shell's input, which removes the folder.
         let _input = self.process.shell.stdin.take();
         self.process.shell.wait().unwrap();
+        wait_until("the server's processes are gone", || {
+            pids.iter().all(|pid| matches!(state(pid), None | Some('Z' | 'X')))
+        });
     }
 
     /// Starts it again, on its port and with what it had on its disk.
@@ -151,18 +157,36 @@ impl Server {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
-    fn signal(&self, signal: &str) {
+    /// Sends a signal to all processes of the server, and returns their ids.
+    fn signal(&self, signal: &str) -> Vec<String> {
         let pid = self.process.pid.to_string();
         // A child may be gone by now.
-        let send = |signal: &str, pids: &[&str]| {
+        let send = |signal: &str, pids: &[String]| {
             Command::new("kill").arg(signal).args(pids).stderr(Stdio::null()).status().unwrap()
         };
-        // Before its children are listed, so that there is no other one afterwards.
-        send("-STOP", &[&pid]);
+        // It stands still before its children are listed, so that there is no other one afterwards.
+        send("-STOP", std::slice::from_ref(&pid));
+        wait_until("the server stands still", || matches!(state(&pid), None | Some('T' | 'Z' | 'X')));
         let children = Command::new("pgrep").args(["-P", &pid]).output().unwrap();
         let children = String::from_utf8(children.stdout).unwrap();
-        let pids: Vec<_> = children.split_whitespace().chain([&*pid]).collect();
+        let pids: Vec<_> = children.split_whitespace().map(str::to_owned).chain([pid]).collect();
         send(&format!("-{signal}"), &pids);
+        pids
+    }
+}
+
+/// The state of a process, as `ps` shows it; `None` when there is none.
+fn state(pid: &str) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // After the name, which may hold anything.
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+fn wait_until(fact: &str, is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < Duration::from_secs(60), "never so: {fact}");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -55,7 +55,7 @@ async fn a_pool_of_the_users_works_without_listening() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_connection_that_listens_is_made_again() {
     let there = inbox("listening").await;
-    let url = format!("{}?application_name=here", postgres().url());
+    let url = format!("{}&application_name=here", postgres().url());
     let here = PostgresInbox::from_url(&url).unwrap().with_table("listening", "inbox").unwrap();
     let listening = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
         WHERE application_name = 'here' AND query LIKE 'LISTEN%'";
