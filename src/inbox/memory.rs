@@ -93,7 +93,7 @@ impl InboxStore for MemoryInbox {
         let (mut rows, now) = (self.rows(), Instant::now());
         let mut due: Vec<_> =
             rows.by_job.iter_mut().filter(|(_, row)| row.due().is_some_and(|due| due <= now)).collect();
-        due.sort_by_key(|(_, row)| (row.due(), row.number));
+        due.sort_by_key(|(_, row)| (row.asking.times, row.due(), row.number));
         Ok(due.into_iter().filter_map(|(job, row)| row.lease(job, length, now)).take(most).collect())
     }
 
@@ -114,18 +114,34 @@ impl InboxStore for MemoryInbox {
     }
 
     async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError> {
-        let mut rows = self.rows();
-        if !rows.by_job.contains_key(job) {
-            let row = Row::expected(rows.next_number(), deadline, Instant::now());
-            rows.by_job.insert(job.clone(), row);
+        let (mut rows, now) = (self.rows(), Instant::now());
+        match rows.by_job.get_mut(job) {
+            Some(row) => row.expect(deadline, now),
+            None => {
+                let row = Row::expected(rows.next_number(), deadline, now);
+                rows.by_job.insert(job.clone(), row);
+            }
         }
         Ok(())
     }
 
     async fn overdue(&self, most: usize, length: Duration) -> Result<Vec<Overdue>, StoreError> {
         let (mut rows, now) = (self.rows(), Instant::now());
-        let overdue = rows.by_job.iter_mut().filter_map(|(job, row)| row.overdue(job, length, now));
-        Ok(overdue.take(most).collect())
+        let expected = |row: &Row| match row.phase {
+            Phase::Expected { overdue } => Some(overdue),
+            _ => None,
+        };
+        let is_overdue = |row: &Row| expected(row).is_some_and(|overdue| overdue <= now);
+        let mut overdue: Vec<_> = rows.by_job.iter_mut().filter(|(_, row)| is_overdue(row)).collect();
+        let order = |(_, row): &(&JobId, &mut Row)| (row.asking.times, expected(row), row.number);
+        // Nobody wants the order of the others.
+        if most < overdue.len() {
+            overdue.select_nth_unstable_by_key(most, order);
+            overdue.truncate(most);
+        }
+        overdue.sort_by_key(order);
+        let leased = overdue.into_iter().filter_map(|(job, row)| row.overdue(job, length, now));
+        Ok(leased.take(most).collect())
     }
 
     async fn contains(&self, job: &JobId) -> Result<bool, StoreError> {

@@ -72,7 +72,11 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// The event of a job that is expected, or that is dead without one, is its first. A lease that
     /// [`overdue`](Self::overdue) gave is stale then. How often the job [was asked for](Asked) is kept, unless
-    /// the row was done or dead.
+    /// the row was done or dead; the time without an answer counts anew.
+    ///
+    /// An event whose status is not final leaves an expected job's deadline as it is: see
+    /// [`settle`](Self::settle). If it is the first event of a job that is dead without one, the job is expected
+    /// from now on.
     ///
     /// # Errors
     ///
@@ -80,7 +84,8 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     /// reached.
     async fn receive(&self, event: &Envelope) -> Result<Receipt, StoreError>;
 
-    /// Leases up to `most` of the rows that are due, those that have been due for longest first.
+    /// Leases up to `most` of the rows that are due: those whose job was [fetched](Asked::times) least often first, and
+    /// of these the ones that have been due for longest.
     ///
     /// Due are rows that were received, or given back or to be tried again and their time has come, and rows
     /// whose lease has ended. Each counts an attempt.
@@ -111,6 +116,10 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     /// Ends a lease with what came of it. Idempotent for one lease and outcome: a repetition is
     /// [`Fenced::Applied`], unless the row has been leased again, or is expected; then it is stale.
     ///
+    /// A row that is [`Outcome::Done`] or [`Outcome::Dead`] with an event whose status is not final, and whose job is
+    /// registered with a deadline, is expected again: its event is dropped, and the job is overdue at that
+    /// deadline. So it is after an [`Outcome::Retry`] that is not due before that.
+    ///
     /// A lease on an expected job ends as [`Outcome::AskAgain`], [`Outcome::GiveBack`], [`Outcome::Dead`] or
     /// [`Outcome::Disowned`]; any other outcome is stale.
     ///
@@ -120,7 +129,8 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError>;
 
     /// Registers a job that was started, and whose event should come within `deadline`. A job that the store
-    /// knows is left as it is.
+    /// knows is left as it is, with one exception: a job without a deadline, whose event has a status that is not
+    /// final, gets this deadline, and is expected if the row is done or dead.
     ///
     /// # Errors
     ///
@@ -128,8 +138,9 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     /// reached and it is not.
     async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError>;
 
-    /// Leases up to `most` of the expected jobs that are overdue, to ask the API for them: their deadline has
-    /// passed, and they were not asked for, or it is time to do so again, or such a lease has ended. No attempt
+    /// Leases up to `most` of the expected jobs that are overdue, to ask the API for them, those that were fetched
+    /// least often first, and of these the ones that have been overdue for longest. Overdue are jobs whose deadline has
+    /// passed, and that were not asked for, or it is time to do so again, or such a lease has ended. No attempt
     /// is counted, and the jobs stay expected.
     ///
     /// # Errors
@@ -217,6 +228,9 @@ pub struct Asked {
     /// How often in a row, at the end, it did not know the job. That it could not be asked does not break the
     /// row.
     pub not_found: u32,
+    /// How long ago the first fetch was that [had no answer](Unfinished::Failed), of those in a row at the end;
+    /// `None` after an answer, and in a row that was received, registered or replayed since.
+    pub unanswered_for: Option<Duration>,
     /// How long it is until it may be asked again.
     pub again_in: Duration,
 }
@@ -245,7 +259,7 @@ pub enum Outcome {
     },
     /// The API was asked for the job, and there is no result. The attempt does not count, and the asking
     /// [does](Asked). A job that [has not ended](Unfinished::Pending) is expected again, and its event is
-    /// dropped; otherwise the row stays what it was before the lease.
+    /// dropped; if it has no deadline, that is now. Otherwise the row stays what it was before the lease.
     AskAgain {
         /// How long after now it may be asked again, and is due or overdue.
         after: Duration,
@@ -291,19 +305,16 @@ pub struct Pruned {
     pub rows: u64,
 }
 
-impl Asked {
-    /// After it was asked for once more, and may be again after a while.
-    pub(crate) fn and(self, answer: &Unfinished, again_in: Duration) -> Self {
-        let not_found = match answer {
-            Unfinished::Pending => 0,
-            Unfinished::NotFound => self.not_found.saturating_add(1),
-            Unfinished::Failed { .. } => self.not_found,
-        };
-        Self { times: self.times.saturating_add(1), not_found, again_in }
-    }
-}
-
 impl Unfinished {
+    /// How often in a row the API did not know the job, after it was that often before.
+    pub(crate) fn not_found_after(&self, before: u32) -> u32 {
+        match self {
+            Self::Pending => 0,
+            Self::NotFound => before.saturating_add(1),
+            Self::Failed { .. } => before,
+        }
+    }
+
     /// What stands as the row's error.
     #[must_use]
     pub fn error(&self) -> Option<&str> {

@@ -58,9 +58,11 @@ pub(super) struct Event {
 pub(super) struct Asking {
     pub(super) times: u32,
     not_found: u32,
+    /// When the first of the last fetches was that had no answer.
+    unanswered: Option<Instant>,
     /// Not before.
     again: Option<Instant>,
-    /// When the event should have come, if that was said.
+    /// When the event should have come, if the job is an expected one.
     deadline: Option<Instant>,
 }
 
@@ -97,8 +99,11 @@ impl Row {
             }
             _ => {
                 if matches!(self.phase, Phase::Done { .. } | Phase::Dead) {
-                    self.asking = Asking::default();
+                    // What was given up without an event, and goes on, is expected again.
+                    let goes_on = self.event.is_none() && !event.status().is_final();
+                    self.asking = Asking { deadline: goes_on.then_some(now), ..Asking::default() };
                 }
+                self.asking.unanswered = None;
                 // Who runs the old event, or asks for one, must not settle the new one.
                 if matches!(self.phase, Phase::Expected { .. } | Phase::Running { .. }) {
                     self.sequence += 1;
@@ -122,6 +127,21 @@ impl Row {
         if !matches!(self.phase, Phase::Running { .. }) {
             self.phase = Phase::Received { due: now };
         }
+    }
+
+    /// Registers a job that has a row.
+    pub(super) fn expect(&mut self, deadline: Duration, now: Instant) {
+        if self.has_final_event() != Some(false) || self.asking.deadline.is_some() {
+            return;
+        }
+        self.asking.deadline = Some(later(now, deadline));
+        if matches!(self.phase, Phase::Done { .. } | Phase::Dead) {
+            self.expect_another();
+        }
+    }
+
+    fn has_final_event(&self) -> Option<bool> {
+        self.event.as_ref().map(|event| event.status.is_final())
     }
 
     /// When it can be leased.
@@ -170,9 +190,13 @@ impl Row {
     }
 
     fn asked(&self, now: Instant) -> Asked {
-        let Asking { times, not_found, again, .. } = self.asking;
-        let again_in = again.map_or(Duration::ZERO, |again| again.saturating_duration_since(now));
-        Asked { times, not_found, again_in }
+        let Asking { times, not_found, unanswered, again, .. } = self.asking;
+        Asked {
+            times,
+            not_found,
+            unanswered_for: unanswered.map(|since| now.saturating_duration_since(since)),
+            again_in: again.map_or(Duration::ZERO, |again| again.saturating_duration_since(now)),
+        }
     }
 
     pub(super) fn renew(&mut self, lease: &Lease, length: Duration, now: Instant) -> Fenced {
@@ -213,13 +237,22 @@ impl Row {
         }
         let after = |after: &Duration| Phase::Received { due: later(now, *after) };
         match (outcome, self.phase) {
+            (Outcome::Done, Phase::Running { .. }) if self.stays_expected() => self.expect_another(),
             (Outcome::Done, Phase::Running { .. }) => self.phase = Phase::Done { since: now },
             (Outcome::Retry { after: delay, error }, Phase::Running { .. }) => {
-                self.phase = after(delay);
+                if self.stays_expected() && self.overdue_at() <= Some(later(now, *delay)) {
+                    self.expect_another();
+                } else {
+                    self.phase = after(delay);
+                }
                 self.error = Some(error.clone());
             }
             (Outcome::Dead { error }, Phase::Running { .. } | Phase::Expected { .. }) => {
-                self.phase = Phase::Dead;
+                if self.stays_expected() {
+                    self.expect_another();
+                } else {
+                    self.phase = Phase::Dead;
+                }
                 self.error = Some(error.clone());
             }
             (Outcome::Disowned { error }, Phase::Running { .. } | Phase::Expected { .. }) => {
@@ -236,16 +269,17 @@ impl Row {
             }
             (Outcome::AskAgain { after: delay, answer }, Phase::Running { .. }) => {
                 self.attempts -= 1;
-                self.note(answer, later(now, *delay));
+                self.note(answer, now, *delay);
                 if *answer == Unfinished::Pending {
                     self.event = None;
+                    self.asking.deadline.get_or_insert(now);
                     self.expect_again(later(now, *delay));
                 } else {
                     self.phase = after(delay);
                 }
             }
             (Outcome::AskAgain { after: delay, answer }, Phase::Expected { .. }) => {
-                self.note(answer, later(now, *delay));
+                self.note(answer, now, *delay);
                 self.expect_again(later(now, *delay));
             }
             // What has not ended is never received by this.
@@ -268,10 +302,35 @@ impl Row {
         self.sequence += 1;
     }
 
+    /// Whether its job is expected, however a run for the event that it has ends.
+    fn stays_expected(&self) -> bool {
+        self.has_final_event() == Some(false) && self.asking.deadline.is_some()
+    }
+
+    /// Drops an event that was no last word of an expected job.
+    fn expect_another(&mut self) {
+        self.event = None;
+        (self.attempts, self.earlier_attempts) = (0, 0);
+        if let Some(overdue) = self.overdue_at() {
+            self.expect_again(overdue);
+        }
+    }
+
+    fn overdue_at(&self) -> Option<Instant> {
+        // `None` is less than any time.
+        self.asking.deadline.max(self.asking.again)
+    }
+
     /// Notes that the API was asked in vain.
-    fn note(&mut self, answer: &Unfinished, again: Instant) {
-        let Asked { times, not_found, .. } = self.asked(again).and(answer, Duration::ZERO);
-        self.asking = Asking { times, not_found, again: Some(again), ..self.asking };
+    fn note(&mut self, answer: &Unfinished, now: Instant, delay: Duration) {
+        let asking = &mut self.asking;
+        asking.times = asking.times.saturating_add(1);
+        asking.not_found = answer.not_found_after(asking.not_found);
+        asking.unanswered = match answer {
+            Unfinished::Failed { .. } => asking.unanswered.or(Some(now)),
+            Unfinished::Pending | Unfinished::NotFound => None,
+        };
+        asking.again = Some(later(now, delay));
         self.error = answer.error().map(str::to_owned);
     }
 

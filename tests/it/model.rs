@@ -165,8 +165,8 @@ fn leased_timeless(leased: &Leased) -> String {
 }
 
 fn asked(asked: &Asked) -> String {
-    let Asked { times, not_found, again_in } = asked;
-    format!("{times} {not_found} {}", *again_in > HOUR / 2)
+    let Asked { times, not_found, unanswered_for, again_in } = asked;
+    format!("{times} {not_found} {} {}", unanswered_for.is_some(), *again_in > HOUR / 2)
 }
 
 fn timeless(row: &InboxRow) -> String {

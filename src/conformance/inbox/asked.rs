@@ -346,6 +346,108 @@ async fn asked_once(store: &dyn InboxAdmin) -> (JobId, Lease) {
     (job, leased.lease)
 }
 
+/// What was fetched least often comes first, whether it has an event or is expected; of these, what has been due for
+/// longest.
+///
+/// # Panics
+///
+/// When another comes first.
+pub async fn inbox_what_was_fetched_least_comes_first(store: &dyn InboxAdmin) {
+    clear(store).await;
+    find_overdue(store, &[], LONG).await;
+    let apart = Duration::from_millis(10);
+    let (mut received, mut expected) = (Vec::new(), Vec::new());
+    let mut held = Vec::new();
+    // The first was fetched twice, the second and the third once, and the others never.
+    for times in [2, 1, 1, 0, 0] {
+        let (job, mut running) = running(store).await;
+        for _ in 0..times {
+            settle(store, &running, &ask_again(Duration::ZERO, failed())).await;
+            running = lease(store, &job, LONG).await.lease;
+        }
+        received.push(job);
+        let job = super::super::harness::job();
+        let mut asking = overdue_lease(store, &job).await.lease;
+        for _ in 0..times {
+            settle(store, &asking, &ask_again(Duration::ZERO, failed())).await;
+            asking = again(store, &job).await.lease;
+        }
+        expected.push(job);
+        held.push([running, asking]);
+    }
+    for lease in held.iter().flatten() {
+        settle(store, lease, &give_back(Duration::ZERO)).await;
+        sleep(apart).await;
+    }
+    for (place, index) in [3, 4, 1, 2, 0].into_iter().enumerate() {
+        let leased = store.lease(1, LONG).await.ok().and_then(|mut leased| leased.pop());
+        let job = leased.as_ref().map(|leased| leased.lease.job());
+        assert_eq!(job, Some(&received[index]), "the row that comes as number {place} is another");
+        let overdue = store.overdue(1, LONG).await.ok().and_then(|mut overdue| overdue.pop());
+        let job = overdue.as_ref().map(|overdue| overdue.lease.job());
+        assert_eq!(job, Some(&expected[index]), "the overdue job that comes as number {place} is another");
+    }
+}
+
+/// How long there was no answer counts from the first fetch without one, and anew after an answer and in a new life.
+///
+/// # Panics
+///
+/// When it counts from another time.
+pub async fn inbox_the_time_without_an_answer_is_told(store: &dyn InboxAdmin) {
+    let (received, mut held) = running(store).await;
+    let expected = job();
+    let mut overdue = overdue_lease(store, &expected).await;
+    assert_eq!(overdue.asked.unanswered_for, None, "a job that was not fetched");
+    sleep(SHORT).await;
+    let began = Instant::now();
+    for _ in 0..3 {
+        settle(store, &held, &ask_again(Duration::ZERO, failed())).await;
+        settle(store, &overdue.lease, &ask_again(Duration::ZERO, failed())).await;
+        let first_settled = began.elapsed();
+        let least = Instant::now();
+        sleep(SHORT).await;
+        let leased = lease(store, &received, LONG).await;
+        overdue = again(store, &expected).await;
+        for told in [leased.asked.unanswered_for, overdue.asked.unanswered_for] {
+            let (least, most) = (least.elapsed(), began.elapsed());
+            let told = told.unwrap_or_else(|| panic!("a job that was fetched without an answer"));
+            // The clock of the store is not the suite's.
+            assert!(
+                told + ROUNDING + SHORT / 2 + first_settled >= least && told <= most + ROUNDING,
+                "there was no answer for between {least:?} and {most:?}, and {told:?} are told"
+            );
+        }
+        // Not an answer, nor none.
+        settle(store, &leased.lease, &give_back(Duration::ZERO)).await;
+        settle(store, &overdue.lease, &give_back(Duration::ZERO)).await;
+        let leased = lease(store, &received, LONG).await;
+        assert!(leased.asked.unanswered_for >= Some(SHORT / 2), "it counts anew after it was given back");
+        held = leased.lease;
+        overdue = again(store, &expected).await;
+        assert!(overdue.asked.unanswered_for >= Some(SHORT / 2), "it counts anew after it was given back");
+    }
+    let told = overdue.asked.unanswered_for.unwrap_or_default();
+    assert!(told + ROUNDING >= SHORT * 3, "it counts from the last fetch, and not from the first: {told:?}");
+
+    settle(store, &held, &ask_again(Duration::ZERO, Unfinished::NotFound)).await;
+    let leased = lease(store, &received, LONG).await;
+    assert_eq!(leased.asked.unanswered_for, None, "after an answer");
+    settle(store, &leased.lease, &ask_again(Duration::ZERO, failed())).await;
+    let leased = lease(store, &received, LONG).await;
+    settle(store, &leased.lease, &error("never")).await;
+    assert!(replay(store, &received).await, "what is dead cannot be replayed");
+    let leased = lease(store, &received, LONG).await;
+    assert_eq!(leased.asked.unanswered_for, None, "after a replay");
+    settle(store, &overdue.lease, &ask_again(Duration::ZERO, Unfinished::Pending)).await;
+    let overdue = again(store, &expected).await;
+    assert_eq!(overdue.asked.unanswered_for, None, "after an answer");
+    settle(store, &overdue.lease, &ask_again(Duration::ZERO, failed())).await;
+    receipt(store.receive(&completed(&expected)).await, Receipt::Stored, "the event of an expected job");
+    let leased = lease(store, &expected, LONG).await;
+    assert_eq!((leased.asked.unanswered_for, leased.asked.times), (None, 5), "after its receipt");
+}
+
 /// Of an answer and a webhook that come at once, one is the event, and the other is told so.
 ///
 /// # Panics

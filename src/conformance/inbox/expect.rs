@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::harness::{LAG, LONG, at_once, job, leases};
+use super::super::harness::{LAG, LONG, ROUNDING, at_once, job, leases, stale};
 use super::steps::*;
 use crate::inbox::{InboxAdmin, InboxState, InboxStore, Outcome, Receipt};
 
@@ -66,6 +66,99 @@ pub async fn inbox_expecting_a_job_never_resets_it(store: &dyn InboxAdmin) {
         let found = overdue(store, &[job], LONG).await;
         assert!(found.is_empty(), "registering a job that was {stand:?} gave it another deadline");
     }
+}
+
+/// An event whose status is not final does not end the expectation of its job: however its run ends, the job is
+/// expected by its deadline, whether it was registered before the event or after.
+///
+/// # Panics
+///
+/// When it is not, or the event is not handled, or is kept.
+pub async fn inbox_a_status_that_is_not_final_ends_no_expectation(store: &dyn InboxAdmin) {
+    clear(store).await;
+    for registered_first in [true, false] {
+        for end in [Outcome::Done, error("never")] {
+            let (job, what) = (job(), format!("{end:?} (registered first: {registered_first})"));
+            let began = Instant::now();
+            if registered_first {
+                expect(store, &job, LONG).await;
+            }
+            receipt(store.receive(&processing(&job)).await, Receipt::Stored, "a report of a job");
+            if !registered_first {
+                expect(store, &job, LONG).await;
+                expect(store, &job, Duration::ZERO).await;
+            }
+            // A run that is tried again still has its event.
+            let leased = lease(store, &job, LONG).await;
+            settle(store, &leased.lease, &retry(Duration::ZERO)).await;
+            let leased = lease(store, &job, LONG).await;
+            assert_eq!((&leased.body, leased.attempt), (processing(&job).body(), 2), "what is handled");
+            settle(store, &leased.lease, &end).await;
+            stale(store.renew(&leased.lease, LONG).await, "a renewal when the job is expected");
+            stale(store.settle(&leased.lease, &end).await, "an outcome when the job is expected");
+            let (row, body) = get(store, &job).await;
+            assert_eq!((row.state, row.attempts), (InboxState::Expected, 0), "after {what}");
+            assert_eq!((row.job_type, row.status, body), (None, None, None), "the event after {what}");
+            let due_in = row.due_in.unwrap_or_default();
+            assert!(
+                due_in <= LONG + ROUNDING && due_in + began.elapsed() + ROUNDING >= LONG,
+                "the deadline of {LONG:?} is {due_in:?} away after {what}"
+            );
+            receipt(store.receive(&completed(&job)).await, Receipt::Stored, "its result");
+            settle(store, &lease(store, &job, LONG).await.lease, &Outcome::Done).await;
+            assert_eq!(
+                super::steps::row(store, &job).await.state,
+                InboxState::Done,
+                "its result was handled"
+            );
+        }
+    }
+
+    // Its deadline has passed meanwhile, or its run had ended when it was registered.
+    let late = job();
+    expect(store, &late, Duration::ZERO).await;
+    receipt(store.receive(&processing(&late)).await, Receipt::Stored, "a report of a job");
+    assert!(
+        overdue(store, std::slice::from_ref(&late), LONG).await.is_empty(),
+        "overdue while it is handled"
+    );
+    settle(store, &lease(store, &late, LONG).await.lease, &Outcome::Done).await;
+    assert_eq!(overdue(store, std::slice::from_ref(&late), LONG).await, [late], "a job past its deadline");
+    // A run that would be tried again only then is not.
+    for (deadline, after) in [(Duration::ZERO, Duration::ZERO), (LONG, LONG * 2)] {
+        let job = job();
+        expect(store, &job, deadline).await;
+        receipt(store.receive(&processing(&job)).await, Receipt::Stored, "a report of a job");
+        settle(store, &lease(store, &job, LONG).await.lease, &retry(after)).await;
+        let row = super::steps::row(store, &job).await;
+        assert_eq!(
+            (row.state, row.error.as_deref()),
+            (InboxState::Expected, Some("not now")),
+            "in {after:?}"
+        );
+        assert!(row.due_in <= Some(deadline + ROUNDING), "overdue at its deadline of {deadline:?}: {row:?}");
+    }
+    for end in [Outcome::Done, error("never")] {
+        let job = job();
+        receipt(store.receive(&processing(&job)).await, Receipt::Stored, "a report of a job");
+        settle(store, &lease(store, &job, LONG).await.lease, &end).await;
+        let ended = super::steps::row(store, &job).await;
+        assert!(ended.due_in.is_none(), "a job that nobody registered is {} after {end:?}", ended.state);
+        expect(store, &job, Duration::ZERO).await;
+        let row = super::steps::row(store, &job).await;
+        assert_eq!((row.state, row.status), (InboxState::Expected, None), "registered after {end:?}");
+        assert_eq!(overdue(store, std::slice::from_ref(&job), LONG).await, [job], "past its deadline");
+    }
+
+    // What was given up without an event goes on.
+    let job = job();
+    expect(store, &job, Duration::ZERO).await;
+    let found = find_overdue(store, std::slice::from_ref(&job), LONG).await.pop();
+    let Some(found) = found else { panic!("a job past its deadline is not overdue") };
+    settle(store, &found.lease, &error("never")).await;
+    receipt(store.receive(&processing(&job)).await, Receipt::Stored, "a report of a job that was given up");
+    settle(store, &lease(store, &job, LONG).await.lease, &Outcome::Done).await;
+    assert_eq!(overdue(store, std::slice::from_ref(&job), LONG).await, [job], "a job that goes on");
 }
 
 /// Of the same job registered many times at once, there is one.

@@ -75,6 +75,7 @@ pub async fn inbox_all(store: &dyn InboxAdmin, other: &dyn InboxAdmin, differenc
         inbox_an_expected_job_is_received(store);
         inbox_expecting_a_job_never_resets_it(store);
         inbox_a_job_expected_many_times_is_one(store);
+        inbox_a_status_that_is_not_final_ends_no_expectation(store);
         inbox_a_job_is_overdue_after_its_deadline(store);
         inbox_a_job_is_overdue_again_after_a_while(store);
         inbox_an_overdue_job_is_returned_to_one(store);
@@ -87,6 +88,8 @@ pub async fn inbox_all(store: &dyn InboxAdmin, other: &dyn InboxAdmin, differenc
         inbox_a_job_is_asked_for_again_after_a_while(store);
         inbox_the_last_that_asks_for_a_job_writes(store);
         inbox_a_job_says_how_late_it_is(store);
+        inbox_what_was_fetched_least_comes_first(store);
+        inbox_the_time_without_an_answer_is_told(store);
         inbox_asking_begins_anew_with_a_new_life(store);
         inbox_of_an_answer_and_a_webhook_at_once_one_counts(store);
         inbox_a_time_may_be_any(store);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::task::yield_now;
+use tokio::time::Instant;
 
 use super::inbox_all;
 use crate::event::{Envelope, JobId};
@@ -82,6 +83,13 @@ enum Flaw {
     LetsWhoAskedBeforeWrite,
     CountsLatenessFromTheLease,
     KeepsTheAskingOfBefore,
+    EndsAnExpectationWithAnyStatus,
+    ForgetsTheDeadlineAfterAnyStatus,
+    IgnoresTheDeadlineOfAJobThatItHas,
+    LeasesInTheOrderOfFetches,
+    SaysOverdueInTheOrderOfFetches,
+    CountsNoAnswerFromTheLastFetch,
+    CountsNoAnswerOverItsEnd,
     VerifiesInTwoSteps,
     RefusesLongTimes,
     ReplaysNothing,
@@ -125,6 +133,7 @@ struct State {
     /// Jobs that could not be asked for, the last time.
     failed: Mutex<HashSet<JobId>>,
     asked: Mutex<HashMap<JobId, u32>>,
+    unanswered: Mutex<HashMap<JobId, Instant>>,
     verified: Mutex<HashSet<JobId>>,
     gone: Mutex<HashSet<JobId>>,
     settled: Mutex<HashSet<(JobId, u64)>>,
@@ -168,6 +177,13 @@ impl Flawed {
         match self.flaw {
             KeepsTheAskingOfBefore => {
                 asked.times += self.state.asked.lock().unwrap().get(job).copied().unwrap_or_default();
+            }
+            CountsNoAnswerFromTheLastFetch | CountsNoAnswerOverItsEnd => {
+                let since = self.state.unanswered.lock().unwrap().get(job).map(Instant::elapsed);
+                asked.unanswered_for = match self.flaw {
+                    CountsNoAnswerOverItsEnd => asked.unanswered_for.or(since),
+                    _ => asked.unanswered_for.and(since),
+                };
             }
             BreaksTheRowOfNotFound if self.state.failed.lock().unwrap().contains(job) => asked.not_found = 0,
             _ => {}
@@ -256,6 +272,15 @@ impl InboxStore for Flawed {
             EndsLeasesEarly => length / 3,
             _ => length,
         };
+        if self.is(LeasesInTheOrderOfFetches) {
+            let mut all = self.inner.lease(usize::MAX, length).await?;
+            all.sort_by_key(|leased| std::cmp::Reverse(leased.asked.times));
+            let back = Outcome::GiveBack { after: Duration::ZERO };
+            for leased in all.split_off(most.min(all.len())) {
+                let _ = self.inner.settle(&leased.lease, &back).await?;
+            }
+            return Ok(all);
+        }
         if self.is(LeasesInOrderOfArrival) {
             let mut all = self.inner.lease(usize::MAX, length).await?;
             let mut numbers = HashMap::new();
@@ -356,6 +381,7 @@ impl InboxStore for Flawed {
         if let Outcome::AskAgain { answer, .. } = outcome {
             let mut failed = self.state.failed.lock().unwrap();
             if matches!(answer, Unfinished::Failed { .. }) {
+                self.state.unanswered.lock().unwrap().insert(lease.job().clone(), Instant::now());
                 failed.insert(lease.job().clone());
             } else {
                 failed.remove(lease.job());
@@ -415,6 +441,29 @@ impl InboxStore for Flawed {
             LetsWhoAskedBeforeWrite if expected => {
                 self.inner.settle(&self.last_lease(lease).await, &outcome).await
             }
+            EndsAnExpectationWithAnyStatus if !expected => {
+                let settled = self.inner.settle(lease, &outcome).await?;
+                if settled == Fenced::Applied && self.is_expected(lease.job()).await {
+                    let job = lease.job().clone();
+                    let id = job.to_string();
+                    let last = self.last_lease(lease).await;
+                    let event = serde_json::json!({
+                        "job_id": id, "data": {"id": id, "type": "extract", "status": "completed"}
+                    });
+                    let event = Bytes::from(event.to_string()).try_into().unwrap();
+                    // It is done with what it had.
+                    let _ = self.inner.verify(&last, &event).await?;
+                }
+                Ok(settled)
+            }
+            ForgetsTheDeadlineAfterAnyStatus if !expected => {
+                let settled = self.inner.settle(lease, &outcome).await?;
+                if settled == Fenced::Applied && self.is_expected(lease.job()).await {
+                    let now = Outcome::GiveBack { after: Duration::ZERO };
+                    let _ = self.inner.settle(&self.last_lease(lease).await, &now).await?;
+                }
+                Ok(settled)
+            }
             SettlesAgain if !first => {
                 let settled = self.inner.settle(lease, &outcome).await?;
                 let ended = self.row(lease.job()).await.is_some_and(|row| row.due_in.is_none());
@@ -432,6 +481,7 @@ impl InboxStore for Flawed {
         match self.flaw {
             RefusesLongTimes if deadline == Duration::MAX => Err(StoreError::unavailable("out of range")),
             ForgetsDeadlines => self.inner.expect(job, Duration::ZERO).await,
+            IgnoresTheDeadlineOfAJobThatItHas if self.row(job).await.is_some() => Ok(()),
             ResetsWhatIsExpected => {
                 self.inner.replay(job).await?;
                 self.inner.expect(job, deadline).await
@@ -484,6 +534,15 @@ impl InboxStore for Flawed {
             SaysOverdueOnce => Duration::from_secs(1_000_000),
             _ => length,
         };
+        if self.is(SaysOverdueInTheOrderOfFetches) {
+            let mut all = self.inner.overdue(usize::MAX, length).await?;
+            all.sort_by_key(|overdue| std::cmp::Reverse(overdue.asked.times));
+            let back = Outcome::GiveBack { after: Duration::ZERO };
+            for overdue in all.split_off(most.min(all.len())) {
+                let _ = self.inner.settle(&overdue.lease, &back).await?;
+            }
+            return Ok(all);
+        }
         let mut overdue = in_lock(self, self.inner.overdue(most, length)).await?;
         for overdue in &mut overdue {
             overdue.asked = self.asked(overdue.lease.job(), overdue.asked);
@@ -686,6 +745,13 @@ async fn every_flaw_is_named_by_the_check_that_is_for_it() {
         (LetsWhoAskedBeforeWrite, "inbox_the_last_that_asks_for_a_job_writes"),
         (CountsLatenessFromTheLease, "inbox_a_job_says_how_late_it_is"),
         (KeepsTheAskingOfBefore, "inbox_asking_begins_anew_with_a_new_life"),
+        (EndsAnExpectationWithAnyStatus, "inbox_a_status_that_is_not_final_ends_no_expectation"),
+        (ForgetsTheDeadlineAfterAnyStatus, "inbox_a_status_that_is_not_final_ends_no_expectation"),
+        (IgnoresTheDeadlineOfAJobThatItHas, "inbox_a_status_that_is_not_final_ends_no_expectation"),
+        (LeasesInTheOrderOfFetches, "inbox_what_was_fetched_least_comes_first"),
+        (SaysOverdueInTheOrderOfFetches, "inbox_what_was_fetched_least_comes_first"),
+        (CountsNoAnswerFromTheLastFetch, "inbox_the_time_without_an_answer_is_told"),
+        (CountsNoAnswerOverItsEnd, "inbox_the_time_without_an_answer_is_told"),
         (VerifiesInTwoSteps, "inbox_of_an_answer_and_a_webhook_at_once_one_counts"),
         (RefusesLongTimes, "inbox_a_time_may_be_any"),
         (ReplaysNothing, "inbox_a_replay_begins_anew_and_keeps_the_attempts"),

@@ -413,7 +413,10 @@ impl InboxStore for PostgresInbox {
         }
         let (job, deadline) = (job.to_string(), microseconds(deadline));
         let parameters: [Parameter<'_>; 2] = [(&job, Type::TEXT), (&deadline, Type::INT8)];
-        if !self.query(&self.inner.statements.expect, &parameters).await?.is_empty() {
+        let written = self.query(&self.inner.statements.expect, &parameters).await?;
+        if let Some(row) = written.first()
+            && column(row, "expected")?
+        {
             self.inner.room.expected();
         }
         Ok(())
@@ -537,6 +540,7 @@ fn asked(row: &Row) -> Result<Asked, StoreError> {
     Ok(Asked {
         times: column::<i32>(row, "asked")?.unsigned_abs(),
         not_found: column::<i32>(row, "not_found")?.unsigned_abs(),
+        unanswered_for: column::<Option<i64>>(row, "unanswered_for")?.map(duration),
         again_in: column::<Option<i64>>(row, "ask_in")?.map(duration).unwrap_or_default(),
     })
 }

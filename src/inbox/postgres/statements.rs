@@ -50,7 +50,7 @@ pub(super) fn schema(table: TableName) -> Schema {
 
 /// Creates the table.
 ///
-/// Each index holds the rows of one question, and none but the first two the rows that are done: so what is
+/// Each index holds the rows of one question, and none but those of the constraints the rows that are done: so what is
 /// done costs nothing. A body of more than two kilobytes lies beside the table (TOAST), and is not written again
 /// with its row.
 fn first_version(table: &TableName) -> String {
@@ -71,19 +71,24 @@ fn first_version(table: &TableName) -> String {
     asked integer NOT NULL DEFAULT 0,
     not_found integer NOT NULL DEFAULT 0,
     ask_at timestamptz,
+    unanswered_since timestamptz,
     deadline_at timestamptz,
     error text,
     received_at timestamptz NOT NULL,
     ended_at timestamptz CHECK (ended_at IS NOT NULL OR state NOT IN ('done', 'dead'))
 ) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
-CREATE INDEX {due} ON {table} (due_at, number) WHERE {UNFINISHED};
-CREATE INDEX {expected} ON {table} (due_at) WHERE state = 'expected';
+CREATE INDEX {due} ON {table} (due_at, number) WHERE {UNFINISHED} AND asked = 0;
+CREATE INDEX {due_again} ON {table} (asked, due_at, number) WHERE {UNFINISHED} AND asked > 0;
+CREATE INDEX {expected} ON {table} (due_at, number) WHERE state = 'expected' AND asked = 0;
+CREATE INDEX {overdue_again} ON {table} (asked, due_at, number) WHERE state = 'expected' AND asked > 0;
 CREATE INDEX {done} ON {table} (ended_at) WHERE state = 'done' AND body IS NOT NULL;
 CREATE INDEX {pruned} ON {table} (ended_at) WHERE state = 'done' AND body IS NULL;
 CREATE INDEX {dead} ON {table} (number) WHERE state = 'dead';
 ",
         due = index("due"),
+        due_again = index("due_again"),
         expected = index("expected"),
+        overdue_again = index("overdue_again"),
         done = index("done"),
         pruned = index("pruned"),
         dead = index("dead"),
@@ -120,6 +125,49 @@ impl Statements {
                 sets = sets.collect::<String>()
             )
         };
+        // A run for an event that was no last word of an expected job ends: another event is expected then.
+        let remains = format!("state = 'running' AND status NOT {FINAL} AND deadline_at IS NOT NULL");
+        let expect_another = |when: &str| {
+            let columns = [
+                ("sequence", "job.sequence + 1"),
+                ("attempts", "0"),
+                ("earlier_attempts", "0"),
+                ("job_type", "NULL"),
+                ("status", "NULL"),
+                ("body", "NULL"),
+            ];
+            let columns = columns.map(|(column, value)| {
+                format!("{column} = CASE WHEN {when} THEN {value} ELSE job.{column} END")
+            });
+            columns.join(", ")
+        };
+        // Ends a run, or repeats that: of what is leased `from` these states and `becomes` another, due at some time.
+        let end = |from: &str, becomes: &str, repeated: &str, due: &str, error: &str| {
+            let (when, ended) = match due {
+                "NULL" => (remains.clone(), "clock_timestamp()"),
+                // By a clock that stands still for the statement.
+                due => {
+                    let due = due.replace("clock_timestamp()", "statement_timestamp()");
+                    (format!("{remains} AND greatest(deadline_at, ask_at) <= {due}"), "NULL")
+                }
+            };
+            let error = match error {
+                "" => String::new(),
+                error => format!("error = CASE WHEN state IN ({from}) THEN {error} ELSE error END,"),
+            };
+            format!(
+                "UPDATE {table} AS job SET
+                    state = CASE WHEN {when} THEN 'expected' ELSE '{becomes}' END,
+                    due_at = CASE WHEN {when} THEN greatest(deadline_at, ask_at)
+                        WHEN state IN ({from}) THEN {due} ELSE due_at END,
+                    ended_at = CASE WHEN {when} THEN NULL WHEN state IN ({from}) THEN {ended} ELSE ended_at END,
+                    {error}
+                    {another}
+                WHERE {LEASED} AND state IN ({from}{repeated})
+                RETURNING true",
+                another = expect_another(&when)
+            )
+        };
         // What is expected has no lease of before, so there is no repetition to look for.
         let back = |sets: &str| {
             format!(
@@ -133,17 +181,22 @@ impl Statements {
                 from_now = from_now(3)
             )
         };
-        let asked = |not_found: &str| {
+        let asked = |not_found: &str, unanswered_since: &str| {
             back(&format!(
                 ", asked = asked + CASE state WHEN 'received' THEN 0 ELSE 1 END,
                     not_found = CASE state WHEN 'received' THEN not_found ELSE {not_found} END,
                     ask_at = CASE state WHEN 'received' THEN ask_at ELSE {from_now} END,
+                    unanswered_since = CASE state WHEN 'received' THEN unanswered_since
+                        ELSE {unanswered_since} END,
                     error = CASE state WHEN 'received' THEN error ELSE $4 END",
                 from_now = from_now(3)
             ))
         };
-        let asking =
-            format!("asked, not_found, {} AS ask_in", microseconds("ask_at - statement_timestamp()"));
+        let asking = format!(
+            "asked, not_found, {} AS ask_in, {} AS unanswered_for",
+            microseconds("ask_at - statement_timestamp()"),
+            microseconds("statement_timestamp() - unanswered_since"),
+        );
         // What is received is the repetition of a write whose reply was lost; the first may end while this one waits
         // for it, so only the write itself can ask that.
         let answer = [
@@ -154,13 +207,14 @@ impl Statements {
             ("asked", "0"),
             ("not_found", "0"),
             ("ask_at", "NULL"),
+            ("unanswered_since", "NULL"),
             ("deadline_at", "NULL"),
         ]
         .map(|(column, value)| {
             format!("{column} = CASE state WHEN 'received' THEN {column} ELSE {value} END")
         });
         const NO_EVENT: &str = "job_type = NULL, status = NULL, body = NULL, verified = false";
-        const NEVER_ASKED: &str = "asked = 0, not_found = 0, ask_at = NULL";
+        const NEVER_ASKED: &str = "asked = 0, not_found = 0, ask_at = NULL, unanswered_since = NULL";
         const NOW: &str = "clock_timestamp()";
         Self {
             check: format!(
@@ -169,7 +223,7 @@ impl Statements {
                     AND job_id || state || job_type || status || error = ''::text AND body = ''::bytea
                     AND asked + not_found = 0::int4 AND verified
                     AND due_at > now() AND received_at > now() AND ended_at > now()
-                    AND ask_at > now() AND deadline_at > now()"
+                    AND ask_at > now() AND unanswered_since > now() AND deadline_at > now()"
             ),
             // Nearly every event is its job's first, and what that takes is all that this does: to plan the statement below
             // costs as much as to store some twenty events.
@@ -216,7 +270,9 @@ impl Statements {
                         asked = CASE WHEN job.ended_at IS NULL THEN job.asked ELSE 0 END,
                         not_found = CASE WHEN job.ended_at IS NULL THEN job.not_found ELSE 0 END,
                         ask_at = CASE WHEN job.ended_at IS NULL THEN job.ask_at END,
-                        deadline_at = CASE WHEN job.ended_at IS NULL THEN job.deadline_at END,
+                        unanswered_since = NULL,
+                        deadline_at = CASE WHEN job.ended_at IS NULL THEN job.deadline_at
+                            WHEN job.status IS NULL AND excluded.status NOT {FINAL} THEN clock_timestamp() END,
                         state = CASE job.state WHEN 'running' THEN 'running' ELSE 'received' END,
                         due_at = CASE job.state WHEN 'running' THEN job.due_at ELSE excluded.due_at END,
                         sequence = job.sequence + CASE WHEN job.state IN ({LEASABLE}) THEN 1 ELSE 0 END
@@ -233,20 +289,37 @@ impl Statements {
                 "SELECT rows, bytes, expected, {} AS took
                 FROM (
                     SELECT count(*) AS rows, coalesce(sum(length), 0)::int8 AS bytes
-                    FROM (SELECT octet_length(body) AS length FROM {table} WHERE {UNFINISHED} LIMIT $1) AS unfinished
+                    FROM (
+                        SELECT octet_length(body) AS length FROM {table} WHERE {UNFINISHED} AND asked = 0
+                        UNION ALL
+                        SELECT octet_length(body) AS length FROM {table} WHERE {UNFINISHED} AND asked > 0
+                        LIMIT $1
+                    ) AS unfinished
                     OFFSET 0
                 ) AS counted, (
                     SELECT count(*) AS expected
-                    FROM (SELECT FROM {table} WHERE state = 'expected' LIMIT $1) AS expected
+                    FROM (
+                        SELECT true FROM {table} WHERE state = 'expected' AND asked = 0
+                        UNION ALL
+                        SELECT true FROM {table} WHERE state = 'expected' AND asked > 0
+                        LIMIT $1
+                    ) AS expected
                     OFFSET 0
                 ) AS counted_too",
                 microseconds("clock_timestamp() - statement_timestamp()")
             ),
             lease: format!(
-                "WITH due AS MATERIALIZED (
+                "WITH fresh AS MATERIALIZED (
                     SELECT number, due_at, state = 'running' AS ran_out FROM {table}
-                    WHERE {UNFINISHED} AND due_at <= statement_timestamp()
+                    WHERE {UNFINISHED} AND asked = 0 AND due_at <= statement_timestamp()
                     ORDER BY due_at, number LIMIT $1 FOR UPDATE SKIP LOCKED
+                ), again AS MATERIALIZED (
+                    SELECT number, due_at, state = 'running' AS ran_out FROM {table}
+                    WHERE {UNFINISHED} AND asked > 0 AND due_at <= statement_timestamp()
+                    ORDER BY asked, due_at, number LIMIT $1 - (SELECT count(*) FROM fresh)
+                    FOR UPDATE SKIP LOCKED
+                ), due AS MATERIALIZED (
+                    SELECT * FROM fresh UNION ALL SELECT * FROM again
                 ), leased AS (
                     UPDATE {table} AS job SET state = 'running', due_at = {},
                         sequence = job.sequence + 1, attempts = job.attempts + 1
@@ -254,7 +327,7 @@ impl Statements {
                     RETURNING job_id, job.sequence, job.attempts, earlier_attempts, body, ran_out,
                         verified, {} AS age, {asking}, due.due_at AS due_since, job.number
                 )
-                SELECT * FROM leased ORDER BY due_since, number",
+                SELECT * FROM leased ORDER BY asked, due_since, number",
                 from_now(2),
                 microseconds("statement_timestamp() - received_at"),
             ),
@@ -287,9 +360,9 @@ impl Statements {
                 SELECT true FROM verified, (SELECT count(*) FROM told) AS told",
                 sets = answer.join(", ")
             ),
-            done: settle(RUNNING, "done", &[("due_at", "NULL"), ("ended_at", NOW)]),
-            retry: settle(RUNNING, "received", &[("due_at", &from_now(3)), ("error", "$4")]),
-            dead: settle(LEASABLE, "dead", &[("due_at", "NULL"), ("ended_at", NOW), ("error", "$3")]),
+            done: end(RUNNING, "done", ", 'done'", "NULL", ""),
+            retry: end(RUNNING, "received", ", 'received'", &from_now(3), "$4"),
+            dead: end(LEASABLE, "dead", ", 'dead'", "NULL", "$3"),
             disowned: settle(
                 LEASABLE,
                 "dead",
@@ -307,33 +380,46 @@ impl Statements {
             pending: format!(
                 "UPDATE {table} SET state = 'expected', due_at = {from_now}, sequence = sequence + 1,
                     attempts = attempts - CASE state WHEN 'running' THEN 1 ELSE 0 END,
-                    asked = asked + 1, not_found = 0, ask_at = {from_now}, error = NULL, {NO_EVENT}
+                    asked = asked + 1, not_found = 0, ask_at = {from_now}, unanswered_since = NULL, error = NULL,
+                    deadline_at = coalesce(deadline_at, clock_timestamp()), {NO_EVENT}
                 WHERE {LEASED} AND state IN ({LEASABLE})
                 RETURNING true",
                 from_now = from_now(3)
             ),
-            not_found: asked("not_found + 1"),
-            failed: asked("not_found"),
-            complete: format!(
-                "UPDATE {table} SET state = 'done', due_at = NULL, ended_at = clock_timestamp()
-                WHERE {LEASED} AND state = 'running'
-                RETURNING true"
-            ),
+            not_found: asked("not_found + 1", "NULL"),
+            failed: asked("not_found", "coalesce(unanswered_since, clock_timestamp())"),
+            complete: end(RUNNING, "done", "", "NULL", ""),
             expect: format!(
                 "WITH durably AS MATERIALIZED ({DURABLY})
-                INSERT INTO {table} (job_id, state, due_at, deadline_at, received_at)
+                INSERT INTO {table} AS job (job_id, state, due_at, deadline_at, received_at)
                 SELECT $1, 'expected', {from_now}, {from_now}, clock_timestamp()
                 FROM (SELECT count(*) FROM durably) AS durably
-                WHERE NOT EXISTS (SELECT FROM {table} WHERE job_id = $1)
-                ON CONFLICT (job_id) DO NOTHING
-                RETURNING true",
-                from_now = from_now(2)
+                WHERE NOT EXISTS (
+                    SELECT FROM {table}
+                    WHERE job_id = $1 AND (deadline_at IS NOT NULL OR status IS NULL OR status {FINAL})
+                )
+                ON CONFLICT (job_id) DO UPDATE SET
+                    state = CASE WHEN {ended} THEN 'expected' ELSE job.state END,
+                    due_at = CASE WHEN {ended} THEN greatest(excluded.due_at, job.ask_at) ELSE job.due_at END,
+                    deadline_at = excluded.deadline_at, ended_at = NULL, {another}
+                WHERE job.deadline_at IS NULL AND job.status NOT {FINAL}
+                RETURNING state = 'expected' AS expected",
+                from_now = from_now(2),
+                ended = "job.ended_at IS NOT NULL",
+                another = expect_another("job.ended_at IS NOT NULL"),
             ),
             overdue: format!(
-                "WITH overdue AS MATERIALIZED (
+                "WITH fresh AS MATERIALIZED (
                     SELECT number FROM {table}
-                    WHERE state = 'expected' AND due_at <= statement_timestamp()
-                    ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
+                    WHERE state = 'expected' AND asked = 0 AND due_at <= statement_timestamp()
+                    ORDER BY due_at, number LIMIT $1 FOR UPDATE SKIP LOCKED
+                ), again AS MATERIALIZED (
+                    SELECT number FROM {table}
+                    WHERE state = 'expected' AND asked > 0 AND due_at <= statement_timestamp()
+                    ORDER BY asked, due_at, number LIMIT $1 - (SELECT count(*) FROM fresh)
+                    FOR UPDATE SKIP LOCKED
+                ), overdue AS MATERIALIZED (
+                    SELECT * FROM fresh UNION ALL SELECT * FROM again
                 )
                 UPDATE {table} AS job SET due_at = {}, sequence = job.sequence + 1
                 FROM overdue WHERE job.number = overdue.number

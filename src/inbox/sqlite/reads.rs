@@ -146,7 +146,8 @@ pub(super) fn get(
 }
 
 pub(super) const STATS: &str = "SELECT state, rows, bytes,
-        (SELECT min(due_at) FROM inbox WHERE state IN ('received', 'running'))
+        (SELECT min(due_at) FROM inbox WHERE state IN ('received', 'running') AND asked = 0),
+        (SELECT min(due_at) FROM inbox WHERE state IN ('received', 'running') AND asked > 0)
     FROM inbox_total";
 
 pub(super) fn stats(connection: &Connection) -> ::rusqlite::Result<InboxStats> {
@@ -163,8 +164,9 @@ pub(super) fn stats(connection: &Connection) -> ::rusqlite::Result<InboxStats> {
             InboxState::Dead => &mut stats.dead,
         } = number(total, 1)?;
         stats.bytes += number(total, 2)?;
-        let due: Option<i64> = total.get(3)?;
-        stats.oldest_due = due.filter(|due| *due <= now).map(|due| between(due, now));
+        let due: [Option<i64>; 2] = [total.get(3)?, total.get(4)?];
+        stats.oldest_due =
+            due.into_iter().flatten().min().filter(|due| *due <= now).map(|due| between(due, now));
     }
     Ok(stats)
 }

@@ -40,7 +40,9 @@ pub(super) const MIGRATIONS: [&str; 1] = ["
         asked INTEGER NOT NULL DEFAULT 0,
         not_found INTEGER NOT NULL DEFAULT 0,
         ask_at INTEGER,
-        -- When the event should have come, if that was said.
+        -- When the first of the last fetches was that had no answer.
+        unanswered_since INTEGER,
+        -- When the event should have come, if the job is an expected one.
         deadline_at INTEGER,
         -- The length of the body; NULL when there is none.
         bytes INTEGER,
@@ -48,8 +50,11 @@ pub(super) const MIGRATIONS: [&str; 1] = ["
         done_at INTEGER,
         error TEXT
     ) STRICT;
-    CREATE INDEX inbox_leasable ON inbox (due_at) WHERE state IN ('received', 'running');
-    CREATE INDEX inbox_expected ON inbox (due_at) WHERE state = 'expected';
+    -- What was fetched in vain waits behind what was not yet fetched.
+    CREATE INDEX inbox_leasable ON inbox (due_at) WHERE state IN ('received', 'running') AND asked = 0;
+    CREATE INDEX inbox_leasable_again ON inbox (asked, due_at) WHERE state IN ('received', 'running') AND asked > 0;
+    CREATE INDEX inbox_expected ON inbox (due_at) WHERE state = 'expected' AND asked = 0;
+    CREATE INDEX inbox_expected_again ON inbox (asked, due_at) WHERE state = 'expected' AND asked > 0;
     CREATE INDEX inbox_dead ON inbox (state) WHERE state = 'dead';
     CREATE INDEX inbox_done ON inbox (done_at) WHERE state = 'done' AND bytes IS NOT NULL;
     CREATE INDEX inbox_tombstone ON inbox (done_at) WHERE state = 'done' AND bytes IS NULL;

@@ -37,6 +37,7 @@ struct Kept {
     status: Option<JobStatus>,
     bytes: Option<i64>,
     differs: bool,
+    has_deadline: bool,
 }
 
 impl<'c> Transaction<'c> {
@@ -73,7 +74,7 @@ const RECEIVE: &str = "INSERT INTO inbox (job_id, state, due_at, job_type, statu
     VALUES (?1, 'received', ?5, ?2, ?3, ?4, ?5)
     ON CONFLICT (job_id) DO NOTHING";
 const STORE_BODY: &str = "INSERT INTO inbox_body (id, body) VALUES (?1, ?2)";
-const FIND: &str = "SELECT id, state, status, bytes, body IS NOT NULL AND body <> ?2
+const FIND: &str = "SELECT id, state, status, bytes, body IS NOT NULL AND body <> ?2, deadline_at IS NOT NULL
     FROM inbox LEFT JOIN inbox_body USING (id) WHERE job_id = ?1";
 /// Who runs the old event, or asks for one, must not settle the new one; and the two must not run at once.
 const TAKE: &str = "UPDATE inbox SET
@@ -83,7 +84,9 @@ const TAKE: &str = "UPDATE inbox SET
         asked = CASE WHEN state IN ('done', 'dead') THEN 0 ELSE asked END,
         not_found = CASE WHEN state IN ('done', 'dead') THEN 0 ELSE not_found END,
         ask_at = CASE WHEN state IN ('done', 'dead') THEN NULL ELSE ask_at END,
-        deadline_at = CASE WHEN state IN ('done', 'dead') THEN NULL ELSE deadline_at END,
+        unanswered_since = NULL,
+        deadline_at = CASE WHEN state NOT IN ('done', 'dead') THEN deadline_at
+            WHEN status IS NULL AND NOT ?6 THEN ?5 END,
         job_type = ?2, status = ?3, bytes = ?4, verified = 0, received_at = ?5, done_at = NULL,
         attempts = 0, earlier_attempts = 0, error = NULL
     WHERE id = ?1";
@@ -124,7 +127,7 @@ impl Transaction<'_> {
             InboxState::Running => InboxState::Running,
             _ => InboxState::Received,
         };
-        self.execute(TAKE, params![kept.id, job_type, status, bytes, self.now])?;
+        self.execute(TAKE, params![kept.id, job_type, status, bytes, self.now, is_final])?;
         self.execute(REPLACE_BODY, params![kept.id, body])?;
         self.totals.remove(kept.state, kept_bytes);
         self.totals.add(state, bytes);
@@ -141,6 +144,7 @@ impl Transaction<'_> {
                 status: row.get_ref(2)?.as_str_or_null()?.map(JobStatus::from),
                 bytes: row.get(3)?,
                 differs: row.get(4)?,
+                has_deadline: row.get(5)?,
             })
         });
         kept.optional()
@@ -148,10 +152,16 @@ impl Transaction<'_> {
 }
 
 const DUE: &str = "SELECT inbox.id, job_id, state = 'running', sequence, attempts, earlier_attempts, body,
-        verified, received_at, asked, not_found, ask_at
+        verified, received_at, asked, not_found, ask_at, unanswered_since
     FROM inbox JOIN inbox_body USING (id)
-    WHERE state IN ('received', 'running') AND due_at <= ?1
+    WHERE state IN ('received', 'running') AND asked = 0 AND due_at <= ?1
     ORDER BY due_at, inbox.id LIMIT ?2";
+const DUE_AGAIN: &str =
+    "SELECT inbox.id, job_id, state = 'running', sequence, attempts, earlier_attempts, body,
+        verified, received_at, asked, not_found, ask_at, unanswered_since
+    FROM inbox JOIN inbox_body USING (id)
+    WHERE state IN ('received', 'running') AND asked > 0 AND due_at <= ?1
+    ORDER BY asked, due_at, inbox.id LIMIT ?2";
 const LEASE: &str =
     "UPDATE inbox SET state = 'running', due_at = ?2, sequence = sequence + 1, attempts = attempts + 1
     WHERE id = ?1";
@@ -160,7 +170,24 @@ const RENEW: &str = "UPDATE inbox SET due_at = ?3
 
 impl Transaction<'_> {
     pub(super) fn lease(&mut self, most: usize, length: Duration) -> ::rusqlite::Result<Vec<Leased>> {
-        let mut due = self.sql.prepare_cached(DUE)?;
+        let mut rows = self.due(DUE, most)?;
+        if rows.len() < most {
+            rows.extend(self.due(DUE_AGAIN, most - rows.len())?);
+        }
+        let until = self.after(length);
+        for (id, leased) in &rows {
+            self.execute(LEASE, params![id, until])?;
+            let bytes = integer(leased.body.len());
+            let before = if leased.ran_out { InboxState::Running } else { InboxState::Received };
+            self.totals.remove(before, bytes);
+            self.totals.add(InboxState::Running, bytes);
+        }
+        Ok(rows.into_iter().map(|(_, leased)| leased).collect())
+    }
+
+    /// Rows that one of the statements finds due, as they are when they are leased, and their numbers.
+    fn due(&self, statement: &str, most: usize) -> ::rusqlite::Result<Vec<(i64, Leased)>> {
+        let mut due = self.sql.prepare_cached(statement)?;
         let rows = due.query_map(params![self.now, integer(most)], |row| {
             let leased = Leased {
                 lease: Lease::new(job(row, 1)?, number(row, 3)? + 1),
@@ -174,16 +201,7 @@ impl Transaction<'_> {
             };
             Ok((row.get(0)?, leased))
         })?;
-        let rows = rows.collect::<::rusqlite::Result<Vec<(i64, Leased)>>>()?;
-        let until = self.after(length);
-        for (id, leased) in &rows {
-            self.execute(LEASE, params![id, until])?;
-            let bytes = integer(leased.body.len());
-            let before = if leased.ran_out { InboxState::Running } else { InboxState::Received };
-            self.totals.remove(before, bytes);
-            self.totals.add(InboxState::Running, bytes);
-        }
-        Ok(rows.into_iter().map(|(_, leased)| leased).collect())
+        rows.collect()
     }
 
     pub(super) fn renew(&mut self, lease: &Lease, length: Duration) -> ::rusqlite::Result<Fenced> {
@@ -192,11 +210,12 @@ impl Transaction<'_> {
     }
 }
 
-const LEASED: &str = "SELECT id, state, bytes, verified, asked, not_found, ask_at FROM inbox
+const LEASED: &str = "SELECT id, state, bytes, verified, not_found, status,
+        max(deadline_at, coalesce(ask_at, deadline_at)) FROM inbox
     WHERE job_id = ?1 AND sequence = ?2";
 const VERIFY: &str = "UPDATE inbox SET
         job_type = ?2, status = ?3, bytes = ?4, verified = 1, error = NULL,
-        asked = 0, not_found = 0, ask_at = NULL, deadline_at = NULL
+        asked = 0, not_found = 0, ask_at = NULL, unanswered_since = NULL, deadline_at = NULL
     WHERE id = ?1";
 const RECEIVE_VERIFIED: &str = "UPDATE inbox SET state = 'received', due_at = ?2, received_at = ?2,
         attempts = 0, earlier_attempts = 0
@@ -207,9 +226,18 @@ const DEAD: &str = "UPDATE inbox SET state = 'dead', due_at = NULL, error = ?2 W
 const GIVE_BACK: &str =
     "UPDATE inbox SET state = 'received', due_at = ?2, attempts = attempts - 1 WHERE id = ?1";
 /// What is expected has no lease of before.
-const EXPECT_AGAIN: &str =
-    "UPDATE inbox SET state = 'expected', due_at = ?2, sequence = sequence + 1 WHERE id = ?1";
-const NOTE_ASKED: &str = "UPDATE inbox SET asked = ?2, not_found = ?3, ask_at = ?4, error = ?5 WHERE id = ?1";
+const EXPECT_AGAIN: &str = "UPDATE inbox SET state = 'expected', due_at = ?2, sequence = sequence + 1,
+        deadline_at = coalesce(deadline_at, ?3)
+    WHERE id = ?1";
+/// Drops an event that was no last word of an expected job.
+const EXPECT_ANOTHER: &str = "UPDATE inbox SET
+        state = 'expected', due_at = max(deadline_at, coalesce(ask_at, deadline_at)), sequence = sequence + 1,
+        attempts = 0, earlier_attempts = 0, done_at = NULL,
+        job_type = NULL, status = NULL, bytes = NULL, verified = 0
+    WHERE id = ?1";
+const NOTE_ASKED: &str = "UPDATE inbox SET asked = asked + 1, not_found = ?2, ask_at = ?3, error = ?4,
+        unanswered_since = CASE WHEN ?5 THEN coalesce(unanswered_since, ?6) END
+    WHERE id = ?1";
 const FORGET_EVENT: &str =
     "UPDATE inbox SET job_type = NULL, status = NULL, bytes = NULL, verified = 0 WHERE id = ?1";
 
@@ -219,7 +247,9 @@ struct Held {
     state: InboxState,
     bytes: i64,
     verified: bool,
-    asked: Asked,
+    not_found: u32,
+    /// When the job is overdue, if it is expected, however a run for the event that it has ends.
+    overdue_at: Option<i64>,
 }
 
 impl Transaction<'_> {
@@ -250,17 +280,32 @@ impl Transaction<'_> {
         let Some(held) = self.held(lease)? else { return Ok(Fenced::Stale) };
         let Held { id, state, mut bytes, .. } = held;
         let becomes = match (outcome, state) {
+            (Outcome::Done, Running) if held.overdue_at.is_some() => {
+                bytes = self.expect_another(id)?;
+                Expected
+            }
             (Outcome::Done, Running) => {
                 self.execute(DONE, params![id, self.now])?;
                 Done
             }
             (Outcome::Retry { after, error }, Running) => {
-                self.execute(RETRY, params![id, self.after(*after), error])?;
-                Received
+                let due = self.after(*after);
+                self.execute(RETRY, params![id, due, error])?;
+                if held.overdue_at.is_some_and(|overdue_at| overdue_at <= due) {
+                    bytes = self.expect_another(id)?;
+                    Expected
+                } else {
+                    Received
+                }
             }
             (Outcome::Dead { error }, Running | Expected) => {
                 self.execute(DEAD, params![id, error])?;
-                Dead
+                if held.overdue_at.is_some() {
+                    bytes = self.expect_another(id)?;
+                    Expected
+                } else {
+                    Dead
+                }
             }
             (Outcome::Disowned { error }, Running | Expected) => {
                 self.execute(DEAD, params![id, error])?;
@@ -272,13 +317,14 @@ impl Transaction<'_> {
                 Received
             }
             (Outcome::GiveBack { after }, Expected) => {
-                self.execute(EXPECT_AGAIN, params![id, self.after(*after)])?;
+                self.execute(EXPECT_AGAIN, params![id, self.after(*after), self.now])?;
                 Expected
             }
             (Outcome::AskAgain { after, answer }, Running | Expected) => {
                 let due = self.after(*after);
-                let Asked { times, not_found, .. } = held.asked.and(answer, *after);
-                self.execute(NOTE_ASKED, params![id, times, not_found, due, answer.error()])?;
+                let not_found = answer.not_found_after(held.not_found);
+                let failed = matches!(answer, Unfinished::Failed { .. });
+                self.execute(NOTE_ASKED, params![id, not_found, due, answer.error(), failed, self.now])?;
                 if state == Running {
                     self.execute(GIVE_BACK, params![id, due])?;
                 }
@@ -286,7 +332,7 @@ impl Transaction<'_> {
                     bytes = self.forget_event(id)?;
                 }
                 if state == Expected || *answer == Unfinished::Pending {
-                    self.execute(EXPECT_AGAIN, params![id, due])?;
+                    self.execute(EXPECT_AGAIN, params![id, due, self.now])?;
                     Expected
                 } else {
                     Received
@@ -321,6 +367,13 @@ impl Transaction<'_> {
         Ok(0)
     }
 
+    /// Expects another event than the one that a row has, and returns how long its body is then.
+    fn expect_another(&self, id: i64) -> ::rusqlite::Result<i64> {
+        self.execute(EXPECT_ANOTHER, [id])?;
+        self.execute(DELETE_BODY, [id])?;
+        Ok(0)
+    }
+
     /// The row whose last lease this is.
     fn held(&self, lease: &Lease) -> ::rusqlite::Result<Option<Held>> {
         let mut statement = self.sql.prepare_cached(LEASED)?;
@@ -331,18 +384,23 @@ impl Transaction<'_> {
                 state: state(row.get_ref(1)?.as_str()?)?,
                 bytes: row.get::<_, Option<i64>>(2)?.unwrap_or(0),
                 verified: row.get(3)?,
-                asked: self.asked(row, 4)?,
+                not_found: row.get(4)?,
+                overdue_at: match row.get_ref(5)?.as_str_or_null()? {
+                    Some(status) if !JobStatus::from(status).is_final() => row.get(6)?,
+                    _ => None,
+                },
             })
         });
         held.optional()
     }
 
-    /// How a job was asked for, in three columns from this one on.
+    /// How a job was asked for, in four columns from this one on.
     fn asked(&self, row: &Row<'_>, column: usize) -> ::rusqlite::Result<Asked> {
-        let ask_at: Option<i64> = row.get(column + 2)?;
+        let (ask_at, since): (Option<i64>, Option<i64>) = (row.get(column + 2)?, row.get(column + 3)?);
         Ok(Asked {
             times: row.get(column)?,
             not_found: row.get(column + 1)?,
+            unanswered_for: since.map(|since| between(since, self.now)),
             again_in: ask_at.map_or(Duration::ZERO, |ask_at| between(self.now, ask_at)),
         })
     }
@@ -351,33 +409,67 @@ impl Transaction<'_> {
 const EXPECT: &str = "INSERT INTO inbox (job_id, state, due_at, deadline_at, received_at)
     VALUES (?1, 'expected', ?2, ?2, ?3)
     ON CONFLICT (job_id) DO NOTHING";
-const EXISTS: &str = "SELECT EXISTS (SELECT 1 FROM inbox WHERE job_id = ?1)";
+const SET_DEADLINE: &str = "UPDATE inbox SET deadline_at = ?2 WHERE id = ?1";
 const OVERDUE: &str = "UPDATE inbox SET due_at = ?3, sequence = sequence + 1
-    WHERE id IN (SELECT id FROM inbox WHERE state = 'expected' AND due_at <= ?1 ORDER BY due_at LIMIT ?2)
-    RETURNING job_id, sequence, coalesce(deadline_at, received_at), asked, not_found, ask_at";
+    WHERE id IN (
+        SELECT id FROM inbox WHERE state = 'expected' AND asked = 0 AND due_at <= ?1 ORDER BY due_at, id LIMIT ?2
+    )
+    RETURNING job_id, sequence, coalesce(deadline_at, received_at), asked, not_found, ask_at, unanswered_since";
+const OVERDUE_AGAIN: &str = "UPDATE inbox SET due_at = ?3, sequence = sequence + 1
+    WHERE id IN (
+        SELECT id FROM inbox WHERE state = 'expected' AND asked > 0 AND due_at <= ?1
+        ORDER BY asked, due_at, id LIMIT ?2
+    )
+    RETURNING job_id, sequence, coalesce(deadline_at, received_at), asked, not_found, ask_at, unanswered_since";
 const REPLAY: &str = "UPDATE inbox SET state = 'received', due_at = ?2, done_at = NULL,
         earlier_attempts = earlier_attempts + attempts, attempts = 0,
-        asked = 0, not_found = 0, ask_at = NULL, deadline_at = NULL
+        asked = 0, not_found = 0, ask_at = NULL, unanswered_since = NULL, deadline_at = NULL
     WHERE id = ?1";
-const REPLAY_EXPECTED: &str =
-    "UPDATE inbox SET asked = 0, not_found = 0, ask_at = NULL, deadline_at = ?2 WHERE id = ?1";
+const REPLAY_EXPECTED: &str = "UPDATE inbox SET
+        asked = 0, not_found = 0, ask_at = NULL, unanswered_since = NULL, deadline_at = ?2
+    WHERE id = ?1";
 
 impl Transaction<'_> {
     /// Registers a job; `None` when a limit is reached.
     pub(super) fn expect(&mut self, job: &JobId, deadline: Duration) -> ::rusqlite::Result<Option<()>> {
-        let job = job.to_string();
-        if self.has_room(1, 0) {
-            if self.execute(EXPECT, params![job, self.after(deadline), self.now])? == 1 {
-                self.totals.add(InboxState::Expected, 0);
-            }
+        let (job, deadline) = (job.to_string(), self.after(deadline));
+        let has_room = self.has_room(1, 0);
+        if has_room && self.execute(EXPECT, params![job, deadline, self.now])? == 1 {
+            self.totals.add(InboxState::Expected, 0);
             return Ok(Some(()));
         }
-        let exists: bool = self.sql.prepare_cached(EXISTS)?.query_row([job], |row| row.get(0))?;
-        Ok(exists.then_some(()))
+        let Some(kept) = self.find(&job, &[])? else { return Ok(None) };
+        if kept.has_deadline || kept.status.is_none_or(|status| status.is_final()) {
+            return Ok(Some(()));
+        }
+        let has_ended = matches!(kept.state, InboxState::Done | InboxState::Dead);
+        if has_ended && !has_room {
+            return Ok(None);
+        }
+        self.execute(SET_DEADLINE, params![kept.id, deadline])?;
+        if has_ended {
+            self.totals.remove(kept.state, kept.bytes.unwrap_or(0));
+            let bytes = self.expect_another(kept.id)?;
+            self.totals.add(InboxState::Expected, bytes);
+        }
+        Ok(Some(()))
     }
 
     pub(super) fn overdue(&mut self, most: usize, length: Duration) -> ::rusqlite::Result<Vec<Overdue>> {
-        let mut statement = self.sql.prepare_cached(OVERDUE)?;
+        let mut overdue = self.find_overdue(OVERDUE, most, length)?;
+        if overdue.len() < most {
+            overdue.extend(self.find_overdue(OVERDUE_AGAIN, most - overdue.len(), length)?);
+        }
+        Ok(overdue)
+    }
+
+    fn find_overdue(
+        &self,
+        statement: &str,
+        most: usize,
+        length: Duration,
+    ) -> ::rusqlite::Result<Vec<Overdue>> {
+        let mut statement = self.sql.prepare_cached(statement)?;
         let parameters = params![self.now, integer(most), self.after(length)];
         let overdue = statement.query_map(parameters, |row| {
             Ok(Overdue {
@@ -399,7 +491,7 @@ impl Transaction<'_> {
             }
             (InboxState::Dead, None, _) => {
                 self.execute(REPLAY_EXPECTED, params![kept.id, self.now])?;
-                self.execute(EXPECT_AGAIN, params![kept.id, self.now])?;
+                self.execute(EXPECT_AGAIN, params![kept.id, self.now, self.now])?;
                 InboxState::Expected
             }
             _ => return Ok(false),
@@ -459,13 +551,14 @@ impl Transaction<'_> {
 
 /// All statements, for a test of how they are run.
 #[cfg(test)]
-pub(super) const STATEMENTS: [&str; 28] = [
+pub(super) const STATEMENTS: [&str; 31] = [
     RECEIVE,
     STORE_BODY,
     FIND,
     TAKE,
     REPLACE_BODY,
     DUE,
+    DUE_AGAIN,
     LEASE,
     RENEW,
     LEASED,
@@ -476,11 +569,13 @@ pub(super) const STATEMENTS: [&str; 28] = [
     DEAD,
     GIVE_BACK,
     EXPECT_AGAIN,
+    EXPECT_ANOTHER,
     NOTE_ASKED,
     FORGET_EVENT,
     EXPECT,
-    EXISTS,
+    SET_DEADLINE,
     OVERDUE,
+    OVERDUE_AGAIN,
     REPLAY,
     REPLAY_EXPECTED,
     OLD_ROWS,
