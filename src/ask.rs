@@ -7,29 +7,32 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error, info, warn};
 
 use crate::backoff::Backoff;
 use crate::event::{Envelope, JobId};
-use crate::guard::{call, chain};
+use crate::guard::{CallError, chain, isolate};
 use crate::inbox::{Asked, Outcome, Unfinished};
-use crate::jobs::{FetchError, Fetched, JobSource};
+use crate::jobs::{FetchError, FetchTime, Fetched, JobSource, RequestBudget};
 
-/// How long an answer may take, the wait for a budget that many share included. A source has a limit of its own for
-/// a request; this one is for a source that hangs.
+/// How long an answer may take, without what the request waits for its turn in a budget. A source has a limit of its
+/// own for a request; this one is for a source that hangs.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 /// The pause before a job that has not ended is asked for again; it doubles.
 const PENDING: Backoff = Backoff { first: Duration::from_secs(2), longest: Duration::from_secs(60) };
-/// The same when there was no answer.
+/// The same when there was no answer; and at least so long is waited when the job was not asked for.
 const FAILED: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(5 * 60) };
+/// How long a job waits for others when a budget opens again, for each time that it was fetched, up to so many times.
+const OTHERS_FIRST: Duration = Duration::from_secs(1);
+const MOST_OTHERS_FIRST: u32 = 8;
 /// The longest that is waited because the API asks for it.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
-/// A job is none when the API says so that often, and over such a time: what it does not know yet it may know soon.
+/// A job is none when the API says so that often, with these pauses, and so over ten minutes at least: what it does not
+/// know yet it may know soon.
 const NOT_FOUND_TIMES: u32 = 5;
-const NOT_FOUND_TIME: Duration = Duration::from_secs(10 * 60);
 const NOT_FOUND: Backoff = Backoff { first: Duration::from_secs(150), longest: Duration::from_secs(150) };
-/// Until when an API that does not answer is asked.
+/// How long an API that does not answer is asked, from the first fetch without an answer on.
 const NO_ANSWER_TIME: Duration = Duration::from_secs(72 * 60 * 60);
 /// How long after its deadline a job is given up that has not ended.
 pub(crate) const HORIZON: Duration = Duration::from_secs(24 * 60 * 60);
@@ -44,6 +47,10 @@ pub(crate) struct Asker {
     questions: Mutex<HashMap<JobId, Weak<OnceCell<Answer>>>>,
     /// Whether the last answer was none.
     failing: AtomicBool,
+    /// When a closed budget opens again; `None` after an answer.
+    reopens: Mutex<Option<Instant>>,
+    /// Closes when the source fails, for a source without a budget. It limits no rate.
+    budget: RequestBudget,
 }
 
 /// A job that is asked for, by one or by several who share the answer.
@@ -64,22 +71,25 @@ pub(crate) enum Verdict {
 
 impl Asker {
     pub(crate) fn new(source: Arc<dyn JobSource>) -> Self {
-        Self { source, questions: Mutex::default(), failing: AtomicBool::new(false) }
+        Self {
+            source,
+            questions: Mutex::default(),
+            failing: AtomicBool::new(false),
+            reopens: Mutex::default(),
+            budget: RequestBudget::new(f64::INFINITY, usize::MAX),
+        }
     }
 
-    /// Asks for a job whose event was received, or should have come, that long ago. One that has not ended at the
-    /// `horizon` is given up.
-    pub(crate) async fn ask(
-        &self,
-        job: &JobId,
-        asked: Asked,
-        waited: Duration,
-        horizon: Option<Duration>,
-    ) -> Verdict {
+    /// Asks for a job. One that has not ended is given up when the `horizon` after its deadline has passed, if there is
+    /// one.
+    pub(crate) async fn ask(&self, job: &JobId, asked: Asked, passed_horizon: Option<Duration>) -> Verdict {
+        if let Some(after) = self.waits_for_others(asked) {
+            return Verdict::Settle(Outcome::GiveBack { after });
+        }
         let again = |backoff: Backoff| backoff.at_least(asked.times.saturating_add(1));
         let outcome = match self.question(job).answer().await {
             Ok(Fetched::Finished(event)) => return Verdict::Ended(event),
-            Ok(Fetched::Pending) => match horizon.filter(|horizon| waited >= *horizon) {
+            Ok(Fetched::Pending) => match passed_horizon {
                 Some(horizon) => {
                     error!(?horizon, "the job has not ended long after its deadline: it is given up");
                     Outcome::Dead { error: format!("the job had not ended {horizon:?} after its deadline") }
@@ -88,7 +98,7 @@ impl Asker {
             },
             Ok(Fetched::NotFound) => {
                 let times = asked.not_found.saturating_add(1);
-                if times >= NOT_FOUND_TIMES && waited >= NOT_FOUND_TIME {
+                if times >= NOT_FOUND_TIMES {
                     error!(times, "the API does not know the job: it is dead");
                     Outcome::Disowned { error: format!("asked {times} times, the API knows no such job") }
                 } else {
@@ -96,22 +106,21 @@ impl Asker {
                     Outcome::AskAgain { after: again(NOT_FOUND), answer: Unfinished::NotFound }
                 }
             }
-            Err(failure) if matches!(*failure, FetchError::InvalidId) => {
-                error!("no job of the API can have this id: it is dead");
-                Outcome::Disowned { error: failure.to_string() }
-            }
-            Err(failure) if waited >= NO_ANSWER_TIME => {
-                let failure = chain(&*failure);
-                error!(error = %failure, "the API has not said for too long what came of the job: it is dead");
-                Outcome::Dead { error: failure }
-            }
-            Err(failure) => {
-                let said = failure.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
-                let answer = Unfinished::Failed { error: chain(&*failure) };
-                Outcome::AskAgain { after: again(FAILED).max(said), answer }
-            }
+            Err(failure) => failed(asked, &failure),
         };
         Verdict::Settle(outcome)
+    }
+
+    /// How long a job is not asked for after a budget has closed: until it opens again, and longer the more often the job
+    /// was fetched, so that jobs which fail do not close it each time before others had their turn.
+    fn waits_for_others(&self, asked: Asked) -> Option<Duration> {
+        let reopens = (*self.reopens())?;
+        let turn = reopens + OTHERS_FIRST * asked.times.min(MOST_OTHERS_FIRST);
+        Some(turn.saturating_duration_since(Instant::now())).filter(|wait| !wait.is_zero())
+    }
+
+    fn reopens(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.reopens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn questions(&self) -> MutexGuard<'_, HashMap<JobId, Weak<OnceCell<Answer>>>> {
@@ -129,38 +138,105 @@ impl Asker {
 
     /// What the source says, with what it must not say turned into errors.
     async fn fetch(&self, job: &JobId) -> Result<Fetched, FetchError> {
-        let fetch = pin!(async { Ok::<_, FetchError>(self.source.fetch(job).await) });
-        let fetched = match call(|| Instant::now() + ANSWER_TIME, fetch).await {
-            Ok(fetched) => fetched,
-            Err(error) => Err(FetchError::unavailable(error)),
+        let permit = match self.budget.acquire().await {
+            Ok(permit) => permit,
+            Err(closed) => {
+                let refused = Err(closed.into());
+                self.note(&refused);
+                return refused;
+            }
         };
-        self.note(&fetched);
-        match fetched? {
-            Fetched::Finished(event) if event.job() != job => {
+        let fetched = match self.in_time(job).await {
+            Ok(Fetched::Finished(event)) if event.job() != job => {
                 Err(FetchError::Unreadable("it is about another job".into()))
             }
-            Fetched::Finished(event) if !event.status().is_final() => Ok(Fetched::Pending),
-            fetched => Ok(fetched),
+            Ok(Fetched::Finished(event)) if !event.status().is_final() => Ok(Fetched::Pending),
+            fetched => fetched,
+        };
+        match &fetched {
+            Ok(_) => permit.answered(),
+            Err(error) => {
+                permit.failed(job, error);
+            }
+        }
+        self.note(&fetched);
+        fetched
+    }
+
+    /// What the source says, unless it hangs or panics.
+    async fn in_time(&self, job: &JobId) -> Result<Fetched, FetchError> {
+        let time = FetchTime::begin();
+        let fetch = pin!(time.clone().of(self.source.fetch(job)));
+        let mut fetch = isolate(fetch);
+        loop {
+            let until = time.since().unwrap_or_else(Instant::now) + ANSWER_TIME;
+            match timeout_at(until, &mut fetch).await {
+                Ok(Ok(fetched)) => return fetched,
+                Ok(Err(panicked)) => return Err(FetchError::unavailable(panicked)),
+                Err(_) if time.since().is_some_and(|since| since + ANSWER_TIME <= Instant::now()) => {
+                    return Err(FetchError::unavailable(CallError::Late));
+                }
+                // It has had its turn since, or still waits for it.
+                Err(_) => {}
+            }
         }
     }
 
     /// Says once that there are no answers, and that there are again.
     fn note(&self, fetched: &Result<Fetched, FetchError>) {
-        match fetched {
+        let error = match fetched {
             Ok(_) => {
+                *self.reopens() = None;
                 if self.failing.swap(false, Ordering::Relaxed) {
                     info!("the API answers again");
                 }
+                return;
             }
-            Err(FetchError::InvalidId) => {}
+            Err(FetchError::InvalidId) => return,
             Err(error) => {
-                let error = chain(error);
-                if self.failing.swap(true, Ordering::Relaxed) {
-                    debug!(%error, "the API still cannot be asked for jobs");
-                } else {
-                    error!(%error, "the API cannot be asked for jobs; trying again until it can");
+                if let FetchError::BudgetClosed(closed) = error {
+                    let until = Instant::now() + closed.retry_after.min(LONGEST_RETRY_AFTER);
+                    let mut reopens = self.reopens();
+                    *reopens = (*reopens).max(Some(until));
                 }
+                chain(error)
             }
+        };
+        let of_one_job = matches!(
+            fetched,
+            Err(FetchError::Refused(_) | FetchError::Unavailable { .. } | FetchError::Unreadable(_))
+        );
+        if of_one_job {
+            warn!(%error, "the API does not say what came of the job; asking again later");
+        } else if self.failing.swap(true, Ordering::Relaxed) {
+            debug!(%error, "the API still cannot be asked for jobs");
+        } else {
+            error!(%error, "the API cannot be asked for jobs; trying again until it can");
+        }
+    }
+}
+
+/// What comes of a job of which the API said nothing.
+fn failed(asked: Asked, failure: &FetchError) -> Outcome {
+    match failure {
+        FetchError::InvalidId => {
+            error!("no job of the API can have this id: it is dead");
+            Outcome::Disowned { error: failure.to_string() }
+        }
+        // It was not asked for, so nothing is counted.
+        FetchError::BudgetClosed(closed) => {
+            debug!(error = %closed, "the job was not asked for");
+            Outcome::GiveBack { after: closed.retry_after.clamp(FAILED.first, LONGEST_RETRY_AFTER) }
+        }
+        failure if asked.unanswered_for >= Some(NO_ANSWER_TIME) => {
+            let error = chain(failure);
+            error!(%error, "the API has not said for too long what came of the job: it is dead");
+            Outcome::Dead { error }
+        }
+        failure => {
+            let said = failure.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
+            let again = FAILED.at_least(asked.times.saturating_add(1)).max(said);
+            Outcome::AskAgain { after: again, answer: Unfinished::Failed { error: chain(failure) } }
         }
     }
 }

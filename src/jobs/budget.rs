@@ -9,8 +9,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::FetchError;
 use crate::backoff::Backoff;
+use crate::event::JobId;
 
-/// The pause after requests in a row that had no answer; it doubles.
+/// Of so many different jobs requests fail in a row before it is taken for more than their own failure.
+const JOBS_IN_A_ROW: usize = 3;
+/// The pause after the API failed; it doubles with each time in a row.
 const FAILED: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(5 * 60) };
 /// The same when the key was refused: only people can mend that.
 const REFUSED: Backoff = Backoff { first: Duration::from_secs(60), longest: Duration::from_secs(5 * 60) };
@@ -20,9 +23,13 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
 /// How often the API may be asked: shared by all clones, and so by all who ask.
 ///
 /// At most so many requests are made in a second, with those that were not made in the second before, and at most so
-/// many are under way at once. Whoever waits is served in turn. After a request without an answer, none is made for a
-/// while: a second, and twice as long after each further one, up to five minutes; as long as the API asks for, up
-/// to five minutes; or a minute and more when it refused the key. The first good answer ends that.
+/// many are under way at once. Whoever waits is served in turn.
+///
+/// A request that fails on account of one job, as with a status such as 403, 422 or 500, is no reason not to ask for
+/// others. The budget closes, and no request is made for a while, when there was no connection, after 429, after 401,
+/// and when requests for three different jobs have failed in a row: for a second, and twice as long each further
+/// time, up to five minutes; as long as the API asks for, up to five minutes; or a minute and more when it refused the
+/// key, or three jobs. The first good answer ends that.
 ///
 /// It goes by tokio's clock. `JobsClient` (feature `client`) has one; use it in a [`JobSource`](super::JobSource) of your own.
 #[derive(Clone)]
@@ -43,8 +50,10 @@ struct Inner {
 struct State {
     /// When the next request may be made.
     next: Instant,
-    /// Requests in a row that had no answer.
-    failures: u32,
+    /// How often it has closed since the last good answer.
+    closings: u32,
+    /// The jobs whose requests have failed since, and none else was answered.
+    failed: Vec<JobId>,
     closed: Option<Closed>,
 }
 
@@ -59,8 +68,8 @@ struct Closed {
 #[must_use = "say how the request ended"]
 pub struct RequestPermit {
     inner: Arc<Inner>,
-    /// Failures in a row when it began: those that fail together count as one.
-    failures: u32,
+    /// How often the budget had closed when it began: requests that fail together close it once.
+    closings: u32,
     _request: OwnedSemaphorePermit,
 }
 
@@ -72,6 +81,59 @@ pub struct BudgetClosed {
     /// For how long.
     pub retry_after: Duration,
     why: String,
+}
+
+tokio::task_local! {
+    /// The time of the fetch that the task is in, if it is measured.
+    static TIME: Arc<FetchTime>;
+}
+
+/// Measures how long a fetch takes without what it waits for its turn in a budget.
+#[derive(Debug)]
+pub(crate) struct FetchTime {
+    /// When it last had its turn; `None` while it waits for it.
+    since: Mutex<Option<Instant>>,
+}
+
+/// A fetch waits for its turn.
+struct Waiting(Option<Arc<FetchTime>>);
+
+impl FetchTime {
+    pub(crate) fn begin() -> Arc<Self> {
+        Arc::new(Self { since: Mutex::new(Some(Instant::now())) })
+    }
+
+    /// Runs a fetch, whose time this is.
+    pub(crate) fn of<F: Future>(self: Arc<Self>, fetch: F) -> impl Future<Output = F::Output> {
+        TIME.scope(self, fetch)
+    }
+
+    /// When it last had its turn; `None` while it waits for it.
+    pub(crate) fn since(&self) -> Option<Instant> {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, since: Option<Instant>) {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+}
+
+impl Waiting {
+    fn begin() -> Self {
+        let time = TIME.try_with(Arc::clone).ok();
+        if let Some(time) = &time {
+            time.set(None);
+        }
+        Self(time)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(time) = &self.0 {
+            time.set(Some(Instant::now()));
+        }
+    }
 }
 
 impl RequestBudget {
@@ -88,7 +150,7 @@ impl RequestBudget {
             burst: burst.unwrap_or(u32::MAX).max(1),
             turn: Semaphore::new(1),
             requests: Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS))),
-            state: Mutex::new(State { next: Instant::now(), failures: 0, closed: None }),
+            state: Mutex::new(State { next: Instant::now(), closings: 0, failed: Vec::new(), closed: None }),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -105,20 +167,21 @@ impl RequestBudget {
     pub async fn acquire(&self) -> Result<RequestPermit, BudgetClosed> {
         let inner = &self.inner;
         inner.check()?;
+        let _waiting = Waiting::begin();
         // Neither semaphore is ever closed.
         let turn = inner.turn.acquire().await.map_err(|_| BudgetClosed::at_the_end())?;
         let request = inner.requests.clone().acquire_owned().await.map_err(|_| BudgetClosed::at_the_end())?;
         let next = inner.state().next;
         sleep_until(next).await;
         inner.check()?;
-        let failures = {
+        let closings = {
             let (mut state, now) = (inner.state(), Instant::now());
             let saved = now.checked_sub(inner.interval * (inner.burst - 1)).unwrap_or(now);
             state.next = state.next.max(saved) + inner.interval;
-            state.failures
+            state.closings
         };
         drop(turn);
-        Ok(RequestPermit { inner: inner.clone(), failures, _request: request })
+        Ok(RequestPermit { inner: inner.clone(), closings, _request: request })
     }
 }
 
@@ -126,26 +189,50 @@ impl RequestPermit {
     /// There was an answer.
     pub fn answered(self) {
         let mut state = self.inner.state();
-        state.failures = 0;
+        state.closings = 0;
+        state.failed.clear();
         state.closed = None;
     }
 
-    /// There was none. Returns for how long no other request is made.
-    pub fn failed(self, error: &FetchError) -> Duration {
+    /// There was none, or no good one, for this job. Returns for how long no other request is made: not at all, if that
+    /// says nothing about others.
+    pub fn failed(self, job: &JobId, error: &FetchError) -> Duration {
         let now = Instant::now();
         let mut state = self.inner.state();
-        state.failures = state.failures.max(self.failures.saturating_add(1));
-        let pause = match error {
-            FetchError::Unauthorized => REFUSED.at_least(state.failures),
-            _ => FAILED.at_least(state.failures),
+        let closes = match error {
+            FetchError::Unauthorized | FetchError::RateLimited { .. } | FetchError::Unreachable(_) => true,
+            FetchError::Refused(_) | FetchError::Unavailable { .. } | FetchError::Unreadable(_) => {
+                // One that began before the budget closed adds nothing to why it did.
+                self.closings == state.closings && state.have_failed_in_a_row(job)
+            }
+            // Nothing was asked.
+            FetchError::InvalidId | FetchError::BudgetClosed(_) => false,
         };
-        let said = error.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
-        let until = now + pause.max(said);
-        // Of several that failed at once, the one that keeps it closed for longest counts.
-        if state.closed.as_ref().is_none_or(|closed| closed.until < until) {
-            state.closed = Some(Closed { until, why: error.to_string() });
+        if closes {
+            state.failed.clear();
+            state.closings = state.closings.max(self.closings.saturating_add(1));
+            let backoff = match error {
+                FetchError::Unauthorized | FetchError::Refused(_) => REFUSED,
+                _ => FAILED,
+            };
+            let said = error.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
+            let until = now + backoff.at_least(state.closings).max(said);
+            // Of several that failed at once, the one that keeps it closed for longest counts.
+            if state.closed.as_ref().is_none_or(|closed| closed.until < until) {
+                state.closed = Some(Closed { until, why: error.to_string() });
+            }
         }
-        state.closed.as_ref().map_or(pause, |closed| closed.until - now)
+        state.closed.as_ref().map_or(Duration::ZERO, |closed| closed.until.saturating_duration_since(now))
+    }
+}
+
+impl State {
+    /// Notes that a request for a job failed, and returns whether enough different ones have.
+    fn have_failed_in_a_row(&mut self, job: &JobId) -> bool {
+        if !self.failed.contains(job) {
+            self.failed.push(job.clone());
+        }
+        self.failed.len() >= JOBS_IN_A_ROW
     }
 }
 
@@ -175,12 +262,6 @@ impl Default for RequestBudget {
     /// Two requests in a second, four at once.
     fn default() -> Self {
         Self::new(2.0, 4)
-    }
-}
-
-impl From<BudgetClosed> for FetchError {
-    fn from(closed: BudgetClosed) -> Self {
-        Self::Unavailable { retry_after: Some(closed.retry_after), source: closed.into() }
     }
 }
 

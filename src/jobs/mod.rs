@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub(crate) use self::budget::FetchTime;
 pub use self::budget::{BudgetClosed, RequestBudget, RequestPermit};
 #[cfg(feature = "client")]
 pub use self::client::{

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use thiserror::Error;
 
+use super::BudgetClosed;
 use crate::event::{Envelope, JobId};
 
 /// Knows how jobs stand and what came of them: the API, or what stands in for it.
@@ -17,9 +18,13 @@ use crate::event::{Envelope, JobId};
 pub trait JobSource: fmt::Debug + Send + Sync + 'static {
     /// Asks how a job stands. May be dropped at any wait.
     ///
+    /// A fetch is dropped, and counts as one without an answer, when it takes longer than a minute. The time that it
+    /// waits for a [`RequestBudget`](super::RequestBudget) does not count.
+    ///
     /// # Errors
     ///
-    /// When there was no answer, or none that says anything about the job. It is asked for again later.
+    /// When there was no answer, or none that says anything about the job. It is asked for again later. After
+    /// [`FetchError::BudgetClosed`] the job counts as not asked for.
     async fn fetch(&self, job: &JobId) -> Result<Fetched, FetchError>;
 }
 
@@ -48,7 +53,13 @@ pub enum FetchError {
         /// How long to wait, when it was said.
         retry_after: Option<Duration>,
     },
-    /// There was no answer in time, or one that says that there is none now.
+    /// There was no connection. Every other job fails in the same way, until there is one.
+    #[error("the API cannot be reached")]
+    Unreachable(#[source] Box<dyn Error + Send + Sync>),
+    /// The API refuses to answer for this job, as with 403 or 422.
+    #[error("the API refused to answer for this job")]
+    Refused(#[source] Box<dyn Error + Send + Sync>),
+    /// There was no answer for this job in time, or one that says that there is none now, such as 500.
     #[error("there was no answer")]
     Unavailable {
         /// How long to wait, when it was said.
@@ -62,12 +73,20 @@ pub enum FetchError {
     /// No job can have this id, so it was not asked for.
     #[error("no job can have this id")]
     InvalidId,
+    /// The job was not asked for: no request is made for a while. No answer of the API.
+    #[error(transparent)]
+    BudgetClosed(#[from] BudgetClosed),
 }
 
 impl FetchError {
-    /// There was no answer, for this reason.
+    /// There was no answer for this job, for this reason.
     pub fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Unavailable { retry_after: None, source: source.into() }
+    }
+
+    /// There was no connection, for this reason.
+    pub fn unreachable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Unreachable(source.into())
     }
 
     /// How long to wait before anything is asked again, when it was said.
@@ -75,7 +94,12 @@ impl FetchError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after } | Self::Unavailable { retry_after, .. } => *retry_after,
-            Self::Unauthorized | Self::Unreadable(_) | Self::InvalidId => None,
+            Self::BudgetClosed(closed) => Some(closed.retry_after),
+            Self::Unauthorized
+            | Self::Unreachable(_)
+            | Self::Refused(_)
+            | Self::Unreadable(_)
+            | Self::InvalidId => None,
         }
     }
 }

@@ -6,21 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{Instrument, debug, error, info, warn};
 
 use crate::ask::{Asker, HORIZON, Verdict};
 use crate::backoff::{Backoff, jittered};
 use crate::drain::{Drain, UnderWay};
 use crate::guard::{call, chain};
-use crate::inbox::{InboxStore, Lease, Outcome, Overdue, Unfinished};
+use crate::inbox::{InboxStore, Lease, Outcome, Overdue};
 use crate::jobs::JobSource;
 use crate::store::Fenced;
 use crate::telemetry;
 
 /// How many jobs are asked for at once.
 const AT_ONCE: usize = 4;
-/// For how long a job is leased: longer than it takes to ask for it and to record the answer.
+/// For how long a job is leased. The lease is renewed while the job is asked for.
 const LEASE: Duration = Duration::from_secs(120);
 /// How long the backlog may take to say what is overdue.
 const CALL_TIME: Duration = Duration::from_secs(30);
@@ -32,9 +32,8 @@ const TRY_TIME: Duration = Duration::from_secs(10);
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// How often the backlog is asked when nothing was overdue.
 const POLL: Duration = Duration::from_secs(1);
-/// How long nothing is asked after there was no answer: of the backlog, or of the API.
+/// The same after the backlog did not answer.
 const BACKLOG_PAUSE: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(5) };
-const SOURCE_PAUSE: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(5 * 60) };
 
 /// Asks the API for expected jobs whose webhook never came, and puts what it says on the path that a webhook takes.
 ///
@@ -48,10 +47,12 @@ const SOURCE_PAUSE: Backoff = Backoff { first: Duration::from_secs(1), longest: 
 ///   silent.
 /// - The API does not know it: it is asked for again every two and a half minutes. When the API did not know it
 ///   five times over ten minutes, it is dead.
-/// - There is no answer, or the key is refused: nothing is asked for a second to five minutes, twice as long each time,
-///   and no job is given up for this within 72 hours of its deadline.
+/// - There is no answer for it: it is asked for again after a second to five minutes, twice as long each time. 72 hours
+///   after the first fetch without an answer, it is dead.
+/// - The API fails for all, as when it cannot be reached or refuses the key: nothing is asked for a while, which
+///   [`RequestBudget`](crate::RequestBudget) describes; a source without a budget is treated the same.
 ///
-/// Four jobs are asked for at once. Any number of processes may reconcile one inbox: a job is asked for by one of
+/// Four jobs are asked for at once, those that were fetched least often first. Any number of processes may reconcile one inbox: a job is asked for by one of
 /// them. A webhook for a job that died here is received as the first one.
 ///
 /// A worker that verifies with [`Verification::Fetch`](crate::Verification::Fetch) reconciles its inbox by itself.
@@ -154,63 +155,74 @@ impl Reconciling {
     /// Asks for what is overdue, a few jobs at a time, until the shutdown.
     pub(crate) async fn run(self) {
         let this = Arc::new(self);
-        let (mut backlog_failures, mut source_failures) = (0, 0);
-        while let Some(under_way) = this.drain.enter() {
-            let overdue = pin!(this.inbox.overdue(AT_ONCE, LEASE));
-            let pause = match call(|| Instant::now() + CALL_TIME, overdue).await {
-                Ok(overdue) if overdue.is_empty() => {
-                    drop(under_way);
-                    backlog_failures = 0;
-                    jittered(POLL)
-                }
-                Ok(overdue) => {
-                    backlog_failures = 0;
-                    if this.clone().ask_all(overdue, under_way).await {
-                        source_failures = 0;
-                        Duration::ZERO
-                    } else {
-                        source_failures += 1;
-                        SOURCE_PAUSE.at_least(source_failures)
+        let mut asking = JoinSet::new();
+        let (mut look, mut failures) = (Instant::now(), 0);
+        loop {
+            tokio::select! {
+                biased;
+                () = this.drain.closed() => break,
+                Some(asked) = asking.join_next() => {
+                    if let Ok(Some(closed_for)) = asked {
+                        look = look.max(Instant::now() + closed_for);
                     }
+                    continue;
+                }
+                () = sleep_until(look), if asking.len() < AT_ONCE => {}
+            }
+            let Some(under_way) = this.drain.enter() else { break };
+            let room = AT_ONCE - asking.len();
+            let overdue = pin!(this.inbox.overdue(room, LEASE));
+            let pause = match call(|| Instant::now() + CALL_TIME, overdue).await {
+                Ok(overdue) => {
+                    failures = 0;
+                    let more = overdue.len() >= room;
+                    for overdue in overdue {
+                        let span = telemetry::ask_span(overdue.lease.job());
+                        asking.spawn(this.clone().ask(overdue, under_way.more()).instrument(span));
+                    }
+                    if more { Duration::ZERO } else { jittered(POLL) }
                 }
                 Err(error) => {
-                    drop(under_way);
                     error!(error = %chain(&error), "it cannot be found out which jobs are overdue; trying again");
-                    backlog_failures += 1;
-                    BACKLOG_PAUSE.at_least(backlog_failures)
+                    failures += 1;
+                    BACKLOG_PAUSE.at_least(failures)
                 }
             };
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = this.drain.closed() => {}
-            }
+            look = Instant::now() + pause;
         }
+        // The shutdown waits for them.
+        asking.detach_all();
     }
 
-    /// Asks for jobs, all at once, and returns whether there was any answer.
-    async fn ask_all(self: Arc<Self>, overdue: Vec<Overdue>, under_way: UnderWay) -> bool {
-        let mut asking = JoinSet::new();
-        for overdue in overdue {
-            let span = telemetry::ask_span(overdue.lease.job());
-            asking.spawn(self.clone().ask(overdue, under_way.more()).instrument(span));
-        }
-        drop(under_way);
-        let answered = asking.join_all().await;
-        answered.contains(&true)
-    }
-
-    /// Asks for a job, records what comes of it, and returns whether there was an answer.
-    async fn ask(self: Arc<Self>, overdue: Overdue, _under_way: UnderWay) -> bool {
+    /// Asks for a job, records what comes of it, and returns for how long nothing is asked, if that is so.
+    async fn ask(self: Arc<Self>, overdue: Overdue, _under_way: UnderWay) -> Option<Duration> {
         let Overdue { lease, asked, late } = &overdue;
+        let passed_horizon = (*late >= self.horizon).then_some(self.horizon);
         let verdict = tokio::select! {
             biased;
-            verdict = self.asker.ask(lease.job(), *asked, *late, Some(self.horizon)) => verdict,
+            verdict = self.asker.ask(lease.job(), *asked, passed_horizon) => verdict,
+            () = self.lease_lost(lease) => return None,
             () = self.drain.aborted() => Verdict::Settle(Outcome::GiveBack { after: Duration::ZERO }),
         };
-        let answered =
-            !matches!(&verdict, Verdict::Settle(Outcome::AskAgain { answer: Unfinished::Failed { .. }, .. }));
         self.record(lease, &verdict).await;
-        answered
+        match verdict {
+            // The job was not asked for.
+            Verdict::Settle(Outcome::GiveBack { after }) => Some(after),
+            _ => None,
+        }
+    }
+
+    /// Renews a lease while its job waits for its turn, until it is no longer ours.
+    async fn lease_lost(&self, lease: &Lease) {
+        loop {
+            sleep(LEASE / 3).await;
+            let renewed = self.inbox.renew(lease, LEASE);
+            match call(|| Instant::now() + TRY_TIME, renewed).await {
+                Ok(Fenced::Applied) => {}
+                Ok(Fenced::Stale) => return debug!("the job's webhook came while the job was asked for"),
+                Err(error) => warn!(error = %chain(&error), "the lease on an overdue job was not renewed"),
+            }
+        }
     }
 
     async fn record(&self, lease: &Lease, verdict: &Verdict) {

@@ -31,6 +31,9 @@ const LONGEST_STORE_PAUSE: Duration = Duration::from_secs(5);
 /// The pause after a hint that there is something when there was nothing: a store that hints all the time must not be
 /// asked all the time.
 const HINT_PAUSE: Duration = Duration::from_millis(10);
+/// How many events at most wait for the API at once, whatever the concurrency: what it will not be asked for soon
+/// stays in the inbox, where any worker sees it.
+const MOST_UNVERIFIED: usize = 16;
 /// The pause before recording an outcome again; it doubles.
 pub(super) const RECORD_AGAIN: Duration = Duration::from_millis(100);
 
@@ -42,6 +45,8 @@ pub(super) struct Worker {
     asker: Option<Arc<Asker>>,
     /// One permit per event that may be handled.
     room: Arc<Semaphore>,
+    /// One permit per event that may be leased and not yet verified.
+    unverified: Arc<Semaphore>,
     pub(super) drain: Arc<Drain>,
 }
 
@@ -56,6 +61,13 @@ enum Next {
     WaitForFirst,
     /// The store failed.
     Pause,
+}
+
+/// The right to lease an event and to handle it.
+struct Room {
+    handling: OwnedSemaphorePermit,
+    /// For as long as it may have to be verified.
+    unverified: Option<OwnedSemaphorePermit>,
 }
 
 /// Renews the leases of running handlers.
@@ -83,6 +95,7 @@ impl Worker {
             leases: Leases::new(heartbeats, times),
             asker,
             room: Arc::new(Semaphore::new(settings.concurrency)),
+            unverified: Arc::new(Semaphore::new(MOST_UNVERIFIED)),
             drain,
             settings,
         })
@@ -125,17 +138,32 @@ impl Worker {
     }
 
     /// All the room that there is for events, and that is at least for one; `None` at the shutdown.
-    async fn rooms(&self) -> Option<Vec<OwnedSemaphorePermit>> {
+    async fn rooms(&self) -> Option<Vec<Room>> {
+        let first = async {
+            let handling = self.room.clone().acquire_owned().await.ok()?;
+            let unverified = match &self.asker {
+                Some(_) => Some(self.unverified.clone().acquire_owned().await.ok()?),
+                None => None,
+            };
+            Some(Room { handling, unverified })
+        };
         let first = tokio::select! {
-            room = self.room.clone().acquire_owned() => room.ok()?,
+            room = first => room?,
             () = self.drain.closed() => return None,
         };
-        let others = std::iter::from_fn(|| self.room.clone().try_acquire_owned().ok());
+        let others = std::iter::from_fn(|| {
+            let handling = self.room.clone().try_acquire_owned().ok()?;
+            let unverified = match &self.asker {
+                Some(_) => Some(self.unverified.clone().try_acquire_owned().ok()?),
+                None => None,
+            };
+            Some(Room { handling, unverified })
+        });
         Some(std::iter::once(first).chain(others).collect())
     }
 
     /// Leases as many events as there is room for, and begins to handle them.
-    async fn lease(self: Arc<Self>, rooms: Vec<OwnedSemaphorePermit>) -> Next {
+    async fn lease(self: Arc<Self>, rooms: Vec<Room>) -> Next {
         // What is being leased is under way: a shutdown waits until it is given back.
         let Some(under_way) = self.drain.enter() else { return Next::Wait };
         let (most, since) = (rooms.len(), Instant::now());
@@ -159,29 +187,24 @@ impl Worker {
         }
     }
 
-    fn spawn(
-        self: Arc<Self>,
-        leased: Leased,
-        since: Instant,
-        room: OwnedSemaphorePermit,
-        under_way: UnderWay,
-    ) {
+    fn spawn(self: Arc<Self>, leased: Leased, since: Instant, room: Room, under_way: UnderWay) {
         let span = telemetry::attempt_span(leased.lease.job(), leased.attempt);
         let attempt = async move {
-            self.attempt(leased, since).await;
-            drop((room, under_way));
+            let Room { handling, unverified } = room;
+            self.attempt(leased, since, unverified).await;
+            drop((handling, under_way));
         };
         tokio::spawn(attempt.instrument(span));
     }
 
     /// Handles one leased event, and records what came of it.
-    async fn attempt(&self, leased: Leased, since: Instant) {
+    async fn attempt(&self, leased: Leased, since: Instant, unverified: Option<OwnedSemaphorePermit>) {
         let lease = leased.lease.clone();
         let held = self.leases.hold(&lease, since);
         let outcome = if self.drain.is_closed() {
             Some(Outcome::GiveBack { after: Duration::ZERO })
         } else {
-            self.handle(leased, &held).await
+            self.handle(leased, &held, unverified).await
         };
         let lease_ends = held.stop().await;
         if let Some(outcome) = outcome {
@@ -191,7 +214,12 @@ impl Worker {
     }
 
     /// What came of an event; `None` if it is no longer ours.
-    async fn handle(&self, mut leased: Leased, held: &HeldLease<Heartbeats>) -> Option<Outcome> {
+    async fn handle(
+        &self,
+        mut leased: Leased,
+        held: &HeldLease<Heartbeats>,
+        unverified: Option<OwnedSemaphorePermit>,
+    ) -> Option<Outcome> {
         let InboxWorker { max_attempts, backoff, max_handler_time, .. } = self.settings;
         let Leased { attempt, earlier_attempts, ran_out, .. } = leased;
         if attempt > max_attempts {
@@ -214,6 +242,7 @@ impl Worker {
                 Verified::LeaseLost => return None,
             }
         }
+        drop(unverified);
         let Leased { lease, body, .. } = leased;
         let event = match WebhookEvent::try_from(body) {
             Ok(event) => Box::new(event.leased(attempt + earlier_attempts, lease.sequence())),

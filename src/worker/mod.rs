@@ -84,8 +84,10 @@ pub enum Verification {
     /// - The job has not ended: it is expected again, and asked for after 2 to 60 seconds, twice as long each time.
     /// - The API does not know it: it is asked for again every two and a half minutes. When it did not know it
     ///   five times over ten minutes, the event is dead, and another webhook of the job begins anew.
-    /// - There is no answer, or the key is refused: it is asked for again after a second to five minutes, twice as
-    ///   long each time, for 72 hours; then the event is dead.
+    /// - There is no answer for it: it is asked for again after a second to five minutes, twice as long each time.
+    ///   72 hours after the first fetch without an answer, the event is dead.
+    /// - The API fails for all, as when it cannot be reached or refuses the key: nothing is asked for a while, which
+    ///   [`RequestBudget`](crate::RequestBudget) describes; a source without a budget is treated the same.
     ///
     /// A worker that verifies is a [`Reconciler`](crate::Reconciler), too: expected jobs that are overdue are asked
     /// for.
@@ -122,7 +124,8 @@ impl InboxWorker {
         }
     }
 
-    /// How many events are handled at once. At least one; default: 16.
+    /// How many events are handled at once. At least one; default: 16. Of these, at most 16 wait for the API under
+    /// [`Verification::Fetch`].
     pub fn concurrency(mut self, events: usize) -> Self {
         self.concurrency = events.clamp(1, Semaphore::MAX_PERMITS);
         self

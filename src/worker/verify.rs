@@ -31,12 +31,12 @@ impl Worker {
         leased: &Leased,
         held: &HeldLease<Heartbeats>,
     ) -> Verified {
-        let Leased { lease, asked, age, .. } = leased;
+        let Leased { lease, asked, .. } = leased;
         if asked.again_in > Duration::ZERO {
             return Verified::Not(Outcome::GiveBack { after: asked.again_in });
         }
         let verified = async {
-            match asker.ask(lease.job(), *asked, *age, None).await {
+            match asker.ask(lease.job(), *asked, None).await {
                 Verdict::Settle(outcome) => Verified::Not(outcome),
                 Verdict::Ended(event) => self.store(lease, event).await,
             }

@@ -16,6 +16,8 @@ pub enum Says {
     Finished(Envelope),
     /// It cannot be asked.
     Down,
+    /// It has no answer for a job, as with 500.
+    Failing,
     Unauthorized,
     RateLimited(Duration),
     Hang,
@@ -31,6 +33,7 @@ struct State {
     of_all: Says,
     of_one: HashMap<JobId, Says>,
     takes: Duration,
+    takes_of_one: HashMap<JobId, Duration>,
     asked: Vec<(JobId, Instant)>,
     in_flight: HashMap<JobId, usize>,
     most_in_flight: usize,
@@ -48,6 +51,7 @@ impl Api {
             of_all,
             of_one,
             takes,
+            takes_of_one: HashMap::new(),
             asked: Vec::new(),
             in_flight,
             most_in_flight: 0,
@@ -64,6 +68,11 @@ impl Api {
     pub fn takes(self, time: Duration) -> Self {
         self.state().takes = time;
         self
+    }
+
+    /// How long an answer about one job takes.
+    pub fn takes_for(&self, job: &JobId, time: Duration) {
+        self.state().takes_of_one.insert(job.clone(), time);
     }
 
     /// What it says from now on of all of which nothing else was said.
@@ -141,7 +150,10 @@ impl Drop for Asking {
 impl JobSource for Api {
     async fn fetch(&self, job: &JobId) -> Result<Fetched, FetchError> {
         let _asking = Asking::begin(self, job);
-        let takes = self.state().takes;
+        let takes = {
+            let state = self.state();
+            state.takes_of_one.get(job).copied().unwrap_or(state.takes)
+        };
         sleep(takes).await;
         let says = {
             let state = self.state();
@@ -151,7 +163,8 @@ impl JobSource for Api {
             Says::Pending => Ok(Fetched::Pending),
             Says::NotFound => Ok(Fetched::NotFound),
             Says::Finished(event) => Ok(Fetched::Finished(event)),
-            Says::Down => Err(FetchError::unavailable("connection refused")),
+            Says::Down => Err(FetchError::unreachable("connection refused")),
+            Says::Failing => Err(FetchError::unavailable("the answer is 500")),
             Says::Unauthorized => Err(FetchError::Unauthorized),
             Says::RateLimited(time) => Err(FetchError::RateLimited { retry_after: Some(time) }),
             Says::Hang => std::future::pending().await,

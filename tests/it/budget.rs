@@ -20,7 +20,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// An API that is asked within a budget.
 #[derive(Debug, Clone)]
-struct Budgeted(Api, RequestBudget);
+pub struct Budgeted(pub Api, pub RequestBudget);
 
 #[async_trait]
 impl JobSource for Budgeted {
@@ -29,7 +29,7 @@ impl JobSource for Budgeted {
         let fetched = self.0.fetch(job).await;
         match &fetched {
             Ok(_) => permit.answered(),
-            Err(error) => drop(permit.failed(error)),
+            Err(error) => drop(permit.failed(job, error)),
         }
         fetched
     }
@@ -117,18 +117,146 @@ async fn those_that_fail_together_count_as_one_failure() {
         permits.push(budget.acquire().await.unwrap());
     }
     for permit in permits {
-        let pause = permit.failed(&FetchError::unavailable("down"));
+        let pause = permit.failed(&job(1), &FetchError::unreachable("down"));
         assert!(pause >= SECOND && pause <= SECOND * 5 / 4, "{pause:?}");
     }
     let closed = budget.acquire().await.unwrap_err();
     assert!(closed.retry_after >= SECOND && closed.retry_after <= SECOND * 5 / 4, "{closed:?}");
     sleep(closed.retry_after).await;
-    let pause = budget.acquire().await.unwrap().failed(&FetchError::unavailable("down"));
+    let pause = budget.acquire().await.unwrap().failed(&job(1), &FetchError::unreachable("down"));
     assert!(pause >= SECOND * 2 && pause <= SECOND * 5 / 2, "{pause:?}");
     sleep(pause).await;
     budget.acquire().await.unwrap().answered();
-    let pause = budget.acquire().await.unwrap().failed(&FetchError::unavailable("down"));
+    let pause = budget.acquire().await.unwrap().failed(&job(1), &FetchError::unreachable("down"));
     assert!(pause <= SECOND * 5 / 4, "the failures in a row had ended: {pause:?}");
+}
+
+fn statuses_about_a_job() -> [FetchError; 3] {
+    let refused = FetchError::Refused("the answer is 403".into());
+    let unreadable = FetchError::Unreadable("the answer is a page".into());
+    [FetchError::unavailable("the answer is 500"), refused, unreadable]
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_for_one_job_closes_nothing_and_what_fails_for_three_in_a_row_does() {
+    for number in 0..3 {
+        let error = || statuses_about_a_job().into_iter().nth(number).unwrap();
+        let budget = RequestBudget::new(1000.0, 4);
+        let fail = async |of: usize| budget.acquire().await.unwrap().failed(&job(of), &error());
+        for _ in 0..50 {
+            assert_eq!(fail(1).await, Duration::ZERO, "closed by one job: {:?}", error());
+            assert_eq!(fail(2).await, Duration::ZERO, "closed by two jobs: {:?}", error());
+        }
+        budget.acquire().await.unwrap().answered();
+        assert_eq!(fail(3).await, Duration::ZERO, "an answer came between: {:?}", error());
+        assert_eq!(fail(4).await, Duration::ZERO, "an answer came between: {:?}", error());
+        let (mut pause, least) = (fail(5).await, if number == 1 { MINUTE } else { SECOND });
+        assert!(pause >= least && pause <= least * 5 / 4, "{pause:?} after {:?}", error());
+        for doubled in [2, 4] {
+            sleep(pause).await;
+            assert_eq!((fail(6).await, fail(7).await), (Duration::ZERO, Duration::ZERO), "{:?}", error());
+            pause = fail(8).await;
+            assert!(pause >= least * doubled && pause <= least * doubled * 5 / 4, "{pause:?}: {:?}", error());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn thirty_jobs_that_fail_delay_no_others() {
+    for verify in [false, true] {
+        let (inbox, script) = (MemoryInbox::new(), Script::default());
+        let api = Api::new(Says::Pending);
+        let source = Budgeted(api.clone(), RequestBudget::default());
+        let verification = if verify { Verification::fetch(source.clone()) } else { Verification::Trust };
+        let _worker = InboxWorker::new(inbox.clone(), script.handler(), verification).start();
+        let reconciler = Reconciler::new(inbox.clone(), source);
+        let _reconciler = (!verify).then(|| reconciler.start());
+        for number in 0..30 {
+            api.says_of(&job(number), Says::Failing);
+            if verify && number % 2 == 0 {
+                inbox.receive(&finished(&job(number))).await.unwrap();
+            } else {
+                inbox.expect(&job(number), Duration::ZERO).await.unwrap();
+            }
+        }
+        sleep(HOUR).await;
+        for round in 1..=10 {
+            let began = Instant::now();
+            for number in 0..20 {
+                let good = job(1000 * round + number);
+                api.finish(&good);
+                inbox.expect(&good, Duration::ZERO).await.unwrap();
+                if verify && number % 2 == 0 {
+                    inbox.receive(&finished(&good)).await.unwrap();
+                }
+            }
+            while done(&inbox).await < 20 * round {
+                sleep(SECOND).await;
+                let rows = inbox.list(&InboxFilter::default(), None, 1000).await.unwrap();
+                let open: Vec<_> = rows.iter().filter(|row| row.state != InboxState::Done).collect();
+                assert!(began.elapsed() < HOUR, "verify: {verify}, round {round}, not done: {open:?}");
+            }
+            // Ten seconds without the thirty; none was fetched yet, so a closed budget costs its pause at most once.
+            assert!(began.elapsed() < MINUTE * 7, "verify: {verify}: {:?} in round {round}", began.elapsed());
+            sleep(MINUTE * 3).await;
+        }
+        assert_eq!(script.runs(), 200);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_budget_is_no_answer_of_the_api() {
+    let (inbox, script) = (MemoryInbox::new(), Script::default());
+    let (api, budget) = (Api::new(Says::Pending), RequestBudget::new(1000.0, 4));
+    for number in 0..20 {
+        inbox.expect(&job(number), Duration::ZERO).await.unwrap();
+        if number % 2 == 0 {
+            inbox.receive(&finished(&job(number))).await.unwrap();
+        }
+        api.finish(&job(number));
+    }
+    let closed_for = budget.acquire().await.unwrap().failed(&job(99), &FetchError::Unauthorized);
+    let source = Verification::fetch(Budgeted(api.clone(), budget));
+    let _worker = InboxWorker::new(inbox.clone(), script.handler(), source).start();
+    sleep(closed_for - SECOND).await;
+    for row in inbox.list(&InboxFilter::default(), None, 100).await.unwrap() {
+        assert_eq!((row.asked, row.attempts, row.error.as_deref()), (0, 0, None), "{row:?}");
+    }
+    assert_eq!(api.asked(), 0);
+    sleep(SECOND * 10).await;
+    assert_eq!((done(&inbox).await, api.asked(), script.runs()), (20, 20, 20));
+}
+
+/// However long they wait for their turn: the API is healthy.
+#[tokio::test(start_paused = true)]
+async fn the_time_in_the_queue_of_a_budget_is_not_the_time_of_the_answer() {
+    for (events, per_second) in [(1000, 2.0), (20, 0.01)] {
+        let (inbox, script) = (MemoryInbox::new(), Script::default());
+        let api = Api::new(Says::Pending);
+        for number in 0..events {
+            inbox.receive(&finished(&job(number))).await.unwrap();
+            api.finish(&job(number));
+        }
+        let source = Budgeted(api.clone(), RequestBudget::new(per_second, 4));
+        // All share one budget, as the workers of a process should.
+        let workers: Vec<_> = (0..3)
+            .map(|_| {
+                let source = Verification::fetch(source.clone());
+                InboxWorker::new(inbox.clone(), script.handler(), source).concurrency(500).start()
+            })
+            .collect();
+        let began = Instant::now();
+        while done(&inbox).await < events {
+            sleep(SECOND).await;
+            assert!(inbox.stats().await.unwrap().running <= 3 * 16, "more are leased than asked for soon");
+            for row in inbox.list(&InboxFilter::default(), None, 2000).await.unwrap() {
+                assert_eq!((row.asked, row.error.as_deref()), (0, None), "{row:?}");
+            }
+            assert!(began.elapsed() < HOUR, "{} are done", done(&inbox).await);
+        }
+        assert_eq!((api.asked(), script.runs()), (events, events));
+        drop(workers);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -140,7 +268,7 @@ async fn whoever_waits_when_it_closes_is_told_at_once() {
         async move { budget.acquire().await.map(drop) }
     });
     tokio::task::yield_now().await;
-    permit.failed(&FetchError::Unauthorized);
+    permit.failed(&job(1), &FetchError::Unauthorized);
     let began = Instant::now();
     let closed = waiting.await.unwrap().unwrap_err();
     assert!(closed.retry_after >= MINUTE, "{closed:?}");

@@ -279,35 +279,60 @@ async fn a_failing_api_is_asked_again_and_says_for_how_long_to_wait() {
 }
 
 #[tokio::test]
-async fn after_a_failure_nobody_asks_for_a_while_and_all_are_told() {
-    let server = Server::start([with(503, "retry-after", "60")]).await;
+async fn after_a_429_nobody_asks_for_a_while_and_all_are_told() {
+    let server = Server::start([with(429, "retry-after", "60")]).await;
     let client = server.client();
     let Err(first) = client.fetch(&id()).await else { panic!("it was answered") };
-    assert_eq!(chain(&first), "there was no answer: the answer is 503 Service Unavailable");
+    assert_eq!(chain(&first), "there were too many requests");
     for _ in 0..50 {
         let Err(error) = client.clone().fetch(&id()).await else { panic!("it was answered") };
+        assert!(matches!(error, FetchError::BudgetClosed(_)), "{error:?}");
         let left = error.retry_after().unwrap();
         assert!(left > Duration::from_secs(50) && left <= Duration::from_secs(60), "{left:?}");
         let text = chain(&error);
-        assert!(text.contains("nothing is asked for another") && text.contains("after: there was no answer"));
+        assert!(text.contains("nothing is asked for another") && text.contains("after: there were too many"));
     }
     assert_eq!(server.requests(), 1, "the API was hammered");
 }
 
 #[tokio::test]
 async fn a_refused_key_is_said_clearly_and_the_api_is_not_hammered() {
-    for refusal in [401, 403] {
-        let server = Server::start([status(refusal)]).await;
-        let client = server.client();
-        let Err(first) = client.fetch(&id()).await else { panic!("it was answered") };
-        assert!(matches!(first, FetchError::Unauthorized), "{first:?}");
-        assert_eq!(first.to_string(), "the API key was refused");
-        for _ in 0..50 {
-            let Err(error) = client.fetch(&id()).await else { panic!("it was answered") };
-            assert!(chain(&error).ends_with("after: the API key was refused"), "{}", chain(&error));
-            assert!(matches!(client.download(&id()).await, Err(DownloadError::Fetch(_))));
+    let server = Server::start([status(401)]).await;
+    let client = server.client();
+    let Err(first) = client.fetch(&id()).await else { panic!("it was answered") };
+    assert!(matches!(first, FetchError::Unauthorized), "{first:?}");
+    assert_eq!(first.to_string(), "the API key was refused");
+    for _ in 0..50 {
+        let Err(error) = client.fetch(&id()).await else { panic!("it was answered") };
+        assert!(chain(&error).ends_with("after: the API key was refused"), "{}", chain(&error));
+        assert!(matches!(client.download(&id()).await, Err(DownloadError::Fetch(_))));
+    }
+    assert_eq!(server.requests(), 1, "the API was hammered");
+}
+
+#[tokio::test]
+async fn a_status_about_one_job_is_no_reason_not_to_ask_for_others_and_three_in_a_row_are() {
+    for (number, refused) in [(400, true), (403, true), (422, true), (500, false), (503, false)] {
+        let answers = [status(number), status(number), ok(data(&webhook())), status(number)];
+        let server = Server::start(answers).await;
+        let builder = JobsClient::builder(ApiKey::new(KEY).unwrap()).origin(server.origin());
+        let budget = RequestBudget::new(1000.0, 4);
+        // A request that failed is not repeated in this time.
+        let client = builder.budget(budget).timeout(Duration::from_millis(900)).build().unwrap();
+        let fetch = async |job: &str| client.fetch(&job.parse().unwrap()).await;
+        for job in ["a", "b"] {
+            let Err(error) = fetch(job).await else { panic!("it was answered") };
+            assert_eq!(matches!(error, FetchError::Refused(_)), refused, "{number}: {error:?}");
+            assert_eq!(matches!(error, FetchError::Unavailable { .. }), !refused, "{number}: {error:?}");
+            assert!(chain(&error).contains(&number.to_string()), "{number}: {}", chain(&error));
         }
-        assert_eq!(server.requests(), 1, "the API was hammered");
+        let good = client.fetch(&id()).await;
+        assert!(matches!(good, Ok(Fetched::Finished(_))), "{number}: {good:?}");
+        for job in ["c", "c", "d", "e"] {
+            assert!(!matches!(fetch(job).await, Err(FetchError::BudgetClosed(_))), "{number}");
+        }
+        assert!(matches!(fetch("f").await, Err(FetchError::BudgetClosed(_))), "{number}");
+        assert_eq!(server.requests(), 7, "{number}");
     }
 }
 

@@ -1,15 +1,18 @@
 //! Jobs whose webhook never comes, or comes late.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::{
-    Envelope, InboxAdmin, InboxFilter, InboxState, InboxStore, InboxWorker, JobId, MemoryInbox, Receipt,
-    Reconciler, Verification,
+    Envelope, HandlerError, InboxAdmin, InboxFilter, InboxState, InboxStore, InboxWorker, JobId, MemoryInbox,
+    Receipt, Reconciler, RequestBudget, Verification, WebhookEvent, handler_fn,
 };
 use tokio::time::{Instant, sleep};
 
 use crate::api::{Api, Says, finished};
+use crate::budget::Budgeted;
 use crate::inboxes::FaultyInbox;
 use crate::support::{Call, Script};
 
@@ -185,6 +188,103 @@ async fn of_jobs_whose_webhooks_come_late_each_is_handled_once() {
         }
         assert_eq!((script.overlaps(), api.twice_at_once()), (0, 0));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_fetch_without_an_answer_kills_none_of_a_thousand_jobs_that_are_long_overdue() {
+    let (inbox, api, script) = (FaultyInbox::default(), Api::new(Says::Down), Script::default());
+    for number in 0..1000 {
+        inbox.expect(&job(number), MINUTE).await.unwrap();
+    }
+    // Nobody worked for so long.
+    sleep(HOUR * 100).await;
+    let _worker = inbox.worker(&script).start();
+    let _reconciler = Reconciler::new(inbox.clone(), api.clone()).start();
+    sleep(HOUR).await;
+    assert_eq!(inbox.rows.stats().await.unwrap().expected, 1000);
+    for number in 0..1000 {
+        api.finish(&job(number));
+    }
+    sleep(HOUR).await;
+    let stats = inbox.rows.stats().await.unwrap();
+    assert_eq!((stats.done, stats.dead, script.runs()), (1000, 0, 1000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_that_a_job_still_runs_does_not_end_its_expectation() {
+    for (fails, registered_first) in [(None, true), (None, false), (Some(false), true), (Some(true), true)] {
+        let (inbox, api) = (FaultyInbox::default(), Api::new(Says::Pending));
+        let reports = Arc::new(AtomicUsize::new(0));
+        let seen = reports.clone();
+        let handler = handler_fn(move |event: WebhookEvent| {
+            let is_report = matches!(event, WebhookEvent::Unrecognized { .. });
+            seen.fetch_add(usize::from(is_report), Ordering::SeqCst);
+            let failure = || HandlerError::from("no");
+            let result = match fails.filter(|_| is_report) {
+                Some(true) => Err(HandlerError::permanent("never")),
+                Some(false) => Err(failure()),
+                None => Ok(()),
+            };
+            async { result }
+        });
+        let began = Instant::now();
+        if registered_first {
+            inbox.expect(&job(1), MINUTE * 15).await.unwrap();
+        }
+        let payload = Payload::extract_completed().job_id("job-1").set("/data/status", "processing");
+        let report = Envelope::try_from(payload.to_bytes()).unwrap();
+        assert_eq!(inbox.receive(&report).await.unwrap(), Receipt::Stored);
+        let _worker = InboxWorker::new(inbox.clone(), handler, Verification::Trust).start();
+        let _reconciler = Reconciler::new(inbox.clone(), api.clone()).start();
+        if !registered_first {
+            inbox.until(&job(1), InboxState::Done).await;
+            inbox.expect(&job(1), MINUTE * 15 - began.elapsed()).await.unwrap();
+        }
+        inbox.until(&job(1), InboxState::Expected).await;
+        let said = api.finish(&job(1));
+        let row = inbox.until(&job(1), InboxState::Done).await;
+        let took = began.elapsed();
+        assert!((MINUTE * 15..MINUTE * 15 + SECOND * 5).contains(&took), "fails: {fails:?}: {took:?}");
+        assert!(row.verified && api.asked() == 1, "{row:?}");
+        assert_eq!(inbox.rows.get(&job(1)).await.unwrap().unwrap().1.as_ref(), Some(said.body()));
+        let reports = reports.load(Ordering::SeqCst);
+        assert!(if fails == Some(false) { reports > 3 } else { reports == 1 }, "handled {reports} times");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_answers_hold_the_next_ones_not_up() {
+    let (inbox, api, script) = (FaultyInbox::default(), Api::new(Says::Pending), Script::default());
+    for number in 0..100 {
+        inbox.expect(&job(number), Duration::ZERO).await.unwrap();
+        api.finish(&job(number));
+    }
+    for number in [10, 20, 30] {
+        api.takes_for(&job(number), SECOND * 50);
+    }
+    let _worker = inbox.worker(&script).start();
+    let _reconciler = Reconciler::new(inbox.clone(), api.clone()).start();
+    sleep(SECOND * 20).await;
+    assert_eq!(script.runs(), 97);
+    sleep(MINUTE * 3).await;
+    assert_eq!((script.runs(), api.asked()), (100, 100));
+    assert!(api.most_in_flight() <= 4);
+}
+
+/// The lease of an overdue job is renewed while its answer is waited for: nobody else asks for it.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_waits_for_its_turn_is_asked_for_by_one() {
+    let (inbox, script) = (FaultyInbox::default(), Script::default());
+    let (api, budget) = (Api::new(Says::Pending), RequestBudget::new(0.002, 1));
+    budget.acquire().await.unwrap().answered();
+    inbox.expect(&job(1), Duration::ZERO).await.unwrap();
+    api.finish(&job(1));
+    let _worker = inbox.worker(&script).start();
+    let source = Budgeted(api.clone(), budget);
+    let _reconcilers = [0, 1].map(|_| Reconciler::new(inbox.clone(), source.clone()).start());
+    inbox.until(&job(1), InboxState::Done).await;
+    sleep(HOUR).await;
+    assert_eq!((api.asked(), script.runs()), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -182,10 +182,44 @@ async fn when_the_api_is_away_for_72_hours_an_event_is_dead_and_can_be_replayed(
     }
     assert!(began.elapsed() >= HOUR * 72, "dead after {:?}", began.elapsed());
     let row = inbox.row(&job).await;
-    assert_eq!(row.error.as_deref(), Some("there was no answer: connection refused"));
+    assert_eq!(row.error.as_deref(), Some("the API cannot be reached: connection refused"));
     api.finish(&job);
     assert!(inbox.rows.replay(&job).await.unwrap());
     inbox.until(&job, InboxState::Done).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_72_hours_count_from_the_first_fetch_without_an_answer() {
+    let (inbox, api, script) = (FaultyInbox::default(), Api::new(Says::Down), Script::default());
+    let (waited, expected) = (inbox.add_new().await, new_job());
+    inbox.expect(&expected, Duration::ZERO).await.unwrap();
+    // Nobody worked for so long.
+    sleep(HOUR * 73).await;
+    let _worker = worker(&inbox, &script, &api).start();
+    let began = Instant::now();
+    sleep(HOUR * 71).await;
+    for job in [&waited, &expected] {
+        let row = inbox.row(job).await;
+        assert!(row.state != InboxState::Dead && row.asked > 0, "dead too early: {row:?}");
+    }
+    // An answer, and the time counts anew.
+    api.says_of(&expected, Says::Pending);
+    sleep(MINUTE * 20).await;
+    api.says_of(&expected, Says::Down);
+    let row = inbox.until(&waited, InboxState::Dead).await;
+    assert!((HOUR * 72..HOUR * 73).contains(&began.elapsed()), "dead after {:?}", began.elapsed());
+    assert!(row.error.is_some_and(|error| error.contains("connection refused")));
+    // So it does after a replay.
+    assert!(inbox.rows.replay(&waited).await.unwrap());
+    sleep(HOUR * 10).await;
+    for job in [&waited, &expected] {
+        let row = inbox.row(job).await;
+        assert!(row.state != InboxState::Dead && row.asked > 0, "dead too early: {row:?}");
+    }
+    for job in [&waited, &expected] {
+        api.finish(job);
+        inbox.until(job, InboxState::Done).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

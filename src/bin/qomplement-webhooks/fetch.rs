@@ -159,7 +159,10 @@ fn failed(error: &FetchError) -> Failure {
     let tip = match error {
         FetchError::Unauthorized => format!("\n  Is {API_KEY} the key of the account that started the job?"),
         FetchError::RateLimited { .. } => "\n  Try again in a minute".to_owned(),
-        FetchError::Unavailable { .. } => "\n  Is the API up, and reachable from here? Try again".to_owned(),
+        FetchError::Refused(_) => format!("\n  Is {API_KEY} the key of the account that started the job?"),
+        FetchError::Unreachable(_) | FetchError::Unavailable { .. } => {
+            "\n  Is the API up, and reachable from here? Try again".to_owned()
+        }
         FetchError::InvalidId => "\n  An id has letters, digits, `-` and `_`".to_owned(),
         _ => String::new(),
     };

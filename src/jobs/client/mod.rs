@@ -20,10 +20,14 @@ pub use self::download::{Download, DownloadError};
 pub use self::key::{ApiKey, ApiKeyError};
 use super::{FetchError, Fetched, JobSource, RequestBudget};
 use crate::auth::is_loopback;
+use crate::backoff::Backoff;
 use crate::event::JobId;
 
 /// How large the reply about a job may be, as large as a webhook's body.
 const MOST_BYTES: usize = 16 << 20;
+
+/// The pause before a request is repeated; it doubles.
+const AGAIN: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
 
 /// Asks Qomplement's API for jobs, and downloads filled documents (feature `client`).
 ///
@@ -60,9 +64,10 @@ const MOST_BYTES: usize = 16 << 20;
 ///
 /// # Times and retries
 ///
-/// One fetch takes ten seconds at most, unless [`timeout`](JobsClientBuilder::timeout) says otherwise, from the moment
-/// when the budget lets it begin. Within that, a request that had no answer, or 429, or a 5xx, is repeated after a
-/// pause, which [`RequestBudget`] describes and `Retry-After` may lengthen.
+/// One fetch takes ten seconds at most, unless [`timeout`](JobsClientBuilder::timeout) says otherwise, not counting what
+/// it waits for its turn in the budget. Within that, a request that had no answer, or 429, or a 5xx, is repeated after
+/// a second, and twice as long each further time; `Retry-After` and a budget that has closed may lengthen that. While
+/// the [budget](RequestBudget) is closed, a fetch fails at once.
 #[derive(Clone)]
 pub struct JobsClient {
     inner: Arc<Inner>,
@@ -155,7 +160,7 @@ impl JobsClient {
                 Err(DownloadError::NotFound)
             }
             Err(error) => {
-                permit.failed(&error);
+                permit.failed(job, &error);
                 Err(error.into())
             }
         }
@@ -182,11 +187,14 @@ impl JobsClient {
         match status {
             StatusCode::OK => Ok(Answer::Found(response)),
             StatusCode::NOT_FOUND => Ok(Answer::NotFound),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(FetchError::Unauthorized),
+            StatusCode::UNAUTHORIZED => Err(FetchError::Unauthorized),
             StatusCode::TOO_MANY_REQUESTS => Err(FetchError::RateLimited { retry_after }),
             status if status.is_redirection() => Err(FetchError::Unreadable(
                 format!("the answer is a redirect, {status}, and is not followed").into(),
             )),
+            status if status.is_client_error() && status != StatusCode::REQUEST_TIMEOUT => {
+                Err(FetchError::Refused(format!("the answer is {status}").into()))
+            }
             status => {
                 Err(FetchError::Unavailable { retry_after, source: format!("the answer is {status}").into() })
             }
@@ -212,8 +220,8 @@ impl JobsClientBuilder {
         self
     }
 
-    /// How long one fetch may take, from the moment when the budget lets it begin; and how long a download may be
-    /// silent. Default: 10 seconds.
+    /// How long one fetch may take, not counting what it waits for its turn in the budget; and how long a download
+    /// may be silent. A connection must be there in half of it. Default: 10 seconds.
     pub fn timeout(mut self, time: Duration) -> Self {
         self.timeout = time;
         self
@@ -237,6 +245,8 @@ impl JobsClientBuilder {
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .referer(false)
+            // What is left of the time tells an API that cannot be reached from one that does not answer for a job.
+            .connect_timeout(self.timeout / 2)
             .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| JobsClientError::Client(error.into()))?;
@@ -249,30 +259,38 @@ impl JobsClientBuilder {
 impl JobSource for JobsClient {
     async fn fetch(&self, job: &JobId) -> Result<Fetched, FetchError> {
         let url = self.url(job, "")?;
-        let mut until = None;
+        // Without the waits for the budget.
+        let mut time_left = self.inner.timeout;
+        let mut failure = None;
+        let mut requests = 0;
         loop {
-            let (pause, error) = match self.inner.budget.acquire().await {
-                Ok(permit) => {
-                    let until = *until.get_or_insert_with(|| Instant::now() + self.inner.timeout);
-                    match self.ask(job, url.clone(), until).await {
-                        Ok(fetched) => {
-                            permit.answered();
-                            return Ok(fetched);
-                        }
-                        // The next answer would be no better.
-                        Err(error @ (FetchError::Unreadable(_) | FetchError::InvalidId)) => {
-                            permit.answered();
-                            return Err(error);
-                        }
-                        Err(error) => (permit.failed(&error), error),
-                    }
-                }
-                Err(closed) => (closed.retry_after, closed.into()),
+            requests += 1;
+            let permit = match self.inner.budget.acquire().await {
+                Ok(permit) => permit,
+                // Others have closed it since: what was answered to the first request is the answer.
+                Err(closed) => return Err(failure.unwrap_or_else(|| closed.into())),
             };
-            let until = *until.get_or_insert_with(|| Instant::now() + self.inner.timeout);
-            if matches!(error, FetchError::Unauthorized) || Instant::now() + pause >= until {
+            let began = Instant::now();
+            let error = match self.ask(job, url.clone(), began + time_left).await {
+                Ok(fetched) => {
+                    permit.answered();
+                    return Ok(fetched);
+                }
+                Err(error) => error,
+            };
+            let closed_for = permit.failed(job, &error);
+            let said = error.retry_after().unwrap_or_default();
+            let pause = AGAIN.at_least(requests).max(closed_for).max(said);
+            time_left = time_left.saturating_sub(began.elapsed()).saturating_sub(pause);
+            // Otherwise the next answer would be no better.
+            let may_pass = matches!(
+                error,
+                FetchError::RateLimited { .. } | FetchError::Unreachable(_) | FetchError::Unavailable { .. }
+            );
+            if !may_pass || time_left.is_zero() {
                 return Err(error);
             }
+            failure = Some(error);
             sleep(pause).await;
         }
     }
@@ -315,7 +333,8 @@ async fn body(mut response: reqwest::Response) -> Result<Bytes, FetchError> {
 }
 
 fn unavailable(error: reqwest::Error) -> FetchError {
-    FetchError::unavailable(error.without_url())
+    let error = error.without_url();
+    if error.is_connect() { FetchError::unreachable(error) } else { FetchError::unavailable(error) }
 }
 
 /// How long to wait, as an answer says it: in seconds, or until a date.
