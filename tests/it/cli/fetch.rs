@@ -149,6 +149,6 @@ async fn an_api_that_is_down_is_told_of() {
     let mut command =
         command(&["fetch", "ended", "--origin", &format!("http://{gone}"), "--timeout", "200ms"]);
     let ran = finish(command.env("QOMPLEMENT_API_KEY", KEY), "").await;
-    assert!(ran.code == Some(1) && ran.err.starts_with("error: there was no answer"), "{ran:?}");
+    assert!(ran.code == Some(1) && ran.err.starts_with("error: the API cannot be reached"), "{ran:?}");
     assert!(ran.err.ends_with("Is the API up, and reachable from here? Try again\n"), "{ran:?}");
 }
