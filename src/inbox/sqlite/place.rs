@@ -8,8 +8,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ::rusqlite::Connection;
-use ::rusqlite::config::DbConfig;
 use tracing::{error, info};
 
 /// The files of an open database, and which they were.
@@ -62,17 +60,6 @@ impl Place {
                     info!("the inbox's file is back: events are stored again");
                 }
                 Ok(())
-            }
-        }
-    }
-
-    /// Prepares a connection for its end. SQLite deletes the write-ahead log by its name then, and it may be another
-    /// database's by now.
-    pub(super) fn before_closing(&self, connection: &Connection) {
-        if self.check().is_err() {
-            let kept = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
-            if let Err(error) = kept {
-                error!(%error, "the write-ahead log of another database may be deleted");
             }
         }
     }

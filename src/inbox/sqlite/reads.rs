@@ -63,42 +63,21 @@ impl Shared {
             Some(connection) => connection,
             None => self.open()?,
         };
-        match read(&connection) {
-            Ok(value) => {
-                self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
-                Ok(value)
-            }
-            Err(error) => {
-                self.close(&connection);
-                Err(StoreError::unavailable(error))
-            }
-        }
+        let value = read(&connection).map_err(StoreError::unavailable)?;
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        Ok(value)
     }
 
     fn open(&self) -> Result<Connection, StoreError> {
         let opened = schema::open_to_read(&self.path, self.busy_timeout).map_err(StoreError::unavailable)?;
         // It may have been replaced meanwhile.
-        self.check().inspect_err(|_| self.close(&opened))?;
+        self.check()?;
         Ok(opened)
     }
 
     /// What another file says is no answer.
     fn check(&self) -> Result<(), StoreError> {
         self.place.as_ref().map_or(Ok(()), |place| place.check()).map_err(StoreError::unavailable)
-    }
-
-    fn close(&self, connection: &Connection) {
-        if let Some(place) = &self.place {
-            place.before_closing(connection);
-        }
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        for connection in &*self.idle.lock().unwrap_or_else(PoisonError::into_inner) {
-            self.close(connection);
-        }
     }
 }
 

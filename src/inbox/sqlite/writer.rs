@@ -166,9 +166,6 @@ impl Drop for Thread {
             error!("the thread that writes to the inbox has panicked: nothing is stored any more");
         }
         self.queue.abandon();
-        if let Some(place) = &self.place {
-            place.before_closing(&self.connection);
-        }
     }
 }
 

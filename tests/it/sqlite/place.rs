@@ -77,35 +77,6 @@ async fn nothing_is_stored_into_files_that_were_deleted_moved_or_replaced_until_
 }
 
 #[tokio::test]
-async fn a_file_that_took_the_place_of_another_keeps_its_log_when_that_is_closed() {
-    let folder = Folder::new();
-    let old = SqliteInbox::open(folder.file()).unwrap();
-    receive(&old, "old").await;
-    // Connections that read, too.
-    assert!(old.contains(&"old".parse().unwrap()).await.unwrap());
-    for suffix in ["", "-wal", "-shm"] {
-        fs::rename(beside(&folder.file(), suffix), beside(&folder.0.join("aside"), suffix)).unwrap();
-    }
-    let new = SqliteInbox::open(folder.file()).unwrap();
-    receive(&new, "new").await;
-    let log = |name: &str| fs::metadata(folder.0.join(name)).unwrap().ino();
-    let before = log("inbox.db-wal");
-    assert!(is_open(&folder.0.join("aside")));
-    drop(old);
-    eventually("the old file is closed", async || !is_open(&folder.0.join("aside"))).await;
-    assert_eq!(log("inbox.db-wal"), before, "the log of the new file was deleted");
-    assert_eq!(receive(&new, "newer").await, Receipt::Stored);
-    drop(new);
-    check(&folder.0.join("aside"));
-}
-
-/// Whether this process has a file open.
-fn is_open(file: &Path) -> bool {
-    let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
-    open.filter_map(|open| fs::read_link(open.path()).ok()).any(|open| open == file)
-}
-
-#[tokio::test]
 async fn a_link_that_leads_elsewhere_is_another_file() {
     let folder = Folder::new();
     let (one, two, link) = (folder.0.join("one.db"), folder.0.join("two.db"), folder.0.join("link.db"));
