@@ -9,7 +9,7 @@ use crate::output;
 pub(crate) async fn confirm(question: &str) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Err(Failure::usage(format!(
-            "{question}\n  There is no terminal to answer that on: give --yes to do it, or --dry-run to look at it"
+            "{question}\n  There is no terminal to answer that on\n  Give --yes to do it, or --dry-run to look at it"
         )));
     }
     output::ask(format_args!("{question} [y/N]"));

@@ -125,11 +125,10 @@ fn sqlite(file: &Path) -> Result<SqliteInbox, Failure> {
 
 /// Why there is no file of a name, which may be a URL gone wrong.
 fn missing(name: &str) -> String {
-    let is_scheme =
-        |scheme: &&str| name.strip_prefix(*scheme).is_some_and(|rest| rest.starts_with([':', '/']));
-    let tip = if ["postgres", "postgresql"].iter().any(|scheme| is_scheme(scheme)) {
+    let begins = |scheme| name.strip_prefix(scheme).is_some_and(|rest| rest.starts_with([':', '/']));
+    let tip = if ["postgres", "postgresql"].into_iter().any(begins) {
         "A URL begins with postgres://, and --help tells what else can be given"
-    } else if ["sqlite", "file"].iter().any(|scheme| is_scheme(scheme)) {
+    } else if ["sqlite", "file"].into_iter().any(begins) {
         "An SQLite inbox is given as a file, without a scheme: --db inbox.db"
     } else {
         "A server with `SqliteInbox::open` creates it; is it in another folder?"

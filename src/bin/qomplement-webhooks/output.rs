@@ -75,7 +75,7 @@ pub(crate) fn raw_body(body: &[u8]) {
         _ => showable(&String::from_utf8_lossy(body)),
     };
     if shown.as_bytes() != body {
-        note("characters that a terminal would obey are escaped; into a file or a pipe, they go as they are");
+        note("what a terminal would obey is escaped; into a file or a pipe, it goes as it is");
     }
     line(shown);
 }

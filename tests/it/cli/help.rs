@@ -251,6 +251,7 @@ async fn an_error_says_what_is_wrong_with_a_value_and_what_would_be_right() {
             "--to: http://h:99999/ is no URL: invalid port number",
         ),
         (&vec!["send"], "--to", "http://", "--to: http:// is no URL: empty host"),
+        (&vec!["inbox", "list", "--db", "postgres://h/db"], "--table", ".", "--table: a schema's name has"),
         (&vec!["token"], "--url", "example.com", "Give a URL such as https://example.com/webhooks"),
     ] {
         let ran = run(&[&command[..], &[option, value]].concat()).await;

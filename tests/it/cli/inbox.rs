@@ -1,5 +1,6 @@
 //! `inbox`, on an SQLite file.
 
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -190,7 +191,7 @@ job-odd  dead  1  TIME  -  summarize  processing  an unknown type
         2,
         table,
         "error: Replay these 2 events?\n  \
-            There is no terminal to answer that on: give --yes to do it, or --dry-run to look at it\n",
+            There is no terminal to answer that on\n  Give --yes to do it, or --dry-run to look at it\n",
     );
     inbox(&file, &["list"]).await.shows(0, LIST, "");
 
@@ -305,8 +306,9 @@ async fn only_what_is_done_is_pruned() {
     prune(&["--bodies", "0s"]).await.shows(
         2,
         "",
-        "error: Delete bodies TIME after they were handled, and rows 30days after (1 body and 0 rows, at most)?\n  \
-            There is no terminal to answer that on: give --yes to do it, or --dry-run to look at it\n",
+        "error: Delete bodies TIME after they were handled, and rows 30days after?\n  \
+            That is 1 body and 0 rows, at most\n  \
+            There is no terminal to answer that on\n  Give --yes to do it, or --dry-run to look at it\n",
     );
     prune(&["--bodies", "0s", "--yes"]).await.shows(0, "1 body and 0 rows deleted\n", "");
     inbox(&file, &["replay", "job-done", "--yes"]).await.shows(
@@ -392,6 +394,11 @@ async fn the_database_is_taken_from_the_environment_too() {
     let other =
         end(command(&["inbox", "list", "--db", &file]).env("DATABASE", "other").spawn().unwrap()).await;
     other.shows(0, LIST, "");
+    let empty = end(command(&["inbox", "list"]).env("DATABASE", "").spawn().unwrap()).await;
+    empty.shows(2, "", "error: which inbox? Give --db FILE, --db postgres://…, or set DATABASE\n");
+    let odd = std::ffi::OsStr::from_bytes(b"hidden-\xff");
+    let odd = end(command(&["inbox", "list"]).env("DATABASE", odd).spawn().unwrap()).await;
+    odd.shows(2, "", "error: DATABASE: it holds something else than text\n");
 }
 
 #[tokio::test]

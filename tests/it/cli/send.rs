@@ -272,7 +272,7 @@ async fn only_what_is_set_in_a_file_changes() {
     assert_eq!(run(&[&["send", &file, "--to", &url], &set[..]].concat()).await.code, Some(0));
     let expected =
         body.replace("12345678901234567890.10", "1.50").replace("\"\\/\"", "\"\\/\",\"new\":1e999");
-    assert_eq!(bodies.lock().unwrap().drain(..).collect::<Vec<_>>(), [expected.clone()]);
+    assert_eq!(bodies.lock().unwrap().drain(..).collect::<Vec<_>>(), [expected]);
 
     let renamed = run(&["send", &file, "--to", &url, "--set", "job_id=y"]).await;
     assert!(renamed.code == Some(0) && renamed.out.starts_with("y  acknowledged"), "{renamed:?}");

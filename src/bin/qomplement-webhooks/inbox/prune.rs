@@ -80,7 +80,7 @@ impl Prune {
         }
         if !self.yes {
             let question = format!(
-                "Delete bodies {} after they were handled, and rows {} after ({} and {}, at most)?",
+                "Delete bodies {} after they were handled, and rows {} after?\n  That is {} and {}, at most",
                 format_duration(self.bodies),
                 format_duration(self.rows),
                 output::count(pruned.payloads, "body", "bodies"),

@@ -117,7 +117,7 @@ impl Replay {
                     "{} replayed; {} had changed meanwhile, or their events were pruned",
                     replayed.replayed,
                     matched - replayed.replayed
-                ))
+                ));
             }
             (false, _) => output::line(format_args!("{} replayed", replayed.replayed)),
         }

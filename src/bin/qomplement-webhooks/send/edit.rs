@@ -112,8 +112,8 @@ fn nested(keys: &[String], value: &str) -> String {
 /// An object or an array with another item behind its last one.
 fn with_item(json: &str, start: usize, last: Option<usize>, new: &str) -> String {
     match last {
-        Some(last) => replaced(json, &[last..last], &format!(",{new}")),
-        None => replaced(json, &[start + 1..start + 1], new),
+        Some(last) => format!("{},{new}{}", &json[..last], &json[last..]),
+        None => format!("{}{new}{}", &json[..=start], &json[start + 1..]),
     }
 }
 
