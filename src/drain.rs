@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::guard;
+
 /// How long the work that was told to end may take to release its claims.
 const RELEASE_TIME: Duration = Duration::from_secs(1);
 
@@ -49,9 +51,22 @@ impl Drain {
         self.until(|| self.is_closed()).await;
     }
 
+    /// Whether the work under way was told to end.
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::SeqCst)
+    }
+
     /// Waits until the work under way is told to end.
     pub(crate) async fn aborted(&self) {
-        self.until(|| self.aborted.load(Ordering::SeqCst)).await;
+        self.until(|| self.is_aborted()).await;
+    }
+
+    /// Waits for a part of the work, which does not begin, or is dropped, when the work is told to end: `None` then.
+    pub(crate) async fn unless_aborted<F: Future + Unpin>(&self, part: F) -> Option<F::Output> {
+        if self.is_aborted() {
+            return None;
+        }
+        guard::until(part, || self.aborted()).await.ok()
     }
 
     /// Lets nothing in, gives the work under way some time, then tells it to end. Returns how much was
@@ -97,5 +112,36 @@ impl Drop for UnderWay {
         if last && self.0.is_closed() {
             self.0.changed.notify_waiters();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_between_the_question_and_the_wait_is_not_missed() {
+        let (drain, asked) = (Drain::default(), AtomicBool::new(false));
+        // What the first question asks for comes true just after it was answered.
+        let waits = drain.until(|| {
+            let asked = asked.swap(true, Ordering::SeqCst);
+            if !asked {
+                drain.changed.notify_waiters();
+            }
+            asked
+        });
+        assert!(timeout(Duration::from_secs(60), waits).await.is_ok(), "the wake-up was missed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_told_to_end_does_not_begin() {
+        let drain = Arc::new(Drain::default());
+        let under_way = drain.enter();
+        assert_eq!(drain.unless_aborted(std::future::ready(1)).await, Some(1));
+        let (unfinished, waited) =
+            tokio::join!(drain.finish(Duration::ZERO), drain.unless_aborted(std::future::pending::<()>()));
+        assert_eq!((unfinished, waited), (1, None));
+        assert_eq!(drain.unless_aborted(std::future::ready(1)).await, None, "begun after the shutdown");
+        drop(under_way);
     }
 }

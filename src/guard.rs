@@ -4,10 +4,11 @@ use std::any::Any;
 use std::error::Error;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::Poll;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::task::unconstrained;
+use tokio::time::{Instant, sleep_until};
 
 /// What a panic said.
 #[derive(Debug, thiserror::Error)]
@@ -38,35 +39,44 @@ pub(crate) fn isolate<F: Future + Unpin>(
     })
 }
 
-/// What a future gives at its first poll; if it has to wait, what `later` makes of it.
+/// Waits for a future of somebody else's until `end` says that it has taken too long.
 ///
-/// Nearly every webhook is handled without a wait. What belongs to waiting, such as timers, then
-/// takes no room in the future of the request, which is moved about.
-pub(crate) async fn at_once_or<F, L>(mut future: F, later: impl FnOnce(F) -> L) -> F::Output
+/// A future that is always ready to go on uses up its task's budget at every poll, and tokio's timers then say that
+/// they are pending: `end` is polled without a budget, after every poll of the future.
+///
+/// Nearly every webhook is handled without a wait. `end` begins with the wait, and with its timers takes no room in the
+/// future of the request, which is moved about.
+pub(crate) async fn until<F, E>(mut future: F, end: impl FnOnce() -> E) -> Result<F::Output, E::Output>
 where
     F: Future + Unpin,
-    L: Future<Output = F::Output>,
+    E: Future,
 {
-    match poll_fn(|context| Poll::Ready(Pin::new(&mut future).poll(context))).await {
-        Poll::Ready(output) => output,
-        Poll::Pending => Box::pin(later(future)).await,
+    if let Poll::Ready(output) = poll_fn(|context| Poll::Ready(Pin::new(&mut future).poll(context))).await {
+        return Ok(output);
+    }
+    let mut end = Box::pin(unconstrained(end()));
+    poll_fn(|context| match Pin::new(&mut future).poll(context) {
+        Poll::Ready(output) => Poll::Ready(Ok(output)),
+        Poll::Pending => end.as_mut().poll(context).map(Err),
+    })
+    .await
+}
+
+/// Calls a store, a registry or an authenticator, and waits for it until the time that `late` gives.
+pub(crate) async fn call<T, E: Into<Box<dyn Error + Send + Sync>>>(
+    late: impl FnOnce() -> Instant,
+    future: impl Future<Output = Result<T, E>> + Unpin,
+) -> Result<T, CallError> {
+    match until(isolate(future), || sleep_until(late())).await {
+        Ok(Ok(answer)) => answer.map_err(|error| CallError::Failed(error.into())),
+        Ok(Err(panicked)) => Err(CallError::Panicked(panicked)),
+        Err(()) => Err(CallError::Late),
     }
 }
 
-/// Calls a store, a registry or an authenticator, and waits for it until the time that `until` gives.
-pub(crate) async fn call<T, E: Into<Box<dyn Error + Send + Sync>>>(
-    until: impl FnOnce() -> Instant,
-    future: impl Future<Output = Result<T, E>> + Unpin,
-) -> Result<T, CallError> {
-    let answer = pin!(async {
-        match isolate(future).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(CallError::Failed(error.into())),
-            Err(panicked) => Err(CallError::Panicked(panicked)),
-        }
-    });
-    let in_time = |answer| async { timeout_at(until(), answer).await.unwrap_or(Err(CallError::Late)) };
-    at_once_or(answer, in_time).await
+/// Drops what is somebody else's, and turns a panic into a value. It is gone in either case.
+pub(crate) fn dispose<T>(value: T) -> Result<(), Panicked> {
+    catch_unwind(AssertUnwindSafe(|| drop(value))).map_err(|panic| Panicked(message(&*panic)))
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {
@@ -83,4 +93,59 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use tokio::task::consume_budget;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// Uses up its task's budget at every poll, for far longer than a test waits.
+    async fn busy() {
+        let began = std::time::Instant::now();
+        while began.elapsed() < Duration::from_secs(30) {
+            consume_budget().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_future_that_is_always_ready_to_go_on_is_left_in_time() {
+        let began = std::time::Instant::now();
+        assert!(until(pin!(busy()), || sleep(Duration::from_millis(50))).await.is_err());
+        // Also when the budget was used up before the timer's first poll, and by a future around it.
+        let nested = pin!(async { until(pin!(busy()), || sleep(Duration::from_secs(600))).await.is_err() });
+        assert!(until(nested, || sleep(Duration::from_millis(50))).await.is_err());
+        let answer = pin!(async {
+            busy().await;
+            Ok::<_, std::io::Error>(())
+        });
+        let late = call(|| Instant::now() + Duration::from_millis(50), answer).await;
+        assert!(matches!(late, Err(CallError::Late)), "{late:?}");
+        assert!(began.elapsed() < Duration::from_secs(20), "the timers waited for {:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_ends_in_time_is_returned_whatever_the_timer_says() {
+        assert_eq!(until(std::future::ready(1), || sleep(Duration::ZERO)).await, Ok(1));
+        let second = Duration::from_secs(1);
+        assert_eq!(until(pin!(sleep(second)), || sleep(second)).await, Ok(()));
+    }
+
+    #[test]
+    fn what_panics_at_its_drop_is_gone_and_said() {
+        struct Panics;
+        impl Drop for Panics {
+            fn drop(&mut self) {
+                panic!("at its drop");
+            }
+        }
+        assert_eq!(dispose(Panics).unwrap_err().to_string(), "panicked: at its drop");
+        assert!(dispose(1).is_ok());
+    }
 }

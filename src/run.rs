@@ -1,56 +1,201 @@
 //! One run of the handler, to whatever end.
 
-use std::pin::pin;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
+use tracing::error;
 
 use crate::drain::Drain;
-use crate::guard::{Panicked, at_once_or, isolate};
+use crate::event::JobId;
+use crate::guard::{Panicked, dispose, isolate, until};
 use crate::handler::HandlerError;
 use crate::lease::{HeldLease, Renew};
-use crate::telemetry::result;
+use crate::telemetry::{self, result};
 
 /// How a run of the handler ended.
 pub(crate) enum Run {
     Returned(Result<(), HandlerError>),
     Panicked(Panicked),
     TimedOut,
+    /// Also before the handler was called.
     LeaseLost,
+    /// Also before the handler was called.
     Aborted,
+    /// The handler was not called: another run of the job, whose lease must have been lost, goes on here.
+    StillRunning,
+}
+
+/// Runs the handlers of a receiver or a worker.
+#[derive(Debug)]
+pub(crate) struct Runs {
+    drain: Arc<Drain>,
+    max_time: Duration,
+    /// The jobs whose handlers run now.
+    ///
+    /// A store leases a job again while its handler runs when the store's clock is set forward. The handler is dropped
+    /// when its next renewal fails; until then, another run of the job would be the second at once.
+    jobs: Mutex<HashSet<JobId>>,
+}
+
+/// A job whose handler runs.
+struct Running<'a> {
+    runs: &'a Runs,
+    job: &'a JobId,
+}
+
+impl Runs {
+    pub(crate) fn new(drain: Arc<Drain>, max_time: Duration) -> Self {
+        Self { drain, max_time, jobs: Mutex::default() }
+    }
+
+    /// Runs a handler's future to its end, for as long as its lease is held and nothing else ends it. When this
+    /// returns, the future has been dropped.
+    pub(crate) async fn run(
+        &self,
+        job: &JobId,
+        lease: &HeldLease<impl Renew>,
+        handler: impl Future<Output = Result<(), HandlerError>>,
+    ) -> Run {
+        // The process may have stood still since the lease began.
+        if self.drain.is_aborted() {
+            return Run::Aborted;
+        }
+        if !lease.is_held() {
+            return Run::LeaseLost;
+        }
+        let Some(running) = self.begin(job) else { return Run::StillRunning };
+        let began = Instant::now();
+        let mut handler = Box::pin(handler);
+        let ended = || async {
+            tokio::select! {
+                biased;
+                () = lease.lost() => Run::LeaseLost,
+                () = self.drain.aborted() => Run::Aborted,
+                () = sleep(self.max_time) => Run::TimedOut,
+            }
+        };
+        let run = match until(isolate(handler.as_mut()), ended).await {
+            Ok(returned) => returned.map_or_else(Run::Panicked, Run::Returned),
+            Err(ended) => ended,
+        };
+        // Before the lease is released, whatever the handler does at its drop.
+        if let Err(panicked) = dispose(handler) {
+            error!(%panicked, "the handler panicked while it was dropped");
+        }
+        drop(running);
+        telemetry::handler_run(run.result(), began);
+        run
+    }
+
+    /// Whether a handler runs for the job.
+    pub(crate) fn are_of(&self, job: &JobId) -> bool {
+        self.jobs().contains(job)
+    }
+
+    fn begin<'a>(&'a self, job: &'a JobId) -> Option<Running<'a>> {
+        let first = self.jobs().insert(job.clone());
+        first.then(|| Running { runs: self, job })
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, HashSet<JobId>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.runs.jobs().remove(self.job);
+    }
 }
 
 impl Run {
-    /// Runs a handler's future to its end, for as long as its lease is held and nothing else ends it.
-    pub(crate) async fn of(
-        handler: impl Future<Output = Result<(), HandlerError>> + Unpin,
-        lease: &HeldLease<impl Renew>,
-        drain: &Drain,
-        max_time: Duration,
-    ) -> Self {
-        let run = pin!(async { isolate(handler).await.map_or_else(Self::Panicked, Self::Returned) });
-        let or_ended = |run| async {
-            tokio::select! {
-                biased;
-                run = run => run,
-                () = lease.lost() => Self::LeaseLost,
-                () = drain.aborted() => Self::Aborted,
-                () = sleep(max_time) => Self::TimedOut,
-            }
-        };
-        at_once_or(run, or_ended).await
-    }
-
     /// The name for metrics.
-    pub(crate) fn result(&self) -> &'static str {
+    fn result(&self) -> &'static str {
         match self {
             Self::Returned(Ok(())) => result::OK,
             Self::Returned(Err(error)) if error.is_permanent() => result::FAILED_FOR_GOOD,
             Self::Returned(Err(_)) => result::FAILED,
             Self::Panicked(_) => result::PANICKED,
             Self::TimedOut => result::TIMED_OUT,
-            Self::LeaseLost => result::LEASE_LOST,
+            Self::LeaseLost | Self::StillRunning => result::LEASE_LOST,
             Self::Aborted => result::ABORTED,
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::lease::{Leases, Times};
+    use crate::store::{Fenced, StoreError};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[derive(Debug)]
+    struct Renews;
+
+    #[async_trait]
+    impl Renew for Renews {
+        type Token = ();
+
+        async fn renew(&self, (): &()) -> Result<Fenced, StoreError> {
+            Ok(Fenced::Applied)
+        }
+    }
+
+    fn leases() -> Arc<Leases<Renews>> {
+        Leases::new(Renews, Times { lease: SECOND * 5, renew_every: SECOND, call: SECOND, tick: SECOND / 2 })
+    }
+
+    fn runs() -> (Runs, Arc<Drain>) {
+        let drain = Arc::new(Drain::default());
+        (Runs::new(drain.clone(), SECOND * 60), drain)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handler_does_not_begin_when_its_lease_is_over_or_the_work_was_told_to_end() {
+        let (job, calls) = ("a".parse().unwrap(), AtomicUsize::new(0));
+        let handler = || async {
+            calls.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        };
+        let (runs, drain) = runs();
+        let began = Instant::now();
+        advance(SECOND * 5 - SECOND / 2).await;
+        let late = leases().hold(&(), began);
+        assert!(matches!(runs.run(&job, &late, handler()).await, Run::LeaseLost), "the lease was over");
+        let held = leases().hold(&(), Instant::now());
+        let under_way = drain.enter().unwrap();
+        drain.finish(Duration::ZERO).await;
+        assert!(matches!(runs.run(&job, &held, handler()).await, Run::Aborted), "after the shutdown");
+        assert_eq!(calls.load(Ordering::SeqCst), 0, "a handler began");
+        drop(under_way);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_handler_of_a_job_runs_at_a_time() {
+        let (job, other) = ("a".parse().unwrap(), "A".parse().unwrap());
+        let ((runs, _drain), leases) = (runs(), leases());
+        let [one, two, three] = [(); 3].map(|()| leases.hold(&(), Instant::now()));
+        let (first, second, third) = tokio::join!(
+            runs.run(&job, &one, async {
+                sleep(SECOND).await;
+                panic!("a handler's bug")
+            }),
+            runs.run(&job, &two, async { Ok(()) }),
+            runs.run(&other, &three, async { Ok(()) }),
+        );
+        assert!(matches!(first, Run::Panicked(_)));
+        assert!(matches!(second, Run::StillRunning), "two runs of one job at once");
+        assert!(matches!(third, Run::Returned(Ok(()))), "another job had to wait");
+        assert!(matches!(runs.run(&job, &two, async { Ok(()) }).await, Run::Returned(Ok(()))));
     }
 }

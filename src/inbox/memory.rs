@@ -97,6 +97,10 @@ impl InboxStore for MemoryInbox {
         Ok(due.into_iter().filter_map(|(job, row)| row.lease(job, length, now)).take(most).collect())
     }
 
+    async fn begin(&self, lease: &Lease) -> Result<Fenced, StoreError> {
+        Ok(self.write(lease, |row, _| row.begin(lease)))
+    }
+
     async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError> {
         Ok(self.write(lease, |row, now| row.renew(lease, length, now)))
     }

@@ -44,7 +44,7 @@ use crate::store::{Fenced, StoreError};
 /// - A row is leased to one caller at a time. [`lease`](Self::lease) is atomic over all handles and
 ///   processes that share the store, counts the attempt in the same write, and raises the row's sequence
 ///   number, which never falls while the row is kept.
-/// - [`renew`](Self::renew), [`verify`](Self::verify) and [`settle`](Self::settle) carry the sequence number of
+/// - [`begin`](Self::begin), [`renew`](Self::renew), [`verify`](Self::verify) and [`settle`](Self::settle) carry the sequence number of
 ///   their lease. When the row has been leased again since, or another event has come, they change nothing and
 ///   return [`Fenced::Stale`]. They apply also when the lease has ended, as long as the number is still the
 ///   row's.
@@ -94,6 +94,17 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// When it is not known what was leased. What was comes back when the lease ends.
     async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError>;
+
+    /// Notes that the handler begins under a lease of a received event. The next lease of the row says so
+    /// ([`Leased::begun`]) if this one runs out. Idempotent.
+    ///
+    /// A worker calls it before the last attempt that an event has: whoever finds that this attempt's lease ran out then
+    /// knows whether its process died in the handler, or never heard of the lease because the store's reply was lost.
+    ///
+    /// # Errors
+    ///
+    /// When it is not known whether it was noted.
+    async fn begin(&self, lease: &Lease) -> Result<Fenced, StoreError>;
 
     /// Makes a lease last for another `length`, counted from now.
     ///
@@ -201,6 +212,8 @@ pub struct Leased {
     pub earlier_attempts: u32,
     /// Whether the lease before this one ran out: its holder died, hung, or lost the store.
     pub ran_out: bool,
+    /// Whether that lease was [begun](InboxStore::begin): then its holder did not lose the reply.
+    pub begun: bool,
     /// Whether the event is what the API says, and not only what a webhook said.
     pub verified: bool,
     /// How long ago the event was received.
@@ -362,6 +375,10 @@ impl<S: InboxStore + ?Sized> InboxStore for Arc<S> {
 
     async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
         (**self).lease(most, length).await
+    }
+
+    async fn begin(&self, lease: &Lease) -> Result<Fenced, StoreError> {
+        (**self).begin(lease).await
     }
 
     async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError> {

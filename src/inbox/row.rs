@@ -22,6 +22,8 @@ pub(super) struct Row {
     /// When it was received, or registered as expected.
     pub(super) since: Instant,
     sequence: u64,
+    /// Whether the handler has begun under the last lease.
+    begun: bool,
 }
 
 /// Where it stands. No transition leads out of a phase but those below.
@@ -79,6 +81,7 @@ impl Row {
             error: None,
             since: now,
             sequence: 0,
+            begun: false,
         }
     }
 
@@ -160,6 +163,7 @@ impl Row {
             return None;
         }
         let ran_out = matches!(self.phase, Phase::Running { .. });
+        let begun = std::mem::take(&mut self.begun) && ran_out;
         self.phase = Phase::Running { until: later(now, length) };
         self.sequence += 1;
         self.attempts += 1;
@@ -169,6 +173,7 @@ impl Row {
             attempt: self.attempts,
             earlier_attempts: self.earlier_attempts,
             ran_out,
+            begun,
             verified,
             age: now - self.since,
             asked: self.asked(now),
@@ -197,6 +202,14 @@ impl Row {
             unanswered_for: unanswered.map(|since| now.saturating_duration_since(since)),
             again_in: again.map_or(Duration::ZERO, |again| again.saturating_duration_since(now)),
         }
+    }
+
+    pub(super) fn begin(&mut self, lease: &Lease) -> Fenced {
+        if self.sequence != lease.sequence() || !matches!(self.phase, Phase::Running { .. }) {
+            return Fenced::Stale;
+        }
+        self.begun = true;
+        Fenced::Applied
     }
 
     pub(super) fn renew(&mut self, lease: &Lease, length: Duration, now: Instant) -> Fenced {

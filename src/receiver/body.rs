@@ -10,11 +10,11 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http_body::Body;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 use super::Reply;
-use crate::guard::{at_once_or, chain};
+use crate::guard::{self, chain};
 
 /// How many bytes bodies may have.
 #[derive(Debug)]
@@ -96,8 +96,8 @@ where
     B: Body,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let in_time = |body| async move { timeout_at(until, body).await.unwrap_or(Err(Reply::BodyTimeout)) };
-    at_once_or(pin!(read_all(body, declared, limits)), in_time).await
+    let read = pin!(read_all(body, declared, limits));
+    guard::until(read, || sleep_until(until)).await.unwrap_or(Err(Reply::BodyTimeout))
 }
 
 async fn read_all<B>(body: B, declared: usize, limits: &BodyLimits) -> Result<ReadBody, Reply>

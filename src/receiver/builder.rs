@@ -18,6 +18,7 @@ use crate::drain::Drain;
 use crate::handler::WebhookHandler;
 use crate::inbox::InboxStore;
 use crate::jobs::JobRegistry;
+use crate::run::Runs;
 
 /// Configures a [`WebhookReceiver`]; made by [`WebhookReceiver::builder`] or [`WebhookReceiver::durable`].
 ///
@@ -230,6 +231,7 @@ impl WebhookReceiverBuilder {
                     leases: Renewals::leases(),
                     handlers: Arc::new(Semaphore::new(most)),
                     retention: self.retention,
+                    runs: Runs::new(drain.clone(), self.max_handler_time),
                     max_handler_time: self.max_handler_time,
                     drain: drain.clone(),
                 }))

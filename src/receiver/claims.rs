@@ -128,6 +128,11 @@ impl ClaimHandle {
         Ok(completed)
     }
 
+    /// Leaves the claim to the end of its lease.
+    pub(super) fn leave(&self) {
+        self.held.store(false, Ordering::SeqCst);
+    }
+
     /// Frees the job.
     pub(super) async fn release(&self) -> Result<Fenced, StoreError> {
         let released = self.claims.store.release(&self.token).await?;

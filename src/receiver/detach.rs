@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, Span, error, info};
 
 use super::Reply;
-use crate::guard::{at_once_or, isolate};
+use crate::guard::{isolate, until};
 
 /// The answer that is due at the ack deadline, whether or not the work is done.
 #[derive(Debug, Clone)]
@@ -33,16 +33,14 @@ impl Answer {
     }
 
     /// Waits for a future to its end, and answers in the middle of it if the deadline passes.
-    pub(super) async fn or_at_deadline<F: Future + Unpin>(&self, reply: Reply, future: F) -> F::Output {
-        let and_answer = |mut future: F| async move {
-            tokio::select! {
-                biased;
-                output = &mut future => return output,
-                () = sleep_until(self.deadline), if self.given.get().is_none() => self.give(reply),
+    pub(super) async fn or_at_deadline<F: Future + Unpin>(&self, reply: Reply, mut future: F) -> F::Output {
+        if self.given.get().is_none() {
+            match until(&mut future, || sleep_until(self.deadline)).await {
+                Ok(output) => return output,
+                Err(()) => self.give(reply),
             }
-            future.await
-        };
-        at_once_or(future, and_answer).await
+        }
+        future.await
     }
 }
 

@@ -16,12 +16,11 @@ use super::detach::Answer;
 use crate::dedup::Claim;
 use crate::drain::Drain;
 use crate::event::{JobId, JobStatus, WebhookEvent};
-use crate::guard::{CallError, at_once_or, call, chain};
+use crate::guard::{CallError, call, chain};
 use crate::handler::{WebhookHandler, dispatch};
 use crate::lease::{Leases, Renew, Times};
-use crate::run::Run;
+use crate::run::{Run, Runs};
 use crate::store::{Fenced, StoreError};
-use crate::telemetry;
 
 /// How long a claim lasts that is not renewed. Together with the ack deadline it ends before the
 /// sender's third try, so that the job of a process that died in the middle is free by then.
@@ -51,6 +50,7 @@ pub(super) struct Inline {
     /// One permit per handler that may run.
     pub(super) handlers: Arc<Semaphore>,
     pub(super) retention: Duration,
+    pub(super) runs: Runs,
     pub(super) max_handler_time: Duration,
     pub(super) drain: Arc<Drain>,
 }
@@ -84,17 +84,14 @@ struct Claimed {
 
 impl Inline {
     pub(super) async fn handle(&self, event: Box<WebhookEvent>, answer: &Answer) -> Reply {
-        let or_aborted = |claim| async {
-            tokio::select! {
-                biased;
-                claimed = claim => claimed,
-                () = self.drain.aborted() => Err(Reply::Unavailable),
-            }
+        let claimed = {
+            let claim = pin!(self.claim(event.job().id(), answer.deadline()));
+            self.drain.unless_aborted(claim).await
         };
-        let claimed = at_once_or(pin!(self.claim(event.job().id(), answer.deadline())), or_aborted).await;
         match claimed {
-            Ok(claimed) => self.run(claimed, event, answer).await,
-            Err(reply) => reply,
+            Some(Ok(claimed)) => self.run(claimed, event, answer).await,
+            Some(Err(reply)) => reply,
+            None => Reply::Unavailable,
         }
     }
 
@@ -177,11 +174,9 @@ impl Inline {
         let lease = self.leases.hold(&claimed.claim, claimed.since);
         // Only a known status ends a job: after an unknown one, a later `completed` is no duplicate.
         let last_word = !matches!(&*event, WebhookEvent::Unrecognized { status: JobStatus::Other(_), .. });
-        let began = Instant::now();
-        let handler = pin!(dispatch(&*self.handler, event));
-        let run = pin!(Run::of(handler, &lease, &self.drain, self.max_handler_time));
+        let job = event.job().id().clone();
+        let run = pin!(self.runs.run(&job, &lease, dispatch(&*self.handler, event)));
         let run = answer.or_at_deadline(Reply::HandlerTimeout, run).await;
-        telemetry::handler_run(run.result(), began);
 
         let reply = match &run {
             Run::Returned(Ok(())) => Reply::Handled,
@@ -202,8 +197,16 @@ impl Inline {
                 Reply::HandlerTimeout
             }
             Run::LeaseLost => return Reply::Unavailable,
+            // Not released: until the claim ends, the other run has noticed that it lost its own.
+            Run::StillRunning => {
+                error!(
+                    "the job was claimed again while its handler runs here: it is not started a second time"
+                );
+                claimed.claim.leave();
+                return Reply::InProgress;
+            }
             Run::Aborted => {
-                warn!("the handler was dropped: the shutdown ran out of grace");
+                warn!("the handler was dropped, or not begun: the shutdown ran out of grace");
                 Reply::Unavailable
             }
         };

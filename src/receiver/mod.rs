@@ -33,7 +33,7 @@ use self::reply::{BodyRead, Reply};
 use crate::auth::{Access, Authenticator, SharedToken};
 use crate::drain::{Drain, UnderWay};
 use crate::event::{Envelope, JobId, ParseError, WebhookEvent};
-use crate::guard::{at_once_or, call, chain, isolate};
+use crate::guard::{call, chain, isolate};
 use crate::handler::WebhookHandler;
 use crate::inbox::InboxStore;
 use crate::jobs::JobRegistry;
@@ -227,7 +227,9 @@ impl WebhookReceiver {
             let under_way = self.admit(parts, deadlines).await?;
             let limits = &self.inner.body_limits;
             let declared = body::check_headers(&parts.headers, limits)?;
-            let body = body::read(body, declared, limits, deadlines.body).await?;
+            let body = pin!(body::read(body, declared, limits, deadlines.body));
+            // A body that came after the shutdown would have its handler begin then.
+            let body = self.inner.drain.unless_aborted(body).await.ok_or(Reply::Unavailable)??;
             read = BodyRead::Whole;
             self.work(body, under_way, deadlines).await
         };
@@ -306,15 +308,10 @@ impl Inner {
     async fn finish(&self, work: Work, answer: &Answer) -> Reply {
         if let Some(registry) = &self.known_jobs {
             let known = pin!(known::check(&**registry, work.job(), answer.deadline()));
-            let or_aborted = |known| async {
-                tokio::select! {
-                    biased;
-                    known = known => known,
-                    () = self.drain.aborted() => Err(Reply::Unavailable),
-                }
-            };
-            if let Err(reply) = at_once_or(known, or_aborted).await {
-                return reply;
+            match self.drain.unless_aborted(known).await {
+                Some(Ok(())) => {}
+                Some(Err(reply)) => return reply,
+                None => return Reply::Unavailable,
             }
         }
         match work {

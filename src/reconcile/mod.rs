@@ -12,7 +12,7 @@ use tracing::{Instrument, debug, error, info, warn};
 use crate::ask::{Asker, HORIZON, Verdict};
 use crate::backoff::{Backoff, jittered};
 use crate::drain::{Drain, UnderWay};
-use crate::guard::{call, chain};
+use crate::guard::{call, chain, until};
 use crate::inbox::{InboxStore, Lease, Outcome, Overdue};
 use crate::jobs::JobSource;
 use crate::store::Fenced;
@@ -198,11 +198,16 @@ impl Reconciling {
     async fn ask(self: Arc<Self>, overdue: Overdue, _under_way: UnderWay) -> Option<Duration> {
         let Overdue { lease, asked, late } = &overdue;
         let passed_horizon = (*late >= self.horizon).then_some(self.horizon);
-        let verdict = tokio::select! {
-            biased;
-            verdict = self.asker.ask(lease.job(), *asked, passed_horizon) => verdict,
-            () = self.lease_lost(lease) => return None,
-            () = self.drain.aborted() => Verdict::Settle(Outcome::GiveBack { after: Duration::ZERO }),
+        let asking = pin!(self.asker.ask(lease.job(), *asked, passed_horizon));
+        let ended = || async {
+            tokio::select! {
+                () = self.lease_lost(lease) => None,
+                () = self.drain.aborted() => Some(Verdict::Settle(Outcome::GiveBack { after: Duration::ZERO })),
+            }
+        };
+        let verdict = match until(asking, ended).await {
+            Ok(verdict) => verdict,
+            Err(ended) => ended?,
         };
         self.record(lease, &verdict).await;
         match verdict {

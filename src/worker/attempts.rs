@@ -15,11 +15,11 @@ use crate::ask::Asker;
 use crate::backoff::jittered;
 use crate::drain::{Drain, UnderWay};
 use crate::event::WebhookEvent;
-use crate::guard::{call, chain, isolate};
+use crate::guard::{call, chain, isolate, until};
 use crate::handler::dispatch;
 use crate::inbox::{InboxStore, Lease, Leased, Outcome};
 use crate::lease::{HeldLease, Leases, Renew, Times};
-use crate::run::Run;
+use crate::run::{Run, Runs};
 use crate::store::{Fenced, StoreError};
 use crate::telemetry;
 
@@ -47,6 +47,7 @@ pub(super) struct Worker {
     room: Arc<Semaphore>,
     /// One permit per event that may be leased and not yet verified.
     unverified: Arc<Semaphore>,
+    runs: Runs,
     pub(super) drain: Arc<Drain>,
 }
 
@@ -96,6 +97,7 @@ impl Worker {
             asker,
             room: Arc::new(Semaphore::new(settings.concurrency)),
             unverified: Arc::new(Semaphore::new(MOST_UNVERIFIED)),
+            runs: Runs::new(drain.clone(), settings.max_handler_time),
             drain,
             settings,
         })
@@ -111,11 +113,14 @@ impl Worker {
                 Next::Lease => {}
                 Next::Wait | Next::WaitForFirst => {
                     let in_vain = hinted && next == Next::WaitForFirst;
-                    tokio::select! {
-                        hint = self.hint(if in_vain { HINT_PAUSE } else { Duration::ZERO }) => hinted = hint,
-                        () = sleep(jittered(self.settings.poll)) => hinted = false,
-                        () = self.drain.closed() => return,
-                    }
+                    let hint = pin!(self.hint(if in_vain { HINT_PAUSE } else { Duration::ZERO }));
+                    let unhinted = || async {
+                        tokio::select! {
+                            () = sleep(jittered(self.settings.poll)) => {}
+                            () = self.drain.closed() => {}
+                        }
+                    };
+                    hinted = until(hint, unhinted).await.is_ok();
                 }
                 Next::Pause => tokio::select! {
                     () = sleep(jittered(pause)) => {}
@@ -127,13 +132,12 @@ impl Worker {
     }
 
     /// Waits until the store says that there may be an event; a store whose hint panics never does.
-    async fn hint(&self, pause: Duration) -> bool {
+    async fn hint(&self, pause: Duration) {
         if pause > Duration::ZERO {
             sleep(pause).await;
         }
-        match isolate(self.settings.inbox.wait()).await {
-            Ok(()) => true,
-            Err(_) => std::future::pending().await,
+        if isolate(self.settings.inbox.wait()).await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 
@@ -221,12 +225,21 @@ impl Worker {
         unverified: Option<OwnedSemaphorePermit>,
     ) -> Option<Outcome> {
         let InboxWorker { max_attempts, backoff, max_handler_time, .. } = self.settings;
-        let Leased { attempt, earlier_attempts, ran_out, .. } = leased;
-        if attempt > max_attempts {
+        let Leased { attempt, earlier_attempts, ran_out, begun, .. } = leased;
+        if self.runs.are_of(leased.lease.job()) {
+            return Some(self.still_running());
+        }
+        // Only the last attempt is begun: an event is dead after it, and not when as many leases got lost on the way to
+        // their workers, or the limit is lower than it was.
+        if ran_out && begun && attempt > max_attempts {
             error!("the last attempt did not end, and there is no other: the event is dead");
-            return Some(Outcome::Dead {
-                error: format!("attempt {max_attempts} of {max_attempts} did not end"),
-            });
+            let last = attempt.saturating_sub(1);
+            let error = match last {
+                _ if last == max_attempts => format!("attempt {last} of {max_attempts} did not end"),
+                // After leases that got lost, or under a limit that is lower than it was.
+                _ => format!("attempt {last} did not end, and the limit is {max_attempts}"),
+            };
+            return Some(Outcome::Dead { error });
         }
         if ran_out {
             let after = backoff.after(attempt.saturating_sub(1));
@@ -253,10 +266,16 @@ impl Worker {
         };
         Span::current().record(telemetry::EVENT, event.name());
 
-        let began = Instant::now();
-        let handler = pin!(dispatch(&*self.settings.handler, event));
-        let run = Run::of(handler, held, &self.drain, max_handler_time).await;
-        telemetry::handler_run(run.result(), began);
+        // Meanwhile a shutdown may have begun.
+        if self.drain.is_closed() {
+            return Some(Outcome::GiveBack { after: Duration::ZERO });
+        }
+        if attempt >= max_attempts
+            && let Err(outcome) = self.begin(&lease, held).await
+        {
+            return outcome;
+        }
+        let run = self.runs.run(lease.job(), held, dispatch(&*self.settings.handler, event)).await;
         let failure = match run {
             Run::Returned(Ok(())) => return Some(Outcome::Done),
             Run::Returned(Err(failure)) if failure.is_permanent() => {
@@ -265,8 +284,9 @@ impl Worker {
                 return Some(Outcome::Dead { error });
             }
             Run::LeaseLost => return None,
+            Run::StillRunning => return Some(self.still_running()),
             Run::Aborted => {
-                warn!("the handler was dropped: the shutdown ran out of grace");
+                warn!("the handler was dropped, or not begun: the shutdown ran out of grace");
                 return Some(Outcome::GiveBack { after: Duration::ZERO });
             }
             Run::Returned(Err(failure)) => chain(failure.source()),
@@ -280,6 +300,43 @@ impl Worker {
         let after = backoff.after(attempt);
         warn!(error = %failure, attempt, ?after, "the handler failed; trying again later");
         Some(Outcome::Retry { after, error: failure })
+    }
+
+    /// Leaves an event alone whose handler runs here, under a lease that ran out by the store's clock. The handler's end,
+    /// or that of its lease by the clock here, comes first.
+    fn still_running(&self) -> Outcome {
+        error!("the event was leased again while its handler runs here: it is not started a second time");
+        Outcome::GiveBack { after: self.settings.lease }
+    }
+
+    /// Notes that the handler begins, again and again for as long as the lease is held. An error is what comes of the
+    /// event instead.
+    async fn begin(&self, lease: &Lease, held: &HeldLease<Heartbeats>) -> Result<(), Option<Outcome>> {
+        let begins = pin!(async {
+            let mut pause = RECORD_AGAIN;
+            loop {
+                let begun = self.settings.inbox.begin(lease);
+                match call(|| Instant::now() + self.settings.lease / 3, begun).await {
+                    Ok(Fenced::Applied) => return Ok(()),
+                    Ok(Fenced::Stale) => {
+                        error!("the event has been leased again, or replaced, before its handler began");
+                        return Err(None);
+                    }
+                    Err(error) => {
+                        warn!(error = %chain(&error), "that the last attempt begins was not recorded; trying again");
+                    }
+                }
+                sleep(pause).await;
+                pause = (pause * 2).min(self.settings.lease);
+            }
+        });
+        let ended = || async {
+            tokio::select! {
+                () = held.lost() => Err(None),
+                () = self.drain.aborted() => Err(Some(Outcome::GiveBack { after: Duration::ZERO })),
+            }
+        };
+        until(begins, ended).await.unwrap_or_else(|ended| ended)
     }
 
     /// Records an outcome, again and again for as long as the lease lasts.

@@ -29,8 +29,10 @@ use crate::reconcile::Reconciling;
 /// - Of all workers on one inbox, one at a time runs an event. Only a handler that outlives a lease that it
 ///   lost, because its process was stopped or could not reach the store, can overlap with the next run;
 ///   [`Job::fence`](crate::Job::fence) grows with every lease, to fence your own writes with.
-/// - An attempt is counted when it begins, so that an event which kills its process is dead in the end. It is
-///   not counted when a shutdown called it off.
+/// - An attempt is counted when its event is leased, so that an event which kills its process is dead in the end. It
+///   is not counted when a shutdown called it off. No event is dead before its handler began in the last attempt: not
+///   because leases got lost on the way from the store, and not under a lower [`max_attempts`](Self::max_attempts)
+///   than its attempts so far, which leaves it one more.
 /// - A worker leases what it can run at once, and no more: events wait in the inbox, where any worker sees them.
 /// - When a process dies, its events are free when their leases end, after 30 seconds unless
 ///   [`lease`](Self::lease) says otherwise. They are not tried again at once, but spread out like other retries,

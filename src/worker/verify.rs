@@ -1,5 +1,6 @@
 //! Asks the API before the handler is called.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -8,7 +9,7 @@ use tracing::{error, warn};
 use super::attempts::{Heartbeats, RECORD_AGAIN, Worker};
 use crate::ask::{Asker, Verdict};
 use crate::event::Envelope;
-use crate::guard::{call, chain};
+use crate::guard::{call, chain, until};
 use crate::inbox::{Lease, Leased, Outcome};
 use crate::lease::HeldLease;
 use crate::store::Fenced;
@@ -41,12 +42,13 @@ impl Worker {
                 Verdict::Ended(event) => self.store(lease, event).await,
             }
         };
-        tokio::select! {
-            biased;
-            verified = verified => verified,
-            () = held.lost() => Verified::LeaseLost,
-            () = self.drain.aborted() => Verified::Not(Outcome::GiveBack { after: Duration::ZERO }),
-        }
+        let ended = || async {
+            tokio::select! {
+                () = held.lost() => Verified::LeaseLost,
+                () = self.drain.aborted() => Verified::Not(Outcome::GiveBack { after: Duration::ZERO }),
+            }
+        };
+        until(pin!(verified), ended).await.unwrap_or_else(|ended| ended)
     }
 
     /// Stores what the API says; again and again, until the lease is lost.

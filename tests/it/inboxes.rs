@@ -103,6 +103,10 @@ impl InboxStore for FaultyInbox {
         leased
     }
 
+    async fn begin(&self, lease: &Lease) -> Result<Fenced, StoreError> {
+        self.faults.call(Call::Begin, self.rows.begin(lease)).await
+    }
+
     async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError> {
         self.faults.call(Call::Renew, self.rows.renew(lease, length)).await
     }

@@ -19,6 +19,7 @@ pub enum Call {
     Lease(usize, Duration),
     /// Of the leases that there were, one counted from the last.
     Renew(usize, Duration),
+    Begin(usize),
     /// With an event of so many bytes more. Twice, as after a reply that was lost.
     Verify(usize, usize),
     /// Twice.
@@ -77,6 +78,7 @@ fn a_call() -> impl Strategy<Value = Call> {
         // Of several that ran out together, any may be the next.
         4 => Just(Call::Lease(1, Duration::ZERO)),
         2 => (which(), a_duration()).prop_map(|(which, length)| Call::Renew(which, length)),
+        2 => which().prop_map(Call::Begin),
         3 => (which(), 0..2_usize).prop_map(|(which, padding)| Call::Verify(which, padding)),
         10 => (which(), an_outcome()).prop_map(|(which, outcome)| Call::Settle(which, outcome)),
         2 => (a_job(), a_duration()).prop_map(|(job, deadline)| Call::Expect(job, deadline)),
@@ -99,6 +101,10 @@ async fn result(inbox: &dyn InboxAdmin, call: &Call, leases: &mut Vec<Lease>) ->
         }
         Call::Renew(which, length) => match lease(which) {
             Some(lease) => format!("{:?}", inbox.renew(&lease, *length).await.unwrap()),
+            None => String::new(),
+        },
+        Call::Begin(which) => match lease(which) {
+            Some(lease) => format!("{:?}", inbox.begin(&lease).await.unwrap()),
             None => String::new(),
         },
         Call::Verify(which, padding) => match lease(which) {

@@ -1,8 +1,12 @@
 //! Stopping with work under way.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body::Frame;
 use qomplement_webhooks::sender::{Payload, Sender};
 use qomplement_webhooks::{MemoryDedupStore, WebhookReceiver};
 use tokio::time::Instant;
@@ -82,6 +86,40 @@ async fn what_does_not_end_in_time_is_dropped_and_its_job_is_free_at_once() {
     assert_eq!(next.receive(request(&payload)).await.status(), 200);
     assert_eq!(next.receive(request(&other)).await.status(), 200);
     assert_eq!(began.elapsed().as_secs(), 2, "the next process had to wait for a lease");
+}
+
+/// A body whose bytes come when they may.
+struct Slow(tokio::sync::oneshot::Receiver<Bytes>);
+
+impl http_body::Body for Slow {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.0.is_terminated() {
+            return Poll::Ready(None);
+        }
+        Pin::new(&mut self.0).poll(context).map(|bytes| Some(Ok(Frame::data(bytes.unwrap()))))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_comes_after_the_shutdown_is_not_handled() {
+    let (script, store) = (Script::default(), Arc::default());
+    let stopping = receiver(&script, &store);
+    let (bytes, body) = tokio::sync::oneshot::channel();
+    let request =
+        http::Request::post("/").header("content-type", "application/json").body(Slow(body)).unwrap();
+    let mut reading = Box::pin(stopping.receive(request));
+    assert!(tokio::time::timeout(Duration::from_millis(100), &mut reading).await.is_err());
+    // Nobody polls the request while its server stops.
+    assert_eq!(stopping.shutdown(Duration::from_secs(1)).await, 1);
+    bytes.send(Payload::extract_completed().to_bytes()).unwrap();
+    assert_eq!(reading.await.status(), 503);
+    assert_eq!(script.runs(), 0, "a handler began after the shutdown");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -30,6 +30,8 @@ pub enum Act {
     Take(Duration),
     /// Fails after so long.
     FailAfter(Duration),
+    /// Uses up its task's budget at every poll, for half a minute by the machine's clock.
+    Busy,
     /// Blocks its thread until the gate opens.
     Block(std::sync::mpsc::SyncSender<()>, Arc<Mutex<std::sync::mpsc::Receiver<()>>>),
     /// Says that it has begun, and returns when it may.
@@ -109,6 +111,7 @@ impl Script {
             Act::Fail => return Err("not now".into()),
             Act::FailForGood => return Err(HandlerError::permanent("never")),
             Act::Panic => panic!("a handler's bug"),
+            Act::Busy => busy().await,
             Act::Hang => std::future::pending().await,
             Act::Take(time) => tokio::time::sleep(time).await,
             Act::FailAfter(time) => {
@@ -175,6 +178,14 @@ impl Script {
     }
 }
 
+/// Is always ready to go on, for half a minute by the machine's clock.
+async fn busy() {
+    let began = std::time::Instant::now();
+    while began.elapsed() < Duration::from_secs(30) {
+        tokio::task::consume_budget().await;
+    }
+}
+
 /// Asks until the answer is yes, of something that tells nobody when it changes.
 pub async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
     let asks = async {
@@ -199,6 +210,10 @@ pub enum Fault {
     Panic,
     /// The write takes place 1.9 seconds later.
     Slow,
+    /// The write takes place, and the process stands still for a minute before it gets the reply. By a paused clock.
+    StandStill,
+    /// The call is always ready to go on, and never ends.
+    Busy,
     /// The write takes place 8 seconds later, after the deadline of every request.
     Late,
 }
@@ -214,6 +229,7 @@ pub enum Call {
     Release,
     Receive,
     Lease,
+    Begin,
     Verify,
     Settle,
     Overdue,
@@ -277,13 +293,21 @@ impl Faults {
             _ => {}
         }
         let result = match fault {
-            None | Some(Fault::ReplyLost | Fault::HangAfter | Fault::Slow | Fault::Late) => Some(write.await),
+            None
+            | Some(Fault::StandStill | Fault::ReplyLost | Fault::HangAfter | Fault::Slow | Fault::Late) => {
+                Some(write.await)
+            }
             Some(_) => None,
         };
         self.calls.lock().unwrap().push(call);
         self.changed.notify_waiters();
+        match fault {
+            Some(Fault::StandStill) => tokio::time::advance(Duration::from_secs(60)).await,
+            Some(Fault::Busy) => busy().await,
+            _ => {}
+        }
         match (fault, result) {
-            (None | Some(Fault::Slow | Fault::Late), Some(result)) => result,
+            (None | Some(Fault::Slow | Fault::Late | Fault::StandStill), Some(result)) => result,
             (Some(Fault::Hang | Fault::HangAfter), _) => std::future::pending().await,
             (Some(Fault::Panic), _) => panic!("a store's bug"),
             _ => Err(StoreError::unavailable(format!("{call:?} fails by plan"))),
@@ -296,11 +320,12 @@ impl Faults {
 pub struct FaultyStore {
     inner: Arc<MemoryDedupStore>,
     faults: Arc<Faults>,
+    renewed: Arc<Mutex<Option<ClaimToken>>>,
 }
 
 impl FaultyStore {
     pub fn new() -> Self {
-        Self { inner: Arc::new(MemoryDedupStore::new()), faults: Arc::default() }
+        Self { inner: Arc::new(MemoryDedupStore::new()), faults: Arc::default(), renewed: Arc::default() }
     }
 
     /// Lets the next calls of a kind fail.
@@ -311,6 +336,12 @@ impl FaultyStore {
 
     pub fn calls(&self, call: Call) -> usize {
         self.faults.calls(call)
+    }
+
+    /// Ends the claim that was renewed last, as if the store's clock were set forward.
+    pub async fn end_renewed_claim(&self) {
+        let renewed = self.renewed.lock().unwrap().clone().expect("no claim was renewed");
+        assert_eq!(self.inner.release(&renewed).await.unwrap(), Fenced::Applied);
     }
 
     /// Whether the job is remembered as done.
@@ -338,6 +369,7 @@ impl DedupStore for FaultyStore {
     }
 
     async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {
+        *self.renewed.lock().unwrap() = Some(claim.clone());
         self.faults.call(Call::Renew, self.inner.renew(claim, lease)).await
     }
 

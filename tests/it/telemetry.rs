@@ -239,7 +239,11 @@ async fn send_all_kinds(secret: &str) -> Vec<(u16, Option<String>)> {
 
     // A handler that hangs until its claim is lost.
     let store = FaultyStore::new().fail(Call::Renew, [Some(Fault::Error); 100]);
-    let receiver = builder(&Script::new([Act::Hang])).dedup_store(store).build().unwrap();
+    let receiver = builder(&Script::new([Act::Hang]))
+        .dedup_store(store)
+        .ack_deadline(Duration::from_secs(3))
+        .build()
+        .unwrap();
     let mut lost = Sent { receiver: &receiver, secret, answers: sent.answers };
     lost.text(payload.to_bytes()).await;
     receiver.shutdown(Duration::from_secs(60)).await;

@@ -401,3 +401,142 @@ async fn a_worker_ends_only_by_its_shutdown() {
     inbox.until(&second, InboxState::Done).await;
     assert_eq!(inbox.rows.stats().await.unwrap().done, 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_counts_from_its_call_and_ends_a_tick_early() {
+    // The lease is answered after 1.9 s, or renewed once, after 8 s.
+    for (lease, renewal, held) in
+        [(Some(Fault::Slow), Fault::Error, SECOND * 0), (None, Fault::Late, SECOND * 10)]
+    {
+        let (inbox, script) = (FaultyInbox::default(), Script::new([Act::Hang]));
+        inbox.add_new().await;
+        let renewals = [Some(renewal)].into_iter().chain([Some(Fault::Error); 100]);
+        let inbox = inbox.fail(Call::Lease, [lease]).fail(Call::Renew, renewals);
+        let began = Instant::now();
+        let _worker = inbox.worker(&script).start();
+        script.until("the handler is dropped", |script| script.runs() == 1 && script.running() == 0).await;
+        // A tick is a twentieth of the lease.
+        let end = held + LEASE - LEASE / 20;
+        let elapsed = began.elapsed();
+        assert!(elapsed <= end + SECOND / 100, "{renewal:?}: dropped {:?} too late", elapsed - end);
+        assert!(elapsed > held + LEASE - SECOND * 5, "{renewal:?}: dropped after {elapsed:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_over_when_its_reply_comes_runs_no_handler() {
+    let inbox = FaultyInbox::default();
+    let job = inbox.add_new().await;
+    let fences: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let handler = handler_fn({
+        let fences = fences.clone();
+        move |event: WebhookEvent| {
+            fences.lock().unwrap().push(event.job().fence());
+            async { Ok(()) }
+        }
+    });
+    let inbox = inbox.fail(Call::Lease, [Some(Fault::StandStill)]);
+    let _worker = InboxWorker::new(inbox.clone(), handler, Verification::Trust).start();
+    inbox.until(&job, InboxState::Done).await;
+    let fences = fences.lock().unwrap().clone();
+    assert!(fences.len() == 1 && fences[0] > 1, "handled under the lease that was over: {fences:?}");
+    assert!(
+        !inbox.outcomes()[..inbox.outcomes().len() - 1].contains(&Outcome::Done),
+        "settled without a lease"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_never_lets_go_is_ended_in_time() {
+    let began = std::time::Instant::now();
+    let (inbox, script) = (FaultyInbox::default(), Script::new([Act::Busy]));
+    let job = inbox.add_new().await;
+    let worker =
+        inbox.worker(&script).max_handler_time(SECOND / 2).backoff(SECOND * 600, SECOND * 600).start();
+    script.until("the handler is dropped", |script| script.runs() == 1 && script.running() == 0).await;
+    inbox.until(&job, InboxState::Received).await;
+    worker.shutdown(SECOND).await;
+
+    inbox.add_new().await;
+    let worker = inbox.worker(&script).start();
+    script.until("the handler runs", |script| script.running() == 1).await;
+    assert_eq!(worker.shutdown(Duration::ZERO).await, 1);
+    assert_eq!(script.running(), 0, "the shutdown waited for the handler");
+
+    let inbox = inbox.fail(Call::Renew, [Some(Fault::Error); 100]);
+    let _worker = inbox.worker(&script).lease(SECOND).start();
+    script.until("the handler loses its lease", |script| script.runs() == 3 && script.running() == 0).await;
+    assert!(began.elapsed() < SECOND * 25, "it took {:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_does_not_start_what_it_still_runs() {
+    for max_attempts in [1, 12] {
+        let (inbox, script) = (FaultyInbox::default(), Script::new([Act::Hang, Act::Succeed]));
+        // The first run is not told that it lost its lease, until its own clock says so.
+        let inbox = inbox.fail(Call::Renew, [Some(Fault::Hang); 100]);
+        let worker = inbox.worker(&script).max_attempts(max_attempts).backoff(SECOND / 100, SECOND / 100);
+        let _worker = worker.start();
+        let job = inbox.add_new().await;
+        script.until("the handler runs", |script| script.running() == 1).await;
+        // As if the store's clock were set forward.
+        assert_eq!(
+            inbox.rows.renew(&Lease::new(job.clone(), 1), Duration::ZERO).await.unwrap(),
+            Fenced::Applied
+        );
+        sleep(SECOND * 20).await;
+        assert_eq!((script.runs(), script.running()), (1, 1), "a second run at once, or none");
+        assert!(inbox.row(&job).await.state != InboxState::Dead, "dead while its handler runs");
+        let row = inbox.until(&job, InboxState::Done).await;
+        assert_eq!(
+            (script.runs(), script.overlaps(), row.attempts),
+            (2, 0, 2),
+            "what was left alone does not count"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_whose_leases_get_lost_is_not_dead_without_a_run() {
+    for lost in [5, 6, 7, 12] {
+        for fault in FAULTS {
+            for (act, state, error) in
+                [(Act::Succeed, InboxState::Done, None), (Act::Fail, InboxState::Dead, Some("not now"))]
+            {
+                let (inbox, script) = (FaultyInbox::default(), Script::new([act]));
+                let job = inbox.add_new().await;
+                // Each lease is taken, its reply lost, and the row free after its end.
+                for _ in 0..lost {
+                    assert_eq!(inbox.rows.lease(1, SECOND).await.unwrap().len(), 1);
+                    sleep(SECOND).await;
+                }
+                let inbox = inbox.fail(Call::Begin, [Some(fault)]);
+                let worker = inbox.worker(&script).max_attempts(6).start();
+                let row = inbox.until(&job, state).await;
+                assert!(script.runs() >= 1, "{lost} lost: no handler ran");
+                assert_eq!(row.error.as_deref(), error, "{lost} lost");
+                worker.shutdown(SECOND).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_a_lower_limit_an_event_has_one_more_attempt() {
+    for (act, state, error) in [
+        // What is done keeps the error of the attempt before.
+        (Act::Succeed, InboxState::Done, Some("not now")),
+        (Act::FailForGood, InboxState::Dead, Some("never")),
+        (Act::Panic, InboxState::Dead, Some("panicked: a handler's bug")),
+    ] {
+        let acts = [vec![Act::Fail; 5], vec![act]].concat();
+        let (inbox, script) = (FaultyInbox::default(), Script::new(acts));
+        let job = inbox.add_new().await;
+        let worker = inbox.worker(&script).backoff(SECOND, SECOND).start();
+        script.until("five attempts", |script| script.runs() == 5 && script.running() == 0).await;
+        worker.shutdown(SECOND).await;
+        let _worker = inbox.worker(&script).max_attempts(3).start();
+        let row = inbox.until(&job, state).await;
+        assert_eq!((script.runs(), row.attempts, row.error.as_deref()), (6, 6, error));
+    }
+}

@@ -89,6 +89,8 @@ pub async fn inbox_a_cancelled_outcome_can_be_repeated(store: &dyn InboxAdmin) {
         ] {
             let job = received(store).await;
             let leased = lease(store, &job, LONG).await.lease;
+            finished &= cancelled_after(polls, store.begin(&leased)).await;
+            applied(store.begin(&leased).await, "to begin after a call that was dropped");
             finished &= cancelled_after(polls, store.renew(&leased, LONG)).await;
             applied(store.renew(&leased, LONG).await, "a renewal after one that was dropped");
             finished &= cancelled_after(polls, store.settle(&leased, &outcome)).await;

@@ -156,6 +156,38 @@ pub async fn inbox_an_attempt_is_counted_at_its_lease(store: &dyn InboxAdmin) {
     }
 }
 
+/// Whether the handler had begun under a lease that ran out is known to the next lease, and to no later one.
+///
+/// # Panics
+///
+/// When it is forgotten or made up, or a stranger notes it.
+pub async fn inbox_a_lease_says_whether_the_one_before_it_began(store: &dyn InboxStore) {
+    let job = received(store).await;
+    let mut last = lease(store, &job, SHORT).await.lease;
+    for begins in [false, true, true, false] {
+        if begins {
+            for _ in 0..2 {
+                applied(store.begin(&last).await, "the holder of a lease begins");
+            }
+        }
+        sleep(SHORT * 2).await;
+        let next = lease_again(store, &job).await;
+        assert_eq!((next.ran_out, next.begun), (true, begins), "whether the lease that ran out was begun");
+        stale(store.begin(&last).await, "to begin under a lease that was followed by another");
+        last = next.lease;
+    }
+    applied(store.begin(&last).await, "the holder of a lease begins");
+    settle(store, &last, &retry(Duration::ZERO)).await;
+    stale(store.begin(&last).await, "to begin under a lease that was settled");
+    let next = lease(store, &job, LONG).await;
+    assert_eq!(
+        (next.ran_out, next.begun),
+        (false, false),
+        "the lease before was settled: it did not run out"
+    );
+    settle(store, &next.lease, &Outcome::Done).await;
+}
+
 /// Leases a row whose lease has ended, for a short time.
 async fn lease_again(store: &dyn InboxStore, job: &JobId) -> Leased {
     match find(store, job, SHORT).await {
@@ -306,6 +338,7 @@ pub async fn inbox_only_the_last_lease_writes(store: &dyn InboxAdmin) {
 }
 
 async fn strangers_are_stale(store: &dyn InboxStore, lease: &Lease, who: &str) {
+    stale(store.begin(lease).await, &format!("to begin: {who}"));
     stale(store.renew(lease, LONG).await, &format!("a renewal: {who}"));
     for outcome in outcomes() {
         stale(store.settle(lease, &outcome).await, &format!("{outcome:?}: {who}"));

@@ -57,6 +57,7 @@ pub async fn inbox_all(store: &dyn InboxAdmin, other: &dyn InboxAdmin, differenc
         inbox_no_more_is_leased_than_asked_for(store);
         inbox_those_due_for_longest_come_first(store);
         inbox_an_attempt_is_counted_at_its_lease(store);
+        inbox_a_lease_says_whether_the_one_before_it_began(store);
         inbox_the_sequence_number_grows_with_every_lease(store);
         inbox_a_lease_lasts_as_long_as_it_says(store);
         inbox_a_lease_ends(store);

@@ -39,6 +39,9 @@ enum Flaw {
     LeasesInOrderOfArrival,
     CountsAnAttemptAtItsEnd,
     SaysNothingOfALeaseThatRanOut,
+    ForgetsThatItBegan,
+    RemembersThatItBegan,
+    BeginsWithoutFence,
     KeepsTheSequenceNumber,
     NeverEndsALease,
     EndsLeasesEarly,
@@ -137,6 +140,7 @@ struct State {
     verified: Mutex<HashSet<JobId>>,
     gone: Mutex<HashSet<JobId>>,
     settled: Mutex<HashSet<(JobId, u64)>>,
+    begun: Mutex<HashSet<JobId>>,
     at_once: AtomicUsize,
     leased: Mutex<Vec<Leased>>,
     overdue: Mutex<Vec<Overdue>>,
@@ -339,6 +343,7 @@ impl InboxStore for Flawed {
                 CutsBodies => leased.body.truncate(1 << 20),
                 CountsAnAttemptAtItsEnd if leased.ran_out => leased.attempt -= 1,
                 SaysNothingOfALeaseThatRanOut => leased.ran_out = false,
+                RemembersThatItBegan => leased.begun = self.state.begun.lock().unwrap().contains(&job),
                 KeepsTheSequenceNumber => leased.lease = Lease::new(job, 1),
                 ForgetsEarlierAttempts => leased.earlier_attempts = 0,
                 SaysEverythingIsVerified => leased.verified = true,
@@ -351,6 +356,23 @@ impl InboxStore for Flawed {
             }
         }
         Ok(leased)
+    }
+
+    async fn begin(&self, lease: &Lease) -> Result<Fenced, StoreError> {
+        match self.flaw {
+            ForgetsThatItBegan => self.inner.renew(lease, Duration::from_millis(1)).await,
+            RemembersThatItBegan => {
+                let begun = self.inner.begin(lease).await?;
+                if begun == Fenced::Applied {
+                    self.state.begun.lock().unwrap().insert(lease.job().clone());
+                }
+                Ok(begun)
+            }
+            BeginsWithoutFence | KeepsTheSequenceNumber => {
+                self.inner.begin(&self.last_lease(lease).await).await
+            }
+            _ => in_lock(self, self.inner.begin(lease)).await,
+        }
     }
 
     async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError> {
@@ -701,6 +723,9 @@ async fn every_flaw_is_named_by_the_check_that_is_for_it() {
         (LeasesInOrderOfArrival, "inbox_those_due_for_longest_come_first"),
         (CountsAnAttemptAtItsEnd, "inbox_an_attempt_is_counted_at_its_lease"),
         (SaysNothingOfALeaseThatRanOut, "inbox_a_lease_ends"),
+        (ForgetsThatItBegan, "inbox_a_lease_says_whether_the_one_before_it_began"),
+        (RemembersThatItBegan, "inbox_a_lease_says_whether_the_one_before_it_began"),
+        (BeginsWithoutFence, "inbox_a_lease_says_whether_the_one_before_it_began"),
         (KeepsTheSequenceNumber, "inbox_the_sequence_number_grows_with_every_lease"),
         (NeverEndsALease, "inbox_a_lease_ends"),
         (EndsLeasesEarly, "inbox_a_lease_lasts_as_long_as_it_says"),

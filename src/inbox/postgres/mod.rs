@@ -352,6 +352,10 @@ impl InboxStore for PostgresInbox {
         rows.iter().map(leased).collect()
     }
 
+    async fn begin(&self, lease: &Lease) -> Result<Fenced, StoreError> {
+        self.write(&self.inner.statements.begin, lease, &[]).await
+    }
+
     async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError> {
         let length = microseconds(length);
         let renew = &self.inner.statements.renew;
@@ -526,6 +530,7 @@ fn leased(row: &Row) -> Result<Leased, StoreError> {
         attempt: column::<i32>(row, "attempts")?.unsigned_abs(),
         earlier_attempts: column::<i32>(row, "earlier_attempts")?.unsigned_abs(),
         ran_out: column(row, "ran_out")?,
+        begun: column(row, "was_begun")?,
         verified: column(row, "verified")?,
         age: duration(column(row, "age")?),
         asked: asked(row)?,

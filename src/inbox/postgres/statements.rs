@@ -20,6 +20,7 @@ pub(super) struct Statements {
     pub(super) receive: String,
     pub(super) count: String,
     pub(super) lease: String,
+    pub(super) begin: String,
     pub(super) renew: String,
     pub(super) verify: String,
     pub(super) done: String,
@@ -68,6 +69,7 @@ fn first_version(table: &TableName) -> String {
     sequence bigint NOT NULL DEFAULT 0,
     attempts integer NOT NULL DEFAULT 0,
     earlier_attempts integer NOT NULL DEFAULT 0,
+    begun boolean NOT NULL DEFAULT false,
     asked integer NOT NULL DEFAULT 0,
     not_found integer NOT NULL DEFAULT 0,
     ask_at timestamptz,
@@ -221,7 +223,7 @@ impl Statements {
                 "SELECT FROM {table}
                 WHERE number = 0::int8 AND sequence = 0::int8 AND attempts + earlier_attempts = 0::int4
                     AND job_id || state || job_type || status || error = ''::text AND body = ''::bytea
-                    AND asked + not_found = 0::int4 AND verified
+                    AND asked + not_found = 0::int4 AND verified AND begun
                     AND due_at > now() AND received_at > now() AND ended_at > now()
                     AND ask_at > now() AND unanswered_since > now() AND deadline_at > now()"
             ),
@@ -310,11 +312,15 @@ impl Statements {
             ),
             lease: format!(
                 "WITH fresh AS MATERIALIZED (
-                    SELECT number, due_at, state = 'running' AS ran_out FROM {table}
+                    SELECT number, due_at, state = 'running' AS ran_out,
+                        state = 'running' AND begun AS was_begun
+                    FROM {table}
                     WHERE {UNFINISHED} AND asked = 0 AND due_at <= statement_timestamp()
                     ORDER BY due_at, number LIMIT $1 FOR UPDATE SKIP LOCKED
                 ), again AS MATERIALIZED (
-                    SELECT number, due_at, state = 'running' AS ran_out FROM {table}
+                    SELECT number, due_at, state = 'running' AS ran_out,
+                        state = 'running' AND begun AS was_begun
+                    FROM {table}
                     WHERE {UNFINISHED} AND asked > 0 AND due_at <= statement_timestamp()
                     ORDER BY asked, due_at, number LIMIT $1 - (SELECT count(*) FROM fresh)
                     FOR UPDATE SKIP LOCKED
@@ -322,14 +328,17 @@ impl Statements {
                     SELECT * FROM fresh UNION ALL SELECT * FROM again
                 ), leased AS (
                     UPDATE {table} AS job SET state = 'running', due_at = {},
-                        sequence = job.sequence + 1, attempts = job.attempts + 1
+                        sequence = job.sequence + 1, attempts = job.attempts + 1, begun = false
                     FROM due WHERE job.number = due.number
-                    RETURNING job_id, job.sequence, job.attempts, earlier_attempts, body, ran_out,
+                    RETURNING job_id, job.sequence, job.attempts, earlier_attempts, body, ran_out, was_begun,
                         verified, {} AS age, {asking}, due.due_at AS due_since, job.number
                 )
                 SELECT * FROM leased ORDER BY asked, due_since, number",
                 from_now(2),
                 microseconds("statement_timestamp() - received_at"),
+            ),
+            begin: format!(
+                "UPDATE {table} SET begun = true WHERE {LEASED} AND state = {RUNNING} RETURNING true"
             ),
             // Does not wait for a handler that has completed the event in a transaction, and keeps the row locked: other
             // leases would not be renewed meanwhile.

@@ -281,6 +281,11 @@ impl InboxStore for SqliteInbox {
         self.inner.writer.write(0, move |rows| rows.lease(most, length)).await
     }
 
+    async fn begin(&self, lease: &Lease) -> Result<Fenced, StoreError> {
+        let lease = lease.clone();
+        self.inner.writer.write(0, move |rows| rows.note_begun(&lease)).await
+    }
+
     async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError> {
         let lease = lease.clone();
         self.inner.writer.write(0, move |rows| rows.renew(&lease, length)).await

@@ -31,6 +31,8 @@ pub(super) const MIGRATIONS: [&str; 1] = ["
         attempts INTEGER NOT NULL DEFAULT 0,
         -- Those before it was last replayed.
         earlier_attempts INTEGER NOT NULL DEFAULT 0,
+        -- Whether the handler has begun under the last lease.
+        begun INTEGER NOT NULL DEFAULT 0,
         -- NULL when there is no event, as is the status.
         job_type TEXT,
         status TEXT,

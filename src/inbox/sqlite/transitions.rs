@@ -152,19 +152,23 @@ impl Transaction<'_> {
 }
 
 const DUE: &str = "SELECT inbox.id, job_id, state = 'running', sequence, attempts, earlier_attempts, body,
-        verified, received_at, asked, not_found, ask_at, unanswered_since
+        verified, received_at, asked, not_found, ask_at, unanswered_since,
+        state = 'running' AND begun
     FROM inbox JOIN inbox_body USING (id)
     WHERE state IN ('received', 'running') AND asked = 0 AND due_at <= ?1
     ORDER BY due_at, inbox.id LIMIT ?2";
 const DUE_AGAIN: &str =
     "SELECT inbox.id, job_id, state = 'running', sequence, attempts, earlier_attempts, body,
-        verified, received_at, asked, not_found, ask_at, unanswered_since
+        verified, received_at, asked, not_found, ask_at, unanswered_since,
+        state = 'running' AND begun
     FROM inbox JOIN inbox_body USING (id)
     WHERE state IN ('received', 'running') AND asked > 0 AND due_at <= ?1
     ORDER BY asked, due_at, inbox.id LIMIT ?2";
 const LEASE: &str =
-    "UPDATE inbox SET state = 'running', due_at = ?2, sequence = sequence + 1, attempts = attempts + 1
+    "UPDATE inbox SET state = 'running', due_at = ?2, sequence = sequence + 1, attempts = attempts + 1,
+        begun = 0
     WHERE id = ?1";
+const BEGIN: &str = "UPDATE inbox SET begun = 1 WHERE job_id = ?1 AND sequence = ?2 AND state = 'running'";
 const RENEW: &str = "UPDATE inbox SET due_at = ?3
     WHERE job_id = ?1 AND sequence = ?2 AND state IN ('expected', 'running')";
 
@@ -195,6 +199,7 @@ impl Transaction<'_> {
                 attempt: row.get::<_, u32>(4)?.saturating_add(1),
                 earlier_attempts: row.get(5)?,
                 ran_out: row.get(2)?,
+                begun: row.get(13)?,
                 verified: row.get(7)?,
                 age: between(row.get(8)?, self.now),
                 asked: self.asked(row, 9)?,
@@ -202,6 +207,11 @@ impl Transaction<'_> {
             Ok((row.get(0)?, leased))
         })?;
         rows.collect()
+    }
+
+    pub(super) fn note_begun(&mut self, lease: &Lease) -> ::rusqlite::Result<Fenced> {
+        let parameters = params![lease.job().to_string(), integer(lease.sequence())];
+        Ok(if self.execute(BEGIN, parameters)? == 1 { Fenced::Applied } else { Fenced::Stale })
     }
 
     pub(super) fn renew(&mut self, lease: &Lease, length: Duration) -> ::rusqlite::Result<Fenced> {
