@@ -13,17 +13,17 @@ use serde_json::value::RawValue;
 
 /// A place in a JSON text; what lies before it has been read.
 #[derive(Debug)]
-pub(super) struct Cursor<'a> {
+pub(crate) struct Cursor<'a> {
     rest: &'a str,
 }
 
 impl<'a> Cursor<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
+    pub(crate) fn new(text: &'a str) -> Self {
         Self { rest: text }
     }
 
     /// The next byte that is not whitespace.
-    pub(super) fn peek(&mut self) -> Option<u8> {
+    pub(crate) fn peek(&mut self) -> Option<u8> {
         while let Some(&byte) = self.rest.as_bytes().first() {
             if !matches!(byte, b' ' | b'\n' | b'\t' | b'\r') {
                 return Some(byte);
@@ -34,7 +34,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads one value of any kind and returns its text.
-    pub(super) fn value(&mut self) -> Result<&'a str, serde_json::Error> {
+    pub(crate) fn value(&mut self) -> Result<&'a str, serde_json::Error> {
         if self.peek() == Some(b'"')
             && let Some(string) = plain_string(self.rest)
         {
@@ -48,8 +48,9 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads an object: calls `member` with each key, its escapes resolved, and the cursor in front
-    /// of the key's value, which `member` must read.
-    pub(super) fn members<E: From<serde_json::Error>>(
+    /// of the key's value, which `member` must read. A key that no Rust string can hold (`"\ud800"`)
+    /// equals no key of ours: its member is skipped.
+    pub(crate) fn members<E: From<serde_json::Error>>(
         &mut self,
         mut member: impl FnMut(&str, &mut Self) -> Result<(), E>,
     ) -> Result<(), E> {
@@ -60,7 +61,12 @@ impl<'a> Cursor<'a> {
         loop {
             let key = self.key()?;
             self.expect(b':')?;
-            member(&key, self)?;
+            match key {
+                Some(key) => member(&key, self)?,
+                None => {
+                    self.value()?;
+                }
+            }
             if self.skip(b'}') {
                 return Ok(());
             }
@@ -68,19 +74,21 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn key(&mut self) -> Result<Cow<'a, str>, serde_json::Error> {
+    /// The next key; `None` for one that no Rust string can hold.
+    fn key(&mut self) -> Result<Option<Cow<'a, str>>, serde_json::Error> {
         if self.peek() != Some(b'"') {
             return Err(serde_json::Error::custom("a key is missing"));
         }
         if let Some(string) = plain_string(self.rest) {
             self.rest = &self.rest[string.len()..];
-            return Ok(Cow::Borrowed(&string[1..string.len() - 1]));
+            return Ok(Some(Cow::Borrowed(&string[1..string.len() - 1])));
         }
-        unquote(self.value()?)
+        // Its syntax has been checked: what can be wrong with it is half of a surrogate pair.
+        Ok(unquote(self.value()?).ok())
     }
 
     /// Checks that nothing but whitespace is left.
-    pub(super) fn end(&mut self) -> Result<(), serde_json::Error> {
+    pub(crate) fn end(&mut self) -> Result<(), serde_json::Error> {
         match self.peek() {
             None => Ok(()),
             Some(_) => Err(serde_json::Error::custom("something follows the value")),
@@ -114,7 +122,7 @@ fn plain_string(text: &str) -> Option<&str> {
 }
 
 /// The content of a JSON string, borrowed when nothing in it is escaped.
-pub(super) fn unquote(json: &str) -> Result<Cow<'_, str>, serde_json::Error> {
+pub(crate) fn unquote(json: &str) -> Result<Cow<'_, str>, serde_json::Error> {
     match json.strip_prefix('"').and_then(|json| json.strip_suffix('"')) {
         Some(content) if memchr(b'\\', content.as_bytes()).is_none() => Ok(Cow::Borrowed(content)),
         _ => serde_json::from_str(json).map(Cow::Owned),

@@ -189,6 +189,60 @@ fn escaped_keys_and_strings_are_read() {
     assert_eq!(result.model.as_deref(), Some("café 😀"));
 }
 
+/// Half of a surrogate pair: JSON, and no Rust string.
+const LONE: [&str; 3] = [r"\ud83d", r"job_id\udc00", r"\ud83dx"];
+
+#[test]
+fn a_key_that_is_no_rust_string_is_skipped_wherever_keys_are_read() {
+    for lone in LONE {
+        let any = r#"{"a":[1,{"b":"\ud800"}],"job_id":"k"}"#;
+        let extra = format!(r#""{lone}":{any}"#);
+        let body = format!(
+            r#"{{{extra},"job_id":"j","data":{{{extra},"id":"j","type":"extract","status":"completed",
+                "result":{{{extra},"model":"m","fields":{{{extra},"total":7,{extra}}}}},
+                "error":{{{extra},"code":"c"}},{extra}}},{extra}}}"#
+        );
+        let WebhookEvent::ExtractCompleted { job, result } = read(body.clone()).unwrap() else { panic!() };
+        assert_eq!((job.id(), result.model.as_deref()), (&"j".parse().unwrap(), Some("m")), "{lone}");
+        let fields = result.fields.unwrap();
+        assert_eq!(fields.get::<u8>("total").unwrap(), Some(7), "{lone}");
+        assert_eq!(fields.get::<u8>("").unwrap(), None, "{lone}: it was taken for another key");
+        let envelope = Envelope::try_from(Bytes::from(body.clone())).unwrap();
+        assert_eq!(envelope.job(), job.id(), "{lone}");
+
+        let WebhookEvent::JobFailed { error, .. } = read(body.replace("completed", "failed")).unwrap() else {
+            panic!()
+        };
+        assert_eq!(error.code.as_deref(), Some("c"), "{lone}");
+        // What follows such a key is read as strictly as anything else.
+        let repeated = read(body.replacen(r#""job_id":"j""#, r#""job_id":"j","job_id":"j""#, 1));
+        assert!(matches!(repeated, Err(ParseError::RepeatedKey("job_id"))), "{lone}: {repeated:?}");
+        for broken in [format!(r#"{{"{lone}"}}"#), format!(r#"{{"{lone}":}}"#), format!(r#"{{"{lone}":01}}"#)]
+        {
+            assert!(matches!(read(broken.clone()), Err(ParseError::NotJson(_))), "{broken}");
+        }
+    }
+    for no_key in [r#"{"\ud83":1}"#, r#"{"\uzzzz":1}"#, "{\"\\ud83d\n\":1}"] {
+        assert!(matches!(read(no_key), Err(ParseError::NotJson(_))), "{no_key}");
+    }
+}
+
+#[test]
+fn a_value_that_is_no_rust_string_is_missing_in_a_result_and_unreadable_in_the_envelope() {
+    for lone in LONE {
+        let result = result(&format!(r#"{{"model":"{lone}","language":"en","fields":"{lone}"}}"#));
+        assert_eq!((result.model, result.language.as_deref()), (None, Some("en")), "{lone}");
+        assert!(result.fields.unwrap().as_str().contains(lone), "JSON is kept whatever it is");
+        for (member, data) in [
+            ("data.type", format!(r#""type":"{lone}","status":"failed""#)),
+            ("data.status", format!(r#""type":"extract","status":"{lone}""#)),
+        ] {
+            let read = read(with_data(&data));
+            assert!(matches!(read, Err(ParseError::Envelope(path)) if path == member), "{lone}: {read:?}");
+        }
+    }
+}
+
 #[test]
 fn a_repeated_key_is_refused_where_it_is_read_and_nowhere_else() {
     let refused = [
@@ -311,10 +365,13 @@ fn job_ids_are_1_to_255_visible_ascii_characters_compared_exactly() {
         let id: JobId = good.parse().unwrap();
         assert_eq!(id.to_string(), good);
         assert_eq!(id, *good.as_str());
+        let text: &str = &id.as_str();
+        assert_eq!((text, format!("{:>300}", id.as_str())), (&*good, format!("{good:>300}")));
         assert_eq!(serde_json::to_value(&id).unwrap(), json!(good));
         assert_eq!(serde_json::from_value::<JobId>(json!(good)).unwrap(), id);
     }
     assert_ne!(upper.parse::<JobId>(), ID.parse::<JobId>());
+    assert_eq!(size_of::<JobId>(), 24, "stores keep a million of them");
     assert!(serde_json::from_value::<JobId>(json!("a b")).is_err());
 }
 

@@ -1,29 +1,39 @@
 //! What the API says about a job.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
+use crate::event::cursor::{Cursor, unquote};
 use crate::event::{Envelope, JobId, JobStatus};
 use crate::jobs::{FetchError, Fetched};
 
-type Object<'a> = HashMap<String, &'a RawValue>;
+/// The JSON text of the members of an object that are looked at, and that it has. When a key is repeated,
+/// its last value counts; where that matters, the [`Envelope`] refuses it.
+#[derive(Default)]
+struct Members<'a> {
+    job_id: Option<&'a str>,
+    data: Option<&'a str>,
+    id: Option<&'a str>,
+    status: Option<&'a str>,
+}
 
 /// Reads a reply about a job: a webhook's `data` object, or a whole webhook.
 pub(super) fn read(body: &Bytes, job: &JobId) -> Result<Fetched, FetchError> {
     let whole: &RawValue = serde_json::from_slice(body).map_err(unreadable)?;
-    let reply: Object<'_> = object(whole)?;
-    let (data, is_webhook) = match reply.get("data") {
-        Some(data) if !reply.contains_key("status") => (*data, reply.contains_key("job_id")),
+    let whole = whole.get();
+    let reply = members(whole)?;
+    let (data, is_webhook) = match reply.data {
+        Some(data) if reply.status.is_none() => (data, reply.job_id.is_some()),
         _ => (whole, false),
     };
-    let members = object(data)?;
+    let members = members(data)?;
     let status =
-        text(&members, "status")?.ok_or_else(|| FetchError::Unreadable("it has no status".into()))?;
+        text("status", members.status)?.ok_or_else(|| FetchError::Unreadable("it has no status".into()))?;
     if !JobStatus::from(&*status).is_final() {
         // Less need be said of a job that still runs; but not that it is another.
-        return match text(&members, "id")? {
+        return match text("id", members.id)? {
             Some(id) if JobId::try_from(&*id).ok().as_ref() != Some(job) => Err(another()),
             _ => Ok(Fetched::Pending),
         };
@@ -34,23 +44,66 @@ pub(super) fn read(body: &Bytes, job: &JobId) -> Result<Fetched, FetchError> {
     if event.job() == job { Ok(Fetched::Finished(event)) } else { Err(another()) }
 }
 
-fn object(json: &RawValue) -> Result<Object<'_>, FetchError> {
-    serde_json::from_str(json.get()).map_err(unreadable)
+fn members(json: &str) -> Result<Members<'_>, FetchError> {
+    let mut members = Members::default();
+    let read = Cursor::new(json).members(|key, cursor| {
+        let value = cursor.value()?;
+        match key {
+            "job_id" => members.job_id = Some(value),
+            "data" => members.data = Some(value),
+            "id" => members.id = Some(value),
+            "status" => members.status = Some(value),
+            _ => {}
+        }
+        Ok::<_, serde_json::Error>(())
+    });
+    read.map_err(unreadable)?;
+    Ok(members)
 }
 
-fn text(members: &Object<'_>, name: &str) -> Result<Option<String>, FetchError> {
-    members.get(name).map(|json| serde_json::from_str(json.get()).map_err(unreadable)).transpose()
+/// A member that should be a string. serde's error would tell what it is instead.
+fn text<'a>(name: &str, member: Option<&'a str>) -> Result<Option<Cow<'a, str>>, FetchError> {
+    let no_string = |_| FetchError::Unreadable(format!("`{name}` is no string").into());
+    member.map(|json| unquote(json).map_err(no_string)).transpose()
 }
 
 fn unreadable(error: serde_json::Error) -> FetchError {
     FetchError::Unreadable(error.into())
 }
 
-fn in_envelope(job: &JobId, data: &RawValue) -> Bytes {
+fn in_envelope(job: &JobId, data: &str) -> Bytes {
     // An id that may be asked for needs no escapes.
-    format!(r#"{{"job_id":"{job}","data":{}}}"#, data.get()).into()
+    format!(r#"{{"job_id":"{job}","data":{}}}"#, data).into()
 }
 
 fn another() -> FetchError {
     FetchError::Unreadable("it is about another job".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_no_rust_string_is_skipped() {
+        let job: JobId = "j".parse().unwrap();
+        let read = |body: &str| read(&Bytes::from(body.to_owned()), &job);
+        for lone in [r"\ud83d", r"status\udc00", r"\udbff\u0041"] {
+            let extra = format!(r#""{lone}":{{"{lone}":1}}"#);
+            let data = format!(r#"{{{extra},"id":"j","type":"extract","status":"failed",{extra}}}"#);
+            let webhook = format!(r#"{{{extra},"job_id":"j","data":{data}}}"#);
+            for body in [data.clone(), format!(r#"{{{extra},"data":{data}}}"#), webhook] {
+                let fetched = read(&body);
+                assert!(matches!(fetched, Ok(Fetched::Finished(_))), "{body}: {fetched:?}");
+            }
+            let running = data.replace("failed", "processing");
+            assert!(matches!(read(&running), Ok(Fetched::Pending)), "{running}");
+            let other = running.replace(r#""id":"j""#, r#""id":"k""#);
+            assert!(matches!(read(&other), Err(FetchError::Unreadable(_))), "{other}");
+        }
+        for unreadable in ["[]", "null", "{}", r#"{"status":7}"#, r#"{"status":"\ud800"}"#, r#"{"data":[]}"#]
+        {
+            assert!(matches!(read(unreadable), Err(FetchError::Unreadable(_))), "{unreadable}");
+        }
+    }
 }
