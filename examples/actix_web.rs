@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use actix_web::{App, HttpServer, web};
 use qomplement_webhooks::{
-    ExtractResult, FillResult, HandlerError, Job, JobError, SharedToken, WebhookHandler, WebhookReceiver,
-    async_trait,
+    ExtractResult, FillResult, HandlerError, Job, JobError, JobStatus, SharedToken, WebhookHandler,
+    WebhookReceiver, async_trait,
 };
 
 use self::dedup::dedup_store;
@@ -47,7 +47,7 @@ impl WebhookHandler for Printer {
         work("job_failed", job).await
     }
 
-    async fn unrecognized(&self, job: &Job) -> Result<(), HandlerError> {
+    async fn unrecognized(&self, job: &Job, _: JobStatus) -> Result<(), HandlerError> {
         work("unrecognized", job).await
     }
 }

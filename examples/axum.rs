@@ -20,8 +20,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::any;
 use qomplement_webhooks::{
-    ExtractResult, FillResult, HandlerError, Job, JobError, SharedToken, WebhookHandler, WebhookReceiver,
-    async_trait,
+    ExtractResult, FillResult, HandlerError, Job, JobError, JobStatus, SharedToken, WebhookHandler,
+    WebhookReceiver, async_trait,
 };
 use tokio::net::TcpListener;
 
@@ -48,7 +48,7 @@ impl WebhookHandler for Printer {
         work("job_failed", job).await
     }
 
-    async fn unrecognized(&self, job: &Job) -> Result<(), HandlerError> {
+    async fn unrecognized(&self, job: &Job, _: JobStatus) -> Result<(), HandlerError> {
         work("unrecognized", job).await
     }
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::any;
 use qomplement_webhooks::{
-    ExtractResult, FillResult, HandlerError, InboxStore, InboxWorker, Job, JobError, SharedToken,
+    ExtractResult, FillResult, HandlerError, InboxStore, InboxWorker, Job, JobError, JobStatus, SharedToken,
     SqliteInbox, Verification, WebhookHandler, WebhookReceiver, async_trait,
 };
 use tokio::net::TcpListener;
@@ -46,7 +46,7 @@ impl WebhookHandler for Printer {
         work("job_failed", job).await
     }
 
-    async fn unrecognized(&self, job: &Job) -> Result<(), HandlerError> {
+    async fn unrecognized(&self, job: &Job, _: JobStatus) -> Result<(), HandlerError> {
         work("unrecognized", job).await
     }
 }

@@ -30,8 +30,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use qomplement_webhooks::{
-    ExtractResult, FillResult, HandlerError, Job, JobError, SharedToken, WebhookHandler, WebhookReceiver,
-    async_trait,
+    ExtractResult, FillResult, HandlerError, Job, JobError, JobStatus, SharedToken, WebhookHandler,
+    WebhookReceiver, async_trait,
 };
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -63,7 +63,7 @@ impl WebhookHandler for Printer {
         work("job_failed", job).await
     }
 
-    async fn unrecognized(&self, job: &Job) -> Result<(), HandlerError> {
+    async fn unrecognized(&self, job: &Job, _: JobStatus) -> Result<(), HandlerError> {
         work("unrecognized", job).await
     }
 }

@@ -66,16 +66,15 @@ pub trait WebhookHandler: Send + Sync + 'static {
     /// A job has failed; the sender does not try it again.
     async fn job_failed(&self, job: &Job, error: JobError) -> Result<(), HandlerError>;
 
-    /// A type or status that this version does not know, or a result that it cannot read;
-    /// [`Job::raw`] has the body.
+    /// A type or status that this version does not know, or a result that it cannot read. `status` is
+    /// the job's, as the body says it; [`Job::raw`] has the body.
     ///
     /// Fails unless implemented, so that nothing is acknowledged that nobody handled; in durable mode the event
     /// is dead in the end, and can be replayed when this crate, or your handler, knows it. `Ok` after an
     /// unknown *status* is never the last word: a later `completed` is handled.
-    async fn unrecognized(&self, job: &Job) -> Result<(), HandlerError> {
-        // The error is logged, so it says nothing of the body, the type included; the id is in the span.
-        let _ = job;
-        Err("nothing handles an unrecognized webhook".into())
+    async fn unrecognized(&self, job: &Job, status: JobStatus) -> Result<(), HandlerError> {
+        let _ = (job, status);
+        Err(unhandled())
     }
 }
 
@@ -132,7 +131,16 @@ impl fmt::Debug for HandlerError {
     }
 }
 
-/// Makes a handler of a function that gets every event, recognized or not.
+/// The error is logged, so it says nothing of the body, the type included; the id is in the span.
+fn unhandled() -> HandlerError {
+    "nothing handles an unrecognized webhook".into()
+}
+
+/// Makes a handler of a function that gets every recognized event.
+///
+/// What is [`Unrecognized`](WebhookEvent::Unrecognized) does not get to the function and fails, as with
+/// the [trait](WebhookHandler::unrecognized): a function that does not look at it must not acknowledge it.
+/// [`HandlerFn::with_unrecognized`] hands it over, too.
 ///
 /// # Examples
 ///
@@ -141,7 +149,7 @@ impl fmt::Debug for HandlerError {
 ///
 /// let handler = handler_fn(|event: WebhookEvent| async move {
 ///     match event {
-///         WebhookEvent::ExtractCompleted { job, result } => println!("{}: {result:?}", job.id()),
+///         WebhookEvent::ExtractCompleted { job, result } => println!("{}: {:?}", job.id(), result.confidence),
 ///         other => return Err(HandlerError::permanent(format!("not expected: {}", other.name()))),
 ///     }
 ///     Ok(())
@@ -153,18 +161,47 @@ where
     F: Fn(WebhookEvent) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
 {
-    HandlerFn { function }
+    HandlerFn { function, with_unrecognized: false }
 }
 
 /// A function as a [`WebhookHandler`]: see [`handler_fn`].
 #[derive(Clone, Copy)]
 pub struct HandlerFn<F> {
     function: F,
+    with_unrecognized: bool,
+}
+
+impl<F> HandlerFn<F> {
+    /// Hands the function what is [`Unrecognized`](WebhookEvent::Unrecognized), too; its `Ok` then
+    /// acknowledges that.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use qomplement_webhooks::{handler_fn, WebhookEvent};
+    ///
+    /// let handler = handler_fn(|event: WebhookEvent| async move {
+    ///     match event {
+    ///         WebhookEvent::Unrecognized { job, status } => println!("{}: {status}", job.id()),
+    ///         event => println!("{}: {}", event.job().id(), event.name()),
+    ///     }
+    ///     Ok(())
+    /// })
+    /// .with_unrecognized();
+    /// # let _ = handler;
+    /// ```
+    #[must_use]
+    pub fn with_unrecognized(mut self) -> Self {
+        self.with_unrecognized = true;
+        self
+    }
 }
 
 impl<F> fmt::Debug for HandlerFn<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HandlerFn").finish_non_exhaustive()
+        f.debug_struct("HandlerFn")
+            .field("with_unrecognized", &self.with_unrecognized)
+            .finish_non_exhaustive()
     }
 }
 
@@ -186,12 +223,10 @@ where
         (self.function)(WebhookEvent::JobFailed { job: job.clone(), error }).await
     }
 
-    async fn unrecognized(&self, job: &Job) -> Result<(), HandlerError> {
-        // The status is not an argument here, but it stands in the body.
-        let status = match WebhookEvent::try_from(job.raw().clone())? {
-            WebhookEvent::Unrecognized { status, .. } => status,
-            _ => JobStatus::Completed,
-        };
+    async fn unrecognized(&self, job: &Job, status: JobStatus) -> Result<(), HandlerError> {
+        if !self.with_unrecognized {
+            return Err(unhandled());
+        }
         (self.function)(WebhookEvent::Unrecognized { job: job.clone(), status }).await
     }
 }
@@ -210,8 +245,8 @@ impl<H: WebhookHandler + ?Sized> WebhookHandler for Arc<H> {
         (**self).job_failed(job, error).await
     }
 
-    async fn unrecognized(&self, job: &Job) -> Result<(), HandlerError> {
-        (**self).unrecognized(job).await
+    async fn unrecognized(&self, job: &Job, status: JobStatus) -> Result<(), HandlerError> {
+        (**self).unrecognized(job, status).await
     }
 }
 
@@ -224,6 +259,6 @@ pub(crate) async fn dispatch(
         WebhookEvent::ExtractCompleted { job, result } => handler.extract_completed(&job, result).await,
         WebhookEvent::FillCompleted { job, result } => handler.fill_completed(&job, result).await,
         WebhookEvent::JobFailed { job, error } => handler.job_failed(&job, error).await,
-        WebhookEvent::Unrecognized { job, .. } => handler.unrecognized(&job).await,
+        WebhookEvent::Unrecognized { job, status } => handler.unrecognized(&job, status).await,
     }
 }

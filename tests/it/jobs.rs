@@ -1,8 +1,8 @@
 //! Which jobs are taken, and what becomes of webhooks that are not recognized.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,13 +10,15 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::{
-    BuildError, ExtractResult, FillResult, HandlerError, Job, JobError, JobRegistry, MemoryJobRegistry,
-    SharedToken, WebhookHandler, WebhookReceiver, async_trait,
+    BuildError, ExtractResult, FillResult, HandlerError, InboxState, InboxWorker, Job, JobError, JobRegistry,
+    JobStatus, MemoryJobRegistry, SharedToken, Verification, WebhookEvent, WebhookHandler, WebhookReceiver,
+    async_trait, handler_fn,
 };
 use tokio::time::Instant;
 
 use crate::answers::{body, builder, expected};
 use crate::http::post;
+use crate::inboxes::FaultyInbox;
 use crate::servers::{Framework, Server};
 use crate::support::{Act, Call, FaultyStore, PATH, Script, TOKEN, request};
 
@@ -142,10 +144,87 @@ async fn what_nobody_handles_is_not_acknowledged() {
     assert_eq!(receiver.receive(request(Payload::extract_completed())).await.status(), 200);
 }
 
+/// What is not recognized, with its status.
+fn odd() -> [(Payload, &'static str); 4] {
+    [
+        (Payload::extract_completed().set("/data/type", "summarize"), "completed"),
+        (Payload::extract_completed().set("/data/status", "processing"), "processing"),
+        (Payload::extract_completed().set("/data/result", "unreadable"), "completed"),
+        (Payload::failed(&"summarize".into()), "failed"),
+    ]
+}
+
+/// A handler for each way to make one, shared or not, whether it gets what is not recognized, and what it got.
+fn functions() -> Vec<(&'static str, Arc<dyn WebhookHandler>, Arc<Mutex<Vec<String>>>)> {
+    let got = || Arc::new(Mutex::new(Vec::new()));
+    let function = |got: &Arc<Mutex<Vec<String>>>| {
+        let got = got.clone();
+        handler_fn(move |event: WebhookEvent| {
+            let text = match &event {
+                WebhookEvent::Unrecognized { job, status } => format!("{} {status}", job.job_type()),
+                event => event.name().to_owned(),
+            };
+            got.lock().unwrap().push(text);
+            async { Ok(()) }
+        })
+    };
+    let (plain, shared, all, all_shared) = (got(), got(), got(), got());
+    vec![
+        ("fails", Arc::new(function(&plain)), plain),
+        ("fails", Arc::new(Arc::new(function(&shared))), shared),
+        ("gets it", Arc::new(function(&all).with_unrecognized()), all),
+        ("gets it", Arc::new(Arc::new(Arc::new(function(&all_shared).with_unrecognized()))), all_shared),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_function_acknowledges_what_is_not_recognized_only_if_it_was_made_to_get_it() {
+    for (what, handler, got) in functions() {
+        let receiver = WebhookReceiver::builder(handler).unauthenticated().build().unwrap();
+        for (payload, status) in odd() {
+            got.lock().unwrap().clear();
+            let reply = answer(receiver.receive(request(&payload)).await).await;
+            let job_type = payload.event().unwrap().job().job_type().to_string();
+            if what == "fails" {
+                assert_eq!(reply, (503, "handler_failed".to_owned()), "{job_type} {status}");
+                assert!(got.lock().unwrap().is_empty(), "the function was called");
+            } else {
+                assert_eq!(reply.0, 200, "{job_type} {status}");
+                assert_eq!(*got.lock().unwrap(), [format!("{job_type} {status}")]);
+            }
+        }
+        got.lock().unwrap().clear();
+        assert_eq!(receiver.receive(request(Payload::extract_completed())).await.status(), 200);
+        assert_eq!(*got.lock().unwrap(), ["extract_completed"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_an_inbox_what_no_function_gets_is_dead_and_what_one_gets_is_done() {
+    for (what, handler, got) in functions() {
+        let inbox = FaultyInbox::default();
+        let worker = InboxWorker::new(inbox.clone(), handler, Verification::Trust).max_attempts(2).start();
+        for (payload, status) in odd() {
+            got.lock().unwrap().clear();
+            let job = inbox.add(&payload).await;
+            let job_type = payload.event().unwrap().job().job_type().to_string();
+            if what == "fails" {
+                let row = inbox.until(&job, InboxState::Dead).await;
+                assert_eq!(row.attempts, 2, "{job_type} {status}");
+                assert!(got.lock().unwrap().is_empty(), "the function was called");
+            } else {
+                inbox.until(&job, InboxState::Done).await;
+                assert_eq!(*got.lock().unwrap(), [format!("{job_type} {status}")]);
+            }
+        }
+        worker.shutdown(Duration::ZERO).await;
+    }
+}
+
 #[tokio::test]
 async fn the_error_of_what_nobody_handles_is_logged_and_says_nothing_of_the_body() {
     let event = Payload::extract_completed().set("/data/type", "s3cr3t-content").event().unwrap();
-    let error = Plain.unrecognized(event.job()).await.unwrap_err();
+    let error = Plain.unrecognized(event.job(), JobStatus::Completed).await.unwrap_err();
     assert!(!format!("{error} {error:?}").contains("s3cr3t"), "{error}");
 }
 

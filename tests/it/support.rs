@@ -97,7 +97,7 @@ impl Script {
 
     pub fn handler(&self) -> impl WebhookHandler {
         let state = self.0.clone();
-        handler_fn(move |event: WebhookEvent| Self::run(state.clone(), event))
+        handler_fn(move |event: WebhookEvent| Self::run(state.clone(), event)).with_unrecognized()
     }
 
     async fn run(state: Arc<ScriptState>, event: WebhookEvent) -> Result<(), HandlerError> {
