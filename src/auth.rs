@@ -1,6 +1,7 @@
 //! Who may deliver webhooks.
 
 use std::borrow::Cow;
+use std::env::VarError;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ pub trait Authenticator: Send + Sync + 'static {
 pub enum Access {
     /// The request may deliver a webhook.
     Granted,
-    /// The answer is 401, and nothing further is read.
+    /// The answer is 401, and nothing further is looked at or kept.
     Denied,
 }
 
@@ -94,14 +95,17 @@ pub enum TokenError {
         /// Where, counted from 0.
         position: usize,
     },
-    /// The environment variable is missing or not Unicode.
-    #[error("the environment variable {name}, which should hold the token, cannot be read")]
-    Environment {
+    /// The environment variable is not set.
+    #[error("the environment variable {name}, which should hold the token, is not set")]
+    NotSet {
         /// The variable's name.
         name: String,
-        /// What is wrong with it.
-        #[source]
-        source: std::env::VarError,
+    },
+    /// The environment variable is not Unicode.
+    #[error("the environment variable {name}, which should hold the token, is not Unicode")]
+    NotUnicode {
+        /// The variable's name.
+        name: String,
     },
     /// The operating system gives no random numbers.
     #[error("the operating system gives no random numbers")]
@@ -141,7 +145,9 @@ impl SharedToken {
     pub fn from_env(name: &str) -> Result<Self, TokenError> {
         match std::env::var(name) {
             Ok(secret) => Self::new(secret),
-            Err(source) => Err(TokenError::Environment { name: name.to_owned(), source }),
+            Err(VarError::NotPresent) => Err(TokenError::NotSet { name: name.to_owned() }),
+            // The error has the value in it, which is the secret.
+            Err(VarError::NotUnicode(_)) => Err(TokenError::NotUnicode { name: name.to_owned() }),
         }
     }
 

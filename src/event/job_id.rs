@@ -1,10 +1,12 @@
 //! The id of a job: the deduplication key.
 
 use std::fmt;
+use std::ops::Deref;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 /// The id of a job, opaque: 1 to 255 visible ASCII characters, compared exactly.
 ///
@@ -18,7 +20,7 @@ use uuid::Uuid;
 /// use qomplement_webhooks::JobId;
 ///
 /// let id: JobId = "550e8400-e29b-41d4-a716-446655440000".parse()?;
-/// assert_eq!(id.to_string(), "550e8400-e29b-41d4-a716-446655440000");
+/// assert_eq!(&*id.as_str(), "550e8400-e29b-41d4-a716-446655440000");
 /// assert!("".parse::<JobId>().is_err());
 /// # Ok::<(), qomplement_webhooks::InvalidJobId>(())
 /// ```
@@ -56,22 +58,66 @@ impl JobId {
         Ok(Self(Repr::Text(text.into())))
     }
 
-    /// Gives `read` the id's text without allocating.
-    fn with_str<R>(&self, read: impl FnOnce(&str) -> R) -> R {
-        match &self.0 {
+    /// The id's text, without allocating. What it returns stands for a `&str`: `&*id.as_str()`, or
+    /// `&id.as_str()` where a `&str` is expected.
+    ///
+    /// It is no `&str` itself because a UUID is kept in 16 bytes, which do not hold its text.
+    #[must_use]
+    pub fn as_str(&self) -> JobIdStr<'_> {
+        JobIdStr(match &self.0 {
             Repr::Uuid(bytes) => {
-                let mut buffer = Uuid::encode_buffer();
-                read(Uuid::from_bytes(*bytes).hyphenated().encode_lower(&mut buffer))
+                let mut text = [0; Hyphenated::LENGTH];
+                Uuid::from_bytes(*bytes).hyphenated().encode_lower(&mut text);
+                StrRepr::Uuid(text)
             }
-            Repr::Text(text) => read(text),
+            Repr::Text(text) => StrRepr::Text(text),
+        })
+    }
+}
+
+/// The text of a [`JobId`], from [`JobId::as_str`]: a `&str` that may stand on the stack.
+#[derive(Clone, Copy)]
+pub struct JobIdStr<'a>(StrRepr<'a>);
+
+#[derive(Clone, Copy)]
+enum StrRepr<'a> {
+    Uuid([u8; Hyphenated::LENGTH]),
+    Text(&'a str),
+}
+
+impl Deref for JobIdStr<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match &self.0 {
+            // Hexadecimal digits and hyphens.
+            StrRepr::Uuid(text) => std::str::from_utf8(text).unwrap_or_default(),
+            StrRepr::Text(text) => text,
         }
+    }
+}
+
+impl AsRef<str> for JobIdStr<'_> {
+    fn as_ref(&self) -> &str {
+        self
+    }
+}
+
+impl fmt::Display for JobIdStr<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self)
+    }
+}
+
+impl fmt::Debug for JobIdStr<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
     }
 }
 
 /// Reads a UUID in the one spelling that [`JobId`] can give back unchanged.
 fn canonical_uuid(text: &str) -> Option<Uuid> {
-    let canonical =
-        text.len() == uuid::fmt::Hyphenated::LENGTH && !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    let canonical = text.len() == Hyphenated::LENGTH && !text.bytes().any(|byte| byte.is_ascii_uppercase());
     // `try_parse` also reads braces and URNs, but neither has this length.
     if canonical { Uuid::try_parse(text).ok() } else { None }
 }
@@ -102,7 +148,7 @@ impl TryFrom<String> for JobId {
 
 impl PartialEq<str> for JobId {
     fn eq(&self, other: &str) -> bool {
-        self.with_str(|text| text == other)
+        *self.as_str() == *other
     }
 }
 
@@ -114,19 +160,19 @@ impl PartialEq<&str> for JobId {
 
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.with_str(|text| f.pad(text))
+        f.pad(&self.as_str())
     }
 }
 
 impl fmt::Debug for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.with_str(|text| write!(f, "JobId({text})"))
+        write!(f, "JobId({})", self.as_str())
     }
 }
 
 impl Serialize for JobId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.with_str(|text| serializer.serialize_str(text))
+        serializer.serialize_str(&self.as_str())
     }
 }
 

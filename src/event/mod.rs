@@ -1,6 +1,6 @@
 //! What the sender tells us: events, and the jobs they are about.
 
-mod cursor;
+pub(crate) mod cursor;
 mod job_id;
 mod parse;
 mod raw_json;
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-pub use self::job_id::{InvalidJobId, JobId};
+pub use self::job_id::{InvalidJobId, JobId, JobIdStr};
 pub use self::parse::ParseError;
 pub use self::raw_json::RawJson;
 pub use self::results::{ExtractResult, FillResult, JobError};
@@ -45,6 +45,8 @@ pub use self::results::{ExtractResult, FillResult, JobError};
 /// assert_eq!(total.as_deref(), Some("1500.50"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// `Debug` shows the job, numbers and sizes, and nothing else of the document.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum WebhookEvent {

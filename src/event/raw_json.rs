@@ -17,6 +17,9 @@ use super::cursor::Cursor;
 /// whole body in memory for as long as it lives. The text is always one valid JSON value.
 /// Two are equal when their JSON values are equal, whatever the whitespace and the order of keys.
 ///
+/// `Debug` shows the kind of the value and its size: it is the user's document. [`as_str`](Self::as_str)
+/// and `Display` give the text.
+///
 /// # Examples
 ///
 /// ```
@@ -137,8 +140,17 @@ impl PartialEq for RawJson {
 }
 
 impl fmt::Debug for RawJson {
+    /// Leaves the value out: it is the user's document.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        let kind = match self.as_bytes().first() {
+            Some(b'{') => "object",
+            Some(b'[') => "array",
+            Some(b'"') => "string",
+            Some(b't' | b'f') => "boolean",
+            Some(b'n') => "null",
+            _ => "number",
+        };
+        write!(f, "RawJson({kind}, {} bytes)", self.as_bytes().len())
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a finished job produced.
 
+use std::fmt;
+
 use bytestring::ByteString;
 
 use super::raw_json::RawJson;
@@ -8,10 +10,10 @@ use super::raw_json::RawJson;
 ///
 /// A member is `None` when the body does not have it, has `null`, or has something of another type
 /// than documented; whatever the body held is still in [`Job::raw`](crate::Job::raw). Strings and
-/// JSON are slices of the body and keep it in memory.
+/// JSON are slices of the body and keep it in memory. `Debug` shows of a text how long it is.
 ///
 /// Source of the members: the `extract` example in Qomplement's webhook documentation.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ExtractResult {
     /// The model that read the document, such as `qomplement-OCR-v1`.
@@ -34,11 +36,11 @@ pub struct ExtractResult {
 
 /// The result of a finished PDF or Excel form.
 ///
-/// A member is `None` under the same conditions as in [`ExtractResult`].
+/// A member is `None` under the same conditions as in [`ExtractResult`], whose `Debug` it shares.
 ///
 /// Source of the members: the `fill_pdf` and `fill_excel` examples in Qomplement's webhook
 /// documentation.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct FillResult {
     /// Where the filled document is: a path relative to the API's origin,
@@ -55,12 +57,58 @@ pub struct FillResult {
 
 /// Why a job failed, as the sender tells it.
 ///
-/// A member is `None` under the same conditions as in [`ExtractResult`].
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// A member is `None` under the same conditions as in [`ExtractResult`], whose `Debug` it shares.
+#[derive(Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct JobError {
     /// The kind of failure, such as `processing_error`.
     pub code: Option<ByteString>,
     /// A sentence for people.
     pub message: Option<ByteString>,
+}
+
+/// A text of the body in `Debug`: its length. The text is the user's document, or says something of it.
+struct Hidden<'a>(&'a Option<ByteString>);
+
+impl fmt::Debug for Hidden<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(text) => write!(f, "Some({} bytes)", text.len()),
+            None => f.write_str("None"),
+        }
+    }
+}
+
+impl fmt::Debug for ExtractResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExtractResult")
+            .field("model", &Hidden(&self.model))
+            .field("document_type", &Hidden(&self.document_type))
+            .field("language", &Hidden(&self.language))
+            .field("confidence", &self.confidence)
+            .field("fields", &self.fields)
+            .field("tables", &self.tables)
+            .field("pages_processed", &self.pages_processed)
+            .field("processing_time_ms", &self.processing_time_ms)
+            .finish()
+    }
+}
+
+impl fmt::Debug for FillResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FillResult")
+            .field("download_url", &Hidden(&self.download_url))
+            .field("fields_filled", &self.fields_filled)
+            .field("fields_total", &self.fields_total)
+            .finish()
+    }
+}
+
+impl fmt::Debug for JobError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobError")
+            .field("code", &Hidden(&self.code))
+            .field("message", &Hidden(&self.message))
+            .finish()
+    }
 }

@@ -199,8 +199,8 @@ pub struct Lease {
     sequence: u64,
 }
 
-/// A row that was leased.
-#[derive(Debug, Clone)]
+/// A row that was leased. `Debug` shows of the body how long it is.
+#[derive(Clone)]
 pub struct Leased {
     /// What renews and settles it.
     pub lease: Lease,
@@ -356,6 +356,22 @@ impl Lease {
     #[must_use]
     pub fn sequence(&self) -> u64 {
         self.sequence
+    }
+}
+
+impl fmt::Debug for Leased {
+    /// Leaves the body out: it is the user's document.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leased")
+            .field("lease", &self.lease)
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .field("attempt", &self.attempt)
+            .field("earlier_attempts", &self.earlier_attempts)
+            .field("ran_out", &self.ran_out)
+            .field("verified", &self.verified)
+            .field("age", &self.age)
+            .field("asked", &self.asked)
+            .finish()
     }
 }
 

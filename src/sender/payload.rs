@@ -1,5 +1,7 @@
 //! The documented bodies, to be varied.
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -23,7 +25,9 @@ use crate::event::{JobType, ParseError, WebhookEvent};
 /// assert_eq!((result.confidence, result.language), (Some(40.0), None));
 /// # Ok::<(), qomplement_webhooks::ParseError>(())
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+///
+/// `Debug` shows its size only: [`from_json`](Self::from_json) may have read a real document.
+#[derive(Clone, PartialEq)]
 pub struct Payload {
     body: Value,
     order: Order,
@@ -104,7 +108,8 @@ impl Payload {
     ///
     /// # Errors
     ///
-    /// When it is not one JSON value.
+    /// When it is not one JSON value, or one that no tree can hold: see
+    /// [`RawJson::to_value`](crate::RawJson::to_value). Deliver the bytes themselves then.
     pub fn from_json(body: &[u8]) -> serde_json::Result<Self> {
         Ok(Self { body: serde_json::from_slice(body)?, order: Order::Documented })
     }
@@ -179,6 +184,12 @@ impl Payload {
     /// When it was varied so far that it is none.
     pub fn event(&self) -> Result<WebhookEvent, ParseError> {
         self.to_bytes().try_into()
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Payload({} bytes)", self.to_bytes().len())
     }
 }
 

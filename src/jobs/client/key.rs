@@ -1,5 +1,6 @@
 //! The secret that opens the API.
 
+use std::env::VarError;
 use std::fmt;
 
 use http::HeaderValue;
@@ -21,14 +22,17 @@ pub enum ApiKeyError {
         /// Where, counted from 0.
         position: usize,
     },
-    /// The environment variable is missing or not Unicode.
-    #[error("the environment variable {name}, which should hold the API key, cannot be read")]
-    Environment {
+    /// The environment variable is not set.
+    #[error("the environment variable {name}, which should hold the API key, is not set")]
+    NotSet {
         /// The variable's name.
         name: String,
-        /// What is wrong with it.
-        #[source]
-        source: std::env::VarError,
+    },
+    /// The environment variable is not Unicode.
+    #[error("the environment variable {name}, which should hold the API key, is not Unicode")]
+    NotUnicode {
+        /// The variable's name.
+        name: String,
     },
 }
 
@@ -60,7 +64,9 @@ impl ApiKey {
     pub fn from_env(name: &str) -> Result<Self, ApiKeyError> {
         match std::env::var(name) {
             Ok(key) => Self::new(key),
-            Err(source) => Err(ApiKeyError::Environment { name: name.to_owned(), source }),
+            Err(VarError::NotPresent) => Err(ApiKeyError::NotSet { name: name.to_owned() }),
+            // The error has the value in it, which is the secret.
+            Err(VarError::NotUnicode(_)) => Err(ApiKeyError::NotUnicode { name: name.to_owned() }),
         }
     }
 

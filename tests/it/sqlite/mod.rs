@@ -20,10 +20,10 @@ use crate::support::eventually;
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// A folder that is gone after the test.
-struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> Self {
+    pub fn new() -> Self {
         static FOLDERS: AtomicUsize = AtomicUsize::new(0);
         let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
         let name = format!("qomplement-webhooks-inbox-{}-{number}", std::process::id());
@@ -32,7 +32,7 @@ impl Folder {
         Self(folder)
     }
 
-    fn file(&self) -> PathBuf {
+    pub fn file(&self) -> PathBuf {
         self.0.join("inbox.db")
     }
 }
