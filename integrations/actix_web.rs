@@ -5,6 +5,7 @@
 use std::pin::Pin;
 
 use ::actix_web::http::StatusCode;
+use ::actix_web::http::header::EXPECT;
 use ::actix_web::web::Payload;
 use ::actix_web::{Handler, HttpRequest, HttpResponse};
 use bytes::Bytes;
@@ -29,6 +30,10 @@ impl Handler<(HttpRequest, Payload)> for WebhookReceiver {
 fn translated(request: &HttpRequest, payload: Payload) -> Request<StreamBody<Payload>> {
     let mut headers = HeaderMap::with_capacity(request.headers().len());
     for (name, value) in request.headers() {
+        if name == EXPECT {
+            // actix-web has answered it already, so that the body comes.
+            continue;
+        }
         let name = HeaderName::from_bytes(name.as_str().as_bytes());
         if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) {
             // Appended: what comes twice stays twice.

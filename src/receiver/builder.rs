@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -19,6 +20,7 @@ use crate::handler::WebhookHandler;
 use crate::inbox::InboxStore;
 use crate::jobs::JobRegistry;
 use crate::run::Runs;
+use crate::time::CENTURY;
 
 /// Configures a [`WebhookReceiver`]; made by [`WebhookReceiver::builder`] or [`WebhookReceiver::durable`].
 ///
@@ -142,7 +144,8 @@ impl WebhookReceiverBuilder {
         self
     }
 
-    /// The longest body, in bytes. Default: 16 MiB.
+    /// The longest body, in bytes, at least 1. Memory is taken for what has come, whatever length was
+    /// declared. Default: 16 MiB.
     pub fn max_body_bytes(mut self, bytes: usize) -> Self {
         self.max_body_bytes = bytes;
         self
@@ -155,8 +158,8 @@ impl WebhookReceiverBuilder {
         self
     }
 
-    /// How many handlers may run at once; further webhooks wait until the ack deadline. A duplicate of a finished
-    /// job does not wait. Default: 256. Inline only.
+    /// How many handlers may run at once, at least 1; further webhooks wait until the ack deadline. A duplicate of
+    /// a finished job does not wait. Default: 256. Inline only.
     pub fn max_handlers_in_flight(mut self, handlers: usize) -> Self {
         self.max_handlers_in_flight = handlers;
         self.inline_only = Some("max_handlers_in_flight");
@@ -171,17 +174,17 @@ impl WebhookReceiverBuilder {
     }
 
     /// How long a finished job is remembered, so that copies of its webhook do not run the handler. At
-    /// least 15 s. Default: 7 days. Inline only.
+    /// least 15 s; more than a century counts as a century. Default: 7 days. Inline only.
     pub fn retention(mut self, retention: Duration) -> Self {
-        self.retention = retention;
+        self.retention = retention.min(CENTURY);
         self.inline_only = Some("retention");
         self
     }
 
-    /// How long one run of the handler may take before it is dropped and counts as failed. Default: 5
-    /// minutes. Inline only.
+    /// How long one run of the handler may take before it is dropped and counts as failed. Above zero; more
+    /// than a century counts as a century. Default: 5 minutes. Inline only.
     pub fn max_handler_time(mut self, time: Duration) -> Self {
-        self.max_handler_time = time;
+        self.max_handler_time = time.min(CENTURY);
         self.inline_only = Some("max_handler_time");
         self
     }
@@ -244,6 +247,7 @@ impl WebhookReceiverBuilder {
                     max_bytes: self.max_body_bytes,
                     max_bytes_in_flight: self.max_body_bytes_in_flight,
                     in_flight: Arc::default(),
+                    discarding: AtomicUsize::new(0),
                 },
                 known_jobs: self.known_jobs,
                 ack_deadline: self.ack_deadline,

@@ -156,6 +156,11 @@ impl WebhookReceiver {
     /// Total: whatever the request, the handler, the stores or the body's stream do, there is an
     /// answer, at the ack deadline at the latest. The answers are listed in the README.
     ///
+    /// Of the body of a request that is refused by its head, and of a body that is too large, what still comes
+    /// is taken and discarded before the answer, up to 2 MiB and for up to a second, since many clients read
+    /// no answer before they have written all. Nothing of it is kept or counted. A client that waits for `100
+    /// Continue` has its answer at once.
+    ///
     /// # Cancel safety
     ///
     /// Once the body has been read, dropping the future stops nothing: the remainder goes on in the
@@ -171,8 +176,13 @@ impl WebhookReceiver {
     }
 
     /// Checks the method and the authentication of a request whose body has yet to be read: for a
-    /// framework that cannot hand over the body as a stream. On an error, send the response and leave
-    /// the body alone; otherwise read the body and call [`receive_parts`](Self::receive_parts).
+    /// framework that cannot hand over the body as a stream. On an error, send the response and keep
+    /// nothing of the body; otherwise read the body and call [`receive_parts`](Self::receive_parts).
+    ///
+    /// A client that writes its whole request before it reads sees the response only if the server takes what
+    /// it writes: [`receive`](Self::receive) discards up to 2 MiB of a refused body, for up to a second, unless
+    /// the request has `Expect: 100-continue`. Do the same, or leave it to the server, before the response
+    /// closes the connection.
     ///
     /// # Errors
     ///
@@ -222,18 +232,29 @@ impl WebhookReceiver {
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         let mut read = if body.is_end_stream() { BodyRead::Whole } else { BodyRead::NotWhole };
+        let mut body = pin!(body);
         let deadlines = self.deadlines();
+        let limits = &self.inner.body_limits;
         let reply = async {
             let under_way = self.admit(parts, deadlines).await?;
-            let limits = &self.inner.body_limits;
-            let declared = body::check_headers(&parts.headers, limits)?;
-            let body = pin!(body::read(body, declared, limits, deadlines.body));
+            body::check_headers(&parts.headers, limits)?;
+            // Also if it panics. A body that has failed is not looked into again.
+            read = BodyRead::Broken;
+            let whole = pin!(body::read(body.as_mut(), limits, deadlines.body));
             // A body that came after the shutdown would have its handler begin then.
-            let body = self.inner.drain.unless_aborted(body).await.ok_or(Reply::Unavailable)??;
+            let whole = self.inner.drain.unless_aborted(whole).await.unwrap_or(Err(Reply::Unavailable));
+            let whole = whole.inspect_err(|refusal| {
+                if matches!(refusal, Reply::BodyTooLarge | Reply::Unavailable) {
+                    read = BodyRead::NotWhole;
+                }
+            })?;
             read = BodyRead::Whole;
-            self.work(body, under_way, deadlines).await
+            self.work(whole, under_way, deadlines).await
         };
         let reply = answered(deadlines, pin!(reply)).await;
+        if read == BodyRead::NotWhole {
+            body::discard(body, &parts.headers, limits, deadlines.ack).await;
+        }
         (reply, read)
     }
 

@@ -33,11 +33,15 @@ pub(super) enum Reply {
     UnknownJob,
 }
 
-/// Whether the request's body was read to its end.
+/// How far the request's body was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyRead {
+    /// To its end.
     Whole,
+    /// Not at all, or to where it was refused.
     NotWhole,
+    /// To where it failed: it broke off, or its time was over.
+    Broken,
 }
 
 impl Reply {
@@ -137,9 +141,10 @@ impl Reply {
             }
             _ => {}
         }
-        // What is left of the body would be read as the next request. HTTP/2 ends a stream by itself
-        // and forbids the header.
-        if body == BodyRead::NotWhole && version <= Version::HTTP_11 {
+        // What is left of the body would be read as the next request; also when nothing is left because the
+        // rest was discarded, so that an answer does not depend on how fast the body came. HTTP/2 ends a
+        // stream by itself and forbids the header.
+        if body != BodyRead::Whole && version <= Version::HTTP_11 {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response

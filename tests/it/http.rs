@@ -83,6 +83,10 @@ impl Draft {
         head + "\r\n"
     }
 
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
     /// The same request without a network, with another body.
     pub fn with_body<B>(&self, body: B) -> http::Request<B> {
         let mut request = http::Request::builder().method(self.method).uri(&self.target);
@@ -118,8 +122,12 @@ pub struct Connection {
 }
 
 impl Connection {
+    pub fn of(stream: TcpStream) -> Self {
+        Self { stream, unread: Vec::new() }
+    }
+
     pub async fn open(address: SocketAddr) -> Self {
-        Self { stream: TcpStream::connect(address).await.unwrap(), unread: Vec::new() }
+        Self::of(TcpStream::connect(address).await.unwrap())
     }
 
     /// Writes what the server still takes: it may have closed its side.
