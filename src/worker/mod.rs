@@ -7,8 +7,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
 use self::attempts::Worker;
 
 use crate::ask::Asker;
@@ -18,6 +16,7 @@ use crate::handler::WebhookHandler;
 use crate::inbox::{InboxStore, Retention};
 use crate::jobs::JobSource;
 use crate::reconcile::Reconciling;
+use crate::time::{CENTURY, MILLISECOND};
 
 /// Leases events from an inbox and runs your [`WebhookHandler`] for them, until each is done or dead.
 ///
@@ -109,7 +108,11 @@ pub struct RunningWorker {
     drain: Arc<Drain>,
 }
 
+/// Durations above a century count as a century.
 impl InboxWorker {
+    /// The greatest [`concurrency`](Self::concurrency): an inbox is asked for so many events at once.
+    pub const MAX_CONCURRENCY: usize = 65_536;
+
     /// Configures a worker. An `inbox` may have any number of workers, in any number of processes.
     pub fn new(inbox: impl InboxStore, handler: impl WebhookHandler, verification: Verification) -> Self {
         Self {
@@ -126,10 +129,11 @@ impl InboxWorker {
         }
     }
 
-    /// How many events are handled at once. At least one; default: 16. Of these, at most 16 wait for the API under
-    /// [`Verification::Fetch`].
+    /// How many events are handled at once. At least one, and at most [`MAX_CONCURRENCY`](Self::MAX_CONCURRENCY):
+    /// another number counts as the nearest of these. Of these, at most 16 wait for the API under
+    /// [`Verification::Fetch`]. Default: 16.
     pub fn concurrency(mut self, events: usize) -> Self {
-        self.concurrency = events.clamp(1, Semaphore::MAX_PERMITS);
+        self.concurrency = events.clamp(1, Self::MAX_CONCURRENCY);
         self
     }
 
@@ -142,34 +146,35 @@ impl InboxWorker {
     /// How long to wait before an event is tried again: a random time up to `first` after the first attempt,
     /// up to twice as long after each further one, and never above `longest`. Default: a second, and an hour.
     pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
-        self.backoff = Backoff { first, longest };
+        self.backoff = Backoff { first: first.min(CENTURY), longest: longest.min(CENTURY) };
         self
     }
 
-    /// How long one run of the handler may take before it is dropped and counts as failed. Default: 5
-    /// minutes.
+    /// How long one run of the handler may take before it is dropped and counts as failed. At least a
+    /// millisecond; default: 5 minutes.
     pub fn max_handler_time(mut self, time: Duration) -> Self {
-        self.max_handler_time = time;
+        self.max_handler_time = time.clamp(MILLISECOND, CENTURY);
         self
     }
 
     /// For how long an event is leased; the lease of a running handler is renewed in time. So long does it
     /// take at least until the event of a process that died is free. At least a second; default: 30 seconds.
     pub fn lease(mut self, length: Duration) -> Self {
-        self.lease = length.max(Duration::from_secs(1));
+        self.lease = length.clamp(Duration::from_secs(1), CENTURY);
         self
     }
 
     /// How often the inbox is asked for events that are due when nothing says that there are any. At least a
     /// millisecond; default: a second.
     pub fn poll(mut self, every: Duration) -> Self {
-        self.poll = every.max(Duration::from_millis(1));
+        self.poll = every.clamp(MILLISECOND, CENTURY);
         self
     }
 
     /// How long the worker keeps events that are done. Default: bodies for a week, rows for thirty days.
     pub fn retention(mut self, retention: Retention) -> Self {
-        self.retention = retention;
+        let Retention { payload, row } = retention;
+        self.retention = Retention { payload: payload.min(CENTURY), row: row.min(CENTURY) };
         self
     }
 

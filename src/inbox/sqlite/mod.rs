@@ -246,9 +246,10 @@ impl SqliteInboxBuilder {
     }
 
     /// How long a call waits while another process holds the file's lock. It should leave time to answer
-    /// within the receiver's ack deadline. Default: 3 seconds.
+    /// within the receiver's ack deadline. More than a day counts as a day. Default: 3 seconds.
     pub fn busy_timeout(mut self, time: Duration) -> Self {
-        self.settings.busy_timeout = time;
+        // SQLite counts milliseconds in 32 bits.
+        self.settings.busy_timeout = time.min(Duration::from_secs(24 * 60 * 60));
         self
     }
 

@@ -22,6 +22,7 @@ use super::{FetchError, Fetched, JobSource, RequestBudget};
 use crate::auth::is_loopback;
 use crate::backoff::Backoff;
 use crate::event::JobId;
+use crate::time::{CENTURY, MILLISECOND};
 
 /// How large the reply about a job may be, as large as a webhook's body.
 const MOST_BYTES: usize = 16 << 20;
@@ -221,9 +222,10 @@ impl JobsClientBuilder {
     }
 
     /// How long one fetch may take, not counting what it waits for its turn in the budget; and how long a download
-    /// may be silent. A connection must be there in half of it. Default: 10 seconds.
+    /// may be silent. A connection must be there in half of it. At least a millisecond; more than a century counts as
+    /// a century. Default: 10 seconds.
     pub fn timeout(mut self, time: Duration) -> Self {
-        self.timeout = time;
+        self.timeout = time.clamp(MILLISECOND, CENTURY);
         self
     }
 

@@ -1,0 +1,241 @@
+//! Every setting of every builder at its extremes: refused when it is built, or a webhook passes through it.
+
+use std::time::Duration;
+
+use qomplement_webhooks::sender::{Payload, Sender};
+use qomplement_webhooks::{
+    ApiKey, BuildError, Envelope, Fetched, InboxAdmin, InboxFilter, InboxState, InboxStore, InboxWorker,
+    JobSource, JobsClient, MemoryDedupStore, MemoryInbox, RequestBudget, Retention, SharedToken, SqliteInbox,
+    Verification, WebhookReceiver, WebhookReceiverBuilder,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::{sleep, timeout};
+
+use crate::inboxes::FaultyInbox;
+use crate::sqlite::Folder;
+use crate::support::{Act, Script, TOKEN, request};
+
+const TIMES: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_nanos(1),
+    Duration::from_secs(1),
+    Duration::from_secs(u64::MAX),
+    Duration::MAX,
+];
+const NUMBERS: [usize; 3] = [0, 1, usize::MAX];
+const HOUR: Duration = Duration::from_secs(3600);
+const NEVER_SHORT: Duration = Duration::from_secs(50 * 365 * 24 * 3600);
+
+type Receiver = WebhookReceiverBuilder;
+
+/// Builds a receiver and hands it a webhook, whose handler has to wait.
+async fn received(what: &str, set: impl Fn(Receiver) -> Receiver) -> Result<u16, BuildError> {
+    let script = Script::new([Act::Take(Duration::from_millis(10))]);
+    let receiver = set(WebhookReceiver::builder(script.handler()).unauthenticated()).build()?;
+    let status = receiver.receive(request(Payload::extract_completed())).await.status().as_u16();
+    assert!([200, 413, 503].contains(&status), "{what}: {status}");
+    // What the answer did not wait for has its end as well.
+    assert_eq!(receiver.shutdown(Duration::MAX).await, 0, "{what}");
+    assert!(script.running() == 0, "{what}");
+    Ok(status)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receiver_refuses_a_setting_or_works_with_it() {
+    type OfTime = fn(Receiver, Duration) -> Receiver;
+    let of_time: [(&str, OfTime); 3] = [
+        ("ack_deadline", Receiver::ack_deadline),
+        ("retention", Receiver::retention),
+        ("max_handler_time", Receiver::max_handler_time),
+    ];
+    for (name, set) in of_time {
+        for time in TIMES {
+            let what = format!("{name} {time:?}");
+            let status = received(&what, |builder| set(builder, time)).await;
+            match status {
+                Ok(200) | Err(_) => {}
+                // The handler has less time than it takes.
+                Ok(status) => assert!(time < Duration::from_secs(1), "{what}: {status}"),
+            }
+            if time > HOUR && name != "ack_deadline" {
+                assert_eq!(status, Ok(200), "{what}");
+            }
+        }
+    }
+    type OfNumber = fn(Receiver, usize) -> Receiver;
+    let of_number: [(&str, OfNumber); 4] = [
+        ("max_body_bytes", Receiver::max_body_bytes),
+        ("max_body_bytes_in_flight", Receiver::max_body_bytes_in_flight),
+        ("both", |builder, bytes| builder.max_body_bytes(bytes).max_body_bytes_in_flight(bytes)),
+        ("max_handlers_in_flight", Receiver::max_handlers_in_flight),
+    ];
+    for (name, set) in of_number {
+        for number in NUMBERS {
+            let what = format!("{name} {number}");
+            let status = received(&what, |builder| set(builder, number)).await;
+            if number == 0 {
+                assert!(status.is_err(), "{what}: {status:?}");
+            }
+            if number == usize::MAX && name != "max_body_bytes" {
+                assert_eq!(status, Ok(200), "{what}");
+            }
+        }
+    }
+    for jobs in NUMBERS {
+        let store = || MemoryDedupStore::with_capacity(jobs);
+        assert_eq!(received("capacity", |builder| builder.dedup_store(store())).await, Ok(200), "{jobs}");
+    }
+    let everything = received("everything", |builder| {
+        builder
+            .ack_deadline(Duration::from_secs(5))
+            .retention(Duration::MAX)
+            .max_handler_time(Duration::MAX)
+            .max_body_bytes(usize::MAX)
+            .max_body_bytes_in_flight(usize::MAX)
+            .max_handlers_in_flight(usize::MAX)
+    });
+    assert_eq!(everything.await, Ok(200));
+}
+
+/// Sends a webhook through an inbox and a worker, whose handler takes long enough that leases are renewed.
+async fn worked(what: &str, acts: &[Act], set: impl Fn(InboxWorker) -> InboxWorker) -> FaultyInbox {
+    let (inbox, script) = (FaultyInbox::default(), Script::new(acts.iter().cloned()));
+    let worker = set(inbox.worker(&script)).start();
+    let receiver = WebhookReceiver::durable(inbox.clone()).unauthenticated().build().unwrap();
+    assert_eq!(receiver.receive(request(Payload::extract_completed())).await.status(), 200, "{what}");
+    script.until(what, |script| script.runs() > 0 && script.running() == 0).await;
+    // Long enough for rows to be pruned, unless the inbox is asked every millisecond.
+    sleep(Duration::from_secs(if what.starts_with("poll") { 1 } else { 70 })).await;
+    assert_eq!(worker.shutdown(Duration::MAX).await, 0, "{what}: unfinished");
+    inbox
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_works_with_any_setting() {
+    type Set = fn(InboxWorker, Duration) -> InboxWorker;
+    let of_time: [(&str, Set); 6] = [
+        ("lease", InboxWorker::lease),
+        ("poll", InboxWorker::poll),
+        ("max_handler_time", InboxWorker::max_handler_time),
+        ("the first retry", |worker, time| worker.backoff(time, time)),
+        ("payloads", |worker, payload| worker.retention(Retention { payload, ..Retention::default() })),
+        ("rows", |worker, time| worker.retention(Retention { payload: time, row: time })),
+    ];
+    for (name, set) in of_time {
+        for time in TIMES {
+            let what = format!("{name} {time:?}");
+            let inbox = worked(&what, &[Act::Succeed], |worker| set(worker, time)).await;
+            let stats = inbox.rows.stats().await.unwrap();
+            assert_eq!((stats.received, stats.running, stats.dead), (0, 0, 0), "{what}");
+            assert!(stats.done == 1 || name == "rows" && time < HOUR, "{what}: {stats:?}");
+            // One that has to wait: as long as the lease and the handler's time allow.
+            let inbox = worked(&what, &[Act::Take(Duration::from_secs(2))], |worker| set(worker, time)).await;
+            let stats = inbox.rows.stats().await.unwrap();
+            assert_eq!(stats.running, 0, "{what}: {stats:?}");
+            if time > HOUR {
+                assert_eq!(stats.done, 1, "{what}: {stats:?}");
+            }
+        }
+    }
+    for number in NUMBERS {
+        let what = format!("concurrency {number}");
+        let inbox = worked(&what, &[Act::Succeed], |worker| worker.concurrency(number)).await;
+        assert_eq!(inbox.rows.stats().await.unwrap().done, 1, "{what}");
+    }
+    for attempts in [0, 1, u32::MAX] {
+        let inbox =
+            worked("attempts", &[Act::Fail, Act::Succeed], |worker| worker.max_attempts(attempts)).await;
+        let stats = inbox.rows.stats().await.unwrap();
+        assert_eq!((stats.done, stats.dead), if attempts < 2 { (0, 1) } else { (1, 0) }, "{attempts}");
+    }
+    // A retry that is due in an age is recorded as such.
+    let inbox = worked("backoff", &[Act::Fail], |worker| worker.backoff(Duration::MAX, Duration::MAX)).await;
+    let row = inbox.rows.list(&InboxFilter::default(), None, 9).await.unwrap().remove(0);
+    assert_eq!((row.state, row.attempts), (InboxState::Received, 1), "{row:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_times_may_be_any() {
+    for time in TIMES {
+        let inbox = MemoryInbox::new();
+        let job: qomplement_webhooks::JobId = "j".parse().unwrap();
+        inbox.expect(&job, time).await.unwrap();
+        inbox.prune(&Retention { payload: time, row: time }).await.unwrap();
+        for _ in 0..2 {
+            let overdue = inbox.overdue(1, time).await.unwrap();
+            assert!(overdue.is_empty() || time < HOUR, "{time:?}: {overdue:?}");
+            sleep(HOUR).await;
+        }
+        let event = Envelope::try_from(Payload::extract_completed().job_id("j").to_bytes()).unwrap();
+        inbox.receive(&event).await.unwrap();
+        let leased = inbox.lease(usize::MAX, time).await.unwrap().remove(0);
+        let _ = inbox.renew(&leased.lease, time).await.unwrap();
+
+        let script = Script::new([Act::Fail, Act::Succeed]);
+        let receiver = WebhookReceiver::builder(script.handler()).unauthenticated().build().unwrap();
+        let sender = Sender::to_service(receiver).retry_delays([time]).attempt_timeout(time);
+        let delivery = sender.deliver(Payload::extract_completed()).await;
+        assert!(delivery.is_delivered(), "{time:?}: {delivery:?}");
+        let waited = delivery.attempts[1].at;
+        assert!(if time > HOUR { waited >= NEVER_SHORT } else { waited < HOUR }, "{time:?}: {waited:?}");
+    }
+    for per_second in [0.0, -1.0, f64::MIN_POSITIVE, 1e-300, 1.0, f64::MAX, f64::INFINITY, f64::NAN] {
+        for at_once in NUMBERS {
+            let budget = RequestBudget::new(per_second, at_once);
+            for _ in 0..2 {
+                let permit = timeout(HOUR * 48, budget.acquire()).await.expect("no permit").unwrap();
+                permit.answered();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_and_a_file_work_with_any_setting() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let reply = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                let _ = stream.write_all(reply).await;
+            });
+        }
+    });
+    for time in TIMES {
+        let client = JobsClient::builder(ApiKey::new("key").unwrap()).origin(&origin).timeout(time);
+        let fetched = client.build().unwrap().fetch(&"j".parse().unwrap()).await;
+        assert!(matches!(fetched, Ok(Fetched::NotFound)) || time < HOUR, "{time:?}: {fetched:?}");
+
+        let folder = Folder::new();
+        let inbox = SqliteInbox::builder(folder.file()).busy_timeout(time).open().unwrap();
+        let event = Envelope::try_from(Payload::extract_completed().to_bytes()).unwrap();
+        inbox.receive(&event).await.unwrap();
+        let leased = inbox.lease(usize::MAX, time).await.unwrap().remove(0);
+        let _ = inbox.renew(&leased.lease, time).await.unwrap();
+        inbox.expect(&"j".parse().unwrap(), time).await.unwrap();
+        inbox.overdue(1, time).await.unwrap();
+        inbox.prune(&Retention { payload: time, row: time }).await.unwrap();
+    }
+    for limit in [0, 1, u64::MAX] {
+        let folder = Folder::new();
+        let inbox =
+            SqliteInbox::builder(folder.file()).max_unfinished_rows(limit).max_unfinished_bytes(limit);
+        let inbox = inbox.open().unwrap();
+        let script = Script::default();
+        let token = SharedToken::new(TOKEN).unwrap();
+        let receiver = WebhookReceiver::durable(inbox.clone()).token(token).build().unwrap();
+        let worker = InboxWorker::new(inbox.clone(), script.handler(), Verification::Trust).start();
+        let mut webhook = request(Payload::extract_completed());
+        webhook.headers_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
+        let status = receiver.receive(webhook).await.status().as_u16();
+        assert_eq!(status, if limit > 1 { 200 } else { 503 }, "{limit}");
+        if status == 200 {
+            script.until("the webhook is handled", |script| script.finished() == 1).await;
+        }
+        worker.shutdown(HOUR).await;
+    }
+}
