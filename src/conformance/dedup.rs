@@ -59,7 +59,7 @@ pub async fn dedup_all(store: &dyn DedupStore, other: &dyn DedupStore, differenc
     if !differences.contains(&DedupDifference::ForgetsOwnersOfFreeJobs) {
         run_all! { failures: dedup_a_superseded_owner_stays_stale(store); }
     }
-    assert!(failures.is_empty(), "{store:?} does not keep the contract of DedupStore:{failures}");
+    assert!(failures.is_empty(), "the store does not keep the contract of DedupStore:{failures}");
 }
 
 /// Of 64 claims of one job at once, one is granted, and the others are told that it is in progress.

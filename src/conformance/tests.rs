@@ -223,5 +223,7 @@ async fn every_flaw_is_named_by_the_check_that_is_for_it() {
     ] {
         let said = verdict(flaw, &[]).await.expect_err(&format!("{flaw:?} was not noticed"));
         assert!(said.contains(check), "{flaw:?} was not named by {check}: {said}");
+        let first = "panicked: the store does not keep the contract of DedupStore:\n  dedup_";
+        assert!(said.starts_with(first), "the reason does not come first: {said}");
     }
 }

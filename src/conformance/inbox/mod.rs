@@ -113,5 +113,5 @@ pub async fn inbox_all(store: &dyn InboxAdmin, other: &dyn InboxAdmin, differenc
         inbox_other_cancelled_calls_can_be_repeated(store);
         inbox_two_handles_are_one_store(store, other);
     }
-    assert!(failures.is_empty(), "{store:?} does not keep the contract of InboxStore:{failures}");
+    assert!(failures.is_empty(), "the store does not keep the contract of InboxStore:{failures}");
 }

@@ -802,7 +802,10 @@ async fn every_flaw_is_named_by_the_check_that_is_for_it() {
         (WritesAnAnswerInTwoSteps, "inbox_a_cancelled_answer_can_be_repeated"),
     ] {
         match verdict(flaw).await {
-            Err(said) if said.contains(check) => {}
+            Err(said) if said.contains(check) => {
+                let first = "panicked: the store does not keep the contract of InboxStore:\n  inbox_";
+                assert!(said.starts_with(first), "the reason does not come first: {said}");
+            }
             said => unnoticed.push(format!("{flaw:?} was not named by {check}: {said:?}")),
         }
     }
