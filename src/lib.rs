@@ -50,7 +50,7 @@
 //! - `hyper`: the receiver as a service of hyper 1.
 //! - `tower`: the receiver as a tower service.
 //! - `metrics`: counters and histograms through the `metrics` facade.
-//! - `sender`: the documented sender, for tests.
+//! - `sender`: the documented sender, for tests in one process; `sender-http`: deliver to URLs.
 //! - `redis`: `RedisDedupStore`, shared by processes; `redis-tls`: `rediss://` URLs for it.
 //! - `postgres`: `PostgresDedupStore` and `PostgresInbox`, shared by processes; `postgres-tls`:
 //!   `sslmode=require` in URLs for them.
@@ -89,6 +89,7 @@ mod run;
 pub mod sender;
 mod store;
 pub mod telemetry;
+mod time;
 mod worker;
 
 /// What the methods of this crate's traits are written with.
@@ -103,8 +104,8 @@ pub use self::dedup::{Claim, ClaimToken, DedupStore, MemoryDedupStore};
 #[cfg(feature = "redis")]
 pub use self::dedup::{RedisDedupStore, RedisStoreError};
 pub use self::event::{
-    Envelope, ExtractResult, FillResult, InvalidJobId, Job, JobError, JobId, JobStatus, JobType, ParseError,
-    RawJson, WebhookEvent,
+    Envelope, ExtractResult, FillResult, InvalidJobId, Job, JobError, JobId, JobIdStr, JobStatus, JobType,
+    ParseError, RawJson, WebhookEvent,
 };
 pub use self::handler::{HandlerError, HandlerFn, WebhookHandler, handler_fn};
 pub use self::inbox::{

@@ -1,9 +1,19 @@
 //! The sender's side, for tests: webhooks delivered on the documented schedule.
 //!
-//! A [`Sender`] posts a [`Payload`] to a URL, or straight to a receiver (or any tower service) in the
-//! same process, and tries again as Qomplement does: attempts at 0, 5 and 15 seconds, any 2xx is
-//! success, and then the webhook is undeliverable. It goes by tokio's clock: under paused time, a
-//! schedule of 15 seconds takes no time.
+//! A [`Sender`] posts a [`Payload`] straight to a receiver (or any tower service) in the same process, or,
+//! with the feature `sender-http`, to a URL, and tries again as Qomplement does: attempts at 0, 5 and 15
+//! seconds, any 2xx is success, and then the webhook is undeliverable.
+//!
+//! # Which clock
+//!
+//! All times are tokio's.
+//!
+//! - **Nothing outside of the process** (a memory store, a handler that waits for timers only): pause the
+//!   clock, with `#[tokio::test(start_paused = true)]`. A schedule of 15 seconds then takes no time.
+//! - **A database, Redis, a file or a server**: leave the clock alone. A paused clock jumps to the next timer
+//!   whenever all tasks wait, also when they wait for a socket: every call of the store is out of time before
+//!   its reply can come, and the receiver answers 503. Make the schedule short instead, with
+//!   `Sender::to_service(receiver).retry_delays([Duration::from_millis(10); 2])`.
 //!
 //! # Test your handler in ten lines
 //!
@@ -28,6 +38,8 @@
 //! ```
 
 mod payload;
+#[cfg(feature = "sender-http")]
+mod url;
 
 use std::error::Error;
 use std::fmt;
@@ -44,7 +56,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tower_service::Service;
 
 pub use self::payload::Payload;
+#[cfg(feature = "sender-http")]
+pub use self::url::SenderError;
 use crate::auth::SharedToken;
+use crate::time::CENTURY;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -63,18 +78,6 @@ pub struct Sender {
     url: String,
     retry_delays: Arc<[Duration]>,
     attempt_timeout: Duration,
-}
-
-/// Why a URL cannot be delivered to.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SenderError {
-    /// Not an absolute http or https URL.
-    #[error("webhooks are delivered to an absolute http or https URL")]
-    Url(#[source] Option<BoxError>),
-    /// The HTTP client could not be set up.
-    #[error("the HTTP client cannot be set up")]
-    Client(#[source] BoxError),
 }
 
 /// What became of one webhook.
@@ -128,39 +131,6 @@ impl Sender {
     /// should answer.
     pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// Delivers to a URL, over HTTP/1.1 or HTTPS. Redirects are not followed and proxies not used.
-    ///
-    /// # Errors
-    ///
-    /// When it is not an absolute http or https URL.
-    pub fn to_url(url: impl AsRef<str>) -> Result<Self, SenderError> {
-        let url = reqwest::Url::parse(url.as_ref()).map_err(|error| SenderError::Url(Some(error.into())))?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(SenderError::Url(None));
-        }
-        let client = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .build()
-            .map_err(|error| SenderError::Client(error.into()))?;
-        let post = move |request: Request<Full<Bytes>>| -> BoxFuture<_> {
-            let client = client.clone();
-            Box::pin(async move {
-                let (parts, body) = request.into_parts();
-                let body = body.collect().await?.to_bytes();
-                let sent = client.post(parts.uri.to_string()).headers(parts.headers).body(body).send().await;
-                // A URL can hold a token: errors go without it.
-                let mut answer = sent.map_err(reqwest::Error::without_url)?;
-                let mut response = Response::new(Bytes::new());
-                *response.status_mut() = answer.status();
-                *response.headers_mut() = std::mem::take(answer.headers_mut());
-                *response.body_mut() = answer.bytes().await.map_err(reqwest::Error::without_url)?;
-                Ok(response)
-            })
-        };
-        Ok(Self::new(url.into(), Arc::new(post)))
-    }
-
     /// Delivers straight to a [`WebhookReceiver`](crate::WebhookReceiver), or any other tower service,
     /// in this process.
     pub fn to_service<S, B>(service: S) -> Self
@@ -195,17 +165,18 @@ impl Sender {
         self
     }
 
-    /// Replaces the waits between attempts: as many as there are retries.
+    /// Replaces the waits between attempts: as many as there are retries. More than a century counts as a
+    /// century.
     #[must_use]
     pub fn retry_delays(mut self, delays: impl IntoIterator<Item = Duration>) -> Self {
-        self.retry_delays = delays.into_iter().collect();
+        self.retry_delays = delays.into_iter().map(|delay| delay.min(CENTURY)).collect();
         self
     }
 
-    /// Replaces the time that an attempt may take.
+    /// Replaces the time that an attempt may take. More than a century counts as a century.
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
-        self.attempt_timeout = timeout;
+        self.attempt_timeout = timeout.min(CENTURY);
         self
     }
 
@@ -225,7 +196,7 @@ impl Sender {
     /// Delivers copies of a webhook, each after the one before has been delivered or given up.
     pub async fn deliver_in_turn(&self, payload: impl Into<Bytes>, copies: usize) -> Vec<Delivery> {
         let payload = payload.into();
-        let mut deliveries = Vec::with_capacity(copies);
+        let mut deliveries = Vec::new();
         for _ in 0..copies {
             deliveries.push(self.deliver(payload.clone()).await);
         }

@@ -1,0 +1,56 @@
+//! Delivery over HTTP.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+
+use super::{BoxError, BoxFuture, Sender};
+
+/// Why a URL cannot be delivered to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SenderError {
+    /// Not an absolute http or https URL.
+    #[error("webhooks are delivered to an absolute http or https URL")]
+    Url(#[source] Option<BoxError>),
+    /// The HTTP client could not be set up.
+    #[error("the HTTP client cannot be set up")]
+    Client(#[source] BoxError),
+}
+
+impl Sender {
+    /// Delivers to a URL, over HTTP/1.1 or HTTPS (feature `sender-http`). Redirects are not followed and proxies not used.
+    ///
+    /// # Errors
+    ///
+    /// When it is not an absolute http or https URL.
+    pub fn to_url(url: impl AsRef<str>) -> Result<Self, SenderError> {
+        let url = reqwest::Url::parse(url.as_ref()).map_err(|error| SenderError::Url(Some(error.into())))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(SenderError::Url(None));
+        }
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()
+            .map_err(|error| SenderError::Client(error.into()))?;
+        let post = move |request: Request<Full<Bytes>>| -> BoxFuture<_> {
+            let client = client.clone();
+            Box::pin(async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect().await?.to_bytes();
+                let sent = client.post(parts.uri.to_string()).headers(parts.headers).body(body).send().await;
+                // A URL can hold a token: errors go without it.
+                let mut answer = sent.map_err(reqwest::Error::without_url)?;
+                let mut response = Response::new(Bytes::new());
+                *response.status_mut() = answer.status();
+                *response.headers_mut() = std::mem::take(answer.headers_mut());
+                *response.body_mut() = answer.bytes().await.map_err(reqwest::Error::without_url)?;
+                Ok(response)
+            })
+        };
+        Ok(Self::new(url.into(), Arc::new(post)))
+    }
+}
