@@ -108,7 +108,7 @@ impl Listen {
         let is_open = token.is_none();
         let address = SocketAddr::new(self.host, self.port);
         let forward = self.forward(token.clone())?;
-        let receiver = WebhookReceiver::builder(handler_fn(|_| async { Ok(()) }));
+        let receiver = WebhookReceiver::builder(handler_fn(|_| async { Ok(()) }).with_unrecognized());
         let receiver = match token {
             Some(token) => receiver.token(token),
             None => receiver.unauthenticated(),
