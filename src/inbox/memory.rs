@@ -70,6 +70,19 @@ impl Rows {
     }
 }
 
+/// The first `most` items in the order of their keys. Nobody wants the order of the others.
+fn first<T, K: Ord>(items: impl Iterator<Item = T>, most: usize, key: impl Fn(&T) -> K) -> Vec<T> {
+    let mut first: Vec<(K, T)> = Vec::new();
+    for item in items {
+        let key = key(&item);
+        if first.len() < most || first.last().is_some_and(|(last, _)| key < *last) {
+            first.insert(first.partition_point(|(other, _)| *other <= key), (key, item));
+            first.truncate(most);
+        }
+    }
+    first.into_iter().map(|(_, item)| item).collect()
+}
+
 #[async_trait]
 impl InboxStore for MemoryInbox {
     async fn receive(&self, event: &Envelope) -> Result<Receipt, StoreError> {
@@ -91,10 +104,9 @@ impl InboxStore for MemoryInbox {
 
     async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
         let (mut rows, now) = (self.rows(), Instant::now());
-        let mut due: Vec<_> =
-            rows.by_job.iter_mut().filter(|(_, row)| row.due().is_some_and(|due| due <= now)).collect();
-        due.sort_by_key(|(_, row)| (row.asking.times, row.due(), row.number));
-        Ok(due.into_iter().filter_map(|(job, row)| row.lease(job, length, now)).take(most).collect())
+        let due = rows.by_job.iter_mut().filter(|(_, row)| row.due().is_some_and(|due| due <= now));
+        let due = first(due, most, |(_, row)| (row.asking.times, row.due(), row.number));
+        Ok(due.into_iter().filter_map(|(job, row)| row.lease(job, length, now)).collect())
     }
 
     async fn begin(&self, lease: &Lease) -> Result<Fenced, StoreError> {
@@ -136,16 +148,9 @@ impl InboxStore for MemoryInbox {
             _ => None,
         };
         let is_overdue = |row: &Row| expected(row).is_some_and(|overdue| overdue <= now);
-        let mut overdue: Vec<_> = rows.by_job.iter_mut().filter(|(_, row)| is_overdue(row)).collect();
-        let order = |(_, row): &(&JobId, &mut Row)| (row.asking.times, expected(row), row.number);
-        // Nobody wants the order of the others.
-        if most < overdue.len() {
-            overdue.select_nth_unstable_by_key(most, order);
-            overdue.truncate(most);
-        }
-        overdue.sort_by_key(order);
-        let leased = overdue.into_iter().filter_map(|(job, row)| row.overdue(job, length, now));
-        Ok(leased.take(most).collect())
+        let overdue = rows.by_job.iter_mut().filter(|(_, row)| is_overdue(row));
+        let overdue = first(overdue, most, |(_, row)| (row.asking.times, expected(row), row.number));
+        Ok(overdue.into_iter().filter_map(|(job, row)| row.overdue(job, length, now)).collect())
     }
 
     async fn contains(&self, job: &JobId) -> Result<bool, StoreError> {

@@ -226,7 +226,8 @@ async fn a_report_that_a_job_still_runs_does_not_end_its_expectation() {
                 None => Ok(()),
             };
             async { result }
-        });
+        })
+        .with_unrecognized();
         let began = Instant::now();
         if registered_first {
             inbox.expect(&job(1), MINUTE * 15).await.unwrap();

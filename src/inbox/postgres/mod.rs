@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use deadpool_postgres::Pool;
 use tokio::sync::Notify;
+use tokio::time::sleep;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, Transaction};
 
@@ -121,6 +122,9 @@ const TABLE: &str = "qomplement_inbox";
 const LIMITS: Limits = Limits { rows: 100_000, bytes: 10 << 30 };
 /// The most rows that one call prunes.
 const PRUNE_ROWS: i64 = 1000;
+/// How often a renewal looks again at a row that another transaction holds, and the pause before: a second in all.
+const LOCKED_TRIES: u32 = 20;
+const LOCKED_AGAIN: Duration = Duration::from_millis(50);
 
 type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
@@ -359,11 +363,21 @@ impl InboxStore for PostgresInbox {
     async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError> {
         let length = microseconds(length);
         let renew = &self.inner.statements.renew;
-        let held = self.query_as_holder(renew, lease, &[(&length, Type::INT8)]).await?;
-        match held.first() {
-            None => Ok(Fenced::Stale),
-            Some(row) if column(row, "renewed")? => Ok(Fenced::Applied),
-            Some(_) => Err(StoreError::unavailable("a transaction that has not ended holds the event's row")),
+        let mut tries_left = LOCKED_TRIES;
+        loop {
+            let held = self.query_as_holder(renew, lease, &[(&length, Type::INT8)]).await?;
+            match held.first() {
+                None => return Ok(Fenced::Stale),
+                Some(row) if column(row, "renewed")? => return Ok(Fenced::Applied),
+                // A call that was dropped lets go of the row soon; the transaction of a handler may take longer.
+                Some(_) if tries_left > 0 => tries_left -= 1,
+                Some(_) => {
+                    return Err(StoreError::unavailable(
+                        "a transaction that has not ended holds the event's row",
+                    ));
+                }
+            }
+            sleep(LOCKED_AGAIN).await;
         }
     }
 
