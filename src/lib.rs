@@ -60,8 +60,14 @@
 //!   library. Unix.
 //! - `conformance`: the suites that any store must pass.
 //!
-//! None is on by default. The answer to every request, all defaults, and where a token in a URL
-//! leaks are in the README.
+//! None is on by default.
+//!
+//! # The guide
+//!
+//! [`guide`] has the chapters: [modes](guide::modes), [durable](guide::durable),
+//! [never lose a result](guide::never_lose_a_result), [dedup stores](guide::dedup_stores), the
+//! [answer to every request](guide::answers), [security](guide::security), [operating](guide::operating), the
+//! [command line](guide::command_line), [testing](guide::testing) and the [glossary](guide::glossary).
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -133,6 +139,21 @@ pub use self::reconcile::{Reconciler, RunningReconciler};
 pub use self::store::{Fenced, StoreError};
 pub use self::worker::{InboxWorker, RunningWorker, Verification};
 
-#[cfg(all(doctest, feature = "axum", feature = "redis", feature = "sqlite", feature = "client"))]
+#[cfg(any(
+    all(doc, not(doctest)),
+    all(
+        doctest,
+        feature = "axum",
+        feature = "client",
+        feature = "conformance",
+        feature = "postgres",
+        feature = "redis",
+        feature = "sender",
+        feature = "sqlite"
+    )
+))]
+pub mod guide;
+
+#[cfg(all(doctest, feature = "axum"))]
 #[doc = include_str!("../README.md")]
 mod readme {}

@@ -154,7 +154,7 @@ impl WebhookReceiver {
     /// Answers one request.
     ///
     /// Total: whatever the request, the handler, the stores or the body's stream do, there is an
-    /// answer, at the ack deadline at the latest. The answers are listed in the README.
+    /// answer, at the ack deadline at the latest. The [guide](crate::guide::answers) lists the answers.
     ///
     /// Of the body of a request that is refused by its head, and of a body that is too large, what still comes
     /// is taken and discarded before the answer, up to 2 MiB and for up to a second, since many clients read

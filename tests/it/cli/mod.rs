@@ -2,12 +2,12 @@
 
 mod databases;
 mod fetch;
+mod guide;
 mod help;
 mod hostile;
 mod inbox;
 mod listen;
 mod pipes;
-mod readme;
 mod secrets;
 mod send;
 mod terminal;

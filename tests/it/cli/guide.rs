@@ -1,4 +1,4 @@
-//! What the README shows of the command line is what it does.
+//! The command line does what the guide's chapter about it shows.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use regex::Regex;
 use super::{Folder, Going, command, masked, run};
 use crate::servers::{Framework, Server};
 
-/// What the README's minute shows: the lines of each of its console blocks.
+/// The lines of each console block of the chapter's first minute.
 fn consoles() -> Vec<Vec<&'static str>> {
-    let readme = include_str!("../../../README.md");
-    let minute = readme.split("\n## ").find(|section| section.starts_with("Try it in one minute")).unwrap();
+    let chapter = include_str!("../../../docs/command-line.md");
+    let minute = chapter.split("\n## ").find(|section| section.starts_with("Try it in one minute")).unwrap();
     let blocks = minute.split("```console\n").skip(1);
     blocks.map(|block| block.split("```").next().unwrap().lines().collect()).collect()
 }
@@ -22,7 +22,7 @@ fn arguments(line: &str) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn the_minute_in_the_readme_is_a_real_one() {
+async fn the_minute_in_the_guide_is_a_real_one() {
     let consoles = consoles();
     let [listen, send, ..] = &consoles[..] else { panic!("{consoles:?}") };
     let mut args = arguments(listen[0]);
@@ -44,7 +44,7 @@ async fn the_minute_in_the_readme_is_a_real_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_inbox_in_the_readme_is_a_real_one() {
+async fn the_inbox_in_the_guide_is_a_real_one() {
     let consoles = consoles();
     let [_, _, console] = &consoles[..] else { panic!("{consoles:?}") };
     let folder = Folder::new();

@@ -1,0 +1,59 @@
+//! The guide: an hour's reading, from choosing a mode to running in production.
+//!
+//! | you want to | chapter |
+//! |---|---|
+//! | choose between inline and durable, and write a handler | [`modes`] |
+//! | store events before they are acknowledged | [`durable`] |
+//! | get every result, also those whose webhook is lost or forged | [`never_lose_a_result`] |
+//! | run inline receivers in several processes | [`dedup_stores`] |
+//! | know the answer to every request | [`answers`] |
+//! | keep forged webhooks out, rotate the token | [`security`] |
+//! | deploy, watch, size, back up | [`operating`] |
+//! | send, watch and replay from a terminal | [`command_line`] |
+//! | test your handler, or a store of your own | [`testing`] |
+//! | look up a word | [`glossary`] |
+//!
+//! The chapters are the files in the repository's folder `docs`. This module exists in the documentation only.
+
+// A chapter links to another by a reference, such as `[durable][durable]`, which its last lines define as a file, for
+// readers on a Git host. Of two definitions Markdown takes the first: these, for readers of the documentation.
+macro_rules! links {
+    () => {
+        "[answers]: crate::guide::answers
+[command-line]: crate::guide::command_line
+[dedup-stores]: crate::guide::dedup_stores
+[durable]: crate::guide::durable
+[glossary]: crate::guide::glossary
+[modes]: crate::guide::modes
+[never-lose-a-result]: crate::guide::never_lose_a_result
+[operating]: crate::guide::operating
+[security]: crate::guide::security
+[testing]: crate::guide::testing
+[example-compose]: /crate/qomplement-webhooks/latest/source/examples/compose.yaml
+[example-custom]: /crate/qomplement-webhooks/latest/source/examples/custom_dedup_store.rs
+[example-durable]: /crate/qomplement-webhooks/latest/source/examples/durable_inbox.rs
+[example-never-lose]: /crate/qomplement-webhooks/latest/source/examples/never_lose_a_result/main.rs
+"
+    };
+}
+
+macro_rules! chapters {
+    ($($name:ident: $file:literal,)+) => {$(
+        #[doc = links!()]
+        #[doc = include_str!(concat!("../docs/", $file))]
+        pub mod $name {}
+    )+};
+}
+
+chapters! {
+    modes: "modes.md",
+    durable: "durable.md",
+    never_lose_a_result: "never-lose-a-result.md",
+    dedup_stores: "dedup-stores.md",
+    answers: "answers.md",
+    security: "security.md",
+    operating: "operating.md",
+    command_line: "command-line.md",
+    testing: "testing.md",
+    glossary: "glossary.md",
+}
