@@ -8,6 +8,7 @@ mod budget;
 mod cli;
 mod connections;
 mod databases;
+mod documents;
 mod durable;
 mod examples;
 mod faults;
