@@ -18,29 +18,31 @@
 //!
 //! # What is promised
 //!
-//! A 2xx means that the handler finished. Of any number of copies of one job's webhook, over any number
-//! of processes that share a [`DedupStore`], at most one runs the handler at a time, as long as the store
-//! keeps the writes that it acknowledged. After a success none runs it until the retention ends (in a
-//! [`MemoryDedupStore`]: or until a restart). After a failure, or a crash, the sender's next try runs it
-//! again. A status other than 2xx says nothing about whether the handler ran. A failure after the sender's
-//! third try is lost. A request that is not authenticated changes nothing and learns nothing.
+//! *Inline* ([`WebhookReceiver::builder`]): a 2xx means that the handler finished. Of any number of duplicates of a
+//! job's webhook, over any number of processes that share a [`DedupStore`], at most one runs the handler at a time, as
+//! long as the store keeps the writes that it acknowledged. After a success none runs it until retention ends (in a
+//! [`MemoryDedupStore`], also until a restart). After a failure or a crash, the sender's next delivery runs it again; a
+//! failure of the sender's third delivery is final. A status other than 2xx does not tell whether the handler ran.
 //!
-//! With [`WebhookReceiver::durable`], a 2xx means that the event is committed to an [`InboxStore`]. It then
-//! reaches the handler at least once, until it is done or dead, whatever crashes; an [`InboxWorker`] runs it.
+//! *Durable* ([`WebhookReceiver::durable`]): a 2xx means that the event is committed to an [`InboxStore`]. An
+//! [`InboxWorker`] then runs the handler at least once, until it succeeds or the event is a dead letter, whatever
+//! crashes.
+//!
+//! In both modes, a request that is not authenticated changes nothing and learns nothing.
 //!
 //! # Where to look
 //!
-//! - [`WebhookEvent`], [`Job`], [`ExtractResult`], [`FillResult`], [`JobError`], [`RawJson`]: what arrives.
-//! - [`WebhookHandler`], [`HandlerError`], [`handler_fn`]: what you do with it.
-//! - [`WebhookReceiver`], [`WebhookReceiverBuilder`]: how it is received, and the limits.
-//! - [`SharedToken`], [`WebhookUrl`], [`Authenticator`], [`JobRegistry`]: whose webhooks are taken.
-//! - [`DedupStore`], [`MemoryDedupStore`], `RedisDedupStore`, `PostgresDedupStore`: who handles a job, and
-//!   which jobs are done.
-//! - [`InboxStore`], `SqliteInbox`, `PostgresInbox`, [`MemoryInbox`], [`InboxWorker`]: events that are stored
-//!   before they are acknowledged; [`InboxAdmin`]: what people look at and replay.
-//! - [`telemetry`]: the names in logs and metrics.
-//! - `sender` (feature `sender`): deliver webhooks in your tests.
-//! - `conformance` (feature `conformance`): test a store of your own.
+//! | for | see |
+//! |---|---|
+//! | events and their results | [`WebhookEvent`], [`Job`], [`ExtractResult`], [`FillResult`], [`JobError`], [`RawJson`] |
+//! | your code | [`WebhookHandler`], [`HandlerError`], [`handler_fn`] |
+//! | receiving, and its limits | [`WebhookReceiver`], [`WebhookReceiverBuilder`] |
+//! | authentication | [`SharedToken`], [`WebhookUrl`], [`Authenticator`], [`JobRegistry`] |
+//! | one run per job, inline | [`DedupStore`], [`MemoryDedupStore`], `RedisDedupStore`, `PostgresDedupStore` |
+//! | stored events | [`InboxStore`], `SqliteInbox`, `PostgresInbox`, [`MemoryInbox`], [`InboxWorker`], [`InboxAdmin`] |
+//! | fetching from the API | [`JobSource`], `JobsClient`, [`Reconciler`], [`Verification`] |
+//! | logs and metrics | [`telemetry`] |
+//! | tests | `sender`, `conformance` (features of the same names) |
 //!
 //! # Features
 //!

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use qomplement_webhooks::telemetry;
 use regex::Regex;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -104,4 +105,25 @@ fn the_readme_is_a_page() {
     let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
     let lines = readme.lines().count();
     assert!(lines <= 150, "README.md has {lines} lines; its place for more is docs/");
+}
+
+#[test]
+fn the_spans_and_metrics_of_the_documents_are_real_ones() {
+    let real = [
+        telemetry::SPAN,
+        telemetry::ATTEMPT_SPAN,
+        telemetry::ASK_SPAN,
+        telemetry::REQUESTS,
+        telemetry::REQUEST_SECONDS,
+        telemetry::HANDLER_SECONDS,
+        telemetry::ATTEMPTS,
+    ];
+    let operating = fs::read_to_string(Path::new(ROOT).join("docs/operating.md")).unwrap();
+    let named: HashSet<_> = captures(r"`(qomplement_webhooks?_\w+)`", &operating).into_iter().collect();
+    for name in &named {
+        assert!(real.contains(&&**name), "{name} is neither a span nor a metric");
+    }
+    for name in &real[3..] {
+        assert!(named.contains(*name), "{name} is not in docs/operating.md");
+    }
 }
