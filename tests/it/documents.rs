@@ -59,11 +59,8 @@ fn every_link_leads_somewhere() {
                 continue;
             }
             let (path, anchor) = link.split_once('#').unwrap_or((&link, ""));
-            let target = if path.is_empty() {
-                document.clone()
-            } else {
-                document.parent().unwrap().join(path)
-            };
+            let target =
+                if path.is_empty() { document.clone() } else { document.parent().unwrap().join(path) };
             if !target.exists() {
                 say(&format!("{link} leads nowhere"));
             } else if !anchor.is_empty() && !anchors(&target).contains(anchor) {
