@@ -1,65 +1,76 @@
-//! The store of one process.
+//! The dedup store of one process.
 
+use std::collections::VecDeque;
 use std::fmt;
-use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hashbrown::{DefaultHashBuilder, HashTable};
+use dashmap::{DashMap, Entry};
+use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
-use super::finished::{CompletedBy, Finished, Time};
 use super::{Claim, ClaimToken, DedupStore};
 use crate::event::JobId;
 use crate::store::{Fenced, StoreError};
 
 /// A [`DedupStore`] in this process's memory: no server, and nothing survives a restart.
 ///
-/// After a restart, or in another process, a copy of a webhook runs the handler again. That is what
-/// a single process with idempotent effects needs; several processes behind one URL need a store
-/// that they share.
+/// After a restart, or in another process, a duplicate runs the handler again. That is enough for a
+/// single process with idempotent effects; several processes behind one URL need a store that they
+/// share.
 ///
 /// # Bounds
 ///
-/// It remembers a million jobs unless told otherwise, in about 50 bytes each when their ids are
-/// UUIDs. Memory is taken as it is needed, in small steps: no call waits for a large table to grow
-/// or to be swept. When the bound is reached, a job that was done more than a minute ago makes room,
-/// the oldest among some thousands (the oldest of all, in a store of up to 4096 jobs); if there is
-/// none, the claim fails with [`StoreError::Full`]. A claim never makes room for another.
+/// The store remembers a million jobs unless told otherwise, in about 95 bytes each when their ids are
+/// UUIDs. Memory grows in small steps, so no call waits for a large table to grow or to be swept. At the
+/// bound, a job that finished more than a minute ago makes room, the oldest among some thousands (the
+/// oldest of all, in a store of up to 4096 jobs); without one, the claim fails with
+/// [`StoreError::Full`]. A claim never makes room for another.
 ///
 /// # Clock
 ///
-/// Tokio's, so that a test with paused time can move it.
+/// Tokio's, so a test with paused time can move it.
 pub struct MemoryDedupStore {
-    /// A power of two of them, so that threads seldom meet and a step of growth is short.
-    shards: Box<[Mutex<Shard>]>,
-    /// Seeded for each store. Fast rather than proof against chosen keys: ids come from who is authenticated.
-    hasher: DefaultHashBuilder,
-    /// Claims and finished jobs in all shards.
-    jobs: AtomicUsize,
+    jobs: DashMap<JobId, State, RandomState>,
+    /// The hash of each job in `jobs`, once, in the order in which the jobs came. Locked before a shard
+    /// of `jobs`, never after.
+    orders: Box<[Mutex<Order>]>,
+    /// Jobs in the store. A `DashMap` counts its own by locking every shard.
+    len: AtomicUsize,
     capacity: usize,
     epoch: Instant,
 }
 
-#[derive(Default)]
-struct Shard {
-    claims: HashTable<Held>,
-    /// How many claims make it worth looking for expired ones that nobody came back for.
-    sweep_claims_at: usize,
-    finished: Finished,
-}
+/// Nanoseconds since the store was made.
+type Time = u64;
 
-struct Held {
-    job: JobId,
-    owner: u128,
+/// A claim, or a finished job. 16 bytes: a `DashMap` has up to twice as many places as entries.
+#[derive(Clone, Copy)]
+struct State {
+    /// When the lease or the retention ends.
     until: Time,
+    /// The low bits of the token's owner, which is a counter: two tokens for one job look alike only 2³²
+    /// claims apart.
+    owner: u32,
+    /// In seconds, rounded up, plus one; zero for a claim.
+    finished: u32,
 }
 
-/// A copy of a webhook comes within 15 seconds, so what finished a minute ago can be forgotten first.
-const KEEP_SECONDS: u32 = 60;
-const JOBS_PER_SHARD: usize = 4096;
+#[derive(Default)]
+struct Order {
+    hashes: VecDeque<u64>,
+    /// The earliest time at which the first job can have expired.
+    expires: Time,
+}
+
+/// A duplicate comes within 15 seconds, so a job that finished a minute ago may be forgotten.
+const KEEP: u32 = 60;
+const JOBS_PER_ORDER: usize = 4096;
+/// How many jobs one call forgets at most: more than it adds.
+const FORGET_AT_ONCE: usize = 4;
+const SECOND: Time = 1_000_000_000;
 
 impl MemoryDedupStore {
     /// How many jobs a store remembers unless told otherwise.
@@ -74,23 +85,25 @@ impl MemoryDedupStore {
     /// Makes a store that remembers up to `jobs` jobs, at least one, claims included.
     #[must_use]
     pub fn with_capacity(jobs: usize) -> Self {
-        let shards = (jobs / JOBS_PER_SHARD).next_power_of_two().clamp(1, 1024);
+        let orders = (jobs / JOBS_PER_ORDER).next_power_of_two().clamp(1, 256);
+        // A shard of a thousand jobs doubles in some ten microseconds.
+        let jobs_in = DashMap::with_hasher_and_shard_amount(RandomState::default(), orders * 4);
         Self {
-            shards: std::iter::repeat_with(Mutex::default).take(shards).collect(),
-            hasher: DefaultHashBuilder::default(),
-            jobs: AtomicUsize::new(0),
+            jobs: jobs_in,
+            orders: std::iter::repeat_with(Mutex::default).take(orders).collect(),
+            len: AtomicUsize::new(0),
             capacity: jobs.max(1),
             epoch: Instant::now(),
         }
     }
 
-    /// How many jobs it holds: claimed ones, done ones, and expired ones that are not yet forgotten.
+    /// How many jobs the store holds: claimed, finished, and expired ones that are not yet forgotten.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.jobs.load(Ordering::Relaxed)
+        self.len.load(Ordering::Relaxed)
     }
 
-    /// Whether it holds no job.
+    /// Whether the store holds no job.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -100,148 +113,214 @@ impl MemoryDedupStore {
         nanoseconds(self.epoch.elapsed())
     }
 
-    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
-        // Bits that the shard's own tables use neither to find a bucket nor to compare it.
-        let index = (hash >> 40) as usize & (self.shards.len() - 1);
-        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+    fn order(&self, hash: u64) -> MutexGuard<'_, Order> {
+        // Bits that choose neither a shard nor a place in it.
+        let index = (hash >> 32) as usize & (self.orders.len() - 1);
+        self.orders[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts one more job, if the bound or something old leaves room for it.
-    fn make_room(&self, shard: &mut Shard, now: Time) -> Result<(), StoreError> {
-        if self.jobs.fetch_add(1, Ordering::Relaxed) < self.capacity {
-            return Ok(());
-        }
-        if shard.finished.pop_older_than(&self.hasher, KEEP_SECONDS, now) {
-            self.forget(1);
-            return Ok(());
-        }
-        if self.sweep_claims(shard, now) > 0 {
-            return Ok(());
-        }
-        self.forget(1);
-        Err(StoreError::Full)
-    }
-
-    fn hold(&self, shard: &mut Shard, hash: u64, held: Held) {
-        shard.claims.insert_unique(hash, held, |held| self.hasher.hash_one(&held.job));
-    }
-
-    /// Drops claims that expired and were not taken over.
-    fn sweep_claims(&self, shard: &mut Shard, now: Time) -> usize {
-        let before = shard.claims.len();
-        shard.claims.retain(|held| held.until > now);
-        shard.sweep_claims_at = (shard.claims.len() * 2).max(64);
-        let swept = before - shard.claims.len();
-        self.forget(swept);
-        swept
-    }
-
-    /// Drops some finished jobs that have expired: more than one call can add.
-    fn drop_expired(&self, shard: &mut Shard, now: Time) {
-        for _ in 0..4 {
-            if !shard.finished.pop_expired(&self.hasher, now) {
-                break;
+    /// Writes the state that `next` gives for the job's present one, or returns its error.
+    fn write<E>(
+        &self,
+        job: &JobId,
+        now: Time,
+        next: impl Fn(Option<State>) -> Result<State, E>,
+    ) -> Result<Result<State, E>, StoreError> {
+        let hash = self.jobs.hash_usize(job) as u64;
+        let mut may_make_room = true;
+        loop {
+            match self.jobs.entry(job.clone()) {
+                Entry::Occupied(mut entry) => {
+                    let old = *entry.get();
+                    let state = match next(old.holds(now).then_some(old)) {
+                        Ok(state) => state,
+                        Err(error) => return Ok(Err(error)),
+                    };
+                    entry.insert(state);
+                    drop(entry);
+                    if !old.holds(now) {
+                        // It is young again.
+                        let mut order = self.order(hash);
+                        order.remove(hash);
+                        order.push(hash, state.until);
+                    }
+                    return Ok(Ok(state));
+                }
+                Entry::Vacant(entry) => {
+                    let state = match next(None) {
+                        Ok(state) => state,
+                        Err(error) => return Ok(Err(error)),
+                    };
+                    if self.len.fetch_add(1, Ordering::Relaxed) < self.capacity {
+                        entry.insert(state);
+                        let mut order = self.order(hash);
+                        order.push(hash, state.until);
+                        self.forget_expired(&mut order, now);
+                        return Ok(Ok(state));
+                    }
+                    self.len.fetch_sub(1, Ordering::Relaxed);
+                }
             }
-            self.forget(1);
+            // The entry's lock is free again: an order is locked before a shard.
+            if !std::mem::take(&mut may_make_room) || !self.make_room(&mut self.order(hash), now) {
+                return Err(StoreError::Full);
+            }
         }
     }
 
-    fn forget(&self, jobs: usize) {
-        self.jobs.fetch_sub(jobs, Ordering::Relaxed);
+    /// Forgets finished jobs whose retention has ended. An expired claim stays, as long as there is room: its
+    /// owner may come back.
+    fn forget_expired(&self, order: &mut Order, now: Time) {
+        if now < order.expires {
+            return;
+        }
+        for _ in 0..FORGET_AT_ONCE {
+            let Some(&hash) = order.hashes.front() else { return };
+            match self.forget_if(hash, |state| !state.is_claim() && !state.holds(now)) {
+                // Its end is not known yet, and others must not wait for it.
+                Some(state) if state.is_claim() => order.hashes.rotate_left(1),
+                Some(state) => return order.expires = state.until,
+                None => drop(order.hashes.pop_front()),
+            }
+        }
+    }
+
+    /// Forgets some jobs that have expired, or the oldest that finished long enough ago.
+    fn make_room(&self, order: &mut Order, now: Time) -> bool {
+        let mut forgotten = 0;
+        for _ in 0..order.hashes.len() {
+            let Some(&hash) = order.hashes.front().filter(|_| forgotten < FORGET_AT_ONCE) else { break };
+            let is_old = |state: &State| forgotten == 0 && state.finished_before(KEEP, now);
+            match self.forget_if(hash, |state| !state.holds(now) || is_old(state)) {
+                Some(state) if state.is_claim() => order.hashes.rotate_left(1),
+                None => {
+                    order.hashes.pop_front();
+                    forgotten += 1;
+                }
+                Some(_) => break,
+            }
+        }
+        forgotten > 0
+    }
+
+    /// Removes the job with a hash if its state is such; otherwise returns the state.
+    fn forget_if(&self, hash: u64, condition: impl Fn(&State) -> bool) -> Option<State> {
+        let mut shard = self.jobs.shards()[self.jobs.determine_shard(hash as usize)].write();
+        let is_it = |(job, _): &(JobId, _)| self.jobs.hash_usize(job) as u64 == hash;
+        let state = *shard.get(hash, is_it)?.1.get();
+        if !condition(&state) {
+            return Some(state);
+        }
+        shard.remove_entry(hash, is_it);
+        self.len.fetch_sub(1, Ordering::Relaxed);
+        None
     }
 }
 
-impl Held {
-    fn new(token: &ClaimToken, until: Time) -> Self {
-        Self { job: token.job().clone(), owner: token.owner(), until }
+impl State {
+    fn claim(token: &ClaimToken, now: Time, lease: Duration) -> Self {
+        Self { until: after(now, lease), owner: owner(token), finished: 0 }
     }
 
-    /// Whether the job is another token's.
-    fn excludes(&self, claim: &ClaimToken, now: Time) -> bool {
-        self.owner != claim.owner() && self.until > now
+    fn done(token: &ClaimToken, now: Time, retention: Duration) -> Self {
+        let finished = u32::try_from(now.div_ceil(SECOND) + 1).unwrap_or(u32::MAX);
+        Self { until: after(now, retention), owner: owner(token), finished }
+    }
+
+    /// Whether it keeps others out.
+    fn holds(&self, now: Time) -> bool {
+        self.until > now
+    }
+
+    fn is_claim(&self) -> bool {
+        self.finished == 0
+    }
+
+    fn is_of(&self, token: &ClaimToken) -> bool {
+        self.owner == owner(token)
+    }
+
+    fn finished_before(&self, seconds: u32, now: Time) -> bool {
+        !self.is_claim() && Time::from(self.finished.saturating_add(seconds)) <= now / SECOND + 1
+    }
+}
+
+impl Order {
+    fn push(&mut self, hash: u64, until: Time) {
+        if self.hashes.len() == self.hashes.capacity() {
+            // In small steps: doubling would leave up to half of the memory unused.
+            self.hashes.reserve_exact((self.hashes.len() / 8).max(16));
+        }
+        if self.hashes.is_empty() {
+            self.expires = until;
+        }
+        self.hashes.push_back(hash);
+    }
+
+    /// Looks from the end: a claim that is released is young.
+    fn remove(&mut self, hash: u64) {
+        if let Some(place) = self.hashes.iter().rposition(|&other| other == hash) {
+            self.hashes.remove(place);
+        }
     }
 }
 
 #[async_trait]
 impl DedupStore for MemoryDedupStore {
-    async fn claim(&self, claim: &ClaimToken, lease: Duration) -> Result<Claim, StoreError> {
-        let hash = self.hasher.hash_one(claim.job());
+    async fn claim(&self, token: &ClaimToken, lease: Duration) -> Result<Claim, StoreError> {
         let now = self.now();
-        let mut shard = self.shard(hash);
-        self.drop_expired(&mut shard, now);
-        match shard.claims.find_mut(hash, |held| held.job == *claim.job()) {
-            Some(held) if held.excludes(claim, now) => {
-                return Ok(Claim::InProgress { retry_after: Duration::from_nanos(held.until - now) });
+        let taken = |state: &State| {
+            if state.is_claim() {
+                Claim::InProgress { retry_after: Duration::from_nanos(state.until - now) }
+            } else {
+                Claim::Done
             }
-            Some(held) => {
-                *held = Held::new(claim, after(now, lease));
-                return Ok(Claim::Acquired);
-            }
-            None => {}
+        };
+        // Most duplicates are of finished jobs, and need no write.
+        if let Some(state) = self.jobs.get(token.job())
+            && state.holds(now)
+            && !state.is_of(token)
+        {
+            return Ok(taken(&state));
         }
-        if shard.finished.completed_by(hash, claim.job(), now).is_some() {
-            return Ok(Claim::Done);
-        }
-        if shard.claims.len() >= shard.sweep_claims_at {
-            self.sweep_claims(&mut shard, now);
-        }
-        self.make_room(&mut shard, now)?;
-        self.hold(&mut shard, hash, Held::new(claim, after(now, lease)));
-        Ok(Claim::Acquired)
+        let claimed = self.write(token.job(), now, |held| match held {
+            Some(state) if !state.is_claim() || !state.is_of(token) => Err(taken(&state)),
+            _ => Ok(State::claim(token, now, lease)),
+        })?;
+        Ok(claimed.map_or_else(|taken| taken, |_| Claim::Acquired))
     }
 
     async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {
-        let hash = self.hasher.hash_one(claim.job());
         let now = self.now();
-        let mut shard = self.shard(hash);
-        match shard.claims.find_mut(hash, |held| held.job == *claim.job()) {
-            Some(held) if held.excludes(claim, now) => return Ok(Fenced::Stale),
-            Some(held) => {
-                *held = Held::new(claim, after(now, lease));
-                return Ok(Fenced::Applied);
-            }
-            None => {}
-        }
-        if shard.finished.completed_by(hash, claim.job(), now).is_some() {
-            return Ok(Fenced::Stale);
-        }
-        // Expired and swept, and nobody came for the job.
-        self.make_room(&mut shard, now)?;
-        self.hold(&mut shard, hash, Held::new(claim, after(now, lease)));
-        Ok(Fenced::Applied)
+        let renewed = self.write(claim.job(), now, |held| match held {
+            Some(state) if !state.is_claim() || !state.is_of(claim) => Err(Fenced::Stale),
+            _ => Ok(State::claim(claim, now, lease)),
+        })?;
+        Ok(renewed.map_or_else(|stale| stale, |_| Fenced::Applied))
     }
 
     async fn complete(&self, claim: &ClaimToken, retention: Duration) -> Result<Fenced, StoreError> {
-        let hash = self.hasher.hash_one(claim.job());
         let now = self.now();
-        let mut shard = self.shard(hash);
-        match shard.claims.find_entry(hash, |held| held.job == *claim.job()) {
-            Ok(held) if held.get().excludes(claim, now) => return Ok(Fenced::Stale),
-            Ok(held) => {
-                held.remove();
-            }
-            Err(_) => match shard.finished.completed_by(hash, claim.job(), now) {
-                Some(owner) if owner == CompletedBy::new(claim) => return Ok(Fenced::Applied),
-                Some(_) => return Ok(Fenced::Stale),
-                None => self.make_room(&mut shard, now)?,
-            },
-        }
-        shard.finished.push(&self.hasher, hash, claim, now, after(now, retention));
-        Ok(Fenced::Applied)
+        let completed = self.write(claim.job(), now, |held| match held {
+            Some(state) if !state.is_of(claim) => Err(Fenced::Stale),
+            Some(state) if !state.is_claim() => Ok(state),
+            _ => Ok(State::done(claim, now, retention)),
+        })?;
+        Ok(completed.map_or_else(|stale| stale, |_| Fenced::Applied))
     }
 
     async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
-        let hash = self.hasher.hash_one(claim.job());
-        let mut shard = self.shard(hash);
-        match shard.claims.find_entry(hash, |held| held.job == *claim.job()) {
-            Ok(held) if held.get().owner == claim.owner() => {
-                held.remove();
-                self.forget(1);
-                Ok(Fenced::Applied)
-            }
-            _ => Ok(Fenced::Stale),
-        }
+        let released = self.jobs.remove_if(claim.job(), |_, state| state.is_claim() && state.is_of(claim));
+        let Some((job, _)) = released else { return Ok(Fenced::Stale) };
+        self.len.fetch_sub(1, Ordering::Relaxed);
+        let hash = self.jobs.hash_usize(&job) as u64;
+        self.order(hash).remove(hash);
+        Ok(Fenced::Applied)
     }
+}
+
+fn owner(token: &ClaimToken) -> u32 {
+    token.owner() as u32
 }
 
 fn after(now: Time, duration: Duration) -> Time {

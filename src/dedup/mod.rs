@@ -1,6 +1,5 @@
 //! Which jobs are being handled, and which have been.
 
-mod finished;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;

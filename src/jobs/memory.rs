@@ -1,10 +1,10 @@
 //! A registry for tests and small tools.
 
-use std::collections::HashSet;
 use std::error::Error;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::fmt;
 
 use async_trait::async_trait;
+use dashmap::DashSet;
 
 use super::JobRegistry;
 use crate::event::JobId;
@@ -14,9 +14,9 @@ use crate::event::JobId;
 ///
 /// Share it as an `Arc`, between the code that starts jobs and the receiver. For jobs whose lost webhooks are
 /// fetched, register them with [`InboxStore::expect`](crate::InboxStore::expect) instead.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct MemoryJobRegistry {
-    jobs: Mutex<HashSet<JobId>>,
+    jobs: DashSet<JobId>,
 }
 
 impl MemoryJobRegistry {
@@ -28,22 +28,24 @@ impl MemoryJobRegistry {
 
     /// Adds a job that you have started. `false` if it was there.
     pub fn insert(&self, job: JobId) -> bool {
-        self.jobs().insert(job)
+        self.jobs.insert(job)
     }
 
     /// Forgets a job. `false` if it was not there.
     pub fn remove(&self, job: &JobId) -> bool {
-        self.jobs().remove(job)
-    }
-
-    fn jobs(&self) -> MutexGuard<'_, HashSet<JobId>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.jobs.remove(job).is_some()
     }
 }
 
 #[async_trait]
 impl JobRegistry for MemoryJobRegistry {
     async fn is_known(&self, job: &JobId) -> Result<bool, Box<dyn Error + Send + Sync>> {
-        Ok(self.jobs().contains(job))
+        Ok(self.jobs.contains(job))
+    }
+}
+
+impl fmt::Debug for MemoryJobRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryJobRegistry").field("jobs", &self.jobs.len()).finish()
     }
 }
