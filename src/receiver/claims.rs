@@ -85,7 +85,7 @@ impl Claims {
                     return warn!(error = %chain(&error), "an abandoned claim was not released: its lease ends it");
                 }
                 Err(error) => {
-                    debug!(error = %chain(&error), "an abandoned claim is not yet released; trying again")
+                    debug!(error = %chain(&error), "an abandoned claim is not yet released; trying again");
                 }
             }
             tokio::select! {

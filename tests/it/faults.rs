@@ -143,7 +143,7 @@ async fn a_claim_is_waited_for_until_the_answer_is_due_and_no_longer() {
         .build()
         .unwrap();
     let began = Instant::now();
-    assert_eq!(receiver.receive(request(&Payload::extract_completed())).await.status(), 503);
+    assert_eq!(receiver.receive(request(Payload::extract_completed())).await.status(), 503);
     assert_eq!(began.elapsed().as_secs(), 1, "answered after {:?}", began.elapsed());
 }
 

@@ -154,10 +154,13 @@ fn odd() -> [(Payload, &'static str); 4] {
     ]
 }
 
-/// A handler for each way to make one, shared or not, whether it gets what is not recognized, and what it got.
-fn functions() -> Vec<(&'static str, Arc<dyn WebhookHandler>, Arc<Mutex<Vec<String>>>)> {
+/// The events that a function got.
+type Got = Arc<Mutex<Vec<String>>>;
+
+/// A handler for each way to make one, shared or not, with its name and the events that it got.
+fn functions() -> Vec<(&'static str, Arc<dyn WebhookHandler>, Got)> {
     let got = || Arc::new(Mutex::new(Vec::new()));
-    let function = |got: &Arc<Mutex<Vec<String>>>| {
+    let function = |got: &Got| {
         let got = got.clone();
         handler_fn(move |event: WebhookEvent| {
             let text = match &event {

@@ -406,7 +406,7 @@ async fn a_worker_ends_only_by_its_shutdown() {
 async fn a_lease_counts_from_its_call_and_ends_a_tick_early() {
     // The lease is answered after 1.9 s, or renewed once, after 8 s.
     for (lease, renewal, held) in
-        [(Some(Fault::Slow), Fault::Error, SECOND * 0), (None, Fault::Late, SECOND * 10)]
+        [(Some(Fault::Slow), Fault::Error, Duration::ZERO), (None, Fault::Late, SECOND * 10)]
     {
         let (inbox, script) = (FaultyInbox::default(), Script::new([Act::Hang]));
         inbox.add_new().await;

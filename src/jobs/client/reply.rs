@@ -73,7 +73,7 @@ fn unreadable(error: serde_json::Error) -> FetchError {
 
 fn in_envelope(job: &JobId, data: &str) -> Bytes {
     // An id that may be asked for needs no escapes.
-    format!(r#"{{"job_id":"{job}","data":{}}}"#, data).into()
+    format!(r#"{{"job_id":"{job}","data":{data}}}"#).into()
 }
 
 fn another() -> FetchError {

@@ -12,6 +12,7 @@ use super::postgres_inbox::{client, count, event, job};
 use super::server::{PASSWORD, Server, postgres};
 
 /// Either of the stores.
+#[allow(clippy::large_enum_variant)]
 enum Store {
     Dedup(PostgresDedupStore),
     Inbox(PostgresInbox),
