@@ -60,7 +60,8 @@ async fn handlers_that_hold_all_connections_of_the_inbox_run_once() {
             transaction.commit().await?;
             Ok::<_, HandlerError>(())
         }
-    });
+    })
+    .with_unrecognized();
     let worker = InboxWorker::new(inbox, handler, Verification::Trust)
         .concurrency(4)
         .lease(Duration::from_secs(2))

@@ -213,7 +213,7 @@ async fn a_table_is_made_in_the_first_schema_of_the_search_path_whatever_later_o
         client.batch_execute(&format!("CREATE SCHEMA {first}; CREATE SCHEMA {later}")).await.unwrap();
         let at = |path: &str| {
             let url = postgres().url();
-            Store::new(kind, &format!("{url}?options=-c%20search_path%3D{}", path.replace(',', "%2C")))
+            Store::new(kind, &format!("{url}&options=-c%20search_path%3D{}", path.replace(',', "%2C")))
         };
         at(&later).migrate().await.unwrap();
         let both = format!("{first},{later}");
