@@ -32,7 +32,8 @@ fn hold(inbox: &PostgresInbox) -> Held {
             wait.notified().await;
             Ok::<_, HandlerError>(())
         }
-    });
+    })
+    .with_unrecognized();
     let worker = InboxWorker::new(inbox.clone(), handler, Verification::Trust)
         .backoff(Duration::ZERO, Duration::ZERO)
         .poll(Duration::from_millis(50))
@@ -190,7 +191,8 @@ async fn a_worker_runs_handlers_that_complete_in_their_transactions() {
             transaction.commit().await?;
             Ok::<_, HandlerError>(())
         }
-    });
+    })
+    .with_unrecognized();
     let worker = InboxWorker::new(inbox.clone(), handler, Verification::Trust)
         .backoff(Duration::ZERO, Duration::ZERO)
         .poll(Duration::from_millis(20))
