@@ -13,7 +13,9 @@ use uuid::Uuid;
 
 use super::{Claim, ClaimToken, DedupStore};
 use crate::guard::chain;
-use crate::postgres::{self, Connector, Database, PostgresStoreError, Schema, TableName, microseconds};
+use crate::postgres::{
+    self, Connector, Database, PostgresStoreError, Schema, TableName, column, microseconds,
+};
 use crate::store::{Fenced, StoreError};
 
 /// A [`DedupStore`] in PostgreSQL (feature `postgres`): processes that share it run a job's handler one at
@@ -251,11 +253,12 @@ impl DedupStore for PostgresDedupStore {
             let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&id, Type::TEXT), (&owner, Type::UUID)];
             let held = postgres::query(&self.database, &self.statements.held, &parameters).await?;
             if let Some(held) = held.first() {
-                if held.get("done") {
+                if column(held, "done")? {
                     return Ok(Claim::Done);
                 }
-                let left: i64 = held.get("microseconds");
-                return Ok(Claim::InProgress { retry_after: Duration::from_micros(left.unsigned_abs()) });
+                let left: Option<i64> = column(held, "microseconds")?;
+                let left = left.map_or(lease, |left| Duration::from_micros(left.unsigned_abs()));
+                return Ok(Claim::InProgress { retry_after: left });
             }
             // It has expired, or it is this claim's own and the reply to the insertion was lost.
             if self.claim_by(&self.statements.take, claim, lease).await? {
@@ -333,7 +336,8 @@ impl Statements {
                 RETURNING true"
             ),
             held: format!(
-                "SELECT done, (extract(epoch FROM until - statement_timestamp()) * 1000000)::int8 AS microseconds
+                "SELECT done, CASE WHEN isfinite(until)
+                    THEN (extract(epoch FROM until - statement_timestamp()) * 1000000)::int8 END AS microseconds
                 FROM {table}
                 WHERE job_id = $1 AND until > statement_timestamp() AND (done OR owner <> $2)"
             ),

@@ -324,3 +324,18 @@ async fn no_error_shows_the_password_and_each_keeps_its_source() {
     let useful = PostgresDedupStore::from_url("postgres://user:secret@host/db?sslmode=maybe").unwrap_err();
     assert!(useful.to_string().contains("sslmode"), "{useful:?}");
 }
+
+#[tokio::test]
+async fn a_row_that_never_ends_is_a_claim_like_another() {
+    let (store, client) = (store("never_ends").await, client(postgres()).await);
+    let fill = "INSERT INTO never_ends.dedup (job_id, owner, done, until) VALUES
+        ('held', gen_random_uuid(), false, 'infinity'), ('done', gen_random_uuid(), true, 'infinity'),
+        ('over', gen_random_uuid(), true, '-infinity'), ('jöb', gen_random_uuid(), true, '-infinity')";
+    client.batch_execute(fill).await.unwrap();
+    assert!(
+        matches!(claim(&store, &job("held")).await.unwrap(), Claim::InProgress { retry_after } if retry_after == LEASE)
+    );
+    assert!(matches!(claim(&store, &job("done")).await.unwrap(), Claim::Done));
+    acquire(&store, &job("over")).await;
+    assert_eq!(store.prune().await.unwrap(), 1, "whatever its id is");
+}
