@@ -100,6 +100,11 @@ impl Database {
         &self.schema
     }
 
+    /// How many connections the pool may have.
+    pub(crate) fn connections(&self) -> usize {
+        self.pool.status().max_size
+    }
+
     /// Creates the table, or brings it up to this version of the crate.
     pub(crate) async fn migrate(&self) -> Result<(), StoreError> {
         self.schema.migrate(&self.pool).await

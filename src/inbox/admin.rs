@@ -13,7 +13,8 @@ use crate::store::StoreError;
 /// What people do with an inbox: look into it, and replay what is in it.
 #[async_trait]
 pub trait InboxAdmin: InboxStore {
-    /// Up to `most` rows in the order of their arrival, from the one after `after` on.
+    /// Up to `most` rows in the order of their arrival, from the one after `after` on. A row that something else than
+    /// this crate wrote is listed whatever is in it.
     ///
     /// # Errors
     ///
@@ -71,8 +72,9 @@ pub enum InboxState {
 pub struct InboxRow {
     /// Its place in the order of arrival.
     pub number: u64,
-    /// The job.
-    pub job: JobId,
+    /// The id of the job, as the store has it. If something else than this crate wrote the row, it may be any text:
+    /// see [`job`](Self::job).
+    pub job_id: String,
     /// Where it stands.
     pub state: InboxState,
     /// The `type` of the event; `None` if there is none.
@@ -125,6 +127,15 @@ pub struct InboxStats {
     pub bytes: u64,
     /// For how long the row that is due for longest has been.
     pub oldest_due: Option<Duration>,
+}
+
+impl InboxRow {
+    /// The job; `None` if the store has something as its id that no version of this crate accepts. Such a row is dead as
+    /// soon as it is due, and cannot be [replayed](InboxAdmin::replay).
+    #[must_use]
+    pub fn job(&self) -> Option<JobId> {
+        self.job_id.parse().ok()
+    }
 }
 
 impl InboxState {

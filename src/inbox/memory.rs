@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::row::{Event, Phase, Row};
+use super::text::storable;
 use super::{
     InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, Outcome, Overdue,
     Pruned, Receipt, Retention,
@@ -190,14 +191,16 @@ impl InboxAdmin for MemoryInbox {
         most: usize,
     ) -> Result<Vec<InboxRow>, StoreError> {
         let (rows, now) = (self.rows(), Instant::now());
+        let is_text = |wanted: &Option<String>, text: &Option<String>| {
+            wanted.as_deref().is_none_or(|wanted| text.as_deref() == Some(&*storable(wanted)))
+        };
         let mut found: Vec<_> = rows
             .by_job
             .iter()
             .filter(|(_, row)| Some(row.number) > after)
             .map(|(job, row)| row.view(job, now))
             .filter(|row| filter.state.is_none_or(|state| row.state == state))
-            .filter(|row| filter.job_type.is_none() || row.job_type == filter.job_type)
-            .filter(|row| filter.status.is_none() || row.status == filter.status)
+            .filter(|row| is_text(&filter.job_type, &row.job_type) && is_text(&filter.status, &row.status))
             .collect();
         found.sort_by_key(|row| row.number);
         found.truncate(most);
@@ -258,7 +261,7 @@ impl Row {
         let text = |read: fn(&Event) -> &str| self.event.as_ref().map(|event| read(event).to_owned());
         InboxRow {
             number: self.number,
-            job: job.clone(),
+            job_id: job.to_string(),
             state: self.state(),
             job_type: text(|event| event.job_type.as_str()),
             status: text(|event| event.status.as_str()),

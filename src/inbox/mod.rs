@@ -4,9 +4,12 @@ mod admin;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod read;
 mod row;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod text;
 
 use std::fmt;
 use std::sync::Arc;
@@ -133,6 +136,9 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// A lease on an expected job ends as [`Outcome::AskAgain`], [`Outcome::GiveBack`], [`Outcome::Dead`] or
     /// [`Outcome::Disowned`]; any other outcome is stale.
+    ///
+    /// Of an error's text, a store may keep the beginning, with characters replaced that it cannot hold: no text is
+    /// why an outcome is not recorded.
     ///
     /// # Errors
     ///

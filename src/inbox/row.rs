@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::text::storable;
 use super::{Asked, Lease, Leased, Outcome, Overdue, Receipt, Unfinished};
 use crate::event::{Envelope, JobId, JobStatus, JobType};
 use crate::store::Fenced;
@@ -119,8 +120,8 @@ impl Row {
 
     fn take(&mut self, event: &Envelope, verified: bool, now: Instant) {
         self.event = Some(Event {
-            job_type: event.job_type().clone(),
-            status: event.status().clone(),
+            job_type: JobType::from(&*storable(event.job_type().as_str())),
+            status: JobStatus::from(&*storable(event.status().as_str())),
             verified,
             body: Some(event.body().clone()),
         });
@@ -258,7 +259,7 @@ impl Row {
                 } else {
                     self.phase = after(delay);
                 }
-                self.error = Some(error.clone());
+                self.error = Some(storable(error).into_owned());
             }
             (Outcome::Dead { error }, Phase::Running { .. } | Phase::Expected { .. }) => {
                 if self.stays_expected() {
@@ -266,12 +267,12 @@ impl Row {
                 } else {
                     self.phase = Phase::Dead;
                 }
-                self.error = Some(error.clone());
+                self.error = Some(storable(error).into_owned());
             }
             (Outcome::Disowned { error }, Phase::Running { .. } | Phase::Expected { .. }) => {
                 self.phase = Phase::Dead;
                 self.event = None;
-                self.error = Some(error.clone());
+                self.error = Some(storable(error).into_owned());
             }
             (Outcome::GiveBack { after: delay }, Phase::Running { .. }) => {
                 self.phase = after(delay);
@@ -344,7 +345,7 @@ impl Row {
             Unfinished::Pending | Unfinished::NotFound => None,
         };
         asking.again = Some(later(now, delay));
-        self.error = answer.error().map(str::to_owned);
+        self.error = answer.error().map(|error| storable(error).into_owned());
     }
 
     /// Receives its own event again, or expects one again.

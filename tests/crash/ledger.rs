@@ -103,12 +103,12 @@ impl Ledger {
         let mut wrong = Vec::new();
         let mut by_job = HashMap::new();
         for row in rows {
-            if by_job.insert(&row.job, row).is_some() {
-                wrong.push(format!("{} has two rows", row.job));
+            if by_job.insert(row.job(), row).is_some() {
+                wrong.push(format!("{} has two rows", row.job_id));
             }
         }
         for (job, entry) in &self.book().jobs {
-            let row = by_job.get(job);
+            let row = by_job.get(&Some(job.clone()));
             let state = row.map(|row| row.state);
             if entry.acknowledged && !matches!(state, Some(InboxState::Done | InboxState::Dead)) {
                 wrong.push(format!("{job} was acknowledged, and is {state:?}"));

@@ -76,7 +76,7 @@ async fn receive(database: &Database, jobs: &[String]) {
 }
 
 fn row<'a>(rows: &'a [InboxRow], job: &str) -> &'a InboxRow {
-    rows.iter().find(|row| row.job == *job).unwrap()
+    rows.iter().find(|row| row.job_id == job).unwrap()
 }
 
 /// An event that kills its process is dead in the end, and takes no other with it.
@@ -107,7 +107,7 @@ pub async fn abort(database: &Database) -> Vec<String> {
     if deaths != MAX_ATTEMPTS {
         wrong.push(format!("{MAX_ATTEMPTS} attempts killed {deaths} processes"));
     }
-    let taken = rows.iter().filter(|row| row.job != dead.job && row.state != InboxState::Done);
+    let taken = rows.iter().filter(|row| row.job_id != dead.job_id && row.state != InboxState::Done);
     wrong.extend(taken.map(|row| format!("an innocent event was taken along: {row:?}")));
     wrong
 }

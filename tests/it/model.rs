@@ -51,14 +51,21 @@ fn a_duration() -> impl Strategy<Value = Duration> {
     prop::sample::select(&[Duration::ZERO, HOUR][..])
 }
 
+/// Some of them more than a row keeps.
+fn an_error() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => Just("'no'".to_owned()),
+        1 => (0..4_usize).prop_map(|place| format!("{}{}\0", "x".repeat(place), "é…\u{1f4a3}".repeat(1000))),
+    ]
+}
+
 fn an_outcome() -> impl Strategy<Value = Outcome> {
-    let error = || "'no'".to_owned();
     prop_oneof![
         2 => Just(Outcome::Done),
-        1 => a_duration().prop_map(move |after| Outcome::Retry { after, error: error() }),
-        1 => Just(Outcome::Dead { error: error() }),
+        1 => (a_duration(), an_error()).prop_map(|(after, error)| Outcome::Retry { after, error }),
+        1 => an_error().prop_map(|error| Outcome::Dead { error }),
         1 => a_duration().prop_map(|after| Outcome::GiveBack { after }),
-        1 => Just(Outcome::Disowned { error: error() }),
+        1 => an_error().prop_map(|error| Outcome::Disowned { error }),
         3 => (a_duration(), an_answer()).prop_map(|(after, answer)| Outcome::AskAgain { after, answer }),
     ]
 }
@@ -178,10 +185,11 @@ fn asked(asked: &Asked) -> String {
 fn timeless(row: &InboxRow) -> String {
     assert!(row.age < HOUR / 2, "{row:?}");
     let due = row.due_in.map(|due| due > HOUR / 2);
-    let InboxRow { job, state, job_type, status, verified, asked, attempts, earlier_attempts, error, .. } =
-        row;
+    let InboxRow {
+        job_id, state, job_type, status, verified, asked, attempts, earlier_attempts, error, ..
+    } = row;
     format!(
-        "{job} {state} {job_type:?} {status:?} {verified} {asked} {attempts} {earlier_attempts} {error:?} {due:?}"
+        "{job_id} {state} {job_type:?} {status:?} {verified} {asked} {attempts} {earlier_attempts} {error:?} {due:?}"
     )
 }
 

@@ -110,7 +110,7 @@ pub async fn inbox_rows_are_listed_in_order(store: &dyn InboxAdmin) {
         for page in [1, 2, 100] {
             let rows = list(store, &filter, row(store, first).await.number, page).await;
             let places: Vec<_> =
-                rows.iter().filter_map(|row| jobs.iter().position(|job| *job == row.job)).collect();
+                rows.iter().filter_map(|row| jobs.iter().position(|job| *job == *row.job_id)).collect();
             assert_eq!(places, expected, "the rows for {filter:?}, {page} at a time");
             let numbers: Vec<_> = rows.iter().map(|row| row.number).collect();
             assert!(numbers.is_sorted_by(|one, next| one < next), "the numbers do not grow: {numbers:?}");
@@ -120,7 +120,7 @@ pub async fn inbox_rows_are_listed_in_order(store: &dyn InboxAdmin) {
     assert!(none.as_ref().is_ok_and(Vec::is_empty), "no rows were asked for, and came {none:?}");
     for job in &jobs {
         let listed = list(store, &all, row(store, first).await.number, 100).await;
-        let listed = listed.into_iter().find(|row| row.job == *job);
+        let listed = listed.into_iter().find(|row| *job == *row.job_id);
         let plain = |row: InboxRow| InboxRow { age: Duration::ZERO, due_in: None, ..row };
         assert_eq!(listed.map(plain), Some(plain(row(store, job).await)), "listed and got alone");
     }
@@ -232,13 +232,14 @@ pub async fn inbox_only_what_is_done_is_pruned(store: &dyn InboxAdmin) {
     for stand in [Stand::Expected, Stand::Running, Stand::Waiting, Stand::Dead, Stand::Received] {
         let job = job();
         bring(store, &completed(&job), stand).await;
-        kept.push((stand, snapshot(store, &job).await));
+        let before = snapshot(store, &job).await;
+        kept.push((stand, job, before));
     }
     let untouched = async |when: &str| {
-        for (stand, before) in &kept {
-            let after = store.get(&before.0.job).await;
+        for (stand, job, before) in &kept {
+            let after = store.get(job).await;
             assert!(matches!(after, Ok(Some(_))), "a row that is {stand:?} was pruned {when}");
-            assert_eq!(&snapshot(store, &before.0.job).await, before, "{stand:?}: changed {when}");
+            assert_eq!(&snapshot(store, job).await, before, "{stand:?}: changed {when}");
         }
     };
 

@@ -26,7 +26,7 @@ pub async fn inbox_an_event_is_leased_as_it_was_received(store: &dyn InboxAdmin)
     assert!(contains(store, &job).await, "a job that was received is not there");
 
     let (row, kept) = get(store, &job).await;
-    assert_eq!(row.job, job, "the row is another job's");
+    assert_eq!(row.job_id, job.to_string(), "the row is another job's");
     assert_eq!(row.state, InboxState::Received, "the state after an event was received");
     assert_eq!((row.job_type.as_deref(), row.status.as_deref()), (Some("fill_pdf"), Some("failed")));
     assert_eq!((row.attempts, row.earlier_attempts, row.error), (0, 0, None), "nothing was attempted yet");

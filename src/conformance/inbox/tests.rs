@@ -172,7 +172,7 @@ impl Flawed {
     /// Notes how often a job was asked for in a life that ends here.
     fn keep_asked(&self, before: Option<&InboxRow>) {
         if let Some(row) = before.filter(|row| matches!(row.state, InboxState::Done | InboxState::Dead)) {
-            self.state.asked.lock().unwrap().insert(row.job.clone(), row.asked);
+            self.state.asked.lock().unwrap().insert(row.job().unwrap(), row.asked);
         }
     }
 
@@ -603,7 +603,7 @@ impl InboxStore for Flawed {
             PrunesTheDead if row.is_zero() => {
                 let dead = InboxFilter { state: Some(InboxState::Dead), ..InboxFilter::default() };
                 let dead = self.inner.list(&dead, None, usize::MAX).await?;
-                self.state.gone.lock().unwrap().extend(dead.into_iter().map(|row| row.job));
+                self.state.gone.lock().unwrap().extend(dead.into_iter().filter_map(|row| row.job()));
             }
             _ => {}
         }

@@ -1,7 +1,8 @@
 //! Many receivers' events, stored by one statement.
 //!
 //! Events queue up while statements are under way; a task takes what has queued up, stores it, and ends when
-//! the queue is empty. So a single event waits for nothing, and many share a commit.
+//! the queue is empty. So a single event waits for nothing, and many share a commit. An event whose turn does not
+//! come starts another task itself: no event depends on a statement that is stuck, or on a runtime that has ended.
 
 use std::borrow::Cow;
 use std::collections::hash_map::Entry;
@@ -16,7 +17,8 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::types::{ToSql, Type};
 use tracing::debug;
 
-use super::{Inner, storable};
+use super::room::Room;
+use super::{Inner, tell};
 use crate::event::{Envelope, JobId};
 use crate::guard::chain;
 use crate::inbox::Receipt;
@@ -26,6 +28,8 @@ use crate::store::StoreError;
 /// How many statements of one handle are under way at once, at most. The fewer there are, the more events share
 /// one; so another is sent only when so many events wait, or the last one was sent so long ago.
 const SENDERS: usize = 4;
+/// A statement that takes so long is stuck, as behind a row that somebody has locked: it is no reason to send no other.
+const STUCK: Duration = Duration::from_secs(1);
 const ENOUGH_EVENTS: usize = 64;
 const LONG_AGO: Duration = Duration::from_millis(50);
 /// What one statement stores at most; a body that is larger goes alone.
@@ -36,13 +40,19 @@ const BATCH_TIME: Duration = Duration::from_secs(30);
 
 type Reply = oneshot::Sender<Result<Receipt, StoreError>>;
 
-#[derive(Default)]
-pub(super) struct Queue(Mutex<State>);
+pub(super) struct Queue {
+    state: Mutex<State>,
+    /// How many statements are under way at once, at most, with those that are stuck.
+    most_senders: usize,
+}
 
 #[derive(Default)]
 struct State {
     waiting: VecDeque<(Envelope, Reply)>,
-    senders: usize,
+    /// When each task last began to store something.
+    senders: HashMap<u64, Instant>,
+    /// How many tasks there have been.
+    started: u64,
     /// When the last statement was sent.
     last: Option<Instant>,
 }
@@ -64,13 +74,17 @@ enum Found {
 /// A task that stores what has queued up.
 struct Sender {
     inner: Arc<Inner>,
-    /// Whether it noted its own end.
-    ended: bool,
+    number: u64,
 }
 
 impl Queue {
+    /// For a pool of so many connections: what is stuck leaves some of them to other calls.
+    pub(super) fn new(connections: usize) -> Self {
+        Self { state: Mutex::default(), most_senders: SENDERS.max(connections / 4 * 3) }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -78,7 +92,15 @@ impl Queue {
 pub(super) async fn receive(inner: &Arc<Inner>, event: &Envelope) -> Result<Receipt, StoreError> {
     let mut tries_left = 2;
     loop {
-        match queue(inner, event)?.await {
+        let (reply, mut receipt) = oneshot::channel();
+        inner.queue.push(event.clone(), reply);
+        let received = loop {
+            start_sender(inner)?;
+            if let Ok(received) = timeout(LONG_AGO, &mut receipt).await {
+                break received;
+            }
+        };
+        match received {
             Ok(receipt) => return receipt,
             // The task was of another runtime, which has ended under it.
             Err(_) if tries_left > 0 => tries_left -= 1,
@@ -87,27 +109,29 @@ pub(super) async fn receive(inner: &Arc<Inner>, event: &Envelope) -> Result<Rece
     }
 }
 
-fn queue(
-    inner: &Arc<Inner>,
-    event: &Envelope,
-) -> Result<oneshot::Receiver<Result<Receipt, StoreError>>, StoreError> {
+/// Starts a task, if what waits needs one.
+fn start_sender(inner: &Arc<Inner>) -> Result<(), StoreError> {
     let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
-    let (reply, receipt) = oneshot::channel();
-    let start = {
-        let mut state = inner.queue.state();
-        state.waiting.push_back((event.clone(), reply));
-        let start = state.wants_sender();
-        state.senders += usize::from(start);
-        start
-    };
-    if start {
-        runtime.spawn(Sender { inner: inner.clone(), ended: false }.run());
+    let started = inner.queue.state().start_sender(inner.queue.most_senders);
+    if let Some(number) = started {
+        runtime.spawn(Sender { inner: inner.clone(), number }.run());
     }
-    Ok(receipt)
+    Ok(())
+}
+
+impl Queue {
+    fn push(&self, event: Envelope, reply: Reply) {
+        let mut state = self.state();
+        // What nobody waits for any more takes no memory, even when all statements are stuck.
+        while state.waiting.front().is_some_and(|(_, reply)| reply.is_closed()) {
+            state.waiting.pop_front();
+        }
+        state.waiting.push_back((event, reply));
+    }
 }
 
 impl Sender {
-    async fn run(mut self) {
+    async fn run(self) {
         while let Some(batch) = self.next_batch() {
             store(&self.inner, batch).await;
             if self.inner.room.is_counted() && self.inner.room.is_count_due() {
@@ -120,7 +144,7 @@ impl Sender {
     ///
     /// Copies of one event become one. Another event of a job that is in the batch waits for the next: it
     /// depends on what becomes of the first.
-    fn next_batch(&mut self) -> Option<Vec<Received>> {
+    fn next_batch(&self) -> Option<Vec<Received>> {
         let mut state = self.inner.queue.state();
         let mut batch: Vec<Received> = Vec::new();
         let mut places: HashMap<JobId, usize> = HashMap::new();
@@ -151,39 +175,44 @@ impl Sender {
             state.waiting.push_front(waiting);
         }
         if batch.is_empty() {
-            state.senders -= 1;
-            self.ended = true;
+            // Under the same lock as the look at the queue: what comes next starts another task.
+            state.senders.remove(&self.number);
             return None;
         }
-        state.last = Some(Instant::now());
+        let now = Instant::now();
+        state.last = Some(now);
+        state.senders.insert(self.number, now);
         Some(batch)
     }
 }
 
 impl State {
-    fn wants_sender(&self) -> bool {
-        match self.senders {
+    /// Notes another task, if what waits needs one, and returns its number.
+    fn start_sender(&mut self, most: usize) -> Option<u64> {
+        let now = Instant::now();
+        if self.waiting.is_empty() || self.senders.len() >= most {
+            return None;
+        }
+        let is_wanted = match self.senders.values().filter(|began| now - **began < STUCK).count() {
             0 => true,
             1..SENDERS => {
-                self.waiting.len() >= ENOUGH_EVENTS || self.last.is_some_and(|last| last.elapsed() > LONG_AGO)
+                self.waiting.len() >= ENOUGH_EVENTS || self.last.is_some_and(|last| now - last >= LONG_AGO)
             }
             _ => false,
+        };
+        if !is_wanted {
+            return None;
         }
+        self.started += 1;
+        self.senders.insert(self.started, now);
+        Some(self.started)
     }
 }
 
 impl Drop for Sender {
-    /// Notes the end also when the runtime is shut down under the task. Who waits then for a task that will not
-    /// come is told so.
+    /// Notes the end also when the runtime is shut down under the task. What waits starts another.
     fn drop(&mut self) {
-        if self.ended {
-            return;
-        }
-        let mut state = self.inner.queue.state();
-        state.senders -= 1;
-        if state.senders == 0 {
-            state.waiting.clear();
-        }
+        self.inner.queue.state().senders.remove(&self.number);
     }
 }
 
@@ -209,7 +238,7 @@ impl Received {
 }
 
 /// Stores a batch and tells everybody.
-async fn store(inner: &Inner, mut batch: Vec<Received>) {
+async fn store(inner: &Arc<Inner>, mut batch: Vec<Received>) {
     let mut may_be_known = false;
     while !batch.is_empty() {
         let sent = send(inner, &batch, may_be_known).await;
@@ -217,18 +246,18 @@ async fn store(inner: &Inner, mut batch: Vec<Received>) {
         let error = match sent {
             Ok(found) => {
                 let mut later = Vec::new();
+                let mut arrived = 0;
                 for (received, found) in batch.into_iter().zip(found) {
                     match found {
                         Found::Receipt(receipt) => {
-                            if receipt == Receipt::Stored {
-                                inner.arrived.notify_one();
-                            }
+                            arrived += usize::from(receipt == Receipt::Stored);
                             received.tell(receipt);
                         }
                         Found::Full => received.refuse(|| StoreError::Full),
                         Found::Later => later.push(received),
                     }
                 }
+                tell::arrived(inner, arrived);
                 batch = later;
                 continue;
             }
@@ -262,30 +291,36 @@ async fn store(inner: &Inner, mut batch: Vec<Received>) {
 /// Sends a statement, and returns what it found out about each event: whether it is its job's first and was stored,
 /// or, if the job may be known, anything.
 async fn send(inner: &Inner, batch: &[Received], may_be_known: bool) -> Result<Vec<Found>, StoreError> {
-    let fits = Taken::of(inner, batch).await;
-    let each = |read: fn(&Envelope) -> &str| -> Vec<Cow<'_, str>> {
-        batch.iter().map(|received| storable(read(&received.event))).collect()
-    };
+    let taken = Taken::of(inner, batch).await;
     let jobs: Vec<String> = batch.iter().map(|received| received.event.job().to_string()).collect();
-    let types = each(|event| event.job_type().as_str());
-    let statuses = each(|event| event.status().as_str());
     let bodies: Vec<&[u8]> = batch.iter().map(|received| &**received.event.body()).collect();
-    let parameters: [(&(dyn ToSql + Sync), Type); 6] = [
-        (&jobs, Type::TEXT_ARRAY),
-        (&types, Type::TEXT_ARRAY),
-        (&statuses, Type::TEXT_ARRAY),
-        (&bodies, Type::BYTEA_ARRAY),
-        (&fits.0, Type::BOOL_ARRAY),
-        (&inner.payload, Type::TEXT),
-    ];
     let statements = &inner.statements;
     let statement = if may_be_known { &statements.receive } else { &statements.receive_new };
-    let query = postgres::query(&inner.database, statement, &parameters);
-    let rows = timeout(BATCH_TIME, query).await.unwrap_or_else(|late| Err(StoreError::unavailable(late)));
+    let rows = loop {
+        let texts = inner.texts();
+        let each = |read: fn(&Envelope) -> &str| -> Vec<Cow<'_, str>> {
+            batch.iter().map(|received| texts.storable(read(&received.event))).collect()
+        };
+        let types = each(|event| event.job_type().as_str());
+        let statuses = each(|event| event.status().as_str());
+        let parameters: [(&(dyn ToSql + Sync), Type); 5] = [
+            (&jobs, Type::TEXT_ARRAY),
+            (&types, Type::TEXT_ARRAY),
+            (&statuses, Type::TEXT_ARRAY),
+            (&bodies, Type::BYTEA_ARRAY),
+            (&taken.fits, Type::BOOL_ARRAY),
+        ];
+        let query = postgres::query(&inner.database, statement, &parameters);
+        match timeout(BATCH_TIME, query).await {
+            Ok(Err(error)) if inner.must_escape(texts, &error) => {}
+            Ok(rows) => break rows,
+            Err(late) => break Err(StoreError::unavailable(late)),
+        }
+    };
     let stored: Result<Vec<Found>, StoreError> = rows.and_then(|rows| {
         let full = |fits: &bool| may_be_known && !fits;
         let mut found: Vec<Found> =
-            fits.0.iter().map(|fits| if full(fits) { Found::Full } else { Found::Later }).collect();
+            taken.fits.iter().map(|fits| if full(fits) { Found::Full } else { Found::Later }).collect();
         for row in &rows {
             let place = usize::try_from(column::<i64>(row, "place")? - 1).unwrap_or(usize::MAX);
             let receipt = match (column(row, "stored")?, column(row, "conflict")?) {
@@ -300,35 +335,57 @@ async fn send(inner: &Inner, batch: &[Received], may_be_known: bool) -> Result<V
         }
         Ok(found)
     });
-    fits.settle(inner, batch, stored.as_deref().unwrap_or_default());
+    taken.settle(stored.as_deref().unwrap_or_default());
     stored
 }
 
-/// For which events of a batch there is room, and it was taken.
-struct Taken(Vec<bool>);
+/// Room that was taken for a batch: given back when this is dropped, as with the runtime under a statement.
+struct Taken<'a> {
+    room: &'a Room,
+    lengths: Vec<usize>,
+    /// For which events there is room.
+    fits: Vec<bool>,
+}
 
-impl Taken {
-    async fn of(inner: &Inner, batch: &[Received]) -> Self {
+impl<'a> Taken<'a> {
+    async fn of(inner: &'a Inner, batch: &[Received]) -> Self {
         if !inner.room.is_counted() {
             count(inner).await;
         }
-        let take = || Self(batch.iter().map(|one| inner.room.take(one.event.body().len())).collect());
-        let taken = take();
+        let taken = Self::take(&inner.room, batch);
         // What seemed full a while ago may not be by now.
-        if taken.0.contains(&false) && inner.room.is_count_due() {
-            taken.settle(inner, batch, &[]);
+        if taken.fits.contains(&false) && inner.room.is_count_due() {
+            drop(taken);
             count(inner).await;
-            return take();
+            return Self::take(&inner.room, batch);
         }
         taken
     }
 
-    /// Gives the room back, or notes that it is used.
-    fn settle(&self, inner: &Inner, batch: &[Received], found: &[Found]) {
-        for (place, (received, _)) in batch.iter().zip(&self.0).enumerate().filter(|(_, (_, fits))| **fits) {
+    fn take(room: &'a Room, batch: &[Received]) -> Self {
+        let lengths: Vec<usize> = batch.iter().map(|received| received.event.body().len()).collect();
+        let fits = lengths.iter().map(|length| room.take(*length)).collect();
+        Self { room, lengths, fits }
+    }
+
+    /// Notes what is used, and gives the rest back.
+    fn settle(mut self, found: &[Found]) {
+        self.give_back(found);
+        self.fits.clear();
+    }
+
+    fn give_back(&self, found: &[Found]) {
+        let taken = self.lengths.iter().zip(&self.fits).enumerate().filter(|(_, (_, fits))| **fits);
+        for (place, (length, _)) in taken {
             let stored = matches!(found.get(place), Some(Found::Receipt(Receipt::Stored)));
-            inner.room.settle(received.event.body().len(), stored);
+            self.room.settle(*length, stored);
         }
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.give_back(&[]);
     }
 }
 

@@ -3,31 +3,38 @@
 mod batch;
 mod listen;
 mod room;
+mod rows;
 mod statements;
+mod tell;
+mod text;
 
-use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use deadpool_postgres::Pool;
-use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, Transaction};
+use tracing::error;
 
 use self::batch::Queue;
-use self::listen::Listener;
+use self::listen::{Arrivals, Listener};
 use self::room::{Limits, Room};
+use self::rows::{Unreadable, duration};
 use self::statements::Statements;
+use self::tell::Teller;
+use self::text::{Texts, is_untranslatable};
 use super::{
-    Asked, InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, Outcome,
-    Overdue, Pruned, Receipt, Retention, Unfinished,
+    InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, Outcome, Overdue,
+    Pruned, Receipt, Retention, Unfinished,
 };
 use crate::event::{Envelope, Job, JobId};
+use crate::guard::chain;
 use crate::jobs::JobRegistry;
 use crate::postgres::{
     self, Connector, Database, PostgresStoreError, Schema, TableName, column, microseconds,
@@ -66,14 +73,21 @@ use crate::store::{Fenced, StoreError};
 ///
 /// Events that come while others are being stored wait for their turn and are stored together, so that many
 /// share one commit. A copy of an event that is stored writes nothing. What a database refuses on account of one
-/// event it refuses for that event alone.
+/// event it refuses for that event alone; and a statement that is stuck, as behind a row that somebody has locked,
+/// holds up no event that comes after it.
+///
+/// Types, statuses and errors are texts for people: of one that is longer than 4096 bytes the beginning is kept, a
+/// NUL is replaced, and in a database whose encoding is not UTF-8 characters may be written as `\\u{…}`. The body is
+/// kept byte for byte.
 ///
 /// # Waking up
 ///
 /// Workers learn at once of events that this process received. With [`from_url`](Self::from_url) they learn also of
 /// those of others, by `LISTEN` on a connection of its own, which begins with the first worker that waits; behind
 /// a pooler in transaction mode, which passes no notifications on, and with [`from_pool`](Self::from_pool), workers
-/// find them when they poll.
+/// find them when they poll. Notifications are hints, each a small transaction of its own after the events are
+/// committed: nothing else fails when they do. One worker of each process is woken, and wakes the next when it finds
+/// as much as it can take.
 ///
 /// # The table
 ///
@@ -101,8 +115,11 @@ struct Inner {
     payload: String,
     queue: Queue,
     room: Room,
-    arrived: Arc<Notify>,
+    arrivals: Arc<Arrivals>,
+    teller: Teller,
     listener: Listener,
+    /// Whether the database's encoding lacks characters, so that texts are written in ASCII.
+    ascii: AtomicBool,
 }
 
 /// Why an event was not [completed in a transaction](PostgresInbox::complete_in_tx). Either way, the transaction
@@ -120,8 +137,9 @@ pub enum CompleteError {
 
 const TABLE: &str = "qomplement_inbox";
 const LIMITS: Limits = Limits { rows: 100_000, bytes: 10 << 30 };
-/// The most rows that one call prunes.
+/// The most rows that one call prunes, and the most bytes of bodies, about: their rows are locked meanwhile.
 const PRUNE_ROWS: i64 = 1000;
+const PRUNE_BYTES: i64 = 64 << 20;
 /// How often a renewal looks again at a row that another transaction holds, and the pause before: a second in all.
 const LOCKED_TRIES: u32 = 20;
 const LOCKED_AGAIN: Duration = Duration::from_millis(50);
@@ -212,12 +230,14 @@ impl PostgresInbox {
         let inner = Inner {
             statements: Statements::new(table),
             payload: listen::payload(&table.to_string()),
+            queue: Queue::new(database.connections()),
             database,
             connector,
-            queue: Queue::default(),
             room: Room::new(limits),
-            arrived: Arc::default(),
+            arrivals: Arc::default(),
+            teller: Teller::default(),
             listener: Listener::default(),
+            ascii: AtomicBool::new(false),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -324,21 +344,93 @@ impl PostgresInbox {
         lease: &Lease,
         others: &[Parameter<'_>],
     ) -> Result<Fenced, StoreError> {
-        let written = self.query_as_holder(statement, lease, others).await?;
-        Ok(if written.is_empty() { Fenced::Stale } else { Fenced::Applied })
+        let written = self.written(statement, lease, others).await?;
+        Ok(if written.is_none() { Fenced::Stale } else { Fenced::Applied })
     }
 
-    async fn query_as_holder(
+    /// The row that a statement for the holder of a lease returns, if there is one.
+    async fn written(
         &self,
         statement: &str,
         lease: &Lease,
         others: &[Parameter<'_>],
-    ) -> Result<Vec<Row>, StoreError> {
-        let Ok(sequence) = i64::try_from(lease.sequence()) else { return Ok(Vec::new()) };
+    ) -> Result<Option<Row>, StoreError> {
+        let Ok(sequence) = i64::try_from(lease.sequence()) else { return Ok(None) };
         let job = lease.job().to_string();
         let mut parameters: Vec<Parameter<'_>> = vec![(&job, Type::TEXT), (&sequence, Type::INT8)];
         parameters.extend_from_slice(others);
-        self.query_leased(statement, &parameters).await
+        Ok(self.query_leased(statement, &parameters).await?.into_iter().next())
+    }
+
+    /// Keeps those rows that can be read. The others would be leased again and again in vain, so they are dead; when
+    /// that cannot be written now, it is when their leases have ended.
+    async fn readable<T>(&self, rows: &[Row], read: impl Fn(&Row) -> Result<T, Unreadable>) -> Vec<T> {
+        let (mut readable, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
+        for row in rows {
+            match read(row) {
+                Ok(row) => readable.push(row),
+                Err(row) => unreadable.push(row),
+            }
+        }
+        for Unreadable { number, sequence, reason } in unreadable {
+            error!(number, %reason, "a row in the inbox cannot be read: it is dead");
+            let parameters: [Parameter<'_>; 3] =
+                [(&number, Type::INT8), (&sequence, Type::INT8), (&reason, Type::TEXT)];
+            if let Err(error) = self.query_leased(&self.inner.statements.set_aside, &parameters).await {
+                error!(number, error = %chain(&error), "the row cannot be set aside; trying again when its lease ends");
+            }
+        }
+        readable
+    }
+
+    async fn settle_with(
+        &self,
+        texts: Texts,
+        lease: &Lease,
+        outcome: &Outcome,
+    ) -> Result<Fenced, StoreError> {
+        let Statements { done, retry, dead, disowned, give_back, pending, not_found, failed, .. } =
+            &self.inner.statements;
+        match outcome {
+            Outcome::Done => self.write(done, lease, &[]).await,
+            Outcome::Retry { after, error } => {
+                let (after, error) = (microseconds(*after), texts.storable(error));
+                self.write(retry, lease, &[(&after, Type::INT8), (&error, Type::TEXT)]).await
+            }
+            Outcome::Dead { error } => self.write(dead, lease, &[(&texts.storable(error), Type::TEXT)]).await,
+            Outcome::GiveBack { after } => {
+                self.write(give_back, lease, &[(&microseconds(*after), Type::INT8)]).await
+            }
+            Outcome::Disowned { error } => {
+                self.write(disowned, lease, &[(&texts.storable(error), Type::TEXT)]).await
+            }
+            Outcome::AskAgain { after, answer } => {
+                let after = microseconds(*after);
+                let error = answer.error().map(|error| texts.storable(error));
+                let parameters: [Parameter<'_>; 2] = [(&after, Type::INT8), (&error, Type::TEXT)];
+                match answer {
+                    Unfinished::Pending => self.write(pending, lease, &parameters[..1]).await,
+                    Unfinished::NotFound => self.write(not_found, lease, &parameters).await,
+                    Unfinished::Failed { .. } => self.write(failed, lease, &parameters).await,
+                }
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn texts(&self) -> Texts {
+        Texts { ascii: self.ascii.load(Ordering::Relaxed) }
+    }
+
+    /// Whether a statement failed because its texts hold characters that the database's encoding lacks, and is to be
+    /// sent again with [others](Self::texts).
+    fn must_escape(&self, texts: Texts, error: &StoreError) -> bool {
+        let must = !texts.ascii && is_untranslatable(error);
+        if must {
+            self.ascii.store(true, Ordering::Relaxed);
+        }
+        must
     }
 }
 
@@ -349,11 +441,12 @@ impl InboxStore for PostgresInbox {
     }
 
     async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
-        let (most, length) = (limit(most), microseconds(length));
-        let parameters: [Parameter<'_>; 2] = [(&most, Type::INT8), (&length, Type::INT8)];
+        let (wanted, length) = (limit(most), microseconds(length));
+        let parameters: [Parameter<'_>; 2] = [(&wanted, Type::INT8), (&length, Type::INT8)];
         self.inner.database.reserve().await?;
         let rows = self.query_leased(&self.inner.statements.lease, &parameters).await?;
-        rows.iter().map(leased).collect()
+        self.inner.arrivals.leased(rows.len(), most);
+        Ok(self.readable(&rows, rows::leased).await)
     }
 
     async fn begin(&self, lease: &Lease) -> Result<Fenced, StoreError> {
@@ -365,10 +458,10 @@ impl InboxStore for PostgresInbox {
         let renew = &self.inner.statements.renew;
         let mut tries_left = LOCKED_TRIES;
         loop {
-            let held = self.query_as_holder(renew, lease, &[(&length, Type::INT8)]).await?;
-            match held.first() {
+            let held = self.written(renew, lease, &[(&length, Type::INT8)]).await?;
+            match held {
                 None => return Ok(Fenced::Stale),
-                Some(row) if column(row, "renewed")? => return Ok(Fenced::Applied),
+                Some(row) if column(&row, "renewed")? => return Ok(Fenced::Applied),
                 // A call that was dropped lets go of the row soon; the transaction of a handler may take longer.
                 Some(_) if tries_left > 0 => tries_left -= 1,
                 Some(_) => {
@@ -382,45 +475,31 @@ impl InboxStore for PostgresInbox {
     }
 
     async fn verify(&self, lease: &Lease, event: &Envelope) -> Result<Fenced, StoreError> {
-        let (job_type, status) = (storable(event.job_type().as_str()), storable(event.status().as_str()));
         let body: &[u8] = event.body();
-        let others: [Parameter<'_>; 4] = [
-            (&job_type, Type::TEXT),
-            (&status, Type::TEXT),
-            (&body, Type::BYTEA),
-            (&self.inner.payload, Type::TEXT),
-        ];
-        let verified = self.write(&self.inner.statements.verify, lease, &others).await?;
-        if verified == Fenced::Applied {
-            self.inner.arrived.notify_one();
+        let verified = loop {
+            let texts = self.inner.texts();
+            let (job_type, status) =
+                (texts.storable(event.job_type().as_str()), texts.storable(event.status().as_str()));
+            let others: [Parameter<'_>; 3] =
+                [(&job_type, Type::TEXT), (&status, Type::TEXT), (&body, Type::BYTEA)];
+            match self.written(&self.inner.statements.verify, lease, &others).await {
+                Err(error) if self.inner.must_escape(texts, &error) => {}
+                verified => break verified?,
+            }
+        };
+        let Some(row) = verified else { return Ok(Fenced::Stale) };
+        if column(&row, "is_received")? {
+            tell::arrived(&self.inner, 1);
         }
-        Ok(verified)
+        Ok(Fenced::Applied)
     }
 
     async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError> {
-        let Statements { done, retry, dead, disowned, give_back, pending, not_found, failed, .. } =
-            &self.inner.statements;
-        match outcome {
-            Outcome::Done => self.write(done, lease, &[]).await,
-            Outcome::Retry { after, error } => {
-                let (after, error) = (microseconds(*after), storable(error));
-                self.write(retry, lease, &[(&after, Type::INT8), (&error, Type::TEXT)]).await
-            }
-            Outcome::Dead { error } => self.write(dead, lease, &[(&storable(error), Type::TEXT)]).await,
-            Outcome::GiveBack { after } => {
-                self.write(give_back, lease, &[(&microseconds(*after), Type::INT8)]).await
-            }
-            Outcome::Disowned { error } => {
-                self.write(disowned, lease, &[(&storable(error), Type::TEXT)]).await
-            }
-            Outcome::AskAgain { after, answer } => {
-                let (after, error) = (microseconds(*after), answer.error().map(storable));
-                let parameters: [Parameter<'_>; 2] = [(&after, Type::INT8), (&error, Type::TEXT)];
-                match answer {
-                    Unfinished::Pending => self.write(pending, lease, &parameters[..1]).await,
-                    Unfinished::NotFound => self.write(not_found, lease, &parameters).await,
-                    Unfinished::Failed { .. } => self.write(failed, lease, &parameters).await,
-                }
+        loop {
+            let texts = self.inner.texts();
+            match self.settle_with(texts, lease, outcome).await {
+                Err(error) if self.inner.must_escape(texts, &error) => {}
+                settled => return settled,
             }
         }
     }
@@ -445,10 +524,7 @@ impl InboxStore for PostgresInbox {
         let parameters: [Parameter<'_>; 2] = [(&most, Type::INT8), (&length, Type::INT8)];
         self.inner.database.reserve().await?;
         let rows = self.query_leased(&self.inner.statements.overdue, &parameters).await?;
-        let overdue = rows.iter().map(|row| {
-            Ok(Overdue { lease: lease(row)?, late: duration(column(row, "late")?), asked: asked(row)? })
-        });
-        overdue.collect()
+        Ok(self.readable(&rows, rows::overdue).await)
     }
 
     async fn contains(&self, job: &JobId) -> Result<bool, StoreError> {
@@ -456,21 +532,25 @@ impl InboxStore for PostgresInbox {
         Ok(!found.is_empty())
     }
 
+    /// At most 1000 rows and 1000 bodies, and of each about 64 MiB.
     async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError> {
-        let (row, payload) = (microseconds(retention.row), microseconds(retention.payload));
         let Statements { prune_rows, prune_payloads, .. } = &self.inner.statements;
-        let rows = self.query(prune_rows, &[(&row, Type::INT8), (&PRUNE_ROWS, Type::INT8)]).await?;
-        let payloads =
-            self.query(prune_payloads, &[(&payload, Type::INT8), (&PRUNE_ROWS, Type::INT8)]).await?;
-        Ok(Pruned { payloads: payloads.len() as u64, rows: rows.len() as u64 })
+        let prune = async |statement, older: Duration| {
+            let older = microseconds(older);
+            let parameters: [Parameter<'_>; 3] =
+                [(&older, Type::INT8), (&PRUNE_ROWS, Type::INT8), (&PRUNE_BYTES, Type::INT8)];
+            self.query(statement, &parameters).await.map(|pruned| pruned.len() as u64)
+        };
+        let rows = prune(prune_rows, retention.row).await?;
+        Ok(Pruned { payloads: prune(prune_payloads, retention.payload).await?, rows })
     }
 
     async fn wait(&self) {
-        let Inner { connector, listener, payload, arrived, .. } = &*self.inner;
+        let Inner { connector, listener, payload, arrivals, .. } = &*self.inner;
         if let Some(connector) = connector {
-            listener.start(connector, payload, arrived);
+            listener.start(connector, payload, arrivals);
         }
-        arrived.notified().await;
+        arrivals.wait().await;
     }
 }
 
@@ -484,34 +564,38 @@ impl InboxAdmin for PostgresInbox {
     ) -> Result<Vec<InboxRow>, StoreError> {
         let after = after.map_or(-1, |after| i64::try_from(after).unwrap_or(i64::MAX));
         let (state, most) = (filter.state.map(InboxState::as_str), limit(most));
-        let job_type = filter.job_type.as_deref().map(storable);
-        let status = filter.status.as_deref().map(storable);
-        let parameters: [Parameter<'_>; 5] = [
-            (&after, Type::INT8),
-            (&state, Type::TEXT),
-            (&job_type, Type::TEXT),
-            (&status, Type::TEXT),
-            (&most, Type::INT8),
-        ];
-        let rows = self.query(&self.inner.statements.list, &parameters).await?;
-        rows.iter().map(view).collect()
+        let rows = loop {
+            let texts = self.inner.texts();
+            let [job_type, status] = [&filter.job_type, &filter.status]
+                .map(|text| text.as_deref().map(|text| texts.storable(text)));
+            let parameters: [Parameter<'_>; 5] = [
+                (&after, Type::INT8),
+                (&state, Type::TEXT),
+                (&job_type, Type::TEXT),
+                (&status, Type::TEXT),
+                (&most, Type::INT8),
+            ];
+            match self.query(&self.inner.statements.list, &parameters).await {
+                Err(error) if self.inner.must_escape(texts, &error) => {}
+                rows => break rows?,
+            }
+        };
+        rows.iter().map(rows::view).collect()
     }
 
     async fn get(&self, job: &JobId) -> Result<Option<(InboxRow, Option<Bytes>)>, StoreError> {
         let rows = self.query(&self.inner.statements.get, &[(&job.to_string(), Type::TEXT)]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let body: Option<&[u8]> = column(row, "body")?;
-        Ok(Some((view(row)?, body.map(Bytes::copy_from_slice))))
+        Ok(Some((rows::view(row)?, body.map(Bytes::copy_from_slice))))
     }
 
     async fn replay(&self, job: &JobId) -> Result<bool, StoreError> {
-        let job = job.to_string();
-        let parameters: [Parameter<'_>; 2] = [(&job, Type::TEXT), (&self.inner.payload, Type::TEXT)];
-        let replayed = !self.query(&self.inner.statements.replay, &parameters).await?.is_empty();
-        if replayed {
-            self.inner.arrived.notify_one();
+        let replayed = self.query(&self.inner.statements.replay, &[(&job.to_string(), Type::TEXT)]).await?;
+        if !replayed.is_empty() {
+            tell::arrived_now(&self.inner).await;
         }
-        Ok(replayed)
+        Ok(!replayed.is_empty())
     }
 
     async fn stats(&self) -> Result<InboxStats, StoreError> {
@@ -537,70 +621,8 @@ impl JobRegistry for PostgresInbox {
     }
 }
 
-fn leased(row: &Row) -> Result<Leased, StoreError> {
-    Ok(Leased {
-        lease: lease(row)?,
-        body: Bytes::copy_from_slice(column(row, "body")?),
-        attempt: column::<i32>(row, "attempts")?.unsigned_abs(),
-        earlier_attempts: column::<i32>(row, "earlier_attempts")?.unsigned_abs(),
-        ran_out: column(row, "ran_out")?,
-        begun: column(row, "was_begun")?,
-        verified: column(row, "verified")?,
-        age: duration(column(row, "age")?),
-        asked: asked(row)?,
-    })
-}
-
-fn lease(row: &Row) -> Result<Lease, StoreError> {
-    Ok(Lease::new(job(row)?, column::<i64>(row, "sequence")?.unsigned_abs()))
-}
-
-fn asked(row: &Row) -> Result<Asked, StoreError> {
-    Ok(Asked {
-        times: column::<i32>(row, "asked")?.unsigned_abs(),
-        not_found: column::<i32>(row, "not_found")?.unsigned_abs(),
-        unanswered_for: column::<Option<i64>>(row, "unanswered_for")?.map(duration),
-        again_in: column::<Option<i64>>(row, "ask_in")?.map(duration).unwrap_or_default(),
-    })
-}
-
-fn view(row: &Row) -> Result<InboxRow, StoreError> {
-    use InboxState::{Dead, Done, Expected, Received, Running};
-    let state: &str = column(row, "state")?;
-    let mut states = [Expected, Received, Running, Done, Dead].into_iter();
-    let state = states.find(|known| known.as_str() == state);
-    Ok(InboxRow {
-        number: column::<i64>(row, "number")?.unsigned_abs(),
-        job: job(row)?,
-        state: state.ok_or_else(|| StoreError::unavailable("a row is in a state that is not known"))?,
-        job_type: column(row, "job_type")?,
-        status: column(row, "status")?,
-        verified: column(row, "verified")?,
-        asked: column::<i32>(row, "asked")?.unsigned_abs(),
-        attempts: column::<i32>(row, "attempts")?.unsigned_abs(),
-        earlier_attempts: column::<i32>(row, "earlier_attempts")?.unsigned_abs(),
-        error: column(row, "error")?,
-        age: duration(column(row, "age")?),
-        due_in: column::<Option<i64>>(row, "due_in")?.map(duration),
-    })
-}
-
-fn job(row: &Row) -> Result<JobId, StoreError> {
-    column::<&str>(row, "job_id")?.parse().map_err(StoreError::unavailable)
-}
-
-/// What is past is no time.
-fn duration(microseconds: i64) -> Duration {
-    Duration::from_micros(u64::try_from(microseconds).unwrap_or(0))
-}
-
 fn limit(most: usize) -> i64 {
     i64::try_from(most).unwrap_or(i64::MAX)
-}
-
-/// A text for a column, which cannot hold a NUL.
-fn storable(text: &str) -> Cow<'_, str> {
-    if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
 }
 
 impl fmt::Debug for PostgresInbox {

@@ -158,3 +158,45 @@ impl Amount {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(room: &Room, count: &Count, rows: u64) {
+        room.counted(count, [rows, rows, 0], Duration::ZERO);
+    }
+
+    #[test]
+    fn what_is_stored_while_it_is_counted_is_not_forgotten() {
+        let room = Room::new(Limits { rows: 3, bytes: u64::MAX });
+        counted(&room, &room.begin_count(), 0);
+        let store = || {
+            let fits = room.take(1);
+            if fits {
+                room.settle(1, true);
+            }
+            fits
+        };
+        assert!(store());
+        let count = room.begin_count();
+        assert!(store());
+        // It saw the first, and not the second.
+        counted(&room, &count, 1);
+        assert!(store());
+        assert!(!store(), "it took a fourth");
+        // The slower of two counts that began together changes nothing.
+        let (slow, fast) = (room.begin_count(), room.begin_count());
+        counted(&room, &fast, 2);
+        assert!(store());
+        counted(&room, &slow, 0);
+        assert!(!store(), "it took a fourth");
+        // The same of jobs that are expected.
+        let count = room.begin_count();
+        counted(&room, &count, 0);
+        let count = room.begin_count();
+        (0..3).for_each(|_| room.expected());
+        counted(&room, &count, 0);
+        assert!(!room.has_room_to_expect(), "it forgot those that are expected");
+    }
+}

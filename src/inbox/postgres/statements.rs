@@ -41,6 +41,8 @@ pub(super) struct Statements {
     pub(super) get: String,
     pub(super) replay: String,
     pub(super) stats: String,
+    pub(super) set_aside: String,
+    pub(super) notify: String,
 }
 
 /// What makes the table, version by version. A version that is released is never changed: the next one alters it.
@@ -79,9 +81,9 @@ fn first_version(table: &TableName) -> String {
     received_at timestamptz NOT NULL,
     ended_at timestamptz CHECK (ended_at IS NOT NULL OR state NOT IN ('done', 'dead'))
 ) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
-CREATE INDEX {due} ON {table} (due_at, number) WHERE {UNFINISHED} AND asked = 0;
+CREATE INDEX {due} ON {table} (due_at, number) WHERE {UNFINISHED} AND asked <= 0;
 CREATE INDEX {due_again} ON {table} (asked, due_at, number) WHERE {UNFINISHED} AND asked > 0;
-CREATE INDEX {expected} ON {table} (due_at, number) WHERE state = 'expected' AND asked = 0;
+CREATE INDEX {expected} ON {table} (due_at, number) WHERE state = 'expected' AND asked <= 0;
 CREATE INDEX {overdue_again} ON {table} (asked, due_at, number) WHERE state = 'expected' AND asked > 0;
 CREATE INDEX {done} ON {table} (ended_at) WHERE state = 'done' AND body IS NOT NULL;
 CREATE INDEX {pruned} ON {table} (ended_at) WHERE state = 'done' AND body IS NULL;
@@ -107,12 +109,24 @@ impl Statements {
             WHERE current_setting('synchronous_commit') = 'off'";
         let from_now = |parameter| format!("clock_timestamp() + ${parameter} * interval '1 microsecond'");
         let long_ago = |parameter| format!("statement_timestamp() - ${parameter} * interval '1 microsecond'");
-        let microseconds = |interval| format!("(extract(epoch FROM {interval}) * 1000000)::int8");
+        let microseconds = |interval: &str| format!("(extract(epoch FROM {interval}) * 1000000)::int8");
+        // A time may be infinite, and that has no difference to another.
+        let since = |time: &str| {
+            let passed = microseconds(&format!("statement_timestamp() - {time}"));
+            format!("CASE WHEN isfinite({time}) THEN {passed} END")
+        };
+        let until = |time: &str| {
+            let left = microseconds(&format!("{time} - statement_timestamp()"));
+            format!("CASE WHEN isfinite({time}) THEN {left} END")
+        };
+        // A number that somebody set to the greatest there is must not make a statement fail, which is for many rows.
+        let next_number = |number: &str| format!("least({number}, 9223372036854775806) + 1");
+        let one_more = |number: &str| format!("least({number}, 2147483646) + 1");
         let view = format!(
             "number, job_id, state, job_type, status, verified, asked, attempts, earlier_attempts, error,
                 {} AS age, {} AS due_in",
-            microseconds("statement_timestamp() - received_at"),
-            microseconds("due_at - statement_timestamp()"),
+            since("received_at"),
+            until("due_at"),
         );
         // Writes a row that is leased, or else, for a repetition whose first reply was lost, the same row
         // again: in one statement, so that nothing comes between the question and the write.
@@ -129,9 +143,10 @@ impl Statements {
         };
         // A run for an event that was no last word of an expected job ends: another event is expected then.
         let remains = format!("state = 'running' AND status NOT {FINAL} AND deadline_at IS NOT NULL");
+        let next = next_number("job.sequence");
         let expect_another = |when: &str| {
             let columns = [
-                ("sequence", "job.sequence + 1"),
+                ("sequence", &*next),
                 ("attempts", "0"),
                 ("earlier_attempts", "0"),
                 ("job_type", "NULL"),
@@ -176,28 +191,30 @@ impl Statements {
                 "UPDATE {table} SET
                     state = CASE state WHEN 'expected' THEN 'expected' ELSE 'received' END,
                     due_at = CASE state WHEN 'received' THEN due_at ELSE {from_now} END,
-                    sequence = sequence + CASE state WHEN 'expected' THEN 1 ELSE 0 END,
+                    sequence = CASE state WHEN 'expected' THEN {next} ELSE sequence END,
                     attempts = attempts - CASE state WHEN 'running' THEN 1 ELSE 0 END{sets}
                 WHERE {LEASED} AND state IN ({LEASABLE}, 'received')
                 RETURNING true",
+                next = next_number("sequence"),
                 from_now = from_now(3)
             )
         };
         let asked = |not_found: &str, unanswered_since: &str| {
             back(&format!(
-                ", asked = asked + CASE state WHEN 'received' THEN 0 ELSE 1 END,
+                ", asked = CASE state WHEN 'received' THEN asked ELSE {one_more_asked} END,
                     not_found = CASE state WHEN 'received' THEN not_found ELSE {not_found} END,
                     ask_at = CASE state WHEN 'received' THEN ask_at ELSE {from_now} END,
                     unanswered_since = CASE state WHEN 'received' THEN unanswered_since
                         ELSE {unanswered_since} END,
                     error = CASE state WHEN 'received' THEN error ELSE $4 END",
+                one_more_asked = one_more("asked"),
                 from_now = from_now(3)
             ))
         };
         let asking = format!(
             "asked, not_found, {} AS ask_in, {} AS unanswered_for",
-            microseconds("ask_at - statement_timestamp()"),
-            microseconds("statement_timestamp() - unanswered_since"),
+            until("ask_at"),
+            since("unanswered_since"),
         );
         // What is received is the repetition of a write whose reply was lost; the first may end while this one waits
         // for it, so only the write itself can ask that.
@@ -215,6 +232,14 @@ impl Statements {
         .map(|(column, value)| {
             format!("{column} = CASE state WHEN 'received' THEN {column} ELSE {value} END")
         });
+        // As many as have so many bytes together, and one more.
+        let few = |rows: &str| {
+            format!(
+                "SELECT number FROM (
+                    SELECT number, sum(bytes) OVER (ORDER BY ended_at, number) - bytes AS before FROM {rows}
+                ) AS summed WHERE before < $3"
+            )
+        };
         const NO_EVENT: &str = "job_type = NULL, status = NULL, body = NULL, verified = false";
         const NEVER_ASKED: &str = "asked = 0, not_found = 0, ask_at = NULL, unanswered_since = NULL";
         const NOW: &str = "clock_timestamp()";
@@ -241,12 +266,9 @@ impl Statements {
                     ORDER BY job_id
                     ON CONFLICT (job_id) DO NOTHING
                     RETURNING job_id
-                ), told AS MATERIALIZED (
-                    SELECT pg_notify('{CHANNEL}', $6) FROM written LIMIT 1
                 ), durably AS MATERIALIZED ({DURABLY})
                 SELECT place, true AS stored, NULL::boolean AS conflict
-                FROM incoming JOIN written USING (job_id),
-                    (SELECT count(*) FROM told) AS told, (SELECT count(*) FROM durably) AS durably"
+                FROM incoming JOIN written USING (job_id), (SELECT count(*) FROM durably) AS durably"
             ),
             // Looks first, so that a duplicate locks and writes no row: `conflict` is NULL for what may be written.
             // What may and was not has been received by another statement after this one had looked.
@@ -277,22 +299,20 @@ impl Statements {
                             WHEN job.status IS NULL AND excluded.status NOT {FINAL} THEN clock_timestamp() END,
                         state = CASE job.state WHEN 'running' THEN 'running' ELSE 'received' END,
                         due_at = CASE job.state WHEN 'running' THEN job.due_at ELSE excluded.due_at END,
-                        sequence = job.sequence + CASE WHEN job.state IN ({LEASABLE}) THEN 1 ELSE 0 END
+                        sequence = CASE WHEN job.state IN ({LEASABLE}) THEN {next} ELSE job.sequence END
                     WHERE job.status IS NULL OR (job.status NOT {FINAL} AND excluded.status {FINAL})
                     RETURNING job_id
-                ), told AS MATERIALIZED (
-                    SELECT pg_notify('{CHANNEL}', $6) FROM written LIMIT 1
                 ), durably AS MATERIALIZED ({DURABLY})
                 SELECT place, written.job_id IS NOT NULL AS stored, conflict
-                FROM incoming LEFT JOIN written USING (job_id),
-                    (SELECT count(*) FROM told) AS told, (SELECT count(*) FROM durably) AS durably"
+                FROM incoming LEFT JOIN written USING (job_id), (SELECT count(*) FROM durably) AS durably",
+                next = next_number("job.sequence")
             ),
             count: format!(
                 "SELECT rows, bytes, expected, {} AS took
                 FROM (
                     SELECT count(*) AS rows, coalesce(sum(length), 0)::int8 AS bytes
                     FROM (
-                        SELECT octet_length(body) AS length FROM {table} WHERE {UNFINISHED} AND asked = 0
+                        SELECT octet_length(body) AS length FROM {table} WHERE {UNFINISHED} AND asked <= 0
                         UNION ALL
                         SELECT octet_length(body) AS length FROM {table} WHERE {UNFINISHED} AND asked > 0
                         LIMIT $1
@@ -301,7 +321,7 @@ impl Statements {
                 ) AS counted, (
                     SELECT count(*) AS expected
                     FROM (
-                        SELECT true FROM {table} WHERE state = 'expected' AND asked = 0
+                        SELECT true FROM {table} WHERE state = 'expected' AND asked <= 0
                         UNION ALL
                         SELECT true FROM {table} WHERE state = 'expected' AND asked > 0
                         LIMIT $1
@@ -315,7 +335,7 @@ impl Statements {
                     SELECT number, due_at, state = 'running' AS ran_out,
                         state = 'running' AND begun AS was_begun
                     FROM {table}
-                    WHERE {UNFINISHED} AND asked = 0 AND due_at <= statement_timestamp()
+                    WHERE {UNFINISHED} AND asked <= 0 AND due_at <= statement_timestamp()
                     ORDER BY due_at, number LIMIT $1 FOR UPDATE SKIP LOCKED
                 ), again AS MATERIALIZED (
                     SELECT number, due_at, state = 'running' AS ran_out,
@@ -328,14 +348,16 @@ impl Statements {
                     SELECT * FROM fresh UNION ALL SELECT * FROM again
                 ), leased AS (
                     UPDATE {table} AS job SET state = 'running', due_at = {},
-                        sequence = job.sequence + 1, attempts = job.attempts + 1, begun = false
+                        sequence = {}, attempts = {}, begun = false
                     FROM due WHERE job.number = due.number
                     RETURNING job_id, job.sequence, job.attempts, earlier_attempts, body, ran_out, was_begun,
                         verified, {} AS age, {asking}, due.due_at AS due_since, job.number
                 )
                 SELECT * FROM leased ORDER BY asked, due_since, number",
                 from_now(2),
-                microseconds("statement_timestamp() - received_at"),
+                next_number("job.sequence"),
+                one_more("job.attempts"),
+                since("received_at"),
             ),
             begin: format!(
                 "UPDATE {table} SET begun = true WHERE {LEASED} AND state = {RUNNING} RETURNING true"
@@ -354,19 +376,14 @@ impl Statements {
                 from_now(3)
             ),
             verify: format!(
-                "WITH verified AS (
-                    UPDATE {table} SET {sets}, verified = true,
-                        state = CASE state WHEN 'expected' THEN 'received' ELSE state END,
-                        due_at = CASE state WHEN 'expected' THEN clock_timestamp() ELSE due_at END,
-                        received_at = CASE state WHEN 'expected' THEN clock_timestamp() ELSE received_at END,
-                        attempts = CASE state WHEN 'expected' THEN 0 ELSE attempts END,
-                        earlier_attempts = CASE state WHEN 'expected' THEN 0 ELSE earlier_attempts END
-                    WHERE {LEASED} AND (state IN ({LEASABLE}) OR (state = 'received' AND verified))
-                    RETURNING state
-                ), told AS MATERIALIZED (
-                    SELECT pg_notify('{CHANNEL}', $6) FROM verified WHERE state = 'received'
-                )
-                SELECT true FROM verified, (SELECT count(*) FROM told) AS told",
+                "UPDATE {table} SET {sets}, verified = true,
+                    state = CASE state WHEN 'expected' THEN 'received' ELSE state END,
+                    due_at = CASE state WHEN 'expected' THEN clock_timestamp() ELSE due_at END,
+                    received_at = CASE state WHEN 'expected' THEN clock_timestamp() ELSE received_at END,
+                    attempts = CASE state WHEN 'expected' THEN 0 ELSE attempts END,
+                    earlier_attempts = CASE state WHEN 'expected' THEN 0 ELSE earlier_attempts END
+                WHERE {LEASED} AND (state IN ({LEASABLE}) OR (state = 'received' AND verified))
+                RETURNING state = 'received' AS is_received",
                 sets = answer.join(", ")
             ),
             done: end(RUNNING, "done", ", 'done'", "NULL", ""),
@@ -387,15 +404,17 @@ impl Statements {
             ),
             give_back: back(""),
             pending: format!(
-                "UPDATE {table} SET state = 'expected', due_at = {from_now}, sequence = sequence + 1,
+                "UPDATE {table} SET state = 'expected', due_at = {from_now}, sequence = {next},
                     attempts = attempts - CASE state WHEN 'running' THEN 1 ELSE 0 END,
-                    asked = asked + 1, not_found = 0, ask_at = {from_now}, unanswered_since = NULL, error = NULL,
+                    asked = {one_more_asked}, not_found = 0, ask_at = {from_now}, unanswered_since = NULL, error = NULL,
                     deadline_at = coalesce(deadline_at, clock_timestamp()), {NO_EVENT}
                 WHERE {LEASED} AND state IN ({LEASABLE})
                 RETURNING true",
+                next = next_number("sequence"),
+                one_more_asked = one_more("asked"),
                 from_now = from_now(3)
             ),
-            not_found: asked("not_found + 1", "NULL"),
+            not_found: asked(&one_more("not_found"), "NULL"),
             failed: asked("not_found", "coalesce(unanswered_since, clock_timestamp())"),
             complete: end(RUNNING, "done", "", "NULL", ""),
             expect: format!(
@@ -420,7 +439,7 @@ impl Statements {
             overdue: format!(
                 "WITH fresh AS MATERIALIZED (
                     SELECT number FROM {table}
-                    WHERE state = 'expected' AND asked = 0 AND due_at <= statement_timestamp()
+                    WHERE state = 'expected' AND asked <= 0 AND due_at <= statement_timestamp()
                     ORDER BY due_at, number LIMIT $1 FOR UPDATE SKIP LOCKED
                 ), again AS MATERIALIZED (
                     SELECT number FROM {table}
@@ -430,11 +449,12 @@ impl Statements {
                 ), overdue AS MATERIALIZED (
                     SELECT * FROM fresh UNION ALL SELECT * FROM again
                 )
-                UPDATE {table} AS job SET due_at = {}, sequence = job.sequence + 1
+                UPDATE {table} AS job SET due_at = {}, sequence = {}
                 FROM overdue WHERE job.number = overdue.number
-                RETURNING job_id, sequence, {} AS late, {asking}",
+                RETURNING job.number, job_id, sequence, {} AS late, {asking}",
                 from_now(2),
-                microseconds("statement_timestamp() - coalesce(deadline_at, received_at)"),
+                next_number("job.sequence"),
+                since("coalesce(deadline_at, received_at)"),
             ),
             contains: format!("SELECT FROM {table} WHERE job_id = $1"),
             prune_rows: format!(
@@ -442,22 +462,26 @@ impl Statements {
                     SELECT number FROM {table} WHERE state = 'done' AND body IS NULL AND ended_at <= {long_ago}
                     ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED
                 ), whole AS MATERIALIZED (
-                    SELECT number FROM {table} WHERE state = 'done' AND body IS NOT NULL AND ended_at <= {long_ago}
+                    SELECT number, ended_at, octet_length(body) AS bytes FROM {table}
+                    WHERE state = 'done' AND body IS NOT NULL AND ended_at <= {long_ago}
                     ORDER BY ended_at LIMIT $2 - (SELECT count(*) FROM pruned) FOR UPDATE SKIP LOCKED
                 )
                 DELETE FROM {table}
-                WHERE number IN (SELECT number FROM pruned UNION ALL SELECT number FROM whole)
+                WHERE number IN (SELECT number FROM pruned UNION ALL {few})
                 RETURNING true",
-                long_ago = long_ago(1)
+                long_ago = long_ago(1),
+                few = few("whole"),
             ),
             prune_payloads: format!(
                 "WITH old AS MATERIALIZED (
-                    SELECT number FROM {table} WHERE state = 'done' AND body IS NOT NULL AND ended_at <= {}
+                    SELECT number, ended_at, octet_length(body) AS bytes FROM {table}
+                    WHERE state = 'done' AND body IS NOT NULL AND ended_at <= {}
                     ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED
                 )
-                UPDATE {table} AS job SET body = NULL FROM old WHERE job.number = old.number
+                UPDATE {table} SET body = NULL WHERE number IN ({})
                 RETURNING true",
-                long_ago(1)
+                long_ago(1),
+                few("old"),
             ),
             list: format!(
                 "SELECT {view} FROM {table}
@@ -469,13 +493,15 @@ impl Statements {
             replay: format!(
                 "UPDATE {table} SET due_at = clock_timestamp(), ended_at = NULL, {NEVER_ASKED},
                     state = CASE WHEN body IS NULL THEN 'expected' ELSE 'received' END,
-                    sequence = sequence + CASE WHEN body IS NULL THEN 1 ELSE 0 END,
+                    sequence = CASE WHEN body IS NULL THEN {next} ELSE sequence END,
                     deadline_at = CASE WHEN body IS NULL THEN clock_timestamp() END,
-                    earlier_attempts = earlier_attempts + CASE WHEN body IS NULL THEN 0 ELSE attempts END,
+                    earlier_attempts = CASE WHEN body IS NULL THEN earlier_attempts
+                        ELSE least(greatest(earlier_attempts, 0)::int8 + greatest(attempts, 0), 2147483647)::int4 END,
                     attempts = CASE WHEN body IS NULL THEN attempts ELSE 0 END
                 WHERE job_id = $1
                     AND (state = 'dead' AND status IS NULL OR state IN ('done', 'dead') AND body IS NOT NULL)
-                RETURNING pg_notify('{CHANNEL}', $2)"
+                RETURNING true",
+                next = next_number("sequence")
             ),
             stats: format!(
                 "SELECT count(*) FILTER (WHERE state = 'expected') AS expected,
@@ -487,9 +513,19 @@ impl Statements {
                     {} AS oldest_due
                 FROM {table}",
                 microseconds(&format!(
-                    "statement_timestamp() - min(due_at) FILTER (WHERE {UNFINISHED} AND due_at <= statement_timestamp())"
+                    "statement_timestamp() - min(due_at) FILTER (
+                        WHERE {UNFINISHED} AND due_at <= statement_timestamp() AND isfinite(due_at))"
                 ))
             ),
+            // A row whose event is gone has no status, either.
+            set_aside: format!(
+                "UPDATE {table} SET state = 'dead', due_at = NULL, ended_at = clock_timestamp(), error = $3,
+                    status = CASE WHEN body IS NOT NULL THEN status END
+                WHERE number = $1 AND sequence = $2 AND state IN ({LEASABLE})
+                RETURNING true"
+            ),
+            // Who hears of it looks into the table: what is told need not be on the disk.
+            notify: format!("SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', $1)"),
         }
     }
 }

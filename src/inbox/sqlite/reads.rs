@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ::rusqlite::types::Type;
-use ::rusqlite::{Connection, Error, OptionalExtension, Row, params};
+use ::rusqlite::{Connection, OptionalExtension, Row, params};
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -14,7 +13,8 @@ use super::place::Place;
 use super::totals::state;
 use super::{between, integer, now, schema};
 use crate::event::JobId;
-use crate::inbox::{InboxFilter, InboxRow, InboxState, InboxStats};
+use crate::inbox::text::storable;
+use crate::inbox::{InboxFilter, InboxRow, InboxState, InboxStats, read};
 use crate::store::StoreError;
 
 /// How many reads run at once.
@@ -104,7 +104,8 @@ pub(super) fn list(
         WHERE id > ?1 AND (?2 IS NULL OR job_type = ?2) AND (?3 IS NULL OR status = ?3) {state}
         ORDER BY id LIMIT ?4"
     );
-    let parameters = params![integer(after.unwrap_or(0)), filter.job_type, filter.status, integer(most)];
+    let [job_type, status] = [&filter.job_type, &filter.status].map(|text| text.as_deref().map(storable));
+    let parameters = params![integer(after.unwrap_or(0)), job_type, status, integer(most)];
     let now = now();
     connection.prepare_cached(&statement)?.query_map(parameters, |row| view(row, now))?.collect()
 }
@@ -125,7 +126,7 @@ pub(super) fn get(
 }
 
 pub(super) const STATS: &str = "SELECT state, rows, bytes,
-        (SELECT min(due_at) FROM inbox WHERE state IN ('received', 'running') AND asked = 0),
+        (SELECT min(due_at) FROM inbox WHERE state IN ('received', 'running') AND asked <= 0),
         (SELECT min(due_at) FROM inbox WHERE state IN ('received', 'running') AND asked > 0)
     FROM inbox_total";
 
@@ -135,14 +136,15 @@ pub(super) fn stats(connection: &Connection) -> ::rusqlite::Result<InboxStats> {
     let mut statement = connection.prepare_cached(STATS)?;
     let mut totals = statement.query([])?;
     while let Some(total) = totals.next()? {
-        *match state(total.get_ref(0)?.as_str()?)? {
-            InboxState::Expected => &mut stats.expected,
-            InboxState::Received => &mut stats.received,
-            InboxState::Running => &mut stats.running,
-            InboxState::Done => &mut stats.done,
-            InboxState::Dead => &mut stats.dead,
+        *match state(&total.get_ref(0)?) {
+            Some(InboxState::Expected) => &mut stats.expected,
+            Some(InboxState::Received) => &mut stats.received,
+            Some(InboxState::Running) => &mut stats.running,
+            Some(InboxState::Done) => &mut stats.done,
+            Some(InboxState::Dead) => &mut stats.dead,
+            None => continue,
         } = number(total, 1)?;
-        stats.bytes += number(total, 2)?;
+        stats.bytes = stats.bytes.saturating_add(number(total, 2)?);
         let due: [Option<i64>; 2] = [total.get(3)?, total.get(4)?];
         stats.oldest_due =
             due.into_iter().flatten().min().filter(|due| *due <= now).map(|due| between(due, now));
@@ -150,35 +152,38 @@ pub(super) fn stats(connection: &Connection) -> ::rusqlite::Result<InboxStats> {
     Ok(stats)
 }
 
+/// A row for people: whatever is in it.
 fn view(row: &Row<'_>, now: i64) -> ::rusqlite::Result<InboxRow> {
     let due: Option<i64> = row.get(9)?;
+    let (state, error) = read::state(&text(row, 2)?.unwrap_or_default(), text(row, 7)?);
     Ok(InboxRow {
         number: number(row, 0)?,
-        job: job(row, 1)?,
-        state: state(row.get_ref(2)?.as_str()?)?,
-        job_type: row.get(3)?,
-        status: row.get(4)?,
-        attempts: row.get(5)?,
-        earlier_attempts: row.get(6)?,
-        error: row.get(7)?,
+        job_id: text(row, 1)?.unwrap_or_default(),
+        state,
+        job_type: text(row, 3)?,
+        status: text(row, 4)?,
+        attempts: count(row, 5)?,
+        earlier_attempts: count(row, 6)?,
+        error,
         age: between(row.get(8)?, now),
         verified: row.get(10)?,
-        asked: row.get(11)?,
+        asked: count(row, 11)?,
         due_in: due.map(|due| between(now, due)),
     })
 }
 
-/// The id of a job in a column.
-pub(super) fn job(row: &Row<'_>, column: usize) -> ::rusqlite::Result<JobId> {
-    JobId::try_from(row.get_ref(column)?.as_str()?).map_err(unreadable)
+/// A text in a column, whatever its bytes are.
+pub(super) fn text(row: &Row<'_>, column: usize) -> ::rusqlite::Result<Option<String>> {
+    let bytes = row.get_ref(column)?.as_bytes_or_null()?;
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
 }
 
-/// A number in a column that is never negative.
+/// A number in a column that is never negative; if it is, zero.
 pub(super) fn number(row: &Row<'_>, column: usize) -> ::rusqlite::Result<u64> {
-    u64::try_from(row.get::<_, i64>(column)?).map_err(unreadable)
+    Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0))
 }
 
-/// What is in the file was not written by us.
-pub(super) fn unreadable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::FromSqlConversionFailure(0, Type::Text, error.into())
+/// The same of a number that is not large.
+pub(super) fn count(row: &Row<'_>, column: usize) -> ::rusqlite::Result<u32> {
+    Ok(u32::try_from(number(row, column)?).unwrap_or(u32::MAX))
 }

@@ -53,9 +53,9 @@ pub(super) const MIGRATIONS: [&str; 1] = ["
         error TEXT
     ) STRICT;
     -- What was fetched in vain waits behind what was not yet fetched.
-    CREATE INDEX inbox_leasable ON inbox (due_at) WHERE state IN ('received', 'running') AND asked = 0;
+    CREATE INDEX inbox_leasable ON inbox (due_at) WHERE state IN ('received', 'running') AND asked <= 0;
     CREATE INDEX inbox_leasable_again ON inbox (asked, due_at) WHERE state IN ('received', 'running') AND asked > 0;
-    CREATE INDEX inbox_expected ON inbox (due_at) WHERE state = 'expected' AND asked = 0;
+    CREATE INDEX inbox_expected ON inbox (due_at) WHERE state = 'expected' AND asked <= 0;
     CREATE INDEX inbox_expected_again ON inbox (asked, due_at) WHERE state = 'expected' AND asked > 0;
     CREATE INDEX inbox_dead ON inbox (state) WHERE state = 'dead';
     CREATE INDEX inbox_done ON inbox (done_at) WHERE state = 'done' AND bytes IS NOT NULL;

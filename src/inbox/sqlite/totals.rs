@@ -1,5 +1,6 @@
 //! How much is in each state, kept with every write: so that a limit costs no look at all rows.
 
+use ::rusqlite::types::ValueRef;
 use ::rusqlite::{Connection, params};
 
 use crate::inbox::InboxState;
@@ -27,7 +28,7 @@ impl Totals {
         let mut statement = connection.prepare_cached(LOAD)?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let state = state(row.get_ref(0)?.as_str()?)?;
+            let Some(state) = state(&row.get_ref(0)?) else { continue };
             *totals.of_mut(state) = Total { rows: row.get(1)?, bytes: row.get(2)? };
         }
         Ok(totals)
@@ -59,21 +60,24 @@ impl Totals {
             Total::default(),
             |sum, state| {
                 let total = self.of(state);
-                Total { rows: sum.rows + total.rows, bytes: sum.bytes + total.bytes }
+                Total {
+                    rows: sum.rows.saturating_add(total.rows),
+                    bytes: sum.bytes.saturating_add(total.bytes),
+                }
             },
         )
     }
 
     pub(super) fn add(&mut self, state: InboxState, bytes: i64) {
         let total = self.of_mut(state);
-        total.rows += 1;
-        total.bytes += bytes;
+        total.rows = total.rows.saturating_add(1);
+        total.bytes = total.bytes.saturating_add(bytes);
     }
 
     pub(super) fn remove(&mut self, state: InboxState, bytes: i64) {
         let total = self.of_mut(state);
-        total.rows -= 1;
-        total.bytes -= bytes;
+        total.rows = total.rows.saturating_sub(1);
+        total.bytes = total.bytes.saturating_sub(bytes);
     }
 }
 
@@ -87,10 +91,8 @@ fn index(state: InboxState) -> usize {
     }
 }
 
-/// The state with this name.
-pub(super) fn state(name: &str) -> ::rusqlite::Result<InboxState> {
-    STATES
-        .into_iter()
-        .find(|state| state.as_str() == name)
-        .ok_or_else(|| super::reads::unreadable(format!("there is no state {name:?}")))
+/// The state with this name; `None` if there is no such state.
+pub(super) fn state(name: &ValueRef<'_>) -> Option<InboxState> {
+    let name = name.as_bytes_or_null().ok().flatten();
+    STATES.into_iter().find(|state| Some(state.as_str().as_bytes()) == name)
 }

@@ -1,18 +1,31 @@
 //! The transitions of a row: what the state machine in `row.rs` does, in SQL.
 
+use std::error::Error;
 use std::time::Duration;
 
+use ::rusqlite::types::FromSqlError;
 use ::rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use bytes::Bytes;
+use tracing::error;
 
-use super::reads::{job, number};
+use super::reads::{count, text};
 use super::totals::{Totals, state};
 use super::{Limits, between, integer, microseconds, now};
 use crate::event::{Envelope, JobId, JobStatus};
+use crate::inbox::text::storable;
 use crate::inbox::{
-    Asked, InboxState, Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention, Unfinished,
+    Asked, InboxState, Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention, Unfinished, read,
 };
 use crate::store::Fenced;
+
+/// The state in a column of a row that is to be changed.
+fn known_state(row: &Row<'_>, column: usize) -> ::rusqlite::Result<InboxState> {
+    let name = row.get_ref(column)?;
+    state(&name).ok_or_else(|| {
+        let unknown: Box<dyn Error + Send + Sync> = "no version of this crate knows the row's state".into();
+        FromSqlError::Other(unknown).into()
+    })
+}
 
 /// The most rows that one call prunes, and the most bytes of bodies, about: to free them takes time, and writes
 /// wait meanwhile.
@@ -28,6 +41,27 @@ pub(super) struct Transaction<'c> {
     totals_before: Totals,
     /// How many rows have become due.
     arrived: usize,
+}
+
+/// A row that may be leased.
+///
+/// The statements are bounded, too: a number that somebody set to the greatest there is must not make one fail that
+/// others are committed with.
+struct Found {
+    id: i64,
+    state: InboxState,
+    bytes: i64,
+}
+
+/// Why it cannot be.
+type Unreadable = Box<dyn Error + Send + Sync>;
+
+impl Found {
+    /// The lease that it is about to get.
+    fn lease(&self, row: &Row<'_>) -> Result<Lease, Unreadable> {
+        let (job, sequence) = (row.get_ref(1)?.as_str()?, row.get::<_, i64>(2)?);
+        Ok(Lease::new(read::job(job)?, read::sequence(sequence.saturating_add(1))?))
+    }
 }
 
 /// What is known of the row of an event that arrives.
@@ -65,7 +99,7 @@ impl<'c> Transaction<'c> {
     /// Whether the limits allow that many more unfinished rows and bytes.
     fn has_room(&self, rows: i64, bytes: i64) -> bool {
         let unfinished = self.totals.unfinished();
-        (rows <= 0 || unfinished.rows + rows <= self.limits.rows)
+        (rows <= 0 || unfinished.rows.saturating_add(rows) <= self.limits.rows)
             && (bytes <= 0 || unfinished.bytes.saturating_add(bytes) <= self.limits.bytes)
     }
 }
@@ -80,7 +114,7 @@ const FIND: &str = "SELECT id, state, status, bytes, body IS NOT NULL AND body <
 const TAKE: &str = "UPDATE inbox SET
         state = CASE state WHEN 'running' THEN 'running' ELSE 'received' END,
         due_at = CASE state WHEN 'running' THEN due_at ELSE ?5 END,
-        sequence = sequence + (state IN ('expected', 'running')),
+        sequence = min(sequence, 9223372036854775806) + (state IN ('expected', 'running')),
         asked = CASE WHEN state IN ('done', 'dead') THEN 0 ELSE asked END,
         not_found = CASE WHEN state IN ('done', 'dead') THEN 0 ELSE not_found END,
         ask_at = CASE WHEN state IN ('done', 'dead') THEN NULL ELSE ask_at END,
@@ -97,7 +131,7 @@ impl Transaction<'_> {
     /// Stores an event; `None` when a limit is reached.
     pub(super) fn receive(&mut self, event: &Envelope) -> ::rusqlite::Result<Option<Receipt>> {
         let job = event.job().to_string();
-        let (job_type, status) = (event.job_type().as_str(), event.status().as_str());
+        let (job_type, status) = (storable(event.job_type().as_str()), storable(event.status().as_str()));
         let (body, bytes) = (event.body().as_ref(), integer(event.body().len()));
         // Nearly every event is its job's first, so that is tried before anything is looked up.
         if self.has_room(1, bytes)
@@ -140,8 +174,8 @@ impl Transaction<'_> {
         let kept = statement.query_row(params![job, body], |row| {
             Ok(Kept {
                 id: row.get(0)?,
-                state: state(row.get_ref(1)?.as_str()?)?,
-                status: row.get_ref(2)?.as_str_or_null()?.map(JobStatus::from),
+                state: known_state(row, 1)?,
+                status: text(row, 2)?.map(|status| JobStatus::from(&*status)),
                 bytes: row.get(3)?,
                 differs: row.get(4)?,
                 has_deadline: row.get(5)?,
@@ -151,21 +185,22 @@ impl Transaction<'_> {
     }
 }
 
-const DUE: &str = "SELECT inbox.id, job_id, state = 'running', sequence, attempts, earlier_attempts, body,
+const DUE: &str =
+    "SELECT inbox.id, job_id, sequence, state = 'running', bytes, body, attempts, earlier_attempts,
         verified, received_at, asked, not_found, ask_at, unanswered_since,
         state = 'running' AND begun
-    FROM inbox JOIN inbox_body USING (id)
-    WHERE state IN ('received', 'running') AND asked = 0 AND due_at <= ?1
+    FROM inbox LEFT JOIN inbox_body USING (id)
+    WHERE state IN ('received', 'running') AND asked <= 0 AND due_at <= ?1
     ORDER BY due_at, inbox.id LIMIT ?2";
 const DUE_AGAIN: &str =
-    "SELECT inbox.id, job_id, state = 'running', sequence, attempts, earlier_attempts, body,
+    "SELECT inbox.id, job_id, sequence, state = 'running', bytes, body, attempts, earlier_attempts,
         verified, received_at, asked, not_found, ask_at, unanswered_since,
         state = 'running' AND begun
-    FROM inbox JOIN inbox_body USING (id)
+    FROM inbox LEFT JOIN inbox_body USING (id)
     WHERE state IN ('received', 'running') AND asked > 0 AND due_at <= ?1
     ORDER BY asked, due_at, inbox.id LIMIT ?2";
 const LEASE: &str =
-    "UPDATE inbox SET state = 'running', due_at = ?2, sequence = sequence + 1, attempts = attempts + 1,
+    "UPDATE inbox SET state = 'running', due_at = ?2, sequence = sequence + 1, attempts = min(attempts, 4294967294) + 1,
         begun = 0
     WHERE id = ?1";
 const BEGIN: &str = "UPDATE inbox SET begun = 1 WHERE job_id = ?1 AND sequence = ?2 AND state = 'running'";
@@ -174,39 +209,74 @@ const RENEW: &str = "UPDATE inbox SET due_at = ?3
 
 impl Transaction<'_> {
     pub(super) fn lease(&mut self, most: usize, length: Duration) -> ::rusqlite::Result<Vec<Leased>> {
-        let mut rows = self.due(DUE, most)?;
-        if rows.len() < most {
-            rows.extend(self.due(DUE_AGAIN, most - rows.len())?);
+        let mut due = self.due(DUE, most)?;
+        if due.len() < most {
+            due.extend(self.due(DUE_AGAIN, most - due.len())?);
         }
         let until = self.after(length);
-        for (id, leased) in &rows {
-            self.execute(LEASE, params![id, until])?;
-            let bytes = integer(leased.body.len());
-            let before = if leased.ran_out { InboxState::Running } else { InboxState::Received };
-            self.totals.remove(before, bytes);
-            self.totals.add(InboxState::Running, bytes);
+        let mut leased = Vec::with_capacity(due.len());
+        for (found, row) in due {
+            if let Some(row) = self.readable(&found, row)? {
+                self.execute(LEASE, params![found.id, until])?;
+                self.totals.remove(found.state, found.bytes);
+                self.totals.add(InboxState::Running, found.bytes);
+                leased.push(row);
+            }
         }
-        Ok(rows.into_iter().map(|(_, leased)| leased).collect())
+        Ok(leased)
     }
 
-    /// Rows that one of the statements finds due, as they are when they are leased, and their numbers.
-    fn due(&self, statement: &str, most: usize) -> ::rusqlite::Result<Vec<(i64, Leased)>> {
-        let mut due = self.sql.prepare_cached(statement)?;
-        let rows = due.query_map(params![self.now, integer(most)], |row| {
-            let leased = Leased {
-                lease: Lease::new(job(row, 1)?, number(row, 3)? + 1),
-                body: Bytes::from(row.get::<_, Vec<u8>>(6)?),
-                attempt: row.get::<_, u32>(4)?.saturating_add(1),
-                earlier_attempts: row.get(5)?,
-                ran_out: row.get(2)?,
-                begun: row.get(13)?,
-                verified: row.get(7)?,
-                age: between(row.get(8)?, self.now),
-                asked: self.asked(row, 9)?,
-            };
-            Ok((row.get(0)?, leased))
+    /// Rows that one of the statements finds due, as they are when they are leased.
+    fn due(
+        &self,
+        statement: &str,
+        most: usize,
+    ) -> ::rusqlite::Result<Vec<(Found, Result<Leased, Unreadable>)>> {
+        self.rows(statement, params![self.now, integer(most)], |row, found| {
+            Ok(Leased {
+                lease: found.lease(row)?,
+                body: Bytes::from(row.get::<_, Option<Vec<u8>>>(5)?.ok_or(read::NO_BODY)?),
+                attempt: count(row, 6)?.saturating_add(1),
+                earlier_attempts: count(row, 7)?,
+                ran_out: found.state == InboxState::Running,
+                begun: row.get(14)?,
+                verified: row.get(8)?,
+                age: between(row.get(9)?, self.now),
+                asked: self.asked(row, 10)?,
+            })
+        })
+    }
+
+    /// Rows that begin with the columns of [`Found`].
+    fn rows<T>(
+        &self,
+        statement: &str,
+        parameters: impl Params,
+        read: impl Fn(&Row<'_>, &Found) -> Result<T, Unreadable>,
+    ) -> ::rusqlite::Result<Vec<(Found, Result<T, Unreadable>)>> {
+        let mut statement = self.sql.prepare_cached(statement)?;
+        let rows = statement.query_map(parameters, |row| {
+            let state = if row.get(3)? { InboxState::Running } else { InboxState::Received };
+            let bytes = row.get::<_, Option<i64>>(4)?.unwrap_or(0);
+            let found = Found { id: row.get(0)?, state, bytes };
+            let read = read(row, &found);
+            Ok((found, read))
         })?;
         rows.collect()
+    }
+
+    /// What was read; if it could not be, something else wrote the row. It would be leased again and again in vain, so
+    /// it is dead, and the others go on.
+    fn readable<T>(&mut self, found: &Found, row: Result<T, Unreadable>) -> ::rusqlite::Result<Option<T>> {
+        let reason = match row {
+            Ok(row) => return Ok(Some(row)),
+            Err(error) => read::reason(&*error),
+        };
+        error!(id = found.id, %reason, "a row in the inbox cannot be read: it is dead");
+        self.execute(DEAD, params![found.id, reason])?;
+        self.totals.remove(found.state, found.bytes);
+        self.totals.add(InboxState::Dead, found.bytes);
+        Ok(None)
     }
 
     pub(super) fn note_begun(&mut self, lease: &Lease) -> ::rusqlite::Result<Fenced> {
@@ -236,16 +306,18 @@ const DEAD: &str = "UPDATE inbox SET state = 'dead', due_at = NULL, error = ?2 W
 const GIVE_BACK: &str =
     "UPDATE inbox SET state = 'received', due_at = ?2, attempts = attempts - 1 WHERE id = ?1";
 /// What is expected has no lease of before.
-const EXPECT_AGAIN: &str = "UPDATE inbox SET state = 'expected', due_at = ?2, sequence = sequence + 1,
+const EXPECT_AGAIN: &str =
+    "UPDATE inbox SET state = 'expected', due_at = ?2, sequence = min(sequence, 9223372036854775806) + 1,
         deadline_at = coalesce(deadline_at, ?3)
     WHERE id = ?1";
 /// Drops an event that was no last word of an expected job.
 const EXPECT_ANOTHER: &str = "UPDATE inbox SET
-        state = 'expected', due_at = max(deadline_at, coalesce(ask_at, deadline_at)), sequence = sequence + 1,
+        state = 'expected', due_at = max(deadline_at, coalesce(ask_at, deadline_at)), sequence = min(sequence, 9223372036854775806) + 1,
         attempts = 0, earlier_attempts = 0, done_at = NULL,
         job_type = NULL, status = NULL, bytes = NULL, verified = 0
     WHERE id = ?1";
-const NOTE_ASKED: &str = "UPDATE inbox SET asked = asked + 1, not_found = ?2, ask_at = ?3, error = ?4,
+const NOTE_ASKED: &str =
+    "UPDATE inbox SET asked = min(asked, 4294967294) + 1, not_found = ?2, ask_at = ?3, error = ?4,
         unanswered_since = CASE WHEN ?5 THEN coalesce(unanswered_since, ?6) END
     WHERE id = ?1";
 const FORGET_EVENT: &str =
@@ -272,7 +344,7 @@ impl Transaction<'_> {
             InboxState::Received if held.verified => return Ok(Fenced::Applied),
             _ => return Ok(Fenced::Stale),
         };
-        let (job_type, status) = (event.job_type().as_str(), event.status().as_str());
+        let (job_type, status) = (storable(event.job_type().as_str()), storable(event.status().as_str()));
         let (body, bytes) = (event.body().as_ref(), integer(event.body().len()));
         self.execute(VERIFY, params![held.id, job_type, status, bytes])?;
         self.execute(REPLACE_BODY, params![held.id, body])?;
@@ -300,7 +372,7 @@ impl Transaction<'_> {
             }
             (Outcome::Retry { after, error }, Running) => {
                 let due = self.after(*after);
-                self.execute(RETRY, params![id, due, error])?;
+                self.execute(RETRY, params![id, due, storable(error)])?;
                 if held.overdue_at.is_some_and(|overdue_at| overdue_at <= due) {
                     bytes = self.expect_another(id)?;
                     Expected
@@ -309,7 +381,7 @@ impl Transaction<'_> {
                 }
             }
             (Outcome::Dead { error }, Running | Expected) => {
-                self.execute(DEAD, params![id, error])?;
+                self.execute(DEAD, params![id, storable(error)])?;
                 if held.overdue_at.is_some() {
                     bytes = self.expect_another(id)?;
                     Expected
@@ -318,7 +390,7 @@ impl Transaction<'_> {
                 }
             }
             (Outcome::Disowned { error }, Running | Expected) => {
-                self.execute(DEAD, params![id, error])?;
+                self.execute(DEAD, params![id, storable(error)])?;
                 bytes = self.forget_event(id)?;
                 Dead
             }
@@ -334,7 +406,10 @@ impl Transaction<'_> {
                 let due = self.after(*after);
                 let not_found = answer.not_found_after(held.not_found);
                 let failed = matches!(answer, Unfinished::Failed { .. });
-                self.execute(NOTE_ASKED, params![id, not_found, due, answer.error(), failed, self.now])?;
+                self.execute(
+                    NOTE_ASKED,
+                    params![id, not_found, due, answer.error().map(storable), failed, self.now],
+                )?;
                 if state == Running {
                     self.execute(GIVE_BACK, params![id, due])?;
                 }
@@ -391,12 +466,12 @@ impl Transaction<'_> {
         let held = statement.query_row(parameters, |row| {
             Ok(Held {
                 id: row.get(0)?,
-                state: state(row.get_ref(1)?.as_str()?)?,
+                state: known_state(row, 1)?,
                 bytes: row.get::<_, Option<i64>>(2)?.unwrap_or(0),
                 verified: row.get(3)?,
-                not_found: row.get(4)?,
-                overdue_at: match row.get_ref(5)?.as_str_or_null()? {
-                    Some(status) if !JobStatus::from(status).is_final() => row.get(6)?,
+                not_found: count(row, 4)?,
+                overdue_at: match text(row, 5)? {
+                    Some(status) if !JobStatus::from(&*status).is_final() => row.get(6)?,
                     _ => None,
                 },
             })
@@ -408,8 +483,8 @@ impl Transaction<'_> {
     fn asked(&self, row: &Row<'_>, column: usize) -> ::rusqlite::Result<Asked> {
         let (ask_at, since): (Option<i64>, Option<i64>) = (row.get(column + 2)?, row.get(column + 3)?);
         Ok(Asked {
-            times: row.get(column)?,
-            not_found: row.get(column + 1)?,
+            times: count(row, column)?,
+            not_found: count(row, column + 1)?,
             unanswered_for: since.map(|since| between(since, self.now)),
             again_in: ask_at.map_or(Duration::ZERO, |ask_at| between(self.now, ask_at)),
         })
@@ -420,19 +495,16 @@ const EXPECT: &str = "INSERT INTO inbox (job_id, state, due_at, deadline_at, rec
     VALUES (?1, 'expected', ?2, ?2, ?3)
     ON CONFLICT (job_id) DO NOTHING";
 const SET_DEADLINE: &str = "UPDATE inbox SET deadline_at = ?2 WHERE id = ?1";
-const OVERDUE: &str = "UPDATE inbox SET due_at = ?3, sequence = sequence + 1
-    WHERE id IN (
-        SELECT id FROM inbox WHERE state = 'expected' AND asked = 0 AND due_at <= ?1 ORDER BY due_at, id LIMIT ?2
-    )
-    RETURNING job_id, sequence, coalesce(deadline_at, received_at), asked, not_found, ask_at, unanswered_since";
-const OVERDUE_AGAIN: &str = "UPDATE inbox SET due_at = ?3, sequence = sequence + 1
-    WHERE id IN (
-        SELECT id FROM inbox WHERE state = 'expected' AND asked > 0 AND due_at <= ?1
-        ORDER BY asked, due_at, id LIMIT ?2
-    )
-    RETURNING job_id, sequence, coalesce(deadline_at, received_at), asked, not_found, ask_at, unanswered_since";
+const OVERDUE: &str = "SELECT id, job_id, sequence, false, bytes, coalesce(deadline_at, received_at),
+        asked, not_found, ask_at, unanswered_since
+    FROM inbox WHERE state = 'expected' AND asked <= 0 AND due_at <= ?1 ORDER BY due_at, id LIMIT ?2";
+const OVERDUE_AGAIN: &str = "SELECT id, job_id, sequence, false, bytes, coalesce(deadline_at, received_at),
+        asked, not_found, ask_at, unanswered_since
+    FROM inbox WHERE state = 'expected' AND asked > 0 AND due_at <= ?1 ORDER BY asked, due_at, id LIMIT ?2";
+const LEASE_OVERDUE: &str = "UPDATE inbox SET due_at = ?2, sequence = sequence + 1 WHERE id = ?1";
 const REPLAY: &str = "UPDATE inbox SET state = 'received', due_at = ?2, done_at = NULL,
-        earlier_attempts = earlier_attempts + attempts, attempts = 0,
+        earlier_attempts = max(min(earlier_attempts, 4294967295), 0) + max(min(attempts, 4294967295), 0),
+        attempts = 0,
         asked = 0, not_found = 0, ask_at = NULL, unanswered_since = NULL, deadline_at = NULL
     WHERE id = ?1";
 const REPLAY_EXPECTED: &str = "UPDATE inbox SET
@@ -465,30 +537,32 @@ impl Transaction<'_> {
         Ok(Some(()))
     }
 
-    pub(super) fn overdue(&mut self, most: usize, length: Duration) -> ::rusqlite::Result<Vec<Overdue>> {
-        let mut overdue = self.find_overdue(OVERDUE, most, length)?;
-        if overdue.len() < most {
-            overdue.extend(self.find_overdue(OVERDUE_AGAIN, most - overdue.len(), length)?);
-        }
-        Ok(overdue)
-    }
-
     fn find_overdue(
         &self,
         statement: &str,
         most: usize,
-        length: Duration,
-    ) -> ::rusqlite::Result<Vec<Overdue>> {
-        let mut statement = self.sql.prepare_cached(statement)?;
-        let parameters = params![self.now, integer(most), self.after(length)];
-        let overdue = statement.query_map(parameters, |row| {
-            Ok(Overdue {
-                lease: Lease::new(job(row, 0)?, number(row, 1)?),
-                late: between(row.get(2)?, self.now),
-                asked: self.asked(row, 3)?,
-            })
-        })?;
-        overdue.collect()
+    ) -> ::rusqlite::Result<Vec<(Found, Result<Overdue, Unreadable>)>> {
+        self.rows(statement, params![self.now, integer(most)], |row, found| {
+            let late = between(row.get(5)?, self.now);
+            Ok(Overdue { lease: found.lease(row)?, late, asked: self.asked(row, 6)? })
+        })
+    }
+
+    pub(super) fn overdue(&mut self, most: usize, length: Duration) -> ::rusqlite::Result<Vec<Overdue>> {
+        let mut due = self.find_overdue(OVERDUE, most)?;
+        if due.len() < most {
+            due.extend(self.find_overdue(OVERDUE_AGAIN, most - due.len())?);
+        }
+        let until = self.after(length);
+        let mut overdue = Vec::with_capacity(due.len());
+        for (found, row) in due {
+            let found = Found { state: InboxState::Expected, ..found };
+            if let Some(row) = self.readable(&found, row)? {
+                self.execute(LEASE_OVERDUE, params![found.id, until])?;
+                overdue.push(row);
+            }
+        }
+        Ok(overdue)
     }
 
     pub(super) fn replay(&mut self, job: &JobId) -> ::rusqlite::Result<bool> {
@@ -561,7 +635,7 @@ impl Transaction<'_> {
 
 /// All statements, for a test of how they are run.
 #[cfg(test)]
-pub(super) const STATEMENTS: [&str; 31] = [
+pub(super) const STATEMENTS: [&str; 32] = [
     RECEIVE,
     STORE_BODY,
     FIND,
@@ -586,6 +660,7 @@ pub(super) const STATEMENTS: [&str; 31] = [
     SET_DEADLINE,
     OVERDUE,
     OVERDUE_AGAIN,
+    LEASE_OVERDUE,
     REPLAY,
     REPLAY_EXPECTED,
     OLD_ROWS,

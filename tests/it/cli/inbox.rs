@@ -90,6 +90,23 @@ async fn what_is_in_an_inbox_is_listed_with_the_reasons() {
 }
 
 #[tokio::test]
+async fn a_row_whose_id_no_version_accepts_is_listed_and_not_replayed() {
+    let folder = Folder::new();
+    let file = folder.file("inbox.db");
+    drop(SqliteInbox::open(&file).unwrap());
+    let by_hand = "INSERT INTO inbox (job_id, state, received_at, error)
+        VALUES ('a' || char(155) || ' b', 'dead', 1, 'by hand'), (CAST(x'ff' AS TEXT), 'dead', 1, 'by hand')";
+    rusqlite::Connection::open(&file).unwrap().execute_batch(by_hand).unwrap();
+    let listed = inbox(&file, &["list"]).await;
+    assert!(listed.out.contains("a\\u{9b} b") && listed.out.contains("\u{fffd}"), "{listed:?}");
+    let json = inbox(&file, &["list", "--format", "json"]).await;
+    let first: Value = serde_json::from_str(json.out.lines().next().unwrap()).unwrap();
+    assert_eq!(first["job_id"], json!("a\u{9b} b"));
+    let replayed = inbox(&file, &["replay", "--state", "dead", "--yes"]).await;
+    assert!(replayed.out.contains("0 replayed"), "{replayed:?}");
+}
+
+#[tokio::test]
 async fn json_holds_all_of_a_row() {
     let folder = Folder::new();
     let file = filled(&folder).await;

@@ -147,7 +147,7 @@ async fn what_dies_while_a_question_waits_is_not_replayed() {
     let mut filter = InboxFilter::default();
     filter.state = Some(InboxState::Dead);
     let dead = inbox.list(&filter, None, 9).await.unwrap();
-    let dead: Vec<_> = dead.iter().map(|row| row.job.to_string()).collect();
+    let dead: Vec<_> = dead.iter().map(|row| row.job_id.clone()).collect();
     assert_eq!((status, dead), (Ok(0), ["running", "new"].map(str::to_owned).to_vec()));
 
     let named = ["inbox", "replay", "--db", &file, "new"];

@@ -6,6 +6,7 @@ mod file;
 mod model;
 mod place;
 mod sharing;
+mod unreadable;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -114,7 +114,7 @@ impl Replay {
             (true, matched) => output::line(format_args!("{matched} would be replayed")),
             (false, matched) if matched > replayed.replayed && self.jobs.is_empty() => {
                 output::line(format_args!(
-                    "{} replayed; {} had changed meanwhile, or their events were pruned",
+                    "{} replayed; {} had changed meanwhile, or cannot be replayed",
                     replayed.replayed,
                     matched - replayed.replayed
                 ));
@@ -153,13 +153,14 @@ impl Replay {
             return Ok(None);
         }
         for row in rows {
+            let Some(job) = row.job() else { continue };
             // A question may have waited long for its answer.
-            let now = inbox.get(&row.job).await.map_err(store)?;
+            let now = inbox.get(&job).await.map_err(store)?;
             let is_same = now.is_some_and(|(now, _)| (now.number, now.state) == (row.number, row.state));
-            if is_same && inbox.replay(&row.job).await.map_err(store)? {
+            if is_same && inbox.replay(&job).await.map_err(store)? {
                 replayed.replayed += 1;
             } else {
-                replayed.not_replayed.push((row.job, "it has changed meanwhile".to_owned()));
+                replayed.not_replayed.push((job, "it has changed meanwhile".to_owned()));
             }
         }
         Ok(Some(replayed))
@@ -218,8 +219,10 @@ async fn replay_all(
             if under_way.len() >= AT_ONCE {
                 count += replayed(under_way.join_next().await, count)?;
             }
+            // What no version accepts as an id cannot be replayed.
+            let Some(job) = row.job() else { continue };
             let inbox = inbox.clone();
-            under_way.spawn(async move { inbox.replay(&row.job).await });
+            under_way.spawn(async move { inbox.replay(&job).await });
         }
     }
     while !under_way.is_empty() {

@@ -72,7 +72,7 @@ pub(super) fn attempts(row: &InboxRow) -> String {
 pub(super) fn json(row: &InboxRow) -> Value {
     json!({
         "number": row.number,
-        "job_id": row.job.to_string(),
+        "job_id": row.job_id,
         "state": row.state.as_str(),
         "type": row.job_type,
         "status": row.status,
@@ -90,7 +90,7 @@ pub(super) fn json(row: &InboxRow) -> Value {
 /// failed stand below the row.
 pub(super) fn table(rows: &[InboxRow]) -> Table {
     let columns = [
-        Column::new("JOB", rows, |row| clean(&row.job.to_string())),
+        Column::new("JOB", rows, |row| clean(&row.job_id)),
         Column::new("STATE", rows, |row| row.state.to_string()),
         Column::new("ATTEMPTS", rows, attempts),
         Column::new("AGE", rows, |row| short(row.age)),

@@ -56,7 +56,7 @@ impl Show {
             return Ok(ExitCode::SUCCESS);
         }
         let print = |name: &str, text: &str| output::line(format_args!("{name:<10}{}", clean(text)));
-        print("job", &row.job.to_string());
+        print("job", &row.job_id);
         output::line(Line::from(format_args!("{:<10}", "state")).and(rows::paint(row.state, row.state)));
         for (name, text) in [("type", &row.job_type), ("status", &row.status)] {
             print(name, text.as_deref().unwrap_or("-"));

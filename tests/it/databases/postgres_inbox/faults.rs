@@ -119,13 +119,47 @@ async fn what_was_acknowledged_outlives_a_server_that_is_killed() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn each_call_that_is_answered_outlives_a_server_that_is_killed_right_after() {
+    // Settings that would lose it, if nothing else were said.
+    let mut server = Server::postgres(&["synchronous_commit=off", "wal_writer_delay=10s"], &[]);
+    let inbox = PostgresInbox::from_url(&server.url()).unwrap();
+    inbox.migrate().await.unwrap();
+    let is_back = async || inbox.check().await.is_ok();
+    for round in 0..3 {
+        // Each is the last write before the kill: a later one would put it on the disk, too.
+        let new = format!("new-{round}");
+        inbox.receive(&completed(&new)).await.unwrap();
+        server.kill();
+        server.restart();
+        eventually("the server is back", is_back).await;
+        assert!(inbox.contains(&job(&new)).await.unwrap(), "a new event was lost");
+
+        let replaced = format!("replaced-{round}");
+        inbox.receive(&event(&replaced, "processing", "")).await.unwrap();
+        assert_eq!(inbox.receive(&completed(&replaced)).await.unwrap(), Receipt::Stored);
+        server.kill();
+        server.restart();
+        eventually("the server is back", is_back).await;
+        let (row, _) = inbox.get(&job(&replaced)).await.unwrap().unwrap();
+        assert_eq!(row.status.as_deref(), Some("completed"), "an event that took another's place was lost");
+
+        let expected = format!("expected-{round}");
+        inbox.expect(&job(&expected), HOUR).await.unwrap();
+        server.kill();
+        server.restart();
+        eventually("the server is back", is_back).await;
+        assert!(inbox.contains(&job(&expected)).await.unwrap(), "an expected job was lost");
+    }
+}
+
 async fn every_job(inbox: &PostgresInbox) -> HashSet<String> {
     let (mut jobs, mut after) = (HashSet::new(), None);
     loop {
         let rows = inbox.list(&InboxFilter::default(), after, 1000).await.unwrap();
         let Some(last) = rows.last() else { return jobs };
         after = Some(last.number);
-        jobs.extend(rows.iter().map(|row| row.job.to_string()));
+        jobs.extend(rows.iter().map(|row| row.job_id.clone()));
     }
 }
 

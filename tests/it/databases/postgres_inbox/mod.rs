@@ -6,7 +6,10 @@ mod listening;
 mod model;
 mod racing;
 mod rows;
+mod stuck;
 mod tables;
+mod texts;
+mod unreadable;
 
 use std::time::Duration;
 

@@ -171,6 +171,27 @@ async fn pruning_takes_what_is_done_in_small_batches() {
 }
 
 #[tokio::test]
+async fn pruning_takes_large_bodies_a_few_at_once() {
+    let (inbox, client) = (inbox("pruned_bodies").await, client(postgres()).await);
+    let fill = "TRUNCATE pruned_bodies.inbox;
+        INSERT INTO pruned_bodies.inbox (job_id, state, job_type, status, body, received_at, ended_at)
+        SELECT i::text, 'done', 'extract', 'completed', repeat('x', 30 << 20)::bytea,
+            now() - interval '2 days', now() - interval '1 day' + i * interval '1 second'
+        FROM generate_series(1, 7) AS i";
+    let prune = async |payload, row| inbox.prune(&Retention { payload, row }).await.unwrap();
+    client.batch_execute(fill).await.unwrap();
+    for expected in [3, 3, 1, 0] {
+        let pruned = prune(HOUR, Duration::MAX).await;
+        assert_eq!((pruned.payloads, pruned.rows), (expected, 0), "64 MiB, and as much as one body more");
+    }
+    assert_eq!(prune(HOUR, HOUR).await.rows, 7, "rows without bodies");
+    client.batch_execute(fill).await.unwrap();
+    for expected in [3, 3, 1, 0] {
+        assert_eq!(prune(Duration::MAX, HOUR).await.rows, expected);
+    }
+}
+
+#[tokio::test]
 async fn the_clock_is_the_databases() {
     let client = client(postgres()).await;
     // A database whose clock is an hour ahead of ours.

@@ -1,0 +1,109 @@
+//! Reads rows, those too that something else than this crate wrote.
+//!
+//! A call reads many rows at once, and one that cannot be read must not keep the others from anybody.
+
+use std::error::Error;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio_postgres::Row;
+use tokio_postgres::types::{FromSql, Type};
+
+use crate::inbox::{Asked, InboxRow, Lease, Leased, Overdue, read};
+use crate::postgres::column;
+use crate::store::StoreError;
+
+/// A row that was leased, and cannot be handed to anybody.
+pub(super) struct Unreadable {
+    pub(super) number: i64,
+    pub(super) sequence: i64,
+    pub(super) reason: String,
+}
+
+/// A text, whatever its bytes are: a database without an encoding holds any.
+struct Text(String);
+
+impl<'a> FromSql<'a> for Text {
+    fn from_sql(_: &Type, bytes: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Self(String::from_utf8_lossy(bytes).into_owned()))
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        <&str>::accepts(kind)
+    }
+}
+
+pub(super) fn leased(row: &Row) -> Result<Leased, Unreadable> {
+    readable(row, |lease| {
+        Ok(Leased {
+            lease,
+            body: column::<Option<&[u8]>>(row, "body")?.map(Bytes::copy_from_slice).ok_or(read::NO_BODY)?,
+            attempt: count(row, "attempts")?.max(1),
+            earlier_attempts: count(row, "earlier_attempts")?,
+            ran_out: column(row, "ran_out")?,
+            begun: column::<Option<bool>>(row, "was_begun")?.unwrap_or_default(),
+            verified: column::<Option<bool>>(row, "verified")?.unwrap_or_default(),
+            age: column::<Option<i64>>(row, "age")?.map(duration).unwrap_or_default(),
+            asked: asked(row)?,
+        })
+    })
+}
+
+pub(super) fn overdue(row: &Row) -> Result<Overdue, Unreadable> {
+    readable(row, |lease| {
+        let late = column::<Option<i64>>(row, "late")?.map(duration).unwrap_or_default();
+        Ok(Overdue { lease, late, asked: asked(row)? })
+    })
+}
+
+fn readable<T>(
+    row: &Row,
+    read: impl FnOnce(Lease) -> Result<T, Box<dyn Error + Send + Sync>>,
+) -> Result<T, Unreadable> {
+    // These two cannot fail: no other value fits into their columns.
+    let (number, sequence) = (row.try_get("number").unwrap_or(0), row.try_get("sequence").unwrap_or(0));
+    let lease = || {
+        let Text(job) = column(row, "job_id")?;
+        Ok(Lease::new(read::job(&job)?, read::sequence(sequence)?))
+    };
+    lease().and_then(read).map_err(|error| Unreadable { number, sequence, reason: read::reason(&*error) })
+}
+
+fn asked(row: &Row) -> Result<Asked, StoreError> {
+    Ok(Asked {
+        times: count(row, "asked")?,
+        not_found: count(row, "not_found")?,
+        unanswered_for: column::<Option<i64>>(row, "unanswered_for")?.map(duration),
+        again_in: column::<Option<i64>>(row, "ask_in")?.map(duration).unwrap_or_default(),
+    })
+}
+
+/// A row for people: whatever is in it.
+pub(super) fn view(row: &Row) -> Result<InboxRow, StoreError> {
+    let text = |name| Ok::<_, StoreError>(column::<Option<Text>>(row, name)?.map(|Text(text)| text));
+    let (state, error) = read::state(&text("state")?.unwrap_or_default(), text("error")?);
+    Ok(InboxRow {
+        number: u64::try_from(column::<i64>(row, "number")?).unwrap_or(0),
+        job_id: text("job_id")?.unwrap_or_default(),
+        state,
+        job_type: text("job_type")?,
+        status: text("status")?,
+        verified: column::<Option<bool>>(row, "verified")?.unwrap_or_default(),
+        asked: count(row, "asked")?,
+        attempts: count(row, "attempts")?,
+        earlier_attempts: count(row, "earlier_attempts")?,
+        error,
+        age: column::<Option<i64>>(row, "age")?.map(duration).unwrap_or_default(),
+        due_in: column::<Option<i64>>(row, "due_in")?.map(duration),
+    })
+}
+
+/// What is below zero, or missing, is zero.
+fn count(row: &Row, name: &str) -> Result<u32, StoreError> {
+    Ok(column::<Option<i32>>(row, name)?.and_then(|count| u32::try_from(count).ok()).unwrap_or(0))
+}
+
+/// What is past is no time.
+pub(super) fn duration(microseconds: i64) -> Duration {
+    Duration::from_micros(u64::try_from(microseconds).unwrap_or(0))
+}

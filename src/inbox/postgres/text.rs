@@ -1,0 +1,43 @@
+//! Texts in a database whose encoding may lack their characters.
+
+use std::borrow::Cow;
+use std::error::Error;
+
+use tokio_postgres::error::SqlState;
+
+use crate::inbox::text::storable;
+use crate::store::StoreError;
+
+/// How texts for people are written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Texts {
+    /// In ASCII, with every other character escaped: any encoding of a database has that.
+    pub(super) ascii: bool,
+}
+
+impl Texts {
+    pub(super) fn storable(self, text: &str) -> Cow<'_, str> {
+        let text = storable(text);
+        if !self.ascii || text.is_ascii() {
+            return text;
+        }
+        let mut escaped = String::with_capacity(text.len() * 2);
+        for character in text.chars() {
+            if character.is_ascii() {
+                escaped.push(character);
+            } else {
+                escaped.extend(character.escape_unicode());
+            }
+        }
+        escaped.into()
+    }
+}
+
+/// Whether a statement failed because the database's encoding lacks a character.
+pub(super) fn is_untranslatable(error: &StoreError) -> bool {
+    let StoreError::Unavailable(cause) = error else { return false };
+    let cause: &(dyn Error + 'static) = &**cause;
+    let code = cause.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
+    let lacks = [SqlState::UNTRANSLATABLE_CHARACTER, SqlState::CHARACTER_NOT_IN_REPERTOIRE];
+    code.is_some_and(|code| lacks.contains(code))
+}

@@ -1,0 +1,38 @@
+//! What makes a stored row one that can be handled, in every database.
+
+use std::error::Error;
+
+use super::InboxState;
+use crate::event::{InvalidJobId, JobId};
+use crate::guard::chain;
+
+pub(super) const NO_BODY: &str = "its event has no body";
+
+const STATES: [InboxState; 5] =
+    [InboxState::Expected, InboxState::Received, InboxState::Running, InboxState::Done, InboxState::Dead];
+
+pub(super) fn job(text: &str) -> Result<JobId, InvalidJobId> {
+    text.parse()
+}
+
+/// The number of a lease, which grows with the next one.
+pub(super) fn sequence(number: i64) -> Result<u64, &'static str> {
+    match u64::try_from(number) {
+        Ok(number @ 1..) if number < i64::MAX.unsigned_abs() => Ok(number),
+        _ => Err("the number of its lease is not between 1 and 2^63 - 2"),
+    }
+}
+
+/// Stands as the error of a row that is set aside.
+pub(super) fn reason(error: &(dyn Error + 'static)) -> String {
+    format!("this row cannot be read: {}", chain(error))
+}
+
+/// The state with this name, and the row's error. Nothing happens to a row in a state that no version knows, so it is
+/// shown as dead.
+pub(super) fn state(name: &str, error: Option<String>) -> (InboxState, Option<String>) {
+    match STATES.into_iter().find(|state| state.as_str() == name) {
+        Some(state) => (state, error),
+        None => (InboxState::Dead, Some(reason(&*Box::<dyn Error>::from(format!("its state is {name:?}"))))),
+    }
+}

@@ -1,0 +1,107 @@
+//! Statements that are stuck, and runtimes that end under them: what comes after waits for neither.
+
+use std::time::Duration;
+
+use qomplement_webhooks::{InboxStore, PostgresInbox, Receipt, StoreError};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_postgres::Client;
+
+use super::{client, completed, count, inbox};
+use crate::databases::server::postgres;
+use crate::support::eventually;
+
+/// Lets whoever stores one of these jobs in a schema's table wait.
+async fn hold(schema: &str, ids: impl IntoIterator<Item = String>) -> Client {
+    let client = client(postgres()).await;
+    client.batch_execute("BEGIN").await.unwrap();
+    for id in ids {
+        let insert = format!(
+            "INSERT INTO {schema}.inbox (job_id, state, due_at, received_at) VALUES ('{id}', 'expected', now(), now())"
+        );
+        client.batch_execute(&insert).await.unwrap();
+    }
+    client
+}
+
+fn receiving(inbox: &PostgresInbox, id: &str) -> JoinHandle<Result<Receipt, StoreError>> {
+    let (inbox, event) = (inbox.clone(), completed(id));
+    tokio::spawn(async move { inbox.receive(&event).await })
+}
+
+async fn are_stuck(client: &Client, schema: &str, statements: i64) {
+    let stuck = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INSERT INTO \"{schema}\"%'"
+    );
+    eventually("statements are stuck", async || count(client, &stuck).await == statements).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_comes_right_after_one_that_is_stuck_is_stored() {
+    let inbox = inbox("stuck_once").await;
+    let watching = client(postgres()).await;
+    inbox.receive(&completed("warm")).await.unwrap();
+    for round in 0..5 {
+        let stuck = format!("stuck-{round}");
+        let holding = hold("stuck_once", [stuck.clone()]).await;
+        let first = receiving(&inbox, &stuck);
+        // Mostly so soon that another statement is not due yet.
+        are_stuck(&watching, "stuck_once", 1).await;
+        let received =
+            timeout(Duration::from_secs(10), inbox.receive(&completed(&format!("free-{round}")))).await;
+        assert!(matches!(received, Ok(Ok(Receipt::Stored))), "{received:?}");
+        holding.batch_execute("ROLLBACK").await.unwrap();
+        assert_eq!(first.await.unwrap().unwrap(), Receipt::Stored);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_stored_when_as_many_statements_are_stuck_as_there_usually_are() {
+    let inbox = inbox("stuck_all").await;
+    let watching = client(postgres()).await;
+    let holding = hold("stuck_all", (0..6).map(|number| format!("stuck-{number}"))).await;
+    let mut stuck = Vec::new();
+    for number in 0..6 {
+        stuck.push(receiving(&inbox, &format!("stuck-{number}")));
+        are_stuck(&watching, "stuck_all", number + 1).await;
+    }
+    let received = timeout(Duration::from_secs(10), inbox.receive(&completed("free"))).await;
+    assert!(matches!(received, Ok(Ok(Receipt::Stored))), "{received:?}");
+    holding.batch_execute("ROLLBACK").await.unwrap();
+    for receiving in stuck {
+        assert_eq!(receiving.await.unwrap().unwrap(), Receipt::Stored);
+    }
+}
+
+#[test]
+fn an_event_and_its_room_outlive_the_runtime_that_was_storing_others() {
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (main, other) = (runtime(), runtime());
+    let (inbox, holding) = main.block_on(async {
+        let inbox = inbox("stuck_runtime").await.max_unfinished_rows(1);
+        (inbox, hold("stuck_runtime", ["stuck".to_owned()]).await)
+    });
+    other.spawn({
+        let inbox = inbox.clone();
+        async move { inbox.receive(&completed("stuck")).await }
+    });
+    main.block_on(async { are_stuck(&client(postgres()).await, "stuck_runtime", 1).await });
+    let waiting = main.spawn({
+        let inbox = inbox.clone();
+        async move { inbox.receive(&completed("free")).await }
+    });
+    other.shutdown_background();
+    main.block_on(async {
+        let first =
+            timeout(Duration::from_secs(10), waiting).await.expect("it waits for a runtime that has ended");
+        let stored = matches!(first, Ok(Ok(Receipt::Stored)));
+        holding.batch_execute("ROLLBACK").await.unwrap();
+        let is_stored = async || {
+            matches!(inbox.receive(&completed("free")).await, Ok(Receipt::Stored | Receipt::Duplicate))
+        };
+        if !stored {
+            eventually("the room is given back", is_stored).await;
+        }
+    });
+}

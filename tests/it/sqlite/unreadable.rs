@@ -1,0 +1,124 @@
+//! Rows that something else than this crate wrote: one that cannot be read keeps no other from anybody.
+
+use std::time::Duration;
+
+use qomplement_webhooks::{
+    Fenced, InboxAdmin, InboxFilter, InboxState, InboxStore, InboxWorker, Outcome, Retention, SqliteInbox,
+    Unfinished, Verification,
+};
+use rusqlite::{Connection, params};
+
+use super::{Folder, HOUR, completed, receive};
+use crate::support::{Script, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_cannot_be_read_is_dead_and_the_others_go_on() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    let hand = Connection::open(folder.file()).unwrap();
+    let insert = "INSERT INTO inbox (job_id, state, due_at, sequence, attempts, job_type, status, bytes, received_at)
+        VALUES (CAST(?1 AS TEXT), ?2, 1, ?3, 1, 'extract', 'completed', CASE ?2 WHEN 'expected' THEN NULL ELSE 2 END, 1)";
+    let body = "INSERT INTO inbox_body (id, body) VALUES (?1, x'7b7d')";
+    let add = |id: &[u8], state: &str, sequence: i64| {
+        hand.execute(insert, params![id, state, sequence]).unwrap();
+        if state != "expected" {
+            hand.execute(body, [hand.last_insert_rowid()]).unwrap();
+        }
+    };
+    let long = "x".repeat(300);
+    let ids: [&[u8]; 6] = [b"", b"   ", long.as_bytes(), "jöb".as_bytes(), b"a\tb", &[b'a', 0xff, 0xfe]];
+    for (number, state) in ["received", "running", "expected"].into_iter().enumerate() {
+        for id in ids {
+            add(&[id, b"\x7f".repeat(number).as_slice()].concat(), state, 7);
+        }
+    }
+    add(b"never-leased-again", "received", i64::MAX);
+    add(b"below-zero", "running", -5);
+    add(b"overdue-never-leased", "expected", i64::MAX);
+    hand.execute(insert, params![b"bodiless", "received", 0]).unwrap();
+    let unreadable = 3 * ids.len() + 4;
+    for number in 0..20 {
+        receive(&inbox, format!("job-{number}")).await;
+    }
+    inbox.expect(&"expected".parse().unwrap(), Duration::ZERO).await.unwrap();
+    let listed = async || inbox.list(&InboxFilter::default(), None, 100).await.unwrap();
+    assert_eq!(listed().await.len(), unreadable + 21);
+    inbox.stats().await.unwrap();
+
+    let overdue = inbox.overdue(100, HOUR).await.unwrap();
+    assert_eq!(
+        overdue.iter().map(|overdue| overdue.lease.job().to_string()).collect::<Vec<_>>(),
+        ["expected"]
+    );
+    let script = Script::default();
+    let worker = InboxWorker::new(inbox.clone(), script.handler(), Verification::Trust).start();
+    script.until("the others are handled", |script| script.finished() == 20).await;
+    eventually("they are recorded", async || inbox.stats().await.unwrap().done == 20).await;
+    worker.shutdown(Duration::from_secs(5)).await;
+
+    let mut dead = InboxFilter::default();
+    dead.state = Some(InboxState::Dead);
+    let dead = inbox.list(&dead, None, 100).await.unwrap();
+    assert_eq!(dead.len(), unreadable, "{dead:?}");
+    assert!(dead.iter().all(|row| row.error.as_deref().unwrap().contains("cannot be read")), "{dead:?}");
+    assert_eq!(dead.iter().filter(|row| row.job().is_none()).count(), 3 * ids.len());
+    assert_eq!(listed().await.len(), unreadable + 21);
+    inbox.stats().await.unwrap();
+    assert_eq!(
+        inbox.prune(&Retention { payload: Duration::ZERO, row: Duration::ZERO }).await.unwrap().rows,
+        20
+    );
+    assert!(inbox.replay(&"below-zero".parse().unwrap()).await.unwrap());
+    assert!(inbox.get(&"never-leased-again".parse().unwrap()).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_numbers_and_times_keep_no_row_from_being_handled_or_listed() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    let hand = Connection::open(folder.file()).unwrap();
+    let insert = "INSERT INTO inbox (job_id, state, due_at, job_type, status, bytes, received_at, attempts, earlier_attempts, asked,
+            not_found, ask_at, deadline_at, verified)
+        VALUES (?1, ?2, ?4, CAST(x'ff' AS TEXT), 'completed', CASE ?2 WHEN 'expected' THEN NULL ELSE 7 END, ?4, ?3, ?3, ?3, ?3, ?4, ?4, 5)";
+    for state in ["received", "expected"] {
+        for number in [i64::MIN, -3, u32::MAX.into(), i64::MAX] {
+            for time in [i64::MIN, 0] {
+                hand.execute(insert, params![format!("{state}{number}{time}"), state, number, time]).unwrap();
+                if state == "received" {
+                    let body = "INSERT INTO inbox_body (id, body) VALUES (?1, CAST('no JSON' AS BLOB))";
+                    hand.execute(body, [hand.last_insert_rowid()]).unwrap();
+                }
+            }
+        }
+    }
+    hand.execute_batch("INSERT INTO inbox_total VALUES ('lost', -1, -1); UPDATE inbox_total SET rows = -7 WHERE state = 'dead'")
+        .unwrap();
+    receive(&inbox, "job").await;
+    assert_eq!(inbox.list(&InboxFilter::default(), None, 100).await.unwrap().len(), 17);
+    inbox.stats().await.unwrap();
+    let leased = inbox.lease(100, HOUR).await.unwrap();
+    assert_eq!(leased.len(), 9);
+    for (place, leased) in leased.iter().enumerate() {
+        assert!(leased.attempt >= 1, "{leased:?}");
+        let outcome = match place % 3 {
+            0 => Outcome::AskAgain { after: HOUR, answer: Unfinished::NotFound },
+            1 => Outcome::Dead { error: "why".to_owned() },
+            _ => Outcome::GiveBack { after: HOUR },
+        };
+        assert_eq!(inbox.settle(&leased.lease, &outcome).await.unwrap(), Fenced::Applied);
+        if place % 3 == 1 {
+            assert!(inbox.replay(leased.lease.job()).await.unwrap());
+        }
+    }
+    let overdue = inbox.overdue(100, HOUR).await.unwrap();
+    assert_eq!(overdue.len(), 8);
+    for overdue in &overdue {
+        let pending = Outcome::AskAgain { after: HOUR, answer: Unfinished::Pending };
+        assert_eq!(inbox.settle(&overdue.lease, &pending).await.unwrap(), Fenced::Applied);
+    }
+    for row in inbox.list(&InboxFilter::default(), None, 100).await.unwrap() {
+        assert!(inbox.get(&row.job().unwrap()).await.unwrap().is_some());
+        inbox.replay(&row.job().unwrap()).await.unwrap();
+        inbox.receive(&completed(&row.job_id)).await.unwrap();
+    }
+}
