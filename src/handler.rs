@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::error::BoxError;
 use crate::event::{ExtractResult, FillResult, Job, JobError, JobStatus, WebhookEvent};
 
 /// Your code: what to do when a job has ended.
@@ -86,14 +87,14 @@ pub trait WebhookHandler: Send + Sync + 'static {
 /// It does not implement [`Error`] itself, as `?` could not convert any error into it then;
 /// [`source`](Self::source) is the error within.
 pub struct HandlerError {
-    source: Box<dyn Error + Send + Sync>,
+    source: BoxError,
     permanent: bool,
 }
 
 impl HandlerError {
     /// Another try is useless, and the error is logged. Inline, the webhook is acknowledged, and the job
     /// remembered as done; in durable mode the event is dead.
-    pub fn permanent(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub fn permanent(error: impl Into<BoxError>) -> Self {
         Self { source: error.into(), permanent: true }
     }
 
@@ -110,7 +111,7 @@ impl HandlerError {
     }
 }
 
-impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
+impl<E: Into<BoxError>> From<E> for HandlerError {
     fn from(error: E) -> Self {
         Self { source: error.into(), permanent: false }
     }

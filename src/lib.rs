@@ -73,31 +73,26 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod ask;
 mod auth;
-mod backoff;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod dedup;
-mod drain;
+mod error;
 mod event;
-mod guard;
+mod execution;
+mod fetch;
 mod handler;
 mod inbox;
 #[path = "../integrations/mod.rs"]
 mod integrations;
-mod jobs;
-mod lease;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod receiver;
-mod reconcile;
-mod run;
+mod registry;
 #[cfg(feature = "sender")]
 pub mod sender;
 mod store;
 pub mod telemetry;
-mod time;
 mod worker;
 
 /// What the methods of this crate's traits are written with.
@@ -111,9 +106,17 @@ pub use self::dedup::PostgresDedupStore;
 pub use self::dedup::{Claim, ClaimToken, DedupStore, MemoryDedupStore};
 #[cfg(feature = "redis")]
 pub use self::dedup::{RedisDedupStore, RedisStoreError};
+pub use self::error::BoxError;
 pub use self::event::{
     Envelope, ExtractResult, FillResult, InvalidJobId, Job, JobError, JobId, JobIdStr, JobStatus, JobType,
     ParseError, RawJson, WebhookEvent,
+};
+#[cfg(feature = "client")]
+pub use self::fetch::{
+    ApiKey, ApiKeyError, Download, DownloadError, JobsClient, JobsClientBuilder, JobsClientError,
+};
+pub use self::fetch::{
+    BudgetClosed, FetchError, Fetched, JobSource, Reconciler, RequestBudget, RequestPermit, RunningReconciler,
 };
 pub use self::handler::{HandlerError, HandlerFn, WebhookHandler, handler_fn};
 pub use self::inbox::{
@@ -126,18 +129,10 @@ pub use self::inbox::{CompleteError, PostgresInbox};
 pub use self::inbox::{SqliteInbox, SqliteInboxBuilder, SqliteInboxError};
 #[cfg(feature = "warp")]
 pub use self::integrations::warp;
-#[cfg(feature = "client")]
-pub use self::jobs::{
-    ApiKey, ApiKeyError, Download, DownloadError, JobsClient, JobsClientBuilder, JobsClientError,
-};
-pub use self::jobs::{
-    BudgetClosed, FetchError, Fetched, JobRegistry, JobSource, MemoryJobRegistry, RequestBudget,
-    RequestPermit,
-};
 #[cfg(feature = "postgres")]
 pub use self::postgres::{PostgresStoreError, PostgresTableError};
 pub use self::receiver::{BuildError, WebhookReceiver, WebhookReceiverBuilder};
-pub use self::reconcile::{Reconciler, RunningReconciler};
+pub use self::registry::{JobRegistry, MemoryJobRegistry};
 pub use self::store::{Fenced, StoreError};
 pub use self::worker::{InboxWorker, RunningWorker, Verification};
 

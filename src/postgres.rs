@@ -17,6 +17,7 @@ pub(crate) use self::connect::Connector;
 use self::reserve::{Lent, Reserve};
 pub use self::schema::PostgresTableError;
 pub(crate) use self::schema::Schema;
+use crate::error::BoxError;
 use crate::store::StoreError;
 
 /// Why a store in PostgreSQL cannot be made.
@@ -35,7 +36,7 @@ pub enum PostgresStoreError {
     },
     /// The URL asks for TLS, and it cannot be had.
     #[error("sslmode=require is refused, since TLS cannot be set up")]
-    Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Tls(#[source] BoxError),
     /// The name of a schema or a table is empty, too long, or holds a NUL.
     #[error("a schema's name has 1 to 63 bytes, a table's 1 to 50, and neither holds a NUL")]
     Name,

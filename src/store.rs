@@ -1,6 +1,6 @@
 //! What every store shares.
 
-use std::error::Error;
+use crate::error::BoxError;
 
 /// Why a store could not do what it was asked.
 ///
@@ -10,7 +10,7 @@ use std::error::Error;
 pub enum StoreError {
     /// The store was not reached, or reported an error: whether it did anything is not known.
     #[error("the store is unavailable")]
-    Unavailable(#[source] Box<dyn Error + Send + Sync>),
+    Unavailable(#[source] BoxError),
     /// The store has reached its bound and wrote nothing.
     #[error("the store is full")]
     Full,
@@ -18,7 +18,7 @@ pub enum StoreError {
 
 impl StoreError {
     /// Wraps a driver's error.
-    pub fn unavailable(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub fn unavailable(error: impl Into<BoxError>) -> Self {
         Self::Unavailable(error.into())
     }
 }

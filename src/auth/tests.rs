@@ -1,5 +1,6 @@
 //! Which requests a token admits, and what never shows.
 
+use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request};
 
 use super::*;

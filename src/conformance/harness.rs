@@ -27,7 +27,7 @@ pub(super) type Call<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// Runs checks, and notes the names of those that failed, with what is wrong.
 macro_rules! run_all {
     ($failures:ident: $($check:ident($($store:expr),+);)+) => {$(
-        if let Err(panicked) = $crate::guard::isolate(std::pin::pin!($check($($store),+))).await {
+        if let Err(panicked) = $crate::execution::isolation::isolate(std::pin::pin!($check($($store),+))).await {
             $failures += &format!("\n  {}: {panicked}", stringify!($check));
         }
     )+};

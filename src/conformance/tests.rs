@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{DedupDifference, dedup_all};
 use crate::dedup::{Claim, ClaimToken, DedupStore};
 use crate::event::JobId;
-use crate::guard::isolate;
+use crate::execution::isolation::isolate;
 use crate::store::{Fenced, StoreError};
 
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::{Claim, ClaimToken, DedupStore};
-use crate::guard::chain;
+use crate::error::chain;
 use crate::postgres::{
     self, Connector, Database, PostgresStoreError, Schema, TableName, column, microseconds,
 };

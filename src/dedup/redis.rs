@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use tracing::{debug, warn};
 
 use super::{Claim, ClaimToken, DedupStore};
+use crate::error::chain;
 use crate::event::JobId;
-use crate::guard::chain;
 use crate::store::{Fenced, StoreError};
 
 /// A [`DedupStore`] in Redis (feature `redis`): processes that share it run a job's handler one at a time.

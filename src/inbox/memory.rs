@@ -1,7 +1,6 @@
 //! The inbox for tests.
 
 use std::collections::HashMap;
-use std::error::Error;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,8 +16,9 @@ use super::{
     InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, Outcome, Overdue,
     Pruned, Receipt, Retention,
 };
+use crate::error::BoxError;
 use crate::event::{Envelope, JobId};
-use crate::jobs::JobRegistry;
+use crate::registry::JobRegistry;
 use crate::store::{Fenced, StoreError};
 
 /// An [`InboxStore`] in this process's memory, for tests.
@@ -278,7 +278,7 @@ impl Row {
 
 #[async_trait]
 impl JobRegistry for MemoryInbox {
-    async fn is_known(&self, job: &JobId) -> Result<bool, Box<dyn Error + Send + Sync>> {
+    async fn is_known(&self, job: &JobId) -> Result<bool, BoxError> {
         Ok(self.contains(job).await?)
     }
 }

@@ -3,8 +3,8 @@
 use std::error::Error;
 
 use super::InboxState;
+use crate::error::chain;
 use crate::event::{InvalidJobId, JobId};
-use crate::guard::chain;
 
 pub(super) const NO_BODY: &str = "its event has no body";
 

@@ -1,5 +1,6 @@
 //! How a server is reached: the URL, its hosts one after another, and TLS.
 
+use crate::error::BoxError;
 use std::future::{pending, poll_fn};
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -319,7 +320,7 @@ fn parse(url: &str) -> Result<Config, PostgresStoreError> {
 }
 
 #[cfg(feature = "postgres-tls")]
-fn tls() -> Result<Tls, Box<dyn std::error::Error + Send + Sync>> {
+fn tls() -> Result<Tls, BoxError> {
     let mut roots = ::rustls::RootCertStore::empty();
     let found = ::rustls_native_certs::load_native_certs();
     if let (true, Some(error)) = (found.certs.is_empty(), found.errors.into_iter().next()) {
@@ -335,6 +336,6 @@ fn tls() -> Result<Tls, Box<dyn std::error::Error + Send + Sync>> {
 }
 
 #[cfg(not(feature = "postgres-tls"))]
-fn tls() -> Result<Tls, Box<dyn std::error::Error + Send + Sync>> {
+fn tls() -> Result<Tls, BoxError> {
     Err("that needs the feature postgres-tls, or a pool of your own".into())
 }

@@ -1,6 +1,5 @@
 //! Reads a request's body, within bounds of size, time and memory.
 
-use std::error::Error;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -16,7 +15,8 @@ use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 use super::Reply;
-use crate::guard::{self, chain, isolate};
+use crate::error::{BoxError, chain};
+use crate::execution::isolation::{self, isolate};
 
 /// How many bytes bodies may have.
 #[derive(Debug)]
@@ -103,16 +103,16 @@ fn is_json(content_type: &[u8]) -> bool {
 pub(super) async fn read<B>(body: Pin<&mut B>, limits: &BodyLimits, until: Instant) -> Result<ReadBody, Reply>
 where
     B: Body,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
+    B::Error: Into<BoxError>,
 {
     let read = pin!(read_all(body, limits));
-    guard::until(read, || sleep_until(until)).await.unwrap_or(Err(Reply::BodyTimeout))
+    isolation::until(read, || sleep_until(until)).await.unwrap_or(Err(Reply::BodyTimeout))
 }
 
 async fn read_all<B>(mut body: Pin<&mut B>, limits: &BodyLimits) -> Result<ReadBody, Reply>
 where
     B: Body,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
+    B::Error: Into<BoxError>,
 {
     let mut room = Room { bytes: 0, in_flight: limits.in_flight.clone() };
     // Nearly every body is one frame, which is taken as it is.
@@ -191,5 +191,5 @@ pub(super) async fn discard<B: Body>(
     });
     let until = until.min(Instant::now() + DISCARD_TIME);
     // A body that panics has ended.
-    let _ = guard::until(isolate(rest), || sleep_until(until)).await;
+    let _ = isolation::until(isolate(rest), || sleep_until(until)).await;
 }

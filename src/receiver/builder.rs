@@ -15,12 +15,12 @@ use super::inline::{Inline, LEASE, Renewals};
 use super::{Authentication, Inner, Mode, WebhookReceiver};
 use crate::auth::{Authenticator, SharedToken};
 use crate::dedup::{DedupStore, MemoryDedupStore};
-use crate::drain::Drain;
+use crate::execution::bounds::CENTURY;
+use crate::execution::drain::Drain;
+use crate::execution::run::Runs;
 use crate::handler::WebhookHandler;
 use crate::inbox::InboxStore;
-use crate::jobs::JobRegistry;
-use crate::run::Runs;
-use crate::time::CENTURY;
+use crate::registry::JobRegistry;
 
 /// Configures a [`WebhookReceiver`]; made by [`WebhookReceiver::builder`] or [`WebhookReceiver::durable`].
 ///

@@ -11,9 +11,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{Instrument, Span, debug, warn};
 
 use crate::dedup::{Claim, ClaimToken, DedupStore};
-use crate::drain::Drain;
+use crate::error::chain;
 use crate::event::JobId;
-use crate::guard::{call, chain};
+use crate::execution::drain::Drain;
+use crate::execution::isolation::call;
 use crate::store::{Fenced, StoreError};
 
 /// How long a release is repeated. The sender's third attempt begins within 25 s of the first, and is answered

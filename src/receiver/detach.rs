@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, Span, error, info};
 
 use super::Reply;
-use crate::guard::{isolate, until};
+use crate::execution::isolation::{isolate, until};
 
 /// The answer that is due at the ack deadline, whether or not the work is done.
 #[derive(Debug, Clone)]

@@ -9,8 +9,9 @@ use tracing::{error, warn};
 
 use super::Reply;
 use super::detach::Answer;
+use crate::error::chain;
 use crate::event::Envelope;
-use crate::guard::{call, chain};
+use crate::execution::isolation::call;
 use crate::inbox::{InboxStore, Receipt};
 
 /// How long a commit may go on after its answer was due.

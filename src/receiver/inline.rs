@@ -14,12 +14,13 @@ use super::Reply;
 use super::claims::{ClaimHandle, Claims};
 use super::detach::Answer;
 use crate::dedup::Claim;
-use crate::drain::Drain;
+use crate::error::chain;
 use crate::event::{JobId, JobStatus, WebhookEvent};
-use crate::guard::{CallError, call, chain};
+use crate::execution::drain::Drain;
+use crate::execution::isolation::{CallError, call};
+use crate::execution::lease::{Leases, Renew, Times};
+use crate::execution::run::{Run, Runs};
 use crate::handler::{WebhookHandler, dispatch};
-use crate::lease::{Leases, Renew, Times};
-use crate::run::{Run, Runs};
 use crate::store::{Fenced, StoreError};
 
 /// How long a claim lasts that is not renewed. Together with the ack deadline it ends before the

@@ -6,9 +6,10 @@ use tokio::time::{Instant, sleep_until};
 use tracing::error;
 
 use super::Reply;
+use crate::error::chain;
 use crate::event::JobId;
-use crate::guard::{call, chain};
-use crate::jobs::JobRegistry;
+use crate::execution::isolation::call;
+use crate::registry::JobRegistry;
 
 /// How long an unknown job is looked for again: its webhook can be faster than its registration.
 const GRACE: Duration = Duration::from_secs(2);

@@ -9,7 +9,6 @@ mod inline;
 mod known;
 mod reply;
 
-use std::error::Error;
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
@@ -31,12 +30,13 @@ use self::durable::Durable;
 use self::inline::Inline;
 use self::reply::{BodyRead, Reply};
 use crate::auth::{Access, Authenticator, SharedToken};
-use crate::drain::{Drain, UnderWay};
+use crate::error::{BoxError, chain};
 use crate::event::{Envelope, JobId, ParseError, WebhookEvent};
-use crate::guard::{call, chain, isolate};
+use crate::execution::drain::{Drain, UnderWay};
+use crate::execution::isolation::{call, isolate};
 use crate::handler::WebhookHandler;
 use crate::inbox::InboxStore;
-use crate::jobs::JobRegistry;
+use crate::registry::JobRegistry;
 use crate::telemetry;
 
 /// Receives webhooks: authenticates, reads, parses, deduplicates, runs your handler, and answers.
@@ -168,7 +168,7 @@ impl WebhookReceiver {
     pub async fn receive<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
     where
         B: Body,
-        B::Error: Into<Box<dyn Error + Send + Sync>>,
+        B::Error: Into<BoxError>,
     {
         let (parts, body) = request.into_parts();
         let (reply, read) = self.reply(&parts, body).await;
@@ -229,7 +229,7 @@ impl WebhookReceiver {
     async fn reply<B>(&self, parts: &Parts, body: B) -> (Reply, BodyRead)
     where
         B: Body,
-        B::Error: Into<Box<dyn Error + Send + Sync>>,
+        B::Error: Into<BoxError>,
     {
         let mut read = if body.is_end_stream() { BodyRead::Whole } else { BodyRead::NotWhole };
         let mut body = pin!(body);

@@ -41,7 +41,6 @@ mod payload;
 #[cfg(feature = "sender-http")]
 mod url;
 
-use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -59,9 +58,9 @@ pub use self::payload::Payload;
 #[cfg(feature = "sender-http")]
 pub use self::url::SenderError;
 use crate::auth::SharedToken;
-use crate::time::CENTURY;
+use crate::error::BoxError;
+use crate::execution::bounds::CENTURY;
 
-type BoxError = Box<dyn Error + Send + Sync>;
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// Posts a body to a target's path and query.
 type Post = dyn Fn(Request<Full<Bytes>>) -> BoxFuture<Result<Response<Bytes>, BoxError>> + Send + Sync;

@@ -1,12 +1,13 @@
 //! Delivery over HTTP.
 
+use crate::error::BoxError;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 
-use super::{BoxError, BoxFuture, Sender};
+use super::{BoxFuture, Sender};
 
 /// Why a URL cannot be delivered to.
 #[derive(Debug, thiserror::Error)]

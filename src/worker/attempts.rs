@@ -11,15 +11,16 @@ use tracing::{Instrument, Span, debug, error, info, warn};
 
 use super::InboxWorker;
 use super::verify::Verified;
-use crate::ask::Asker;
-use crate::backoff::jittered;
-use crate::drain::{Drain, UnderWay};
+use crate::error::chain;
 use crate::event::WebhookEvent;
-use crate::guard::{call, chain, isolate, until};
+use crate::execution::backoff::jittered;
+use crate::execution::drain::{Drain, UnderWay};
+use crate::execution::isolation::{call, isolate, until};
+use crate::execution::lease::{HeldLease, Leases, Renew, Times};
+use crate::execution::run::{Run, Runs};
+use crate::fetch::fetcher::Asker;
 use crate::handler::dispatch;
 use crate::inbox::{InboxStore, Lease, Leased, Outcome};
-use crate::lease::{HeldLease, Leases, Renew, Times};
-use crate::run::{Run, Runs};
 use crate::store::{Fenced, StoreError};
 use crate::telemetry;
 

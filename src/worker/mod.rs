@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use self::attempts::Worker;
 
-use crate::ask::Asker;
-use crate::backoff::Backoff;
-use crate::drain::Drain;
+use crate::execution::backoff::Backoff;
+use crate::execution::bounds::{CENTURY, MILLISECOND};
+use crate::execution::drain::Drain;
+use crate::fetch::JobSource;
+use crate::fetch::fetcher::Asker;
+use crate::fetch::reconciler::Reconciling;
 use crate::handler::WebhookHandler;
 use crate::inbox::{InboxStore, Retention};
-use crate::jobs::JobSource;
-use crate::reconcile::Reconciling;
-use crate::time::{CENTURY, MILLISECOND};
 
 /// Leases events from an inbox and runs your [`WebhookHandler`] for them, until each is done or dead.
 ///

@@ -7,11 +7,12 @@ use tokio::time::{Instant, sleep};
 use tracing::{error, warn};
 
 use super::attempts::{Heartbeats, RECORD_AGAIN, Worker};
-use crate::ask::{Asker, Verdict};
+use crate::error::chain;
 use crate::event::Envelope;
-use crate::guard::{call, chain, until};
+use crate::execution::isolation::{call, until};
+use crate::execution::lease::HeldLease;
+use crate::fetch::fetcher::{Asker, Verdict};
 use crate::inbox::{Lease, Leased, Outcome};
-use crate::lease::HeldLease;
 use crate::store::Fenced;
 
 /// What the API made of an event.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::inbox_all;
 use crate::event::{Envelope, JobId};
-use crate::guard::isolate;
+use crate::execution::isolation::isolate;
 use crate::inbox::{
     Asked, InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, MemoryInbox,
     Outcome, Overdue, Pruned, Receipt, Retention, Unfinished,

@@ -19,8 +19,8 @@ use tracing::debug;
 
 use super::room::Room;
 use super::{Inner, tell};
+use crate::error::chain;
 use crate::event::{Envelope, JobId};
-use crate::guard::chain;
 use crate::inbox::Receipt;
 use crate::postgres::{self, column};
 use crate::store::StoreError;

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::statements::CHANNEL;
-use crate::guard::chain;
+use crate::error::chain;
 use crate::postgres::Connector;
 
 /// How long to wait before connecting again.

@@ -8,7 +8,6 @@ mod statements;
 mod tell;
 mod text;
 
-use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,12 +32,12 @@ use super::{
     InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, Outcome, Overdue,
     Pruned, Receipt, Retention, Unfinished,
 };
+use crate::error::{BoxError, chain};
 use crate::event::{Envelope, Job, JobId};
-use crate::guard::chain;
-use crate::jobs::JobRegistry;
 use crate::postgres::{
     self, Connector, Database, PostgresStoreError, Schema, TableName, column, microseconds,
 };
+use crate::registry::JobRegistry;
 use crate::store::{Fenced, StoreError};
 
 /// An [`InboxStore`] in PostgreSQL (feature `postgres`): any number of receivers and workers, on any number of
@@ -616,7 +615,7 @@ impl InboxAdmin for PostgresInbox {
 
 #[async_trait]
 impl JobRegistry for PostgresInbox {
-    async fn is_known(&self, job: &JobId) -> Result<bool, Box<dyn Error + Send + Sync>> {
+    async fn is_known(&self, job: &JobId) -> Result<bool, BoxError> {
         Ok(self.contains(job).await?)
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
 
+use crate::error::BoxError;
 use crate::inbox::{Asked, InboxRow, Lease, Leased, Overdue, read};
 use crate::postgres::column;
 use crate::store::StoreError;
@@ -56,10 +57,7 @@ pub(super) fn overdue(row: &Row) -> Result<Overdue, Unreadable> {
     })
 }
 
-fn readable<T>(
-    row: &Row,
-    read: impl FnOnce(Lease) -> Result<T, Box<dyn Error + Send + Sync>>,
-) -> Result<T, Unreadable> {
+fn readable<T>(row: &Row, read: impl FnOnce(Lease) -> Result<T, BoxError>) -> Result<T, Unreadable> {
     // These two cannot fail: no other value fits into their columns.
     let (number, sequence) = (row.try_get("number").unwrap_or(0), row.try_get("sequence").unwrap_or(0));
     let lease = || {

@@ -12,7 +12,7 @@ use tokio_postgres::types::Type;
 use tracing::debug;
 
 use super::{Inner, Parameter};
-use crate::guard::chain;
+use crate::error::chain;
 use crate::postgres;
 use crate::store::StoreError;
 

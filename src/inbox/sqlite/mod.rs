@@ -10,7 +10,6 @@ mod totals;
 mod transitions;
 mod writer;
 
-use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,8 +26,9 @@ use super::{
     InboxAdmin, InboxFilter, InboxRow, InboxStats, InboxStore, Lease, Leased, Outcome, Overdue, Pruned,
     Receipt, Retention,
 };
+use crate::error::BoxError;
 use crate::event::{Envelope, JobId};
-use crate::jobs::JobRegistry;
+use crate::registry::JobRegistry;
 use crate::store::{Fenced, StoreError};
 
 /// An [`InboxStore`] in one file (feature `sqlite`), for a server without a database beside it.
@@ -132,7 +132,7 @@ struct Limits {
 pub enum SqliteInboxError {
     /// The file cannot be opened, read or written.
     #[error("the file cannot be opened")]
-    Open(#[source] Box<dyn Error + Send + Sync>),
+    Open(#[source] BoxError),
     /// The file is something else than a database.
     #[error("the file is no SQLite database")]
     NotADatabase,
@@ -141,7 +141,7 @@ pub enum SqliteInboxError {
     NotAnInbox,
     /// The file, or what lies beside it, cannot be written.
     #[error("the file cannot be written, or its -wal or -shm cannot; so it cannot be read either")]
-    ReadOnly(#[source] Box<dyn Error + Send + Sync>),
+    ReadOnly(#[source] BoxError),
     /// The file was written by an older version of this crate, and [`create`](SqliteInboxBuilder::create) is off.
     #[error(
         "the file has version {found}, and this program needs version {known}; a server of this version upgrades it"
@@ -357,7 +357,7 @@ impl InboxAdmin for SqliteInbox {
 
 #[async_trait]
 impl JobRegistry for SqliteInbox {
-    async fn is_known(&self, job: &JobId) -> Result<bool, Box<dyn Error + Send + Sync>> {
+    async fn is_known(&self, job: &JobId) -> Result<bool, BoxError> {
         Ok(self.contains(job).await?)
     }
 }

@@ -1,6 +1,5 @@
 //! The transitions of a row: what the state machine in `row.rs` does, in SQL.
 
-use std::error::Error;
 use std::time::Duration;
 
 use ::rusqlite::types::FromSqlError;
@@ -11,6 +10,7 @@ use tracing::error;
 use super::reads::{count, text};
 use super::totals::{Totals, state};
 use super::{Limits, between, integer, microseconds, now};
+use crate::error::BoxError;
 use crate::event::{Envelope, JobId, JobStatus};
 use crate::inbox::text::storable;
 use crate::inbox::{
@@ -22,7 +22,7 @@ use crate::store::Fenced;
 fn known_state(row: &Row<'_>, column: usize) -> ::rusqlite::Result<InboxState> {
     let name = row.get_ref(column)?;
     state(&name).ok_or_else(|| {
-        let unknown: Box<dyn Error + Send + Sync> = "no version of this crate knows the row's state".into();
+        let unknown: BoxError = "no version of this crate knows the row's state".into();
         FromSqlError::Other(unknown).into()
     })
 }
@@ -54,7 +54,7 @@ struct Found {
 }
 
 /// Why it cannot be.
-type Unreadable = Box<dyn Error + Send + Sync>;
+type Unreadable = BoxError;
 
 impl Found {
     /// The lease that it is about to get.

@@ -8,8 +8,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
 use super::FetchError;
-use crate::backoff::Backoff;
 use crate::event::JobId;
+use crate::execution::backoff::Backoff;
 
 /// Of so many different jobs requests fail in a row before it is taken for more than their own failure.
 const JOBS_IN_A_ROW: usize = 3;

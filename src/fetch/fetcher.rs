@@ -10,11 +10,12 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error, info, warn};
 
-use crate::backoff::Backoff;
+use crate::error::chain;
 use crate::event::{Envelope, JobId};
-use crate::guard::{CallError, chain, isolate};
+use crate::execution::backoff::Backoff;
+use crate::execution::isolation::{CallError, isolate};
+use crate::fetch::{FetchError, FetchTime, Fetched, JobSource, RequestBudget};
 use crate::inbox::{Asked, Outcome, Unfinished};
-use crate::jobs::{FetchError, FetchTime, Fetched, JobSource, RequestBudget};
 
 /// How long an answer may take, without what the request waits for its turn in a budget. A source has a limit of its
 /// own for a request; this one is for a source that hangs.

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::event::cursor::{Cursor, unquote};
 use crate::event::{Envelope, JobId, JobStatus};
-use crate::jobs::{FetchError, Fetched};
+use crate::fetch::{FetchError, Fetched};
 
 /// The JSON text of the members of an object that are looked at, and that it has. When a key is repeated,
 /// its last value counts; where that matters, the [`Envelope`] refuses it.

@@ -1,6 +1,5 @@
 //! Where a job's result can be asked for.
 
-use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use async_trait::async_trait;
 use thiserror::Error;
 
 use super::BudgetClosed;
+use crate::error::BoxError;
 use crate::event::{Envelope, JobId};
 
 /// Knows how jobs stand and what came of them: the API, or what stands in for it.
@@ -55,21 +55,21 @@ pub enum FetchError {
     },
     /// There was no connection. Every other job fails in the same way, until there is one.
     #[error("the API cannot be reached")]
-    Unreachable(#[source] Box<dyn Error + Send + Sync>),
+    Unreachable(#[source] BoxError),
     /// The API refuses to answer for this job, as with 403 or 422.
     #[error("the API refused to answer for this job")]
-    Refused(#[source] Box<dyn Error + Send + Sync>),
+    Refused(#[source] BoxError),
     /// There was no answer for this job in time, or one that says that there is none now, such as 500.
     #[error("there was no answer")]
     Unavailable {
         /// How long to wait, when it was said.
         retry_after: Option<Duration>,
         /// What went wrong.
-        source: Box<dyn Error + Send + Sync>,
+        source: BoxError,
     },
     /// The answer is not about this job, or cannot be read.
     #[error("the answer is not about this job, or cannot be read")]
-    Unreadable(#[source] Box<dyn Error + Send + Sync>),
+    Unreadable(#[source] BoxError),
     /// No job can have this id, so it was not asked for.
     #[error("no job can have this id")]
     InvalidId,
@@ -80,12 +80,12 @@ pub enum FetchError {
 
 impl FetchError {
     /// There was no answer for this job, for this reason.
-    pub fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub fn unavailable(source: impl Into<BoxError>) -> Self {
         Self::Unavailable { retry_after: None, source: source.into() }
     }
 
     /// There was no connection, for this reason.
-    pub fn unreachable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub fn unreachable(source: impl Into<BoxError>) -> Self {
         Self::Unreachable(source.into())
     }
 

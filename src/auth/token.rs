@@ -1,49 +1,17 @@
-//! Who may deliver webhooks.
+//! The token that the sender repeats with every webhook.
 
 use std::borrow::Cow;
 use std::env::VarError;
-use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use async_trait::async_trait;
+use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use http::uri::Scheme;
-use http::{HeaderMap, Uri};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-/// Decides whether a request may deliver a webhook, before anything but its head is read.
-///
-/// Use [`SharedToken`] unless something in front of your server authenticates the sender in another
-/// way, such as a client certificate or a proxy's signature.
-#[async_trait]
-pub trait Authenticator: Send + Sync + 'static {
-    /// Decides from the method, the target and the headers.
-    ///
-    /// # Errors
-    ///
-    /// When it could not be decided, because something that it takes was not reached. The answer is
-    /// 503, as it is when this hangs or panics, and the sender tries again.
-    async fn authenticate(&self, request: &Parts) -> Result<Access, Box<dyn Error + Send + Sync>>;
-}
-
-/// What an [`Authenticator`] decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// The request may deliver a webhook.
-    Granted,
-    /// The answer is 401, and nothing further is looked at or kept.
-    Denied,
-}
-
-#[async_trait]
-impl<A: Authenticator + ?Sized> Authenticator for Arc<A> {
-    async fn authenticate(&self, request: &Parts) -> Result<Access, Box<dyn Error + Send + Sync>> {
-        (**self).authenticate(request).await
-    }
-}
+use super::Access;
 
 /// A secret that the sender repeats with every webhook, in the URL that you gave it.
 ///
@@ -240,112 +208,3 @@ impl fmt::Debug for SharedToken {
             .finish()
     }
 }
-
-/// The URL that the sender is to post to, with the token in it: what goes into `webhook_url`.
-///
-/// `Debug` and `Display` leave the token out; [`expose`](Self::expose) gives the whole.
-///
-/// # Examples
-///
-/// ```
-/// use qomplement_webhooks::{SharedToken, WebhookUrl};
-///
-/// let token = SharedToken::generate()?;
-/// let url = WebhookUrl::new("https://example.com/api/webhooks/qomplement", &token)?;
-/// assert_eq!(url.to_string(), "https://example.com/api/webhooks/qomplement?token=[redacted]");
-/// let form_field = ("webhook_url", url.expose());
-/// # let _ = form_field;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone)]
-pub struct WebhookUrl {
-    url: String,
-    /// Where the token begins: it is the last thing in the URL.
-    token_at: usize,
-}
-
-/// Why a text cannot be a [`WebhookUrl`].
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum WebhookUrlError {
-    /// Not an absolute URL.
-    #[error("the webhook URL is not an absolute URL")]
-    NotAbsolute,
-    /// Not a URL at all.
-    #[error("the webhook URL cannot be read")]
-    Unreadable(#[source] http::uri::InvalidUri),
-    /// Something other than https, to something other than this machine: the token could be read on
-    /// the way.
-    #[error("the webhook URL must begin with https:// (http:// only for a loopback address)")]
-    NotHttps,
-    /// It has a user name, a fragment, or a `token` of its own.
-    #[error("the webhook URL must have no {0}")]
-    Superfluous(&'static str),
-}
-
-impl WebhookUrl {
-    /// Adds a token to the URL at which your server is reached from outside.
-    ///
-    /// # Errors
-    ///
-    /// When the URL is not an absolute https URL (http is accepted for loopback addresses), or has a
-    /// user name, a fragment or a `token` in its query.
-    pub fn new(url: &str, token: &SharedToken) -> Result<Self, WebhookUrlError> {
-        if url.contains('#') {
-            return Err(WebhookUrlError::Superfluous("fragment"));
-        }
-        let uri: Uri = url.parse().map_err(WebhookUrlError::Unreadable)?;
-        let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
-            return Err(WebhookUrlError::NotAbsolute);
-        };
-        if authority.as_str().contains('@') {
-            return Err(WebhookUrlError::Superfluous("user name"));
-        }
-        if *scheme != Scheme::HTTPS && !(*scheme == Scheme::HTTP && is_loopback(authority.host())) {
-            return Err(WebhookUrlError::NotHttps);
-        }
-        let query = uri.query().unwrap_or_default();
-        if form_urlencoded::parse(query.as_bytes()).any(|(key, _)| key == "token") {
-            return Err(WebhookUrlError::Superfluous("token of its own"));
-        }
-        let separator = match uri.query() {
-            None => "?",
-            Some("") => "",
-            Some(_) => "&",
-        };
-        let before = format!(
-            "{scheme}://{authority}{}{}{query}{separator}token=",
-            uri.path(),
-            if uri.query().is_some() { "?" } else { "" }
-        );
-        let token_at = before.len();
-        Ok(Self { url: before + token.expose(), token_at })
-    }
-
-    /// The URL with its token.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.url
-    }
-}
-
-pub(crate) fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost")
-        || address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-impl fmt::Display for WebhookUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}[redacted]", &self.url[..self.token_at])
-    }
-}
-
-impl fmt::Debug for WebhookUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WebhookUrl({self})")
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -4,7 +4,6 @@ mod download;
 mod key;
 mod reply;
 
-use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -20,9 +19,10 @@ pub use self::download::{Download, DownloadError};
 pub use self::key::{ApiKey, ApiKeyError};
 use super::{FetchError, Fetched, JobSource, RequestBudget};
 use crate::auth::is_loopback;
-use crate::backoff::Backoff;
+use crate::error::BoxError;
 use crate::event::JobId;
-use crate::time::{CENTURY, MILLISECOND};
+use crate::execution::backoff::Backoff;
+use crate::execution::bounds::{CENTURY, MILLISECOND};
 
 /// How large the reply about a job may be, as large as a webhook's body.
 const MOST_BYTES: usize = 16 << 20;
@@ -98,7 +98,7 @@ pub struct JobsClientBuilder {
 pub enum JobsClientError {
     /// The origin is no URL.
     #[error("the API's origin is no URL")]
-    Unreadable(#[source] Box<dyn Error + Send + Sync>),
+    Unreadable(#[source] BoxError),
     /// Something other than https, to something other than this machine: the key could be read on the way.
     #[error("the API's origin must begin with https:// (http:// only for a loopback address)")]
     NotHttps,
@@ -107,7 +107,7 @@ pub enum JobsClientError {
     Superfluous(&'static str),
     /// The HTTP client cannot be set up.
     #[error("the HTTP client cannot be set up")]
-    Client(#[source] Box<dyn Error + Send + Sync>),
+    Client(#[source] BoxError),
 }
 
 /// What was answered to a request that had an answer.

@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::error;
 
-use crate::drain::Drain;
 use crate::event::JobId;
-use crate::guard::{Panicked, dispose, isolate, until};
+use crate::execution::drain::Drain;
+use crate::execution::isolation::{Panicked, dispose, isolate, until};
+use crate::execution::lease::{HeldLease, Renew};
 use crate::handler::HandlerError;
-use crate::lease::{HeldLease, Renew};
 use crate::telemetry::{self, result};
 
 /// How a run of the handler ended.
@@ -134,7 +134,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::lease::{Leases, Times};
+    use crate::execution::lease::{Leases, Times};
     use crate::store::{Fenced, StoreError};
 
     const SECOND: Duration = Duration::from_secs(1);

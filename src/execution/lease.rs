@@ -18,7 +18,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{Instrument, Span, error, warn};
 
-use crate::guard::{call, chain, until};
+use crate::error::chain;
+use crate::execution::isolation::{call, until};
 use crate::store::{Fenced, StoreError};
 
 /// Where leases are renewed.

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use tokio::time::timeout;
 
-use crate::jobs::FetchError;
+use crate::error::BoxError;
+use crate::fetch::FetchError;
 
 /// A filled document that is being downloaded.
 pub struct Download {
@@ -28,7 +29,7 @@ pub enum DownloadError {
     Fetch(#[from] FetchError),
     /// It broke off before its end.
     #[error("the document broke off before its end")]
-    BrokeOff(#[source] Box<dyn std::error::Error + Send + Sync>),
+    BrokeOff(#[source] BoxError),
 }
 
 impl Download {

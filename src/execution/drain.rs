@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::guard;
+use crate::execution::isolation;
 
 /// How long the work that was told to end may take to release its claims.
 const RELEASE_TIME: Duration = Duration::from_secs(1);
@@ -66,7 +66,7 @@ impl Drain {
         if self.is_aborted() {
             return None;
         }
-        guard::until(part, || self.aborted()).await.ok()
+        isolation::until(part, || self.aborted()).await.ok()
     }
 
     /// Lets nothing in, gives the work under way some time, then tells it to end. Returns how much was

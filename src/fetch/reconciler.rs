@@ -9,12 +9,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{Instrument, debug, error, info, warn};
 
-use crate::ask::{Asker, HORIZON, Verdict};
-use crate::backoff::{Backoff, jittered};
-use crate::drain::{Drain, UnderWay};
-use crate::guard::{call, chain, until};
+use crate::error::chain;
+use crate::execution::backoff::{Backoff, jittered};
+use crate::execution::drain::{Drain, UnderWay};
+use crate::execution::isolation::{call, until};
+use crate::fetch::JobSource;
+use crate::fetch::fetcher::{Asker, HORIZON, Verdict};
 use crate::inbox::{InboxStore, Lease, Outcome, Overdue};
-use crate::jobs::JobSource;
 use crate::store::Fenced;
 use crate::telemetry;
 

@@ -1,7 +1,7 @@
 //! Calls of code that is not ours: bounded in time, and their panics caught.
 
+use crate::error::BoxError;
 use std::any::Any;
-use std::error::Error;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -23,7 +23,7 @@ pub(crate) enum CallError {
     #[error(transparent)]
     Panicked(Panicked),
     #[error(transparent)]
-    Failed(Box<dyn Error + Send + Sync>),
+    Failed(BoxError),
 }
 
 /// Runs a future of somebody else's, and turns a panic into a value.
@@ -63,7 +63,7 @@ where
 }
 
 /// Calls a store, a registry or an authenticator, and waits for it until the time that `late` gives.
-pub(crate) async fn call<T, E: Into<Box<dyn Error + Send + Sync>>>(
+pub(crate) async fn call<T, E: Into<BoxError>>(
     late: impl FnOnce() -> Instant,
     future: impl Future<Output = Result<T, E>> + Unpin,
 ) -> Result<T, CallError> {
@@ -82,17 +82,6 @@ pub(crate) fn dispose<T>(value: T) -> Result<(), Panicked> {
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)").to_owned()
-}
-
-/// An error with everything that caused it, for a log line.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,0 +1,17 @@
+//! Results fetched from the API: of jobs whose webhook never came, and of jobs whose webhook is verified.
+
+mod budget;
+#[cfg(feature = "client")]
+mod client;
+pub(crate) mod fetcher;
+pub(crate) mod reconciler;
+mod source;
+
+pub(crate) use self::budget::FetchTime;
+pub use self::budget::{BudgetClosed, RequestBudget, RequestPermit};
+#[cfg(feature = "client")]
+pub use self::client::{
+    ApiKey, ApiKeyError, Download, DownloadError, JobsClient, JobsClientBuilder, JobsClientError,
+};
+pub use self::reconciler::{Reconciler, RunningReconciler};
+pub use self::source::{FetchError, Fetched, JobSource};
