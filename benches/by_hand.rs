@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use qomplement_webhooks::Envelope;
+use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::sender::Payload;
 use rusqlite::{Connection, TransactionBehavior, params};
 use tokio_postgres::Client;

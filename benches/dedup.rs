@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use qomplement_webhooks::{Claim, ClaimToken, DedupStore, JobId, MemoryDedupStore};
+use qomplement_webhooks::dedup::{Claim, ClaimToken};
+use qomplement_webhooks::{DedupStore, JobId, MemoryDedupStore};
 
 const LEASE: Duration = Duration::from_secs(5);
 const RETENTION: Duration = Duration::from_secs(3600);

@@ -11,7 +11,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use qomplement_webhooks::{Envelope, InboxStore, Outcome, Receipt, SqliteInbox};
+use qomplement_webhooks::event::Envelope;
+use qomplement_webhooks::inbox::{Outcome, Receipt};
+use qomplement_webhooks::{InboxStore, SqliteInbox};
 use rusqlite::{Connection, params};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;

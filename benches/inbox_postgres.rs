@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use qomplement_webhooks::{InboxStore, Outcome, PostgresInbox, Receipt};
+use qomplement_webhooks::inbox::{Outcome, Receipt};
+use qomplement_webhooks::{InboxStore, PostgresInbox};
 use tokio_postgres::{Client, NoTls};
 
 use self::by_hand::{BATCH, events};

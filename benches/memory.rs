@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use qomplement_webhooks::dedup::{Claim, ClaimToken};
 use qomplement_webhooks::sender::Payload;
-use qomplement_webhooks::{Claim, ClaimToken, DedupStore, JobId, MemoryDedupStore, WebhookEvent};
+use qomplement_webhooks::{DedupStore, JobId, MemoryDedupStore, WebhookEvent};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]

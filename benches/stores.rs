@@ -19,9 +19,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Manager, Pool, Runtime};
-use qomplement_webhooks::{
-    Claim, ClaimToken, DedupStore, Fenced, JobId, MemoryDedupStore, PostgresDedupStore, RedisDedupStore,
-};
+use qomplement_webhooks::dedup::{Claim, ClaimToken};
+use qomplement_webhooks::store::Fenced;
+use qomplement_webhooks::{DedupStore, JobId, MemoryDedupStore, PostgresDedupStore, RedisDedupStore};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::io::tcp::TcpSettings;
 use redis::{Client, Cmd, IntoConnectionInfo, Value, cmd};

@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use qomplement_webhooks::{Claim, ClaimToken, DedupStore, Fenced, JobId, StoreError, async_trait};
+use qomplement_webhooks::dedup::{Claim, ClaimToken};
+use qomplement_webhooks::store::{Fenced, StoreError};
+use qomplement_webhooks::{DedupStore, JobId, async_trait};
 
 #[derive(Debug, Default)]
 struct MapStore(Mutex<HashMap<JobId, Row>>);

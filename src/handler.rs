@@ -33,9 +33,7 @@ use crate::event::{ExtractResult, FillResult, Job, JobError, JobStatus, WebhookE
 /// # Examples
 ///
 /// ```
-/// use qomplement_webhooks::{
-///     async_trait, ExtractResult, FillResult, HandlerError, Job, JobError, WebhookHandler,
-/// };
+/// use qomplement_webhooks::{async_trait, ExtractResult, FillResult, HandlerError, Job, JobError, WebhookHandler};
 ///
 /// struct Invoices;
 ///

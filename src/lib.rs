@@ -32,17 +32,19 @@
 //!
 //! # Where to look
 //!
-//! | for | see |
+//! | module | contents |
 //! |---|---|
-//! | events and their results | [`WebhookEvent`], [`Job`], [`ExtractResult`], [`FillResult`], [`JobError`], [`RawJson`] |
-//! | your code | [`WebhookHandler`], [`HandlerError`], [`handler_fn`] |
-//! | receiving, and its limits | [`WebhookReceiver`], [`WebhookReceiverBuilder`] |
-//! | authentication | [`SharedToken`], [`WebhookUrl`], [`Authenticator`], [`JobRegistry`] |
-//! | one run per job, inline | [`DedupStore`], [`MemoryDedupStore`], `RedisDedupStore`, `PostgresDedupStore` |
-//! | stored events | [`InboxStore`], `SqliteInbox`, `PostgresInbox`, [`MemoryInbox`], [`InboxWorker`], [`InboxAdmin`] |
-//! | fetching from the API | [`JobSource`], `JobsClient`, [`Reconciler`], [`Verification`] |
-//! | logs and metrics | [`telemetry`] |
-//! | tests | `sender`, `conformance` (features of the same names) |
+//! | [`event`] | events, jobs and their results: [`WebhookEvent`], [`Job`], [`ExtractResult`], [`FillResult`], [`JobError`] |
+//! | [`handler`] | your code: [`WebhookHandler`], [`HandlerError`], [`handler_fn`] |
+//! | [`receiver`] | [`WebhookReceiver`] and its limits |
+//! | [`auth`] | [`SharedToken`], [`WebhookUrl`], your own [`Authenticator`](auth::Authenticator) |
+//! | [`registry`] | the list of started jobs: [`JobRegistry`](registry::JobRegistry) |
+//! | [`dedup`] | inline mode, one run per job: [`DedupStore`], [`MemoryDedupStore`], `RedisDedupStore`, `PostgresDedupStore` |
+//! | [`inbox`] | durable mode, stored events: [`InboxStore`], [`MemoryInbox`], `SqliteInbox`, `PostgresInbox`, [`InboxAdmin`](inbox::InboxAdmin) |
+//! | [`worker`] | [`InboxWorker`], which runs the handler for stored events |
+//! | [`fetch`] | results fetched from the API: `JobsClient`, [`JobSource`](fetch::JobSource), [`Reconciler`] |
+//! | [`telemetry`] | names of spans, fields and metrics |
+//! | `sender`, `conformance` | for tests (features of the same names) |
 //!
 //! # Features
 //!
@@ -73,68 +75,52 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod auth;
+pub mod auth;
 #[cfg(feature = "conformance")]
 pub mod conformance;
-mod dedup;
+pub mod dedup;
 mod error;
-mod event;
+pub mod event;
 mod execution;
-mod fetch;
-mod handler;
-mod inbox;
+pub mod fetch;
+pub mod handler;
+pub mod inbox;
 #[path = "../integrations/mod.rs"]
 mod integrations;
 #[cfg(feature = "postgres")]
-mod postgres;
-mod receiver;
-mod registry;
+pub mod postgres;
+pub mod receiver;
+pub mod registry;
 #[cfg(feature = "sender")]
 pub mod sender;
-mod store;
+pub mod store;
 pub mod telemetry;
-mod worker;
+pub mod worker;
 
-/// What the methods of this crate's traits are written with.
+/// The attribute with which this crate's traits are implemented.
 pub use async_trait::async_trait;
-/// The strings in results: slices of the webhook's body.
-pub use bytestring::ByteString;
 
-pub use self::auth::{Access, Authenticator, SharedToken, TokenError, WebhookUrl, WebhookUrlError};
+pub use self::auth::{SharedToken, WebhookUrl};
 #[cfg(feature = "postgres")]
 pub use self::dedup::PostgresDedupStore;
-pub use self::dedup::{Claim, ClaimToken, DedupStore, MemoryDedupStore};
 #[cfg(feature = "redis")]
-pub use self::dedup::{RedisDedupStore, RedisStoreError};
+pub use self::dedup::RedisDedupStore;
+pub use self::dedup::{DedupStore, MemoryDedupStore};
 pub use self::error::BoxError;
-pub use self::event::{
-    Envelope, ExtractResult, FillResult, InvalidJobId, Job, JobError, JobId, JobIdStr, JobStatus, JobType,
-    ParseError, RawJson, WebhookEvent,
-};
+pub use self::event::{ExtractResult, FillResult, Job, JobError, JobId, JobStatus, JobType, WebhookEvent};
 #[cfg(feature = "client")]
-pub use self::fetch::{
-    ApiKey, ApiKeyError, Download, DownloadError, JobsClient, JobsClientBuilder, JobsClientError,
-};
-pub use self::fetch::{
-    BudgetClosed, FetchError, Fetched, JobSource, Reconciler, RequestBudget, RequestPermit, RunningReconciler,
-};
-pub use self::handler::{HandlerError, HandlerFn, WebhookHandler, handler_fn};
-pub use self::inbox::{
-    Asked, InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, MemoryInbox,
-    Outcome, Overdue, Pruned, Receipt, Retention, Unfinished,
-};
+pub use self::fetch::JobsClient;
+pub use self::fetch::Reconciler;
+pub use self::handler::{HandlerError, WebhookHandler, handler_fn};
 #[cfg(feature = "postgres")]
-pub use self::inbox::{CompleteError, PostgresInbox};
+pub use self::inbox::PostgresInbox;
 #[cfg(feature = "sqlite")]
-pub use self::inbox::{SqliteInbox, SqliteInboxBuilder, SqliteInboxError};
+pub use self::inbox::SqliteInbox;
+pub use self::inbox::{InboxStore, MemoryInbox};
 #[cfg(feature = "warp")]
 pub use self::integrations::warp;
-#[cfg(feature = "postgres")]
-pub use self::postgres::{PostgresStoreError, PostgresTableError};
-pub use self::receiver::{BuildError, WebhookReceiver, WebhookReceiverBuilder};
-pub use self::registry::{JobRegistry, MemoryJobRegistry};
-pub use self::store::{Fenced, StoreError};
-pub use self::worker::{InboxWorker, RunningWorker, Verification};
+pub use self::receiver::WebhookReceiver;
+pub use self::worker::{InboxWorker, Verification};
 
 #[cfg(any(
     all(doc, not(doctest)),

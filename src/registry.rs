@@ -17,7 +17,8 @@ use crate::event::JobId;
 /// # Examples
 ///
 /// ```
-/// use qomplement_webhooks::{JobId, JobRegistry};
+/// use qomplement_webhooks::registry::JobRegistry;
+/// use qomplement_webhooks::JobId;
 ///
 /// # #[derive(Clone)] struct Database;
 /// # impl Database { async fn has_job(&self, _: &str) -> Result<bool, std::io::Error> { Ok(true) } }

@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::any;
+use qomplement_webhooks::fetch::ApiKey;
 use qomplement_webhooks::sender::{Payload, Sender};
 use qomplement_webhooks::{
-    ApiKey, ExtractResult, FillResult, HandlerError, InboxStore, InboxWorker, Job, JobError, JobId, JobType,
+    ExtractResult, FillResult, HandlerError, InboxStore, InboxWorker, Job, JobError, JobId, JobType,
     JobsClient, SharedToken, SqliteInbox, Verification, WebhookHandler, WebhookReceiver, WebhookUrl,
     async_trait,
 };

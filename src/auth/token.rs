@@ -32,7 +32,7 @@ use super::Access;
 /// let token = SharedToken::new("4Kz0PhvXDXnKcQ9JvW5c8tqGpn7oYbRm2sLd1aTfEuI")?
 ///     .also_accept(SharedToken::new("Zk3QmV9nUuYb6s0aLr7pXw2TtHcJ5dEoGf8iKvN1BqM")?);
 /// # let _ = token;
-/// # Ok::<(), qomplement_webhooks::TokenError>(())
+/// # Ok::<(), qomplement_webhooks::auth::TokenError>(())
 /// ```
 #[derive(Clone)]
 pub struct SharedToken {

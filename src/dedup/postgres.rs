@@ -132,7 +132,7 @@ impl PostgresDedupStore {
     /// # Errors
     ///
     /// When the database is not reached, the role may not create tables, or there is such a table that is not one of
-    /// these or has a newer version: the source is a [`PostgresTableError`](crate::PostgresTableError) then.
+    /// these or has a newer version: the source is a [`PostgresTableError`](crate::postgres::PostgresTableError) then.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         self.database.migrate().await
     }
@@ -152,7 +152,7 @@ impl PostgresDedupStore {
     /// # Errors
     ///
     /// When the database is not reached, refuses the credentials, or one of these is found: the source is a
-    /// [`PostgresTableError`](crate::PostgresTableError) then.
+    /// [`PostgresTableError`](crate::postgres::PostgresTableError) then.
     pub async fn check(&self) -> Result<(), StoreError> {
         self.database.check().await?;
         postgres::query(&self.database, &self.statements.check, &[]).await.map(drop)

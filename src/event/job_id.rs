@@ -22,7 +22,7 @@ use uuid::fmt::Hyphenated;
 /// let id: JobId = "550e8400-e29b-41d4-a716-446655440000".parse()?;
 /// assert_eq!(&*id.as_str(), "550e8400-e29b-41d4-a716-446655440000");
 /// assert!("".parse::<JobId>().is_err());
-/// # Ok::<(), qomplement_webhooks::InvalidJobId>(())
+/// # Ok::<(), qomplement_webhooks::event::InvalidJobId>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(Repr);

@@ -14,6 +14,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+/// The strings in results: slices of the webhook's body.
+pub use bytestring::ByteString;
+
 pub use self::job_id::{InvalidJobId, JobId, JobIdStr};
 pub use self::parse::ParseError;
 pub use self::raw_json::RawJson;

@@ -23,7 +23,7 @@ use super::cursor::Cursor;
 /// # Examples
 ///
 /// ```
-/// use qomplement_webhooks::RawJson;
+/// use qomplement_webhooks::event::RawJson;
 ///
 /// let fields: RawJson = r#"{"invoice_number": "INV-7", "total": "1500.50"}"#.parse()?;
 /// assert_eq!(fields.get::<String>("invoice_number")?.as_deref(), Some("INV-7"));

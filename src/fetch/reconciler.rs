@@ -51,7 +51,7 @@ const BACKLOG_PAUSE: Backoff = Backoff { first: Duration::from_secs(1), longest:
 /// - There is no answer for it: it is asked for again after a second to five minutes, twice as long each time. 72 hours
 ///   after the first fetch without an answer, it is dead.
 /// - The API fails for all, as when it cannot be reached or refuses the key: nothing is asked for a while, which
-///   [`RequestBudget`](crate::RequestBudget) describes; a source without a budget is treated the same.
+///   [`RequestBudget`](crate::fetch::RequestBudget) describes; a source without a budget is treated the same.
 ///
 /// Four jobs are asked for at once, those that were fetched least often first. Any number of processes may reconcile one inbox: a job is asked for by one of
 /// them. A webhook for a job that died here is received as the first one.
@@ -61,7 +61,7 @@ const BACKLOG_PAUSE: Backoff = Backoff { first: Duration::from_secs(1), longest:
 /// # Examples
 ///
 /// ```no_run
-/// # async fn app(client: impl qomplement_webhooks::JobSource + Clone) -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn app(client: impl qomplement_webhooks::fetch::JobSource + Clone) -> Result<(), Box<dyn std::error::Error>> {
 /// # let handler = qomplement_webhooks::handler_fn(|_| async { Ok(()) });
 /// # let submitted = "550e8400-e29b-41d4-a716-446655440000";
 /// use std::time::Duration;

@@ -118,7 +118,9 @@ impl WebhookReceiver {
     ///
     /// ```no_run
     /// # use std::time::Duration;
-    /// # use qomplement_webhooks::{handler_fn, SharedToken, WebhookReceiver, BuildError, TokenError};
+    /// # use qomplement_webhooks::auth::TokenError;
+    /// # use qomplement_webhooks::receiver::BuildError;
+    /// # use qomplement_webhooks::{handler_fn, SharedToken, WebhookReceiver};
     /// # fn configure() -> Result<WebhookReceiver, Box<dyn std::error::Error>> {
     /// # let handler = handler_fn(|_| async { Ok(()) });
     /// let receiver = WebhookReceiver::builder(handler)

@@ -23,7 +23,7 @@ use crate::event::{JobType, ParseError, WebhookEvent};
 ///     .reordered();
 /// let WebhookEvent::ExtractCompleted { result, .. } = payload.event()? else { panic!() };
 /// assert_eq!((result.confidence, result.language), (Some(40.0), None));
-/// # Ok::<(), qomplement_webhooks::ParseError>(())
+/// # Ok::<(), qomplement_webhooks::event::ParseError>(())
 /// ```
 ///
 /// `Debug` shows its size only: [`from_json`](Self::from_json) may have read a real document.
@@ -109,7 +109,7 @@ impl Payload {
     /// # Errors
     ///
     /// When it is not one JSON value, or one that no tree can hold: see
-    /// [`RawJson::to_value`](crate::RawJson::to_value). Deliver the bytes themselves then.
+    /// [`RawJson::to_value`](crate::event::RawJson::to_value). Deliver the bytes themselves then.
     pub fn from_json(body: &[u8]) -> serde_json::Result<Self> {
         Ok(Self { body: serde_json::from_slice(body)?, order: Order::Documented })
     }

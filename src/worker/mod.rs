@@ -88,7 +88,7 @@ pub enum Verification {
     /// - There is no answer for it: it is asked for again after a second to five minutes, twice as long each time.
     ///   72 hours after the first fetch without an answer, the event is dead.
     /// - The API fails for all, as when it cannot be reached or refuses the key: nothing is asked for a while, which
-    ///   [`RequestBudget`](crate::RequestBudget) describes; a source without a budget is treated the same.
+    ///   [`RequestBudget`](crate::fetch::RequestBudget) describes; a source without a budget is treated the same.
     ///
     /// A worker that verifies is a [`Reconciler`](crate::Reconciler), too: expected jobs that are overdue are asked
     /// for.

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use qomplement_webhooks::{InboxAdmin, InboxFilter, InboxRow, PostgresInbox, SqliteInbox};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxRow};
+use qomplement_webhooks::{PostgresInbox, SqliteInbox};
 use tokio::time::{sleep, timeout};
 
 use crate::server::Server;

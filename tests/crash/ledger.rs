@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard};
 
-use qomplement_webhooks::{InboxRow, InboxState, JobId};
+use qomplement_webhooks::JobId;
+use qomplement_webhooks::inbox::{InboxRow, InboxState};
 
 #[derive(Default)]
 pub struct Ledger {

@@ -3,8 +3,9 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use qomplement_webhooks::event::Envelope;
+use qomplement_webhooks::inbox::{InboxRow, InboxState, Receipt};
 use qomplement_webhooks::sender::Payload;
-use qomplement_webhooks::{Envelope, InboxRow, InboxState, Receipt};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;

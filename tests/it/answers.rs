@@ -11,10 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::request::Parts;
 use http_body::{Body, Frame};
+use qomplement_webhooks::auth::{Access, Authenticator};
+use qomplement_webhooks::inbox::InboxAdmin;
+use qomplement_webhooks::receiver::WebhookReceiverBuilder;
 use qomplement_webhooks::sender::Payload;
-use qomplement_webhooks::{
-    Access, Authenticator, InboxAdmin, SharedToken, WebhookReceiver, WebhookReceiverBuilder, async_trait,
-};
+use qomplement_webhooks::{SharedToken, WebhookReceiver, async_trait};
 
 use crate::http::{Draft, Reply, chunked, post};
 use crate::inboxes::FaultyInbox;

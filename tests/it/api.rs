@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use qomplement_webhooks::event::Envelope;
+use qomplement_webhooks::fetch::{FetchError, Fetched, JobSource};
 use qomplement_webhooks::sender::Payload;
-use qomplement_webhooks::{Envelope, FetchError, Fetched, JobId, JobSource, async_trait};
+use qomplement_webhooks::{JobId, async_trait};
 use tokio::time::{Instant, sleep};
 
 /// What is said of a job.

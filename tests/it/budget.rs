@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use qomplement_webhooks::fetch::{FetchError, Fetched, JobSource, RequestBudget};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState};
 use qomplement_webhooks::{
-    FetchError, Fetched, InboxAdmin, InboxFilter, InboxState, InboxStore, InboxWorker, JobId, JobSource,
-    MemoryInbox, Reconciler, RequestBudget, Verification, async_trait,
+    InboxStore, InboxWorker, JobId, MemoryInbox, Reconciler, Verification, async_trait,
 };
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};

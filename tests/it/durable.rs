@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use qomplement_webhooks::inbox::InboxState;
+use qomplement_webhooks::receiver::{BuildError, WebhookReceiverBuilder};
+use qomplement_webhooks::registry::MemoryJobRegistry;
 use qomplement_webhooks::sender::{Payload, Sender};
-use qomplement_webhooks::{
-    BuildError, InboxState, InboxStore, MemoryDedupStore, MemoryJobRegistry, RunningWorker, SharedToken,
-    WebhookReceiver, WebhookReceiverBuilder,
-};
+use qomplement_webhooks::worker::RunningWorker;
+use qomplement_webhooks::{InboxStore, MemoryDedupStore, SharedToken, WebhookReceiver};
 use tokio::time::{Instant, sleep};
 
 use crate::answers::{body, expected};

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use http_body_util::BodyExt;
+use qomplement_webhooks::WebhookReceiver;
+use qomplement_webhooks::dedup::Claim;
 use qomplement_webhooks::sender::{Delivery, Payload, Sender};
-use qomplement_webhooks::{Claim, WebhookReceiver};
 
 use tokio::runtime::Handle;
 use tokio::time::Instant;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use qomplement_webhooks::{MemoryDedupStore, WebhookReceiverBuilder};
+use qomplement_webhooks::MemoryDedupStore;
+use qomplement_webhooks::receiver::WebhookReceiverBuilder;
 
 use crate::answers::{LIMIT, body, builder, expected};
 use crate::http::post;

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use qomplement_webhooks::sender::Payload;
-use qomplement_webhooks::{
-    Envelope, Fenced, InboxAdmin, InboxRow, InboxState, InboxStore, InboxWorker, JobId, Lease, Leased,
-    MemoryInbox, Outcome, Overdue, Pruned, Receipt, Retention, StoreError, Verification, async_trait,
+use qomplement_webhooks::event::Envelope;
+use qomplement_webhooks::inbox::{
+    InboxAdmin, InboxRow, InboxState, Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention,
 };
+use qomplement_webhooks::sender::Payload;
+use qomplement_webhooks::store::{Fenced, StoreError};
+use qomplement_webhooks::{InboxStore, InboxWorker, JobId, MemoryInbox, Verification, async_trait};
 use tokio::time::{Instant, sleep};
 
 use crate::support::{Call, Fault, Faults, Script};

@@ -8,11 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
+use qomplement_webhooks::inbox::InboxState;
+use qomplement_webhooks::receiver::BuildError;
+use qomplement_webhooks::registry::{JobRegistry, MemoryJobRegistry};
 use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::{
-    BuildError, ExtractResult, FillResult, HandlerError, InboxState, InboxWorker, Job, JobError, JobRegistry,
-    JobStatus, MemoryJobRegistry, SharedToken, Verification, WebhookEvent, WebhookHandler, WebhookReceiver,
-    async_trait, handler_fn,
+    ExtractResult, FillResult, HandlerError, InboxWorker, Job, JobError, JobStatus, SharedToken,
+    Verification, WebhookEvent, WebhookHandler, WebhookReceiver, async_trait, handler_fn,
 };
 use tokio::time::Instant;
 

@@ -10,10 +10,9 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Response, Uri};
 use bytes::Bytes;
+use qomplement_webhooks::fetch::{ApiKey, DownloadError, FetchError, Fetched, JobSource, RequestBudget};
 use qomplement_webhooks::sender::Payload;
-use qomplement_webhooks::{
-    ApiKey, DownloadError, FetchError, Fetched, JobId, JobSource, JobsClient, RequestBudget,
-};
+use qomplement_webhooks::{JobId, JobsClient};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
+use qomplement_webhooks::dedup::{Claim, ClaimToken};
 use qomplement_webhooks::sender::{Payload, Sender};
-use qomplement_webhooks::{Claim, ClaimToken, DedupStore, WebhookReceiver, handler_fn};
+use qomplement_webhooks::{DedupStore, WebhookReceiver, handler_fn};
 use tokio::time::Instant;
 
 use crate::support::{Act, Call, Fault, FaultyStore, Script, StandingStore, request};

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use qomplement_webhooks::{
-    Asked, Envelope, InboxAdmin, InboxFilter, InboxRow, InboxState, JobId, Lease, Leased, MemoryInbox,
-    Outcome, Retention, Unfinished,
+use qomplement_webhooks::event::Envelope;
+use qomplement_webhooks::inbox::{
+    Asked, InboxAdmin, InboxFilter, InboxRow, InboxState, Lease, Leased, Outcome, Retention, Unfinished,
 };
+use qomplement_webhooks::{JobId, MemoryInbox};
 use serde_json::json;
 
 const HOUR: Duration = Duration::from_secs(3600);

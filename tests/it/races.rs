@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
+use qomplement_webhooks::dedup::{Claim, ClaimToken};
+use qomplement_webhooks::registry::MemoryJobRegistry;
 use qomplement_webhooks::sender::{Payload, Sender};
+use qomplement_webhooks::store::{Fenced, StoreError};
 use qomplement_webhooks::{
-    Claim, ClaimToken, DedupStore, Fenced, HandlerError, JobId, MemoryDedupStore, MemoryJobRegistry,
-    StoreError, WebhookEvent, WebhookReceiver, async_trait, handler_fn,
+    DedupStore, HandlerError, JobId, MemoryDedupStore, WebhookEvent, WebhookReceiver, async_trait, handler_fn,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -240,7 +242,7 @@ async fn disconnect_after(polls: usize) -> (bool, usize, usize, Claim) {
         let registry = registry.clone();
         async move {
             moment().await;
-            qomplement_webhooks::JobRegistry::is_known(&registry, &job).await
+            qomplement_webhooks::registry::JobRegistry::is_known(&registry, &job).await
         }
     };
     let receiver = WebhookReceiver::builder(script.handler())

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use qomplement_webhooks::event::Envelope;
+use qomplement_webhooks::fetch::RequestBudget;
+use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, Receipt};
 use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::{
-    Envelope, HandlerError, InboxAdmin, InboxFilter, InboxState, InboxStore, InboxWorker, JobId, MemoryInbox,
-    Receipt, Reconciler, RequestBudget, Verification, WebhookEvent, handler_fn,
+    HandlerError, InboxStore, InboxWorker, JobId, MemoryInbox, Reconciler, Verification, WebhookEvent,
+    handler_fn,
 };
 use tokio::time::{Instant, sleep};
 
@@ -116,12 +119,12 @@ async fn an_id_that_no_job_of_the_api_can_have_is_dead_at_once() {
     #[derive(Debug)]
     struct Picky;
     #[qomplement_webhooks::async_trait]
-    impl qomplement_webhooks::JobSource for Picky {
+    impl qomplement_webhooks::fetch::JobSource for Picky {
         async fn fetch(
             &self,
             _: &JobId,
-        ) -> Result<qomplement_webhooks::Fetched, qomplement_webhooks::FetchError> {
-            Err(qomplement_webhooks::FetchError::InvalidId)
+        ) -> Result<qomplement_webhooks::fetch::Fetched, qomplement_webhooks::fetch::FetchError> {
+            Err(qomplement_webhooks::fetch::FetchError::InvalidId)
         }
     }
     let inbox = FaultyInbox::default();

@@ -8,10 +8,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
+use qomplement_webhooks::event::{Envelope, RawJson};
+use qomplement_webhooks::fetch::{ApiKey, Fetched};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter};
 use qomplement_webhooks::sender::{Payload, Sender};
 use qomplement_webhooks::{
-    ApiKey, Envelope, Fetched, InboxAdmin, InboxFilter, InboxStore, JobsClient, MemoryInbox, RawJson,
-    SharedToken, WebhookEvent, WebhookReceiver, WebhookUrl,
+    InboxStore, JobsClient, MemoryInbox, SharedToken, WebhookEvent, WebhookReceiver, WebhookUrl,
 };
 
 use crate::support::Script;

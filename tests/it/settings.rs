@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use qomplement_webhooks::event::Envelope;
+use qomplement_webhooks::fetch::{ApiKey, Fetched, JobSource, RequestBudget};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, Retention};
+use qomplement_webhooks::receiver::{BuildError, WebhookReceiverBuilder};
 use qomplement_webhooks::sender::{Payload, Sender};
 use qomplement_webhooks::{
-    ApiKey, BuildError, Envelope, Fetched, InboxAdmin, InboxFilter, InboxState, InboxStore, InboxWorker,
-    JobSource, JobsClient, MemoryDedupStore, MemoryInbox, RequestBudget, Retention, SharedToken, SqliteInbox,
-    Verification, WebhookReceiver, WebhookReceiverBuilder,
+    InboxStore, InboxWorker, JobsClient, MemoryDedupStore, MemoryInbox, SharedToken, SqliteInbox,
+    Verification, WebhookReceiver,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;

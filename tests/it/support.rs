@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
+use qomplement_webhooks::dedup::{Claim, ClaimToken};
+use qomplement_webhooks::store::{Fenced, StoreError};
 use qomplement_webhooks::{
-    Claim, ClaimToken, DedupStore, Fenced, HandlerError, JobId, MemoryDedupStore, StoreError, WebhookEvent,
-    WebhookHandler, async_trait, handler_fn,
+    DedupStore, HandlerError, JobId, MemoryDedupStore, WebhookEvent, WebhookHandler, async_trait, handler_fn,
 };
 use tokio::sync::Notify;
 use tokio::time::Instant;

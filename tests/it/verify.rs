@@ -4,10 +4,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use qomplement_webhooks::event::Envelope;
+use qomplement_webhooks::inbox::{InboxAdmin, InboxState, Outcome, Receipt};
 use qomplement_webhooks::sender::Payload;
+use qomplement_webhooks::store::Fenced;
 use qomplement_webhooks::{
-    Envelope, Fenced, InboxAdmin, InboxState, InboxStore, InboxWorker, JobId, MemoryInbox, Outcome, Receipt,
-    Verification, WebhookEvent, WebhookReceiver, handler_fn,
+    InboxStore, InboxWorker, JobId, MemoryInbox, Verification, WebhookEvent, WebhookReceiver, handler_fn,
 };
 use tokio::time::{Instant, sleep};
 
@@ -363,7 +365,7 @@ async fn the_fence_is_that_of_the_lease_after_a_verification() {
     let handler = handler_fn(move |event: WebhookEvent| {
         let rows = rows.clone();
         async move {
-            let lease = qomplement_webhooks::Lease::new(event.job().id().clone(), event.job().fence());
+            let lease = qomplement_webhooks::inbox::Lease::new(event.job().id().clone(), event.job().fence());
             assert_eq!(rows.renew(&lease, MINUTE).await?, Fenced::Applied);
             assert_eq!(rows.settle(&lease, &Outcome::Done).await?, Fenced::Applied);
             Ok::<_, qomplement_webhooks::HandlerError>(())

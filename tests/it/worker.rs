@@ -3,11 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use qomplement_webhooks::inbox::{InboxAdmin, InboxState, Outcome, Retention};
 use qomplement_webhooks::sender::Payload;
-use qomplement_webhooks::{
-    HandlerError, InboxAdmin, InboxState, InboxStore, InboxWorker, Outcome, Retention, Verification,
-    WebhookEvent, handler_fn,
-};
+use qomplement_webhooks::{HandlerError, InboxStore, InboxWorker, Verification, WebhookEvent, handler_fn};
 use tokio::time::{Instant, sleep};
 
 use crate::inboxes::FaultyInbox;

@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use qomplement_webhooks::{
-    Fenced, InboxAdmin, InboxState, InboxStore, InboxWorker, JobId, Lease, Outcome, RunningWorker,
-    Verification, WebhookEvent, handler_fn,
-};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxState, Lease, Outcome};
+use qomplement_webhooks::store::Fenced;
+use qomplement_webhooks::worker::RunningWorker;
+use qomplement_webhooks::{InboxStore, InboxWorker, JobId, Verification, WebhookEvent, handler_fn};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
-use qomplement_webhooks::{
-    InboxAdmin, InboxFilter, PostgresInbox, PostgresStoreError, SqliteInbox, SqliteInboxError, StoreError,
-};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, SqliteInboxError};
+use qomplement_webhooks::postgres::PostgresStoreError;
+use qomplement_webhooks::store::StoreError;
+use qomplement_webhooks::{PostgresInbox, SqliteInbox};
 
 use crate::failure::{Failure, causes};
 use crate::hint::hint;

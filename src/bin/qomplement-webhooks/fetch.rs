@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use qomplement_webhooks::{
-    ApiKey, FetchError, Fetched, JobId, JobSource, JobsClient, JobsClientError, Receipt,
-};
+use qomplement_webhooks::fetch::{ApiKey, FetchError, Fetched, JobSource, JobsClientError};
+use qomplement_webhooks::inbox::Receipt;
+use qomplement_webhooks::{JobId, JobsClient};
 use serde_json::json;
 
 use crate::arguments::{http_url, time_from};

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io;
 
-use qomplement_webhooks::PostgresTableError;
+use qomplement_webhooks::postgres::PostgresTableError;
 use tokio_postgres::error::SqlState;
 
 use crate::failure::causes;

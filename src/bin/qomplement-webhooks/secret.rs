@@ -5,7 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use qomplement_webhooks::{SharedToken, TokenError, WebhookUrl, WebhookUrlError};
+use qomplement_webhooks::auth::{TokenError, WebhookUrlError};
+use qomplement_webhooks::{SharedToken, WebhookUrl};
 
 use crate::failure::{Failure, causes};
 use crate::output::{self, clean};

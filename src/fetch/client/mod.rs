@@ -36,7 +36,8 @@ const AGAIN: Backoff = Backoff { first: Duration::from_secs(1), longest: Duratio
 ///
 /// ```no_run
 /// # async fn app() -> Result<(), Box<dyn std::error::Error>> {
-/// use qomplement_webhooks::{ApiKey, Fetched, JobSource, JobsClient};
+/// use qomplement_webhooks::fetch::{ApiKey, Fetched, JobSource};
+/// use qomplement_webhooks::JobsClient;
 ///
 /// let client = JobsClient::new(ApiKey::from_env("QOMPLEMENT_API_KEY")?)?;
 /// match client.fetch(&"550e8400-e29b-41d4-a716-446655440000".parse()?).await? {

@@ -249,7 +249,7 @@ impl PostgresInbox {
     /// # Errors
     ///
     /// When the database is not reached, the role may not create tables, or there is such a table that is not one of
-    /// these or has a newer version: the source is a [`PostgresTableError`](crate::PostgresTableError) then.
+    /// these or has a newer version: the source is a [`PostgresTableError`](crate::postgres::PostgresTableError) then.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         self.inner.database.migrate().await
     }
@@ -269,7 +269,7 @@ impl PostgresInbox {
     /// # Errors
     ///
     /// When the database is not reached, refuses the credentials, or one of these is found: the source is a
-    /// [`PostgresTableError`](crate::PostgresTableError) then.
+    /// [`PostgresTableError`](crate::postgres::PostgresTableError) then.
     pub async fn check(&self) -> Result<(), StoreError> {
         self.inner.database.check().await?;
         self.query(&self.inner.statements.check, &[]).await.map(drop)

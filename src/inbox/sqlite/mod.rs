@@ -195,7 +195,8 @@ impl SqliteInbox {
     /// # Examples
     ///
     /// ```no_run
-    /// # use qomplement_webhooks::{SqliteInbox, SqliteInboxError};
+    /// # use qomplement_webhooks::inbox::SqliteInboxError;
+    /// # use qomplement_webhooks::SqliteInbox;
     /// # fn open() -> Result<SqliteInbox, SqliteInboxError> {
     /// let inbox = SqliteInbox::builder("webhooks.db").max_unfinished_rows(10_000).open()?;
     /// # Ok(inbox) }

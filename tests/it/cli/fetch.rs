@@ -2,8 +2,9 @@
 
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode, Uri};
+use qomplement_webhooks::SqliteInbox;
+use qomplement_webhooks::inbox::InboxAdmin;
 use qomplement_webhooks::sender::Payload;
-use qomplement_webhooks::{InboxAdmin, SqliteInbox};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;

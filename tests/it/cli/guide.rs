@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use qomplement_webhooks::{InboxStore, Outcome, SqliteInbox, WebhookReceiver};
+use qomplement_webhooks::inbox::Outcome;
+use qomplement_webhooks::{InboxStore, SqliteInbox, WebhookReceiver};
 use regex::Regex;
 
 use super::{Folder, Going, command, masked, run};

@@ -3,8 +3,10 @@
 use axum::Router;
 use axum::http::StatusCode;
 use bytes::Bytes;
+use qomplement_webhooks::event::Envelope;
+use qomplement_webhooks::inbox::Outcome;
 use qomplement_webhooks::sender::Sender;
-use qomplement_webhooks::{Envelope, InboxStore, Outcome, SqliteInbox};
+use qomplement_webhooks::{InboxStore, SqliteInbox};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::net::TcpListener;

@@ -4,7 +4,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use qomplement_webhooks::{Envelope, InboxStore, Outcome, SqliteInbox};
+use qomplement_webhooks::event::Envelope;
+use qomplement_webhooks::inbox::Outcome;
+use qomplement_webhooks::{InboxStore, SqliteInbox};
 use serde_json::{Value, json};
 
 use super::{Folder, Going, Ran, command, end, run};
@@ -293,7 +295,7 @@ async fn many_events_are_replayed_and_none_that_comes_meanwhile() {
         tokio::spawn(async move { store.settle(&leased.lease, &Outcome::Dead { error: "no".into() }).await });
     }
     while store.contains(&"job-0".parse().unwrap()).await.unwrap()
-        && qomplement_webhooks::InboxAdmin::stats(&store).await.unwrap().dead < 2500
+        && qomplement_webhooks::inbox::InboxAdmin::stats(&store).await.unwrap().dead < 2500
     {
         tokio::task::yield_now().await;
     }

@@ -3,8 +3,9 @@
 
 use std::fs::File;
 
+use qomplement_webhooks::inbox::InboxAdmin;
 use qomplement_webhooks::sender::{Payload, Sender};
-use qomplement_webhooks::{InboxAdmin, SqliteInbox, WebhookReceiver};
+use qomplement_webhooks::{SqliteInbox, WebhookReceiver};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 

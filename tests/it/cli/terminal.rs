@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use qomplement_webhooks::{
-    Envelope, InboxAdmin, InboxFilter, InboxState, InboxStore, Outcome, SqliteInbox, WebhookReceiver,
-};
+use qomplement_webhooks::event::Envelope;
+use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, Outcome};
+use qomplement_webhooks::{InboxStore, SqliteInbox, WebhookReceiver};
 use rexpect::session::{PtySession, spawn_command};
 
 use super::inbox::fill;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use ::redis::aio::ConnectionManager;
 use qomplement_webhooks::conformance::{DedupDifference, dedup_all, inbox_all};
-use qomplement_webhooks::{InboxAdmin, PostgresDedupStore, PostgresInbox, RedisDedupStore};
+use qomplement_webhooks::inbox::InboxAdmin;
+use qomplement_webhooks::{PostgresDedupStore, PostgresInbox, RedisDedupStore};
 use tokio::task::JoinSet;
 
 use super::server::{Server, postgres, redis};

@@ -3,10 +3,11 @@
 use std::error::Error;
 use std::time::Duration;
 
+use qomplement_webhooks::dedup::{Claim, ClaimToken};
+use qomplement_webhooks::postgres::PostgresStoreError;
 use qomplement_webhooks::sender::{Payload, Sender};
-use qomplement_webhooks::{
-    Claim, ClaimToken, DedupStore, Fenced, JobId, PostgresDedupStore, PostgresStoreError, StoreError,
-};
+use qomplement_webhooks::store::{Fenced, StoreError};
+use qomplement_webhooks::{DedupStore, JobId, PostgresDedupStore};
 use tokio_postgres::{Client, NoTls};
 
 use super::contract::warmed_dedup;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use qomplement_webhooks::{InboxAdmin, InboxStore, PostgresDedupStore, PostgresInbox, PostgresStoreError};
+use qomplement_webhooks::inbox::InboxAdmin;
+use qomplement_webhooks::postgres::PostgresStoreError;
+use qomplement_webhooks::{InboxStore, PostgresDedupStore, PostgresInbox};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;

@@ -5,9 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, Pool};
+use qomplement_webhooks::dedup::{Claim, ClaimToken};
+use qomplement_webhooks::inbox::{InboxAdmin, Outcome};
+use qomplement_webhooks::store::{Fenced, StoreError};
 use qomplement_webhooks::{
-    Claim, ClaimToken, DedupStore, Fenced, HandlerError, InboxAdmin, InboxStore, InboxWorker, JobId, Outcome,
-    PostgresDedupStore, PostgresInbox, StoreError, Verification, WebhookEvent, handler_fn,
+    DedupStore, HandlerError, InboxStore, InboxWorker, JobId, PostgresDedupStore, PostgresInbox,
+    Verification, WebhookEvent, handler_fn,
 };
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -155,6 +158,6 @@ async fn a_renewal_does_not_wait_for_a_transaction_that_holds_the_row() {
     assert!(matches!(&renewed, Err(StoreError::Unavailable(_))), "{renewed:?}");
     other.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(inbox.renew(&lease, LEASE).await.unwrap(), Fenced::Applied);
-    let other_lease = qomplement_webhooks::Lease::new(job("job"), lease.sequence() + 1);
+    let other_lease = qomplement_webhooks::inbox::Lease::new(job("job"), lease.sequence() + 1);
     assert_eq!(inbox.renew(&other_lease, LEASE).await.unwrap(), Fenced::Stale);
 }

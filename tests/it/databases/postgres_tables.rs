@@ -3,9 +3,10 @@
 use std::error::Error;
 use std::time::Duration;
 
-use qomplement_webhooks::{
-    ClaimToken, DedupStore, InboxStore, PostgresDedupStore, PostgresInbox, PostgresTableError, StoreError,
-};
+use qomplement_webhooks::dedup::ClaimToken;
+use qomplement_webhooks::postgres::PostgresTableError;
+use qomplement_webhooks::store::StoreError;
+use qomplement_webhooks::{DedupStore, InboxStore, PostgresDedupStore, PostgresInbox};
 use tokio_postgres::Client;
 
 use super::postgres_inbox::{client, count, event, job};

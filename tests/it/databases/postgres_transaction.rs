@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use qomplement_webhooks::inbox::{CompleteError, InboxAdmin, InboxState, Outcome};
+use qomplement_webhooks::store::Fenced;
+use qomplement_webhooks::worker::RunningWorker;
 use qomplement_webhooks::{
-    CompleteError, Fenced, HandlerError, InboxAdmin, InboxState, InboxStore, InboxWorker, Job, Outcome,
-    PostgresInbox, RunningWorker, Verification, WebhookEvent, handler_fn,
+    HandlerError, InboxStore, InboxWorker, Job, PostgresInbox, Verification, WebhookEvent, handler_fn,
 };
 use tokio::sync::{Mutex, Notify, mpsc};
 use tokio_postgres::Client;
@@ -89,7 +91,7 @@ async fn an_effect_and_the_completion_of_its_event_are_committed_or_rolled_back_
     // The worker's own completion is a repetition, and a failure that comes after changes nothing.
     held.go_on.notify_one();
     assert_eq!(held.worker.shutdown(Duration::from_secs(5)).await, 0);
-    let lease = qomplement_webhooks::Lease::new(job.id().clone(), job.fence());
+    let lease = qomplement_webhooks::inbox::Lease::new(job.id().clone(), job.fence());
     assert_eq!(inbox.settle(&lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
     let retry = Outcome::Retry { after: Duration::ZERO, error: "late".to_owned() };
     assert_eq!(inbox.settle(&lease, &retry).await.unwrap(), Fenced::Stale);

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use ::redis::{Client, Commands, Connection};
 use qomplement_webhooks::conformance::dedup_all;
+use qomplement_webhooks::dedup::{Claim, ClaimToken};
 use qomplement_webhooks::sender::{Payload, Sender};
-use qomplement_webhooks::{Claim, ClaimToken, DedupStore, Fenced, JobId, RedisDedupStore, StoreError};
+use qomplement_webhooks::store::{Fenced, StoreError};
+use qomplement_webhooks::{DedupStore, JobId, RedisDedupStore};
 
 use super::contract::DIFFERENCES;
 use super::proxy::Proxy;

@@ -3,9 +3,10 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use qomplement_webhooks::{
-    Envelope, Fenced, InboxAdmin, InboxStore, JobId, Outcome, Receipt, Retention, SqliteInbox, StoreError,
-};
+use qomplement_webhooks::event::Envelope;
+use qomplement_webhooks::inbox::{InboxAdmin, Outcome, Receipt, Retention};
+use qomplement_webhooks::store::{Fenced, StoreError};
+use qomplement_webhooks::{InboxStore, JobId, SqliteInbox};
 use rusqlite::Connection;
 use tokio::task::JoinSet;
 

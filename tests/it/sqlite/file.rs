@@ -2,9 +2,10 @@
 
 use std::error::Error;
 
-use qomplement_webhooks::{
-    InboxAdmin, InboxStore, JobId, JobRegistry, Outcome, Receipt, SqliteInbox, SqliteInboxError, StoreError,
-};
+use qomplement_webhooks::inbox::{InboxAdmin, Outcome, Receipt, SqliteInboxError};
+use qomplement_webhooks::registry::JobRegistry;
+use qomplement_webhooks::store::StoreError;
+use qomplement_webhooks::{InboxStore, JobId, SqliteInbox};
 use rusqlite::Connection;
 
 use super::{Folder, HOUR, check, close, completed, event, lease_one, receive, settle};

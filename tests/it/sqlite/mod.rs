@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use qomplement_webhooks::{Envelope, InboxStore, Lease, Outcome, Receipt, SqliteInbox};
+use qomplement_webhooks::event::Envelope;
+use qomplement_webhooks::inbox::{Lease, Outcome, Receipt};
+use qomplement_webhooks::{InboxStore, SqliteInbox};
 use rusqlite::Connection;
 
 use crate::support::eventually;
@@ -65,7 +67,7 @@ async fn lease_one(inbox: &SqliteInbox) -> Lease {
 }
 
 async fn settle(inbox: &SqliteInbox, lease: &Lease, outcome: Outcome) {
-    assert_eq!(inbox.settle(lease, &outcome).await.unwrap(), qomplement_webhooks::Fenced::Applied);
+    assert_eq!(inbox.settle(lease, &outcome).await.unwrap(), qomplement_webhooks::store::Fenced::Applied);
 }
 
 /// Drops an inbox, and waits until its thread has closed the file.

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use proptest::proptest;
-use qomplement_webhooks::{Fenced, InboxStore, Outcome, SqliteInbox};
+use qomplement_webhooks::inbox::Outcome;
+use qomplement_webhooks::store::Fenced;
+use qomplement_webhooks::{InboxStore, SqliteInbox};
 
 use super::{Folder, HOUR, check};
 use crate::model;

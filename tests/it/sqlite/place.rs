@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use http::StatusCode;
-use qomplement_webhooks::{
-    InboxAdmin, InboxStore, JobId, Outcome, Receipt, Retention, SqliteInbox, SqliteInboxError, StoreError,
-    WebhookReceiver,
-};
+use qomplement_webhooks::inbox::{InboxAdmin, Outcome, Receipt, Retention, SqliteInboxError};
+use qomplement_webhooks::store::StoreError;
+use qomplement_webhooks::{InboxStore, JobId, SqliteInbox, WebhookReceiver};
 
 use super::{Folder, HOUR, check, completed, lease_one, receive, settle};
 use crate::support::{eventually, request};

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use qomplement_webhooks::{InboxAdmin, InboxStore, Outcome, SqliteInbox};
+use qomplement_webhooks::inbox::{InboxAdmin, Outcome};
+use qomplement_webhooks::{InboxStore, SqliteInbox};
 use tokio::task::JoinSet;
 
 use super::{Folder, HOUR, check, receive, settle};

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use qomplement_webhooks::{
-    Fenced, InboxAdmin, InboxFilter, InboxState, InboxStore, InboxWorker, Outcome, Retention, SqliteInbox,
-    Unfinished, Verification,
-};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, Outcome, Retention, Unfinished};
+use qomplement_webhooks::store::Fenced;
+use qomplement_webhooks::{InboxStore, InboxWorker, SqliteInbox, Verification};
 use rusqlite::{Connection, params};
 
 use super::{Folder, HOUR, completed, receive};

@@ -11,7 +11,7 @@ mod watch;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
-use qomplement_webhooks::{InboxFilter, InboxState};
+use qomplement_webhooks::inbox::{InboxFilter, InboxState};
 
 use crate::failure::Failure;
 

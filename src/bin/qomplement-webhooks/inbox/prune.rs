@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use humantime::format_duration;
-use qomplement_webhooks::{InboxFilter, InboxState, Pruned, Retention};
+use qomplement_webhooks::inbox::{InboxFilter, InboxState, Pruned, Retention};
 use serde_json::json;
 
 use super::rows::Pages;

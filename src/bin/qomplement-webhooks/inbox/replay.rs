@@ -4,7 +4,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
-use qomplement_webhooks::{InboxAdmin, InboxFilter, InboxState, JobId};
+use qomplement_webhooks::JobId;
+use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState};
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -231,7 +232,7 @@ async fn replay_all(
     Ok(count)
 }
 
-type Joined = Option<Result<Result<bool, qomplement_webhooks::StoreError>, tokio::task::JoinError>>;
+type Joined = Option<Result<Result<bool, qomplement_webhooks::store::StoreError>, tokio::task::JoinError>>;
 
 /// Whether one more was replayed, after so many.
 fn replayed(joined: Joined, before: u64) -> Result<u64, Failure> {

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use console::{Term, measure_text_width};
-use qomplement_webhooks::{InboxAdmin, InboxFilter, InboxRow, InboxState};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxRow, InboxState};
 use serde_json::{Value, json};
 
 use crate::database::store;

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use qomplement_webhooks::{InboxState, JobId};
+use qomplement_webhooks::JobId;
+use qomplement_webhooks::inbox::InboxState;
 
 use super::rows;
 use crate::database::{DatabaseArgs, store};

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use qomplement_webhooks::{InboxState, InboxStats};
+use qomplement_webhooks::inbox::{InboxState, InboxStats};
 use serde_json::json;
 
 use super::rows;

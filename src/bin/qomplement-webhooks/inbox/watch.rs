@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use clap::Args;
 use console::Term;
-use qomplement_webhooks::{InboxAdmin, InboxFilter, InboxState, StoreError};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState};
+use qomplement_webhooks::store::StoreError;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{rows, stats};

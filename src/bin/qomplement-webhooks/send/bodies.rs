@@ -5,8 +5,9 @@ use std::io::{self, Read};
 use std::str::FromStr;
 
 use bytes::Bytes;
+use qomplement_webhooks::JobType;
+use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::sender::Payload;
-use qomplement_webhooks::{Envelope, JobType};
 use serde::de::IgnoredAny;
 use uuid::Uuid;
 

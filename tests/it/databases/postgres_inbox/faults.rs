@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use qomplement_webhooks::{
-    Fenced, InboxAdmin, InboxFilter, InboxState, InboxStore, JobRegistry, Outcome, PostgresInbox, Receipt,
-    StoreError,
-};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, Outcome, Receipt};
+use qomplement_webhooks::registry::JobRegistry;
+use qomplement_webhooks::store::{Fenced, StoreError};
+use qomplement_webhooks::{InboxStore, PostgresInbox};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 

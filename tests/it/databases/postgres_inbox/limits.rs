@@ -1,6 +1,8 @@
 //! How much may be unfinished.
 
-use qomplement_webhooks::{Fenced, InboxStore, Outcome, Receipt, StoreError};
+use qomplement_webhooks::InboxStore;
+use qomplement_webhooks::inbox::{Outcome, Receipt};
+use qomplement_webhooks::store::{Fenced, StoreError};
 
 use super::{HOUR, LEASE, completed, inbox, job, receive_all};
 use crate::support::eventually;

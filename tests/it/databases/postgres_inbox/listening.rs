@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use qomplement_webhooks::event::Envelope;
+use qomplement_webhooks::inbox::{InboxAdmin, Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention};
+use qomplement_webhooks::store::{Fenced, StoreError};
+use qomplement_webhooks::worker::RunningWorker;
 use qomplement_webhooks::{
-    Envelope, Fenced, HandlerError, InboxAdmin, InboxStore, InboxWorker, JobId, Lease, Leased, Outcome,
-    Overdue, PostgresInbox, Pruned, Receipt, Retention, RunningWorker, StoreError, Verification,
-    WebhookEvent, async_trait, handler_fn,
+    HandlerError, InboxStore, InboxWorker, JobId, PostgresInbox, Verification, WebhookEvent, async_trait,
+    handler_fn,
 };
 use tokio::sync::Barrier;
 use tokio::time::timeout;

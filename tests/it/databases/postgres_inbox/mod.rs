@@ -14,7 +14,9 @@ mod unreadable;
 use std::time::Duration;
 
 use bytes::Bytes;
-use qomplement_webhooks::{Envelope, InboxStore, JobId, Leased, PostgresInbox, Receipt};
+use qomplement_webhooks::event::Envelope;
+use qomplement_webhooks::inbox::{Leased, Receipt};
+use qomplement_webhooks::{InboxStore, JobId, PostgresInbox};
 use tokio_postgres::{Client, NoTls};
 
 use super::server::{Server, postgres};

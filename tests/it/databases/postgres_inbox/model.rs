@@ -1,7 +1,8 @@
 //! The inbox in PostgreSQL does what the inbox in memory does, behind a pooler as well.
 
 use proptest::test_runner::TestRunner;
-use qomplement_webhooks::{InboxStore, PostgresInbox, Receipt};
+use qomplement_webhooks::inbox::Receipt;
+use qomplement_webhooks::{InboxStore, PostgresInbox};
 use tokio::runtime::Runtime;
 
 use super::{client, completed, inbox, receive_all};

@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use qomplement_webhooks::{
-    Fenced, InboxAdmin, InboxStore, InboxWorker, Outcome, PostgresInbox, Receipt, WebhookReceiver,
-};
+use qomplement_webhooks::inbox::{InboxAdmin, Outcome, Receipt};
+use qomplement_webhooks::store::Fenced;
+use qomplement_webhooks::{InboxStore, InboxWorker, PostgresInbox, WebhookReceiver};
 
 use super::{HOUR, LEASE, client, completed, count, event, handle, inbox, job, receive_all};
 use crate::databases::server::{Server, postgres};

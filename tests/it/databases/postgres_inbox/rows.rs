@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use qomplement_webhooks::{
-    Envelope, Fenced, InboxAdmin, InboxFilter, InboxState, InboxStore, Lease, Outcome, PostgresInbox,
-    Receipt, Retention,
-};
+use qomplement_webhooks::event::Envelope;
+use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, Lease, Outcome, Receipt, Retention};
+use qomplement_webhooks::store::Fenced;
+use qomplement_webhooks::{InboxStore, PostgresInbox};
 use tokio_postgres::NoTls;
 
 use super::{HOUR, LEASE, client, completed, count, event, inbox, job, lease_one};

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use qomplement_webhooks::{InboxStore, PostgresInbox, Receipt, StoreError};
+use qomplement_webhooks::inbox::Receipt;
+use qomplement_webhooks::store::StoreError;
+use qomplement_webhooks::{InboxStore, PostgresInbox};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::Client;

@@ -1,8 +1,9 @@
 //! How its table is made, named and checked.
 
-use qomplement_webhooks::{
-    Fenced, InboxAdmin, InboxStore, Outcome, PostgresInbox, PostgresStoreError, Receipt, Retention,
-};
+use qomplement_webhooks::inbox::{InboxAdmin, Outcome, Receipt, Retention};
+use qomplement_webhooks::postgres::PostgresStoreError;
+use qomplement_webhooks::store::Fenced;
+use qomplement_webhooks::{InboxStore, PostgresInbox};
 
 use super::{HOUR, client, completed, count, handle, inbox, job, lease_one};
 use crate::databases::server::postgres;

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use qomplement_webhooks::{
-    Fenced, InboxAdmin, InboxFilter, InboxState, InboxStore, Lease, Outcome, PostgresInbox, Receipt,
-    Unfinished,
-};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, Lease, Outcome, Receipt, Unfinished};
+use qomplement_webhooks::store::Fenced;
+use qomplement_webhooks::{InboxStore, PostgresInbox};
 
 use super::{HOUR, LEASE, client, event, job, lease_one};
 use crate::databases::server::postgres;
@@ -56,7 +55,8 @@ async fn any_text_is_no_obstacle(open: impl AsyncFn() -> PostgresInbox, name: &s
     }
     let inbox = open().await;
     let said = r#"{"job_id": "verified", "data": {"id": "verified", "type": "类型", "status": "failed"}}"#;
-    let said = qomplement_webhooks::Envelope::try_from(bytes::Bytes::from_static(said.as_bytes())).unwrap();
+    let said =
+        qomplement_webhooks::event::Envelope::try_from(bytes::Bytes::from_static(said.as_bytes())).unwrap();
     inbox.expect(&job("verified"), Duration::ZERO).await.unwrap();
     let lease: Lease = inbox.overdue(1, HOUR).await.unwrap().remove(0).lease;
     assert_eq!(inbox.verify(&lease, &said).await.unwrap(), Fenced::Applied);

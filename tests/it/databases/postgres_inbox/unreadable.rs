@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use qomplement_webhooks::{
-    InboxAdmin, InboxFilter, InboxState, InboxStore, InboxWorker, Outcome, Retention, Verification,
-};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, Outcome, Retention};
+use qomplement_webhooks::{InboxStore, InboxWorker, Verification};
 
 use super::{HOUR, client, completed, inbox, job};
 use crate::databases::server::postgres;
@@ -103,12 +102,12 @@ async fn odd_numbers_and_times_keep_no_row_from_being_handled_or_listed() {
     for (place, leased) in leased.iter().enumerate() {
         let error = || "why".to_owned();
         let outcome = match place % 3 {
-            0 => Outcome::AskAgain { after: HOUR, answer: qomplement_webhooks::Unfinished::NotFound },
+            0 => Outcome::AskAgain { after: HOUR, answer: qomplement_webhooks::inbox::Unfinished::NotFound },
             1 => Outcome::Dead { error: error() },
             _ => Outcome::GiveBack { after: HOUR },
         };
         let settled = inbox.settle(&leased.lease, &outcome).await.unwrap();
-        assert_eq!(settled, qomplement_webhooks::Fenced::Applied);
+        assert_eq!(settled, qomplement_webhooks::store::Fenced::Applied);
         if place % 3 == 1 {
             assert!(inbox.replay(leased.lease.job()).await.is_ok_and(|replayed| replayed));
         }
@@ -116,10 +115,11 @@ async fn odd_numbers_and_times_keep_no_row_from_being_handled_or_listed() {
     let overdue = inbox.overdue(100, HOUR).await.unwrap();
     assert_eq!(overdue.len(), 6);
     for overdue in &overdue {
-        let pending = Outcome::AskAgain { after: HOUR, answer: qomplement_webhooks::Unfinished::Pending };
+        let pending =
+            Outcome::AskAgain { after: HOUR, answer: qomplement_webhooks::inbox::Unfinished::Pending };
         assert_eq!(
             inbox.settle(&overdue.lease, &pending).await.unwrap(),
-            qomplement_webhooks::Fenced::Applied
+            qomplement_webhooks::store::Fenced::Applied
         );
     }
     let ids: Vec<_> = inbox.list(&InboxFilter::default(), None, 100).await.unwrap();
