@@ -34,7 +34,7 @@ mod by_hand;
 #[path = "served.rs"]
 #[allow(dead_code)]
 mod served;
-#[path = "../tests/it/databases/server.rs"]
+#[path = "../tests/it/support/databases.rs"]
 #[allow(dead_code)]
 mod server;
 

@@ -16,7 +16,7 @@ use self::by_hand::{BATCH, events};
 #[path = "by_hand.rs"]
 #[allow(dead_code)]
 mod by_hand;
-#[path = "../tests/it/databases/server.rs"]
+#[path = "../tests/it/support/databases.rs"]
 #[allow(dead_code)]
 mod server;
 

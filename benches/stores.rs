@@ -30,7 +30,7 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 #[allow(dead_code, unreachable_pub)]
-#[path = "../tests/it/databases/server.rs"]
+#[path = "../tests/it/support/databases.rs"]
 mod server;
 
 use server::Server;

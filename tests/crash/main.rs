@@ -15,13 +15,13 @@
 
 mod app;
 mod database;
-#[path = "../it/databases/faketime.rs"]
+#[path = "../it/support/faketime.rs"]
 mod faketime;
 mod kills;
 mod ledger;
 mod load;
 mod scenario;
-#[path = "../it/databases/server.rs"]
+#[path = "../it/support/databases.rs"]
 #[allow(dead_code)]
 mod server;
 mod worker;

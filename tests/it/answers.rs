@@ -17,9 +17,9 @@ use qomplement_webhooks::receiver::WebhookReceiverBuilder;
 use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::{SharedToken, WebhookReceiver, async_trait};
 
-use crate::http::{Draft, Reply, chunked, post};
-use crate::inboxes::FaultyInbox;
-use crate::servers::{Framework, Server};
+use crate::support::http::{Draft, Reply, chunked, post};
+use crate::support::inboxes::FaultyInbox;
+use crate::support::servers::{Framework, Server};
 use crate::support::{Call, FaultyStore, PATH, Script, TOKEN};
 
 /// The longest body that is taken.

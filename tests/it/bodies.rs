@@ -14,7 +14,7 @@ use http_body::{Body, Frame};
 use tokio::time::Instant;
 
 use crate::answers::{LIMIT, body, builder};
-use crate::http::post;
+use crate::support::http::post;
 use crate::support::{Script, TOKEN};
 
 /// Gives its frames one at a time, and then stalls.

@@ -12,8 +12,8 @@ use qomplement_webhooks::{
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::api::{Api, Says, finished};
 use crate::support::Script;
+use crate::support::api::{Api, Says, finished};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);

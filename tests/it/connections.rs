@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::answers::{RECEIVED, body, builder, expected};
-use crate::http::{Connection, post};
-use crate::servers::{Framework, Server};
+use crate::support::http::{Connection, post};
+use crate::support::servers::{Framework, Server};
 use crate::support::{Call, FaultyStore, Script, TOKEN};
 
 #[tokio::test]

@@ -12,9 +12,9 @@ use qomplement_webhooks::{InboxStore, MemoryDedupStore, SharedToken, WebhookRece
 use tokio::time::{Instant, sleep};
 
 use crate::answers::{body, expected};
-use crate::http::post;
-use crate::inboxes::{FaultyInbox, other_bytes};
-use crate::servers::{Framework, Server};
+use crate::support::http::post;
+use crate::support::inboxes::{FaultyInbox, other_bytes};
+use crate::support::servers::{Framework, Server};
 use crate::support::{Act, Call, FAULTS, Fault, Gate, Script, TOKEN, request};
 
 const SECOND: Duration = Duration::from_secs(1);

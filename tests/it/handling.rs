@@ -7,8 +7,8 @@ use qomplement_webhooks::MemoryDedupStore;
 use qomplement_webhooks::receiver::WebhookReceiverBuilder;
 
 use crate::answers::{LIMIT, body, builder, expected};
-use crate::http::post;
-use crate::servers::{Framework, Server};
+use crate::support::http::post;
+use crate::support::servers::{Framework, Server};
 use crate::support::{Act, Call, FAULTS, FaultyStore, Gate, Script};
 
 #[tokio::test]

@@ -19,9 +19,9 @@ use qomplement_webhooks::{
 use tokio::time::Instant;
 
 use crate::answers::{body, builder, expected};
-use crate::http::post;
-use crate::inboxes::FaultyInbox;
-use crate::servers::{Framework, Server};
+use crate::support::http::post;
+use crate::support::inboxes::FaultyInbox;
+use crate::support::servers::{Framework, Server};
 use crate::support::{Act, Call, FaultyStore, PATH, Script, TOKEN, request};
 
 async fn answer(response: Response<Full<Bytes>>) -> (u16, String) {

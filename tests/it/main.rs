@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 mod answers;
-mod api;
 mod bodies;
 mod budget;
 mod cli;
@@ -13,19 +12,15 @@ mod durable;
 mod examples;
 mod faults;
 mod handling;
-mod http;
-mod inboxes;
 mod jobs;
 mod jobs_client;
 mod leases;
-mod model;
 mod package;
 mod races;
 mod reconcile;
 mod refusals;
 mod secrets;
 mod sender;
-mod servers;
 mod settings;
 mod shutdown;
 mod sqlite;

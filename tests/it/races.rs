@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::Instant;
 
-use crate::servers::{Framework, Server};
+use crate::support::servers::{Framework, Server};
 use crate::support::{Act, Gate, PATH, Script, request};
 
 fn receiver(script: &Script) -> WebhookReceiver {

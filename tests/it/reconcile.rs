@@ -14,9 +14,9 @@ use qomplement_webhooks::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::api::{Api, Says, finished};
 use crate::budget::Budgeted;
-use crate::inboxes::FaultyInbox;
+use crate::support::api::{Api, Says, finished};
+use crate::support::inboxes::FaultyInbox;
 use crate::support::{Call, Script};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -8,8 +8,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::answers::{LIMIT, builder, expected};
-use crate::http::{Connection, Draft, chunked, post};
-use crate::servers::{Framework, Server};
+use crate::support::http::{Connection, Draft, chunked, post};
+use crate::support::servers::{Framework, Server};
 use crate::support::{Script, TOKEN};
 
 const MIB: usize = 1 << 20;

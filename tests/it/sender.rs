@@ -7,7 +7,7 @@ use http_body_util::Full;
 use qomplement_webhooks::sender::{AttemptError, Payload, Sender, SenderError};
 use qomplement_webhooks::{JobType, SharedToken, WebhookEvent, WebhookReceiver};
 
-use crate::servers::{Framework, Server};
+use crate::support::servers::{Framework, Server};
 use crate::support::{Act, Script, TOKEN};
 
 fn receiver(script: &Script) -> WebhookReceiver {

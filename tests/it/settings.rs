@@ -15,8 +15,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
-use crate::inboxes::FaultyInbox;
 use crate::sqlite::Folder;
+use crate::support::inboxes::FaultyInbox;
 use crate::support::{Act, Script, TOKEN, request};
 
 const TIMES: [Duration; 5] = [

@@ -11,7 +11,7 @@ use qomplement_webhooks::sender::{Payload, Sender};
 use qomplement_webhooks::{MemoryDedupStore, WebhookReceiver};
 use tokio::time::Instant;
 
-use crate::servers::{Framework, Server};
+use crate::support::servers::{Framework, Server};
 use crate::support::{Act, Gate, Script, request};
 
 fn receiver(script: &Script, store: &Arc<MemoryDedupStore>) -> WebhookReceiver {

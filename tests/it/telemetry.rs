@@ -25,7 +25,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::answers::{LIMIT, builder};
-use crate::inboxes::{FaultyInbox, other_bytes};
+use crate::support::inboxes::{FaultyInbox, other_bytes};
 use crate::support::{Act, Call, Fault, FaultyStore, PATH, Script, TOKEN};
 
 /// Every outcome of a request, and the status that goes with it.

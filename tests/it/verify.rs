@@ -13,8 +13,8 @@ use qomplement_webhooks::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::api::{Api, Says, finished};
-use crate::inboxes::FaultyInbox;
+use crate::support::api::{Api, Says, finished};
+use crate::support::inboxes::FaultyInbox;
 use crate::support::{Act, Call, FAULTS, Fault, Script};
 
 const SECOND: Duration = Duration::from_secs(1);

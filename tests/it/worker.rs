@@ -8,7 +8,7 @@ use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::{HandlerError, InboxStore, InboxWorker, Verification, WebhookEvent, handler_fn};
 use tokio::time::{Instant, sleep};
 
-use crate::inboxes::FaultyInbox;
+use crate::support::inboxes::FaultyInbox;
 use crate::support::{Act, Call, Gate, Script};
 
 const SECOND: Duration = Duration::from_secs(1);

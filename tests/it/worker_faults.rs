@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::inboxes::FaultyInbox;
+use crate::support::inboxes::FaultyInbox;
 use crate::support::{Act, Call, FAULTS, Fault, Gate, Script};
 
 const SECOND: Duration = Duration::from_secs(1);

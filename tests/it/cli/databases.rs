@@ -5,7 +5,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::inbox::{LIST, fill};
 use super::{Going, command, end, run};
-use crate::databases::server::{PASSWORD, Server, postgres};
+use crate::support::databases::{PASSWORD, Server, postgres};
 
 async fn inbox(url: &str, args: &[&str]) -> super::Ran {
     let ran = end(command(&[&["inbox"], args].concat()).env("DATABASE", url).spawn().unwrap()).await;

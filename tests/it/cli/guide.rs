@@ -7,7 +7,7 @@ use qomplement_webhooks::{InboxStore, SqliteInbox, WebhookReceiver};
 use regex::Regex;
 
 use super::{Folder, Going, command, masked, run};
-use crate::servers::{Framework, Server};
+use crate::support::servers::{Framework, Server};
 
 /// The lines of each console block of the chapter's first minute.
 fn consoles() -> Vec<Vec<&'static str>> {

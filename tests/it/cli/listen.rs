@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::{Folder, Going, Ran, command, end, run};
-use crate::servers::{Framework, Server};
+use crate::support::servers::{Framework, Server};
 use crate::support::{Act, Script, TOKEN};
 
 struct Listening {

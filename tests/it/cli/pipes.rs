@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 use super::inbox::fill;
 use super::{Folder, Going, Ran, command, end};
-use crate::servers::{Framework, Server};
+use crate::support::servers::{Framework, Server};
 use crate::support::{Act, Script};
 
 /// Runs a command of which nobody reads what it prints.

@@ -6,7 +6,7 @@ use qomplement_webhooks::{SharedToken, WebhookReceiver};
 use serde_json::json;
 
 use super::{Folder, command, finish, run};
-use crate::servers::{Framework, Server};
+use crate::support::servers::{Framework, Server};
 use crate::support::{Script, TOKEN};
 
 async fn server(token: &str) -> Server {

@@ -7,7 +7,7 @@ use qomplement_webhooks::{WebhookEvent, WebhookReceiver, handler_fn};
 use serde_json::{Value, json};
 
 use super::{Folder, Going, command, finish, run};
-use crate::servers::{Framework, Server};
+use crate::support::servers::{Framework, Server};
 use crate::support::{Act, Script};
 
 async fn server(script: &Script) -> Server {

@@ -10,7 +10,7 @@ use rexpect::session::{PtySession, spawn_command};
 
 use super::inbox::fill;
 use super::{Folder, plain_command};
-use crate::servers::{Framework, Server};
+use crate::support::servers::{Framework, Server};
 use crate::support::{Act, Script};
 
 /// A command on a terminal of its own.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use qomplement_webhooks::sender::Payload;
 use tokio::time::Instant;
 
-use super::faketime;
-use super::fleet::{End, Fleet, MACHINE, Receiver};
-use super::server::{Server, postgres, redis};
+use crate::support::databases::{Server, postgres, redis};
+use crate::support::faketime;
+use crate::support::fleet::{End, Fleet, MACHINE, Receiver};
 
 /// Longer than a lease, so that a claim is held for so long only if it is renewed.
 const WORK: &str = "8000";

@@ -8,7 +8,7 @@ use qomplement_webhooks::inbox::InboxAdmin;
 use qomplement_webhooks::{PostgresDedupStore, PostgresInbox, RedisDedupStore};
 use tokio::task::JoinSet;
 
-use super::server::{Server, postgres, redis};
+use crate::support::databases::{Server, postgres, redis};
 use crate::support::eventually;
 
 pub const DIFFERENCES: [DedupDifference; 1] = [DedupDifference::ForgetsOwnersOfFreeJobs];

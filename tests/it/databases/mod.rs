@@ -2,8 +2,6 @@
 
 mod clocks;
 mod contract;
-mod faketime;
-mod fleet;
 mod outages;
 mod postgres;
 mod postgres_hosts;
@@ -12,6 +10,4 @@ mod postgres_pools;
 mod postgres_tables;
 mod postgres_transaction;
 mod processes;
-mod proxy;
 mod redis;
-pub mod server;

@@ -8,10 +8,10 @@ use qomplement_webhooks::{PostgresDedupStore, RedisDedupStore, WebhookReceiver};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 
-use super::fleet::{End, Fact, Fleet, Line, MACHINE};
-use super::proxy::Proxy;
-use super::server::{PASSWORD, Server, postgres, redis};
 use crate::support::Script;
+use crate::support::databases::{PASSWORD, Server, postgres, redis};
+use crate::support::fleet::{End, Fact, Fleet, Line, MACHINE};
+use crate::support::proxy::Proxy;
 
 const LEASE: Duration = Duration::from_secs(5);
 /// The sender waits no longer.

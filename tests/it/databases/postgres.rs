@@ -11,9 +11,9 @@ use qomplement_webhooks::{DedupStore, JobId, PostgresDedupStore};
 use tokio_postgres::{Client, NoTls};
 
 use super::contract::warmed_dedup;
-use super::proxy::Proxy;
-use super::server::{PASSWORD, Server, certificate, free_port, postgres};
-use crate::examples::{example, start, stop};
+use crate::support::databases::{PASSWORD, Server, certificate, free_port, postgres};
+use crate::support::programs::{example, start, stop};
+use crate::support::proxy::Proxy;
 
 const LEASE: Duration = Duration::from_secs(5);
 const RETENTION: Duration = Duration::from_secs(3600);

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::postgres_inbox::{client, count, event};
-use super::server::{PASSWORD, Server, free_port, postgres};
+use crate::support::databases::{PASSWORD, Server, free_port, postgres};
 
 /// A port that lets nobody in: whoever connects is not answered at all, as when a firewall drops what it gets.
 struct BlackHole {

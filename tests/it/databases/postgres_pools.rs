@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::NoTls;
 
 use super::postgres_inbox::{client, count, event, inbox, job};
-use super::server::postgres;
+use crate::support::databases::postgres;
 use crate::support::eventually;
 
 const LEASE: Duration = Duration::from_secs(30);

@@ -10,7 +10,7 @@ use qomplement_webhooks::{DedupStore, InboxStore, PostgresDedupStore, PostgresIn
 use tokio_postgres::Client;
 
 use super::postgres_inbox::{client, count, event, job};
-use super::server::{PASSWORD, Server, postgres};
+use crate::support::databases::{PASSWORD, Server, postgres};
 
 /// Either of the stores.
 #[allow(clippy::large_enum_variant)]

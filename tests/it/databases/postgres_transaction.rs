@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, Notify, mpsc};
 use tokio_postgres::Client;
 
 use super::postgres_inbox::{client, count, event, inbox, job};
-use super::server::postgres;
+use crate::support::databases::postgres;
 use crate::support::eventually;
 
 /// A worker whose handler passes its job on, and ends when it may.

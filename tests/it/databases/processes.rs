@@ -13,9 +13,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::fleet::{EXAMPLES, End, Fact, Fleet, Line, MACHINE, Receiver, Run, runs};
-use super::server::{Server, postgres, redis};
 use crate::support::PATH;
+use crate::support::databases::{Server, postgres, redis};
+use crate::support::fleet::{EXAMPLES, End, Fact, Fleet, Line, MACHINE, Receiver, Run, runs};
 
 const LEASE: Duration = Duration::from_secs(5);
 

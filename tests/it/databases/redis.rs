@@ -11,9 +11,9 @@ use qomplement_webhooks::store::{Fenced, StoreError};
 use qomplement_webhooks::{DedupStore, JobId, RedisDedupStore};
 
 use super::contract::DIFFERENCES;
-use super::proxy::Proxy;
-use super::server::{PASSWORD, Server, certificate, free_port, redis};
-use crate::examples::{example, start, stop};
+use crate::support::databases::{PASSWORD, Server, certificate, free_port, redis};
+use crate::support::programs::{example, start, stop};
+use crate::support::proxy::Proxy;
 
 const LEASE: Duration = Duration::from_secs(5);
 const RETENTION: Duration = Duration::from_secs(3600);

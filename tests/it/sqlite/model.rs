@@ -8,7 +8,7 @@ use qomplement_webhooks::store::Fenced;
 use qomplement_webhooks::{InboxStore, SqliteInbox};
 
 use super::{Folder, HOUR, check};
-use crate::model;
+use crate::support::model;
 
 proptest! {
     #![proptest_config(model::cases(150))]

@@ -14,9 +14,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::{HOUR, LEASE, client, completed, count, event, inbox, job, lease_one};
-use crate::databases::proxy::Proxy;
-use crate::databases::server::{PASSWORD, Server, free_port, postgres};
+use crate::support::databases::{PASSWORD, Server, free_port, postgres};
 use crate::support::eventually;
+use crate::support::proxy::Proxy;
 
 #[tokio::test]
 async fn calls_whose_replies_were_lost_are_repeated() {

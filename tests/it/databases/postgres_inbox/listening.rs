@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_postgres::NoTls;
 
 use super::{HOUR, client, completed, count, handle, inbox, job, lease_one};
-use crate::databases::server::postgres;
+use crate::support::databases::postgres;
 use crate::support::{Script, eventually};
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,7 @@ use qomplement_webhooks::inbox::{Leased, Receipt};
 use qomplement_webhooks::{InboxStore, JobId, PostgresInbox};
 use tokio_postgres::{Client, NoTls};
 
-use super::server::{Server, postgres};
+use crate::support::databases::{Server, postgres};
 
 const LEASE: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3600);

@@ -6,8 +6,8 @@ use qomplement_webhooks::{InboxStore, PostgresInbox};
 use tokio::runtime::Runtime;
 
 use super::{client, completed, inbox, receive_all};
-use crate::databases::server::{Server, postgres};
-use crate::model;
+use crate::support::databases::{Server, postgres};
+use crate::support::model;
 
 fn compare_with_memory(cases: u32, schema: &str, server: &Server) {
     let runtime = Runtime::new().unwrap();

@@ -8,7 +8,7 @@ use qomplement_webhooks::store::Fenced;
 use qomplement_webhooks::{InboxStore, InboxWorker, PostgresInbox, WebhookReceiver};
 
 use super::{HOUR, LEASE, client, completed, count, event, handle, inbox, job, receive_all};
-use crate::databases::server::{Server, postgres};
+use crate::support::databases::{Server, postgres};
 use crate::support::eventually;
 
 #[tokio::test(flavor = "multi_thread")]

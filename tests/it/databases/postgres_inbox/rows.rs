@@ -10,7 +10,7 @@ use qomplement_webhooks::{InboxStore, PostgresInbox};
 use tokio_postgres::NoTls;
 
 use super::{HOUR, LEASE, client, completed, count, event, inbox, job, lease_one};
-use crate::databases::server::{PASSWORD, postgres};
+use crate::support::databases::{PASSWORD, postgres};
 
 #[tokio::test]
 async fn the_first_of_two_events_with_different_bytes_is_kept() {

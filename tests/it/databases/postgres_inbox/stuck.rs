@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use super::{client, completed, count, inbox};
-use crate::databases::server::postgres;
+use crate::support::databases::postgres;
 use crate::support::eventually;
 
 /// Lets whoever stores one of these jobs in a schema's table wait.

@@ -6,7 +6,7 @@ use qomplement_webhooks::store::Fenced;
 use qomplement_webhooks::{InboxStore, PostgresInbox};
 
 use super::{HOUR, client, completed, count, handle, inbox, job, lease_one};
-use crate::databases::server::postgres;
+use crate::support::databases::postgres;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_processes_migrate_at_once() {

@@ -7,7 +7,7 @@ use qomplement_webhooks::store::Fenced;
 use qomplement_webhooks::{InboxStore, PostgresInbox};
 
 use super::{HOUR, LEASE, client, event, job, lease_one};
-use crate::databases::server::postgres;
+use crate::support::databases::postgres;
 
 fn url_of(database: &str) -> String {
     postgres().url().replace("/postgres?", &format!("/{database}?"))

@@ -6,7 +6,7 @@ use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, Outcome, R
 use qomplement_webhooks::{InboxStore, InboxWorker, Verification};
 
 use super::{HOUR, client, completed, inbox, job};
-use crate::databases::server::postgres;
+use crate::support::databases::postgres;
 use crate::support::{Script, eventually};
 
 /// Ids that no version accepts.

@@ -16,7 +16,7 @@ use qomplement_webhooks::sender::Sender;
 use tokio::process::Child;
 use tokio::sync::{Notify, RwLock};
 
-use crate::examples::{example, start};
+use crate::support::programs::{example, start};
 
 /// The example servers, one of each framework.
 pub const EXAMPLES: [&str; 4] = ["axum", "actix_web", "warp", "hyper"];

@@ -1,0 +1,129 @@
+//! How the calls of a store fail.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use qomplement_webhooks::store::StoreError;
+use tokio::sync::Notify;
+
+use super::script::busy;
+
+/// How a call of a store goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The store was not reached.
+    Error,
+    /// The write took place, and its reply was lost.
+    ReplyLost,
+    /// There is never a reply, and no write.
+    Hang,
+    /// The write took place, and there is never a reply.
+    HangAfter,
+    Panic,
+    /// The write takes place 1.9 seconds later.
+    Slow,
+    /// The write takes place, and the process stands still for a minute before it gets the reply. By a paused clock.
+    StandStill,
+    /// The call is always ready to go on, and never ends.
+    Busy,
+    /// The write takes place 8 seconds later, after the deadline of every request.
+    Late,
+}
+
+pub const FAULTS: [Fault; 5] = [Fault::Error, Fault::ReplyLost, Fault::Hang, Fault::HangAfter, Fault::Panic];
+
+/// Which call of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Call {
+    Claim,
+    Renew,
+    Complete,
+    Release,
+    Receive,
+    Lease,
+    Begin,
+    Verify,
+    Settle,
+    Overdue,
+    Prune,
+    Wait,
+}
+
+/// Which calls of a store fail, and which were made.
+#[derive(Debug, Default)]
+pub struct Faults {
+    /// The faults of the next calls of each kind; `None` for a call that goes well.
+    planned: Mutex<HashMap<Call, Vec<Option<Fault>>>>,
+    calls: Mutex<Vec<Call>>,
+    changed: Notify,
+}
+
+impl Faults {
+    /// Lets the next calls of a kind fail.
+    pub fn fail(&self, call: Call, faults: impl IntoIterator<Item = Option<Fault>>) {
+        self.planned.lock().unwrap().entry(call).or_default().extend(faults);
+    }
+
+    /// Lets the calls of a kind succeed from now on.
+    pub fn mend(&self, call: Call) {
+        self.planned.lock().unwrap().remove(&call);
+    }
+
+    pub fn calls(&self, call: Call) -> usize {
+        self.calls.lock().unwrap().iter().filter(|&&other| other == call).count()
+    }
+
+    /// Waits until a kind of call has been made so often, at most a minute by tokio's clock.
+    pub async fn until(&self, call: Call, times: usize) {
+        let wait = async {
+            loop {
+                let mut changed = std::pin::pin!(self.changed.notified());
+                changed.as_mut().enable();
+                if self.calls(call) >= times {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(60), wait).await;
+        waited.unwrap_or_else(|_| panic!("waited for {times} calls of {call:?}"));
+    }
+
+    pub async fn call<T>(
+        &self,
+        call: Call,
+        write: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let fault = {
+            let mut planned = self.planned.lock().unwrap();
+            let planned = planned.entry(call).or_default();
+            if planned.is_empty() { None } else { planned.remove(0) }
+        };
+        match fault {
+            Some(Fault::Slow) => tokio::time::sleep(Duration::from_millis(1900)).await,
+            Some(Fault::Late) => tokio::time::sleep(Duration::from_secs(8)).await,
+            _ => {}
+        }
+        let result = match fault {
+            None
+            | Some(Fault::StandStill | Fault::ReplyLost | Fault::HangAfter | Fault::Slow | Fault::Late) => {
+                Some(write.await)
+            }
+            Some(_) => None,
+        };
+        self.calls.lock().unwrap().push(call);
+        self.changed.notify_waiters();
+        match fault {
+            Some(Fault::StandStill) => tokio::time::advance(Duration::from_secs(60)).await,
+            Some(Fault::Busy) => busy().await,
+            _ => {}
+        }
+        match (fault, result) {
+            (None | Some(Fault::Slow | Fault::Late | Fault::StandStill), Some(result)) => result,
+            (Some(Fault::Hang | Fault::HangAfter), _) => std::future::pending().await,
+            (Some(Fault::Panic), _) => panic!("a store's bug"),
+            _ => Err(StoreError::unavailable(format!("{call:?} fails by plan"))),
+        }
+    }
+}

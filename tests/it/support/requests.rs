@@ -1,0 +1,12 @@
+//! Requests as the sender makes them.
+
+use bytes::Bytes;
+use http_body_util::Full;
+
+pub const PATH: &str = "/api/webhooks/qomplement";
+pub const TOKEN: &str = "4Kz0PhvXDXnKcQ9JvW5c8tqGpn7oYbRm2sLd1aTfEuI";
+
+/// A request as the sender makes it, without a network.
+pub fn request(body: impl Into<Bytes>) -> http::Request<Full<Bytes>> {
+    http::Request::post(PATH).header("content-type", "application/json").body(Full::new(body.into())).unwrap()
+}
