@@ -32,7 +32,7 @@ pub enum DedupDifference {
 /// When the store does not keep the contract.
 pub async fn dedup_all(store: &dyn DedupStore, other: &dyn DedupStore, differences: &[DedupDifference]) {
     let mut failures = String::new();
-    run_all! { failures:
+    run_all! { failures, None::<&str>;
         dedup_one_of_many_claims_is_granted(store);
         dedup_claims_of_different_jobs_are_independent(store);
         dedup_a_repeated_claim_is_its_own(store);
@@ -57,7 +57,7 @@ pub async fn dedup_all(store: &dyn DedupStore, other: &dyn DedupStore, differenc
         dedup_two_handles_are_one_store(store, other);
     }
     if !differences.contains(&DedupDifference::ForgetsOwnersOfFreeJobs) {
-        run_all! { failures: dedup_a_superseded_owner_stays_stale(store); }
+        run_all! { failures, None::<&str>; dedup_a_superseded_owner_stays_stale(store); }
     }
     assert!(failures.is_empty(), "the store does not keep the contract of DedupStore:{failures}");
 }

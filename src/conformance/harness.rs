@@ -24,13 +24,17 @@ pub(super) const MOST_POLLS: usize = 64;
 
 pub(super) type Call<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// Runs checks, and notes the names of those that failed, with what is wrong.
+/// Runs checks, and notes the names of those that failed, with what is wrong. Ends after the check with the name
+/// `last`, if there is one.
 macro_rules! run_all {
-    ($failures:ident: $($check:ident($($store:expr),+);)+) => {$(
+    ($failures:ident, $last:expr; $($check:ident($($store:expr),+);)+) => {'checks: {$(
         if let Err(panicked) = $crate::execution::isolation::isolate(std::pin::pin!($check($($store),+))).await {
             $failures += &format!("\n  {}: {panicked}", stringify!($check));
         }
-    )+};
+        if $last == Some(stringify!($check)) {
+            break 'checks;
+        }
+    )+}};
 }
 pub(super) use run_all;
 

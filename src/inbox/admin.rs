@@ -138,7 +138,21 @@ impl InboxRow {
     }
 }
 
+impl InboxStats {
+    pub(crate) fn rows_mut(&mut self, state: InboxState) -> &mut u64 {
+        match state {
+            InboxState::Expected => &mut self.expected,
+            InboxState::Received => &mut self.received,
+            InboxState::Running => &mut self.running,
+            InboxState::Done => &mut self.done,
+            InboxState::Dead => &mut self.dead,
+        }
+    }
+}
+
 impl InboxState {
+    pub(crate) const ALL: [Self; 5] = [Self::Expected, Self::Received, Self::Running, Self::Done, Self::Dead];
+
     /// The name that people see, and that stores write.
     #[must_use]
     pub fn as_str(self) -> &'static str {

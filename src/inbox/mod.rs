@@ -10,6 +10,9 @@ mod row;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod text;
+mod timestamp;
+mod totals;
+mod transition;
 
 use std::fmt;
 use std::sync::Arc;

@@ -7,9 +7,8 @@ use crate::error::chain;
 use crate::event::{InvalidJobId, JobId};
 
 pub(super) const NO_BODY: &str = "its event has no body";
-
-const STATES: [InboxState; 5] =
-    [InboxState::Expected, InboxState::Received, InboxState::Running, InboxState::Done, InboxState::Dead];
+#[cfg(feature = "sqlite")]
+pub(super) const NO_EVENT: &str = "it has no event";
 
 pub(super) fn job(text: &str) -> Result<JobId, InvalidJobId> {
     text.parse()
@@ -31,7 +30,7 @@ pub(super) fn reason(error: &(dyn Error + 'static)) -> String {
 /// The state with this name, and the row's error. Nothing happens to a row in a state that no version knows, so it is
 /// shown as dead.
 pub(super) fn state(name: &str, error: Option<String>) -> (InboxState, Option<String>) {
-    match STATES.into_iter().find(|state| state.as_str() == name) {
+    match InboxState::ALL.into_iter().find(|state| state.as_str() == name) {
         Some(state) => (state, error),
         None => (InboxState::Dead, Some(reason(&*Box::<dyn Error>::from(format!("its state is {name:?}"))))),
     }

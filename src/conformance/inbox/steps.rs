@@ -1,5 +1,6 @@
 //! What the checks do with an inbox, and expect of it each time.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -100,6 +101,7 @@ pub(super) async fn received(store: &dyn InboxStore) -> JobId {
 /// Leases what is due of these jobs, in order. Rows of others are settled as done: those of an earlier run,
 /// or of another check, must not come in the way.
 pub(super) async fn find_all(store: &dyn InboxStore, jobs: &[JobId], length: Duration) -> Vec<Leased> {
+    let wanted: HashSet<_> = jobs.iter().collect();
     let mut found = Vec::new();
     for _ in 0..MOST_ROUNDS {
         let leased = match store.lease(64, length).await {
@@ -108,7 +110,7 @@ pub(super) async fn find_all(store: &dyn InboxStore, jobs: &[JobId], length: Dur
         };
         let none = leased.is_empty();
         for leased in leased {
-            if jobs.contains(leased.lease.job()) {
+            if wanted.contains(leased.lease.job()) {
                 found.push(leased);
             } else {
                 let _ = store.settle(&leased.lease, &Outcome::Done).await;

@@ -3,11 +3,12 @@
 mod place;
 mod queue;
 mod reads;
+mod rows;
 mod schema;
 #[cfg(test)]
 mod tests;
 mod totals;
-mod transitions;
+mod transaction;
 mod writer;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use tokio::sync::Notify;
 
 use self::reads::Readers;
 use self::writer::Writer;
+use super::timestamp::Timestamp;
 use super::{
     InboxAdmin, InboxFilter, InboxRow, InboxStats, InboxStore, Lease, Leased, Outcome, Overdue, Pruned,
     Receipt, Retention,
@@ -370,17 +372,8 @@ impl fmt::Debug for SqliteInbox {
 }
 
 /// The time as the file has it: microseconds since 1970.
-fn now() -> i64 {
-    microseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
-}
-
-fn microseconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
-}
-
-/// How long it is from one time of the file to another.
-fn between(earlier: i64, later: i64) -> Duration {
-    Duration::from_micros(u64::try_from(later.saturating_sub(earlier)).unwrap_or(0))
+fn now() -> Timestamp {
+    Timestamp(0).after(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// A number as SQLite has it.

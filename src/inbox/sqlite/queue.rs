@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::transitions::Transaction;
+use super::transaction::Transaction;
 use crate::store::StoreError;
 
 /// The most that is committed together: beyond, a larger transaction saves nothing, and those that wait for it

@@ -1,5 +1,6 @@
 //! What only reads.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,10 +12,11 @@ use tokio::sync::Semaphore;
 
 use super::place::Place;
 use super::totals::state;
-use super::{between, integer, now, schema};
+use super::{integer, now, schema};
 use crate::event::JobId;
 use crate::inbox::text::storable;
-use crate::inbox::{InboxFilter, InboxRow, InboxState, InboxStats, read};
+use crate::inbox::timestamp::Timestamp;
+use crate::inbox::{InboxFilter, InboxRow, InboxStats, read};
 use crate::store::StoreError;
 
 /// How many reads run at once.
@@ -136,46 +138,46 @@ pub(super) fn stats(connection: &Connection) -> ::rusqlite::Result<InboxStats> {
     let mut statement = connection.prepare_cached(STATS)?;
     let mut totals = statement.query([])?;
     while let Some(total) = totals.next()? {
-        *match state(&total.get_ref(0)?) {
-            Some(InboxState::Expected) => &mut stats.expected,
-            Some(InboxState::Received) => &mut stats.received,
-            Some(InboxState::Running) => &mut stats.running,
-            Some(InboxState::Done) => &mut stats.done,
-            Some(InboxState::Dead) => &mut stats.dead,
-            None => continue,
-        } = number(total, 1)?;
+        let Some(state) = state(&total.get_ref(0)?) else { continue };
+        *stats.rows_mut(state) = number(total, 1)?;
         stats.bytes = stats.bytes.saturating_add(number(total, 2)?);
         let due: [Option<i64>; 2] = [total.get(3)?, total.get(4)?];
-        stats.oldest_due =
-            due.into_iter().flatten().min().filter(|due| *due <= now).map(|due| between(due, now));
+        stats.oldest_due = due
+            .into_iter()
+            .flatten()
+            .map(Timestamp)
+            .min()
+            .filter(|due| *due <= now)
+            .map(|due| now.since(due));
     }
     Ok(stats)
 }
 
 /// A row for people: whatever is in it.
-fn view(row: &Row<'_>, now: i64) -> ::rusqlite::Result<InboxRow> {
+fn view(row: &Row<'_>, now: Timestamp) -> ::rusqlite::Result<InboxRow> {
     let due: Option<i64> = row.get(9)?;
-    let (state, error) = read::state(&text(row, 2)?.unwrap_or_default(), text(row, 7)?);
+    let owned = |column| Ok::<_, ::rusqlite::Error>(text(row, column)?.map(Cow::into_owned));
+    let (state, error) = read::state(&text(row, 2)?.unwrap_or_default(), owned(7)?);
     Ok(InboxRow {
         number: number(row, 0)?,
-        job_id: text(row, 1)?.unwrap_or_default(),
+        job_id: owned(1)?.unwrap_or_default(),
         state,
-        job_type: text(row, 3)?,
-        status: text(row, 4)?,
+        job_type: owned(3)?,
+        status: owned(4)?,
         attempts: count(row, 5)?,
         earlier_attempts: count(row, 6)?,
         error,
-        age: between(row.get(8)?, now),
+        age: now.since(Timestamp(row.get(8)?)),
         verified: row.get(10)?,
         asked: count(row, 11)?,
-        due_in: due.map(|due| between(now, due)),
+        due_in: due.map(|due| Timestamp(due).since(now)),
     })
 }
 
 /// A text in a column, whatever its bytes are.
-pub(super) fn text(row: &Row<'_>, column: usize) -> ::rusqlite::Result<Option<String>> {
+pub(super) fn text<'r>(row: &'r Row<'_>, column: usize) -> ::rusqlite::Result<Option<Cow<'r, str>>> {
     let bytes = row.get_ref(column)?.as_bytes_or_null()?;
-    Ok(bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
+    Ok(bytes.map(String::from_utf8_lossy))
 }
 
 /// A number in a column that is never negative; if it is, zero.

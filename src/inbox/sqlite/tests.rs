@@ -8,7 +8,7 @@ use ::rusqlite::{Connection, params_from_iter};
 use tokio::sync::Notify;
 
 use super::writer::Writer;
-use super::{Limits, SqliteInboxError, reads, schema, transitions};
+use super::{Limits, SqliteInboxError, reads, rows, schema};
 use crate::store::StoreError;
 
 fn in_memory() -> Connection {
@@ -82,7 +82,7 @@ fn a_file_of_an_older_version_is_upgraded_by_who_may_create_it_and_by_nobody_els
 #[test]
 fn no_statement_looks_at_all_rows_or_sorts_them() {
     let connection = in_memory();
-    for statement in transitions::STATEMENTS.into_iter().chain([reads::CONTAINS, reads::STATS]) {
+    for statement in rows::STATEMENTS.into_iter().chain([reads::CONTAINS, reads::STATS]) {
         let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {statement}")).unwrap();
         let parameters = params_from_iter(vec![1; plan.parameter_count()]);
         let steps: Vec<String> =

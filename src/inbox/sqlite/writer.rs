@@ -11,7 +11,7 @@ use tracing::error;
 use super::Limits;
 use super::place::{Lost, Place};
 use super::queue::{Batch, Call, Command, Queue, unanswered};
-use super::transitions::Transaction;
+use super::transaction::Transaction;
 use crate::store::StoreError;
 
 /// Hands writes to the thread. The thread ends when this is dropped, and everything that waits is

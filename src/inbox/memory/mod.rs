@@ -1,0 +1,284 @@
+//! The inbox for tests.
+
+mod rows;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use self::rows::{Entry, Queue, Rows};
+use super::row::{KeptEvent, Row};
+use super::text::storable;
+use super::timestamp::Timestamp;
+use super::transition::{BodyChange, Remains};
+use super::{
+    InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, Outcome, Overdue,
+    Pruned, Receipt, Retention,
+};
+use crate::error::BoxError;
+use crate::event::{Envelope, JobId};
+use crate::registry::JobRegistry;
+use crate::store::{Fenced, StoreError};
+
+/// An [`InboxStore`] in this process's memory, for tests.
+///
+/// **It is not durable**: events that it acknowledged are gone when the process ends. It counts time with tokio's
+/// clock, so under paused time an hour passes at once. Cheap to clone; all clones are one inbox.
+#[derive(Clone, Default)]
+pub struct MemoryInbox {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    rows: Mutex<Rows>,
+    arrived: Notify,
+    epoch: Instant,
+}
+
+/// The most rows, and the most bodies, that one call prunes.
+const PRUNE_ROWS: usize = 1000;
+
+impl MemoryInbox {
+    /// Makes an empty inbox.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn rows(&self) -> MutexGuard<'_, Rows> {
+        self.inner.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(0).after(self.inner.epoch.elapsed())
+    }
+
+    /// Applies a transition to the row of a job, if there is one.
+    fn change<T>(
+        &self,
+        job: &JobId,
+        body: Option<&Bytes>,
+        transition: impl FnOnce(&mut Row, Timestamp) -> (T, BodyChange),
+    ) -> Option<T> {
+        let (mut rows, now) = (self.rows(), self.now());
+        let (result, has_become_due) = rows.change(job, body, |Entry { row, .. }| {
+            let before = row.phase;
+            let (result, change) = transition(row, now);
+            ((result, row.has_become_due(Some(before), now)), change)
+        })?;
+        drop(rows);
+        if has_become_due {
+            self.inner.arrived.notify_one();
+        }
+        Some(result)
+    }
+
+    fn write(
+        &self,
+        lease: &Lease,
+        transition: impl FnOnce(&mut Row, u64, Timestamp) -> (Fenced, BodyChange),
+    ) -> Fenced {
+        let changed = self.change(lease.job(), None, |row, now| transition(row, lease.sequence(), now));
+        changed.unwrap_or(Fenced::Stale)
+    }
+
+    /// Leases up to `most` rows of a queue.
+    fn lease_from<T>(
+        &self,
+        queue: Queue,
+        most: usize,
+        lease: impl Fn(&mut Entry, Timestamp) -> Option<T>,
+    ) -> Vec<T> {
+        let (mut rows, now) = (self.rows(), self.now());
+        let due = rows.first(queue, now, most);
+        let leased = due.into_iter().filter_map(|number| {
+            rows.change_numbered(number, None, |entry| (lease(entry, now), BodyChange::Keep)).flatten()
+        });
+        leased.collect()
+    }
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self { rows: Mutex::default(), arrived: Notify::new(), epoch: Instant::now() }
+    }
+}
+
+#[async_trait]
+impl InboxStore for MemoryInbox {
+    async fn receive(&self, event: &Envelope) -> Result<Receipt, StoreError> {
+        let (job, body) = (event.job(), event.body());
+        let (mut rows, now) = (self.rows(), self.now());
+        let received = rows.change(job, Some(body), |entry| {
+            let differs = entry.body.as_ref().is_some_and(|kept| kept != body);
+            entry.row.receive(KeptEvent::received(event), differs, now)
+        });
+        let receipt = received.unwrap_or_else(|| {
+            rows.insert(job.clone(), Row::received(KeptEvent::received(event), now), Some(body.clone()));
+            Receipt::Stored
+        });
+        drop(rows);
+        if receipt == Receipt::Stored {
+            self.inner.arrived.notify_one();
+        }
+        Ok(receipt)
+    }
+
+    async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
+        Ok(self.lease_from(Queue::Leasable, most, |Entry { job, row, body, .. }, now| {
+            row.lease(job.clone(), body.clone()?, length, now)
+        }))
+    }
+
+    async fn begin(&self, lease: &Lease) -> Result<Fenced, StoreError> {
+        Ok(self.write(lease, |row, fence, _| (row.begin(fence), BodyChange::Keep)))
+    }
+
+    async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError> {
+        Ok(self.write(lease, |row, fence, now| (row.renew(fence, length, now), BodyChange::Keep)))
+    }
+
+    async fn verify(&self, lease: &Lease, event: &Envelope) -> Result<Fenced, StoreError> {
+        let verified = self.change(lease.job(), Some(event.body()), |row, now| {
+            row.verify(lease.sequence(), KeptEvent::fetched(event), now)
+        });
+        Ok(verified.unwrap_or(Fenced::Stale))
+    }
+
+    async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError> {
+        Ok(self.write(lease, |row, fence, now| row.settle(fence, outcome, now)))
+    }
+
+    async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError> {
+        let (mut rows, now) = (self.rows(), self.now());
+        if rows.change(job, None, |entry| ((), entry.row.expect(deadline, now))).is_none() {
+            rows.insert(job.clone(), Row::expected(deadline, now), None);
+        }
+        Ok(())
+    }
+
+    async fn overdue(&self, most: usize, length: Duration) -> Result<Vec<Overdue>, StoreError> {
+        Ok(self.lease_from(Queue::Expected, most, |Entry { job, row, .. }, now| {
+            row.overdue(job.clone(), length, now)
+        }))
+    }
+
+    async fn contains(&self, job: &JobId) -> Result<bool, StoreError> {
+        Ok(self.rows().get(job).is_some())
+    }
+
+    /// At most 1000 rows and 1000 bodies.
+    async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError> {
+        let (mut rows, now) = (self.rows(), self.now());
+        let mut pruned = Pruned::default();
+        let mut prune = |rows: &mut Rows, number| {
+            let remains =
+                rows.change_numbered(number, None, |Entry { row, .. }| match row.prune(retention, now) {
+                    Remains::WithoutBody => (Remains::WithoutBody, BodyChange::Drop),
+                    remains => (remains, BodyChange::Keep),
+                });
+            match remains {
+                Some(Remains::Nothing) => {
+                    rows.remove(number);
+                    pruned.rows += 1;
+                }
+                Some(Remains::WithoutBody) => pruned.payloads += 1,
+                Some(Remains::Everything) | None => {}
+            }
+        };
+        let mut old = rows.first(Queue::DoneWithoutBody, now.before(retention.row), PRUNE_ROWS);
+        old.extend(rows.first(Queue::DoneWithBody, now.before(retention.row), PRUNE_ROWS - old.len()));
+        old.into_iter().for_each(|number| prune(&mut rows, number));
+        let old = rows.first(Queue::DoneWithBody, now.before(retention.payload), PRUNE_ROWS);
+        old.into_iter().for_each(|number| prune(&mut rows, number));
+        Ok(pruned)
+    }
+
+    async fn wait(&self) {
+        self.inner.arrived.notified().await;
+    }
+}
+
+#[async_trait]
+impl InboxAdmin for MemoryInbox {
+    async fn list(
+        &self,
+        filter: &InboxFilter,
+        after: Option<u64>,
+        most: usize,
+    ) -> Result<Vec<InboxRow>, StoreError> {
+        let (rows, now) = (self.rows(), self.now());
+        let is_text = |wanted: &Option<String>, text: Option<&str>| {
+            wanted.as_deref().is_none_or(|wanted| text == Some(&*storable(wanted)))
+        };
+        let found = rows.after(after.unwrap_or(0)).filter(|Entry { row, .. }| {
+            let event = row.event.as_ref();
+            filter.state.is_none_or(|state| row.state() == state)
+                && is_text(&filter.job_type, event.map(|event| event.job_type.as_str()))
+                && is_text(&filter.status, event.map(|event| event.status.as_str()))
+        });
+        Ok(found.take(most).map(|entry| entry.view(now)).collect())
+    }
+
+    async fn get(&self, job: &JobId) -> Result<Option<(InboxRow, Option<Bytes>)>, StoreError> {
+        let (rows, now) = (self.rows(), self.now());
+        Ok(rows.get(job).map(|entry| (entry.view(now), entry.body.clone())))
+    }
+
+    async fn replay(&self, job: &JobId) -> Result<bool, StoreError> {
+        let replayed = self.change(job, None, |row, now| (row.replay(now), BodyChange::Keep));
+        Ok(replayed.unwrap_or(false))
+    }
+
+    async fn stats(&self) -> Result<InboxStats, StoreError> {
+        let (rows, now) = (self.rows(), self.now());
+        let mut stats = InboxStats::default();
+        for state in InboxState::ALL {
+            let total = rows.totals().of(state);
+            *stats.rows_mut(state) = total.rows.unsigned_abs();
+            stats.bytes += total.bytes.unsigned_abs();
+        }
+        let oldest_due = rows.earliest(Queue::Leasable).filter(|due| *due <= now);
+        stats.oldest_due = oldest_due.map(|due| now.since(due));
+        Ok(stats)
+    }
+}
+
+impl Entry {
+    fn view(&self, now: Timestamp) -> InboxRow {
+        let Self { number, job, row, .. } = self;
+        let event = row.event.as_ref();
+        InboxRow {
+            number: *number,
+            job_id: job.to_string(),
+            state: row.state(),
+            job_type: event.map(|event| event.job_type.as_str().to_owned()),
+            status: event.map(|event| event.status.as_str().to_owned()),
+            verified: event.is_some_and(|event| event.verified),
+            asked: row.fetches.count,
+            attempts: row.attempts,
+            earlier_attempts: row.earlier_attempts,
+            error: row.error.clone(),
+            age: now.since(row.received_at),
+            due_in: row.due_at().map(|due_at| due_at.since(now)),
+        }
+    }
+}
+
+#[async_trait]
+impl JobRegistry for MemoryInbox {
+    async fn is_known(&self, job: &JobId) -> Result<bool, BoxError> {
+        Ok(self.contains(job).await?)
+    }
+}
+
+impl fmt::Debug for MemoryInbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryInbox").field("rows", &self.rows().len()).finish()
+    }
+}

@@ -1,0 +1,172 @@
+//! Rows in the orders in which calls look for them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use bytes::Bytes;
+
+use crate::event::JobId;
+use crate::inbox::row::{Phase, Row};
+use crate::inbox::timestamp::Timestamp;
+use crate::inbox::totals::Totals;
+use crate::inbox::transition::BodyChange;
+
+/// All rows. Every write keeps the orders and the totals, so that no call looks at rows that it does not need.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    /// In the order of their arrival.
+    by_number: BTreeMap<u64, Entry>,
+    numbers: HashMap<JobId, u64>,
+    places: BTreeSet<Place>,
+    totals: Totals,
+    last_number: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) number: u64,
+    pub(super) job: JobId,
+    pub(super) row: Row,
+    pub(super) body: Option<Bytes>,
+}
+
+/// Rows that one kind of call looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Queue {
+    Leasable,
+    Expected,
+    DoneWithBody,
+    DoneWithoutBody,
+}
+
+/// The place of a row in its queue: jobs fetched least often come first, then the longest due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    queue: Queue,
+    fetches: u32,
+    at: Timestamp,
+    number: u64,
+}
+
+impl Place {
+    /// `None` for a dead row: no call looks for one.
+    fn of(number: u64, row: &Row) -> Option<Self> {
+        let place = |queue, fetches, at| Some(Self { queue, fetches, at, number });
+        match row.phase {
+            Phase::Expected { overdue_at } => place(Queue::Expected, row.fetches.count, overdue_at),
+            Phase::Received { due_at: at } | Phase::Running { until: at } => {
+                place(Queue::Leasable, row.fetches.count, at)
+            }
+            Phase::Done { done_at } => {
+                let has_body = row.event.as_ref().is_some_and(|event| event.bytes.is_some());
+                place(if has_body { Queue::DoneWithBody } else { Queue::DoneWithoutBody }, 0, done_at)
+            }
+            Phase::Dead => None,
+        }
+    }
+
+    /// The first place of rows with this number of fetches.
+    fn first(queue: Queue, fetches: u32) -> Self {
+        Self { queue, fetches, at: Timestamp::MIN, number: 0 }
+    }
+}
+
+impl Rows {
+    pub(super) fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_number.len()
+    }
+
+    pub(super) fn get(&self, job: &JobId) -> Option<&Entry> {
+        self.by_number.get(self.numbers.get(job)?)
+    }
+
+    /// Rows in the order of their arrival, from the one after `number` on.
+    pub(super) fn after(&self, number: u64) -> impl Iterator<Item = &Entry> {
+        self.by_number.range(number.saturating_add(1)..).map(|(_, entry)| entry)
+    }
+
+    pub(super) fn insert(&mut self, job: JobId, row: Row, body: Option<Bytes>) {
+        self.last_number += 1;
+        let number = self.last_number;
+        self.totals.add(&row);
+        self.places.extend(Place::of(number, &row));
+        self.numbers.insert(job.clone(), number);
+        self.by_number.insert(number, Entry { number, job, row, body });
+    }
+
+    /// Applies a transition to the row of a job, if there is one. `body` is what [`BodyChange::Replace`] stores.
+    pub(super) fn change<T>(
+        &mut self,
+        job: &JobId,
+        body: Option<&Bytes>,
+        transition: impl FnOnce(&mut Entry) -> (T, BodyChange),
+    ) -> Option<T> {
+        let number = *self.numbers.get(job)?;
+        self.change_numbered(number, body, transition)
+    }
+
+    pub(super) fn change_numbered<T>(
+        &mut self,
+        number: u64,
+        body: Option<&Bytes>,
+        transition: impl FnOnce(&mut Entry) -> (T, BodyChange),
+    ) -> Option<T> {
+        let entry = self.by_number.get_mut(&number)?;
+        self.totals.remove(&entry.row);
+        if let Some(place) = Place::of(number, &entry.row) {
+            self.places.remove(&place);
+        }
+        let (result, change) = transition(entry);
+        match change {
+            BodyChange::Keep => {}
+            BodyChange::Replace => entry.body = body.cloned(),
+            BodyChange::Drop => entry.body = None,
+        }
+        self.totals.add(&entry.row);
+        self.places.extend(Place::of(number, &entry.row));
+        Some(result)
+    }
+
+    pub(super) fn remove(&mut self, number: u64) {
+        if let Some(Entry { job, row, .. }) = self.by_number.remove(&number) {
+            self.numbers.remove(&job);
+            self.totals.remove(&row);
+            if let Some(place) = Place::of(number, &row) {
+                self.places.remove(&place);
+            }
+        }
+    }
+
+    /// Up to `most` rows of a queue whose time is not after `until`, in order.
+    pub(super) fn first(&self, queue: Queue, until: Timestamp, most: usize) -> Vec<u64> {
+        let mut found = Vec::new();
+        let mut from = Place::first(queue, 0);
+        while found.len() < most {
+            let Some(next) = self.next(from) else { break };
+            if next.at <= until {
+                found.push(next.number);
+                from = Place { number: next.number + 1, ..next };
+            } else if let Some(fetches) = next.fetches.checked_add(1) {
+                from = Place::first(queue, fetches);
+            } else {
+                break;
+            }
+        }
+        found
+    }
+
+    /// The earliest time in a queue.
+    pub(super) fn earliest(&self, queue: Queue) -> Option<Timestamp> {
+        let firsts = std::iter::successors(self.next(Place::first(queue, 0)), |place| {
+            self.next(Place::first(queue, place.fetches.checked_add(1)?))
+        });
+        firsts.map(|place| place.at).min()
+    }
+
+    fn next(&self, from: Place) -> Option<Place> {
+        self.places.range(from..).next().copied().filter(|place| place.queue == from.queue)
+    }
+}

@@ -1,0 +1,294 @@
+//! Reads and writes whole rows.
+
+use std::borrow::Cow;
+
+use ::rusqlite::types::{FromSqlError, ToSql};
+use ::rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
+use bytes::Bytes;
+
+use super::integer;
+use super::reads::{count, number, text};
+use super::totals::state;
+use crate::error::BoxError;
+use crate::event::{JobId, JobStatus, JobType};
+use crate::inbox::row::{Fetches, KeptEvent, Phase, Row};
+use crate::inbox::timestamp::Timestamp;
+use crate::inbox::{InboxState, read};
+
+/// The columns that [`StoredRow::read`] reads.
+macro_rules! columns {
+    () => {
+        "inbox.id, state, due_at, done_at, job_type, status, verified, bytes, sequence, begun, attempts,
+        earlier_attempts, asked, not_found, unanswered_since, ask_at, deadline_at, error, received_at"
+    };
+}
+
+/// The columns of a row that is leased: the job, and the body of its event.
+macro_rules! with_body {
+    ($condition:literal) => {
+        concat!(
+            "SELECT ",
+            columns!(),
+            ", job_id, body FROM inbox LEFT JOIN inbox_body USING (id) WHERE ",
+            $condition
+        )
+    };
+}
+
+const FIND: &str = concat!("SELECT ", columns!(), " FROM inbox WHERE job_id = ?1");
+const DUE: &str = with_body!(
+    "state IN ('received', 'running') AND asked <= 0 AND due_at <= ?1 ORDER BY due_at, inbox.id LIMIT ?2"
+);
+const DUE_AGAIN: &str = with_body!(
+    "state IN ('received', 'running') AND asked > 0 AND due_at <= ?1 ORDER BY asked, due_at, inbox.id LIMIT ?2"
+);
+const OVERDUE: &str = concat!(
+    "SELECT ",
+    columns!(),
+    ", job_id FROM inbox WHERE state = 'expected' AND asked <= 0 AND due_at <= ?1 ORDER BY due_at, id LIMIT ?2"
+);
+const OVERDUE_AGAIN: &str = concat!(
+    "SELECT ",
+    columns!(),
+    ", job_id FROM inbox WHERE state = 'expected' AND asked > 0 AND due_at <= ?1 ORDER BY asked, due_at, id LIMIT ?2"
+);
+/// Rows to lease: jobs that were never fetched, then the others.
+pub(super) const LEASABLE: [&str; 2] = [DUE, DUE_AGAIN];
+/// Expected jobs to lease, in the same order.
+pub(super) const OVERDUE_JOBS: [&str; 2] = [OVERDUE, OVERDUE_AGAIN];
+/// Rows without a body come first.
+pub(super) const OLD_ROWS: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM inbox WHERE state = 'done' AND bytes IS NULL AND done_at <= ?1 UNION ALL SELECT ",
+    columns!(),
+    " FROM inbox WHERE state = 'done' AND bytes IS NOT NULL AND done_at <= ?1 LIMIT ?2"
+);
+pub(super) const OLD_BODIES: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM inbox WHERE state = 'done' AND bytes IS NOT NULL AND done_at <= ?1 ORDER BY done_at LIMIT ?2"
+);
+
+const INSERT: &str = "INSERT INTO inbox (job_id, state, due_at, done_at, job_type, status, verified, bytes, sequence,
+        begun, attempts, earlier_attempts, asked, not_found, unanswered_since, ask_at, deadline_at, error, received_at)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)
+    ON CONFLICT (job_id) DO NOTHING";
+const UPDATE: &str = "UPDATE inbox SET state = ?2, due_at = ?3, done_at = ?4, job_type = ?5, status = ?6, verified = ?7,
+        bytes = ?8, sequence = ?9, begun = ?10, attempts = ?11, earlier_attempts = ?12, asked = ?13, not_found = ?14,
+        unanswered_since = ?15, ask_at = ?16, deadline_at = ?17, error = ?18, received_at = ?19
+    WHERE id = ?1";
+const DELETE: &str = "DELETE FROM inbox WHERE id = ?1";
+const DIFFERS: &str = "SELECT EXISTS (SELECT 1 FROM inbox_body WHERE id = ?1 AND body <> ?2)";
+const STORE_BODY: &str = "INSERT INTO inbox_body (id, body) VALUES (?1, ?2)
+    ON CONFLICT (id) DO UPDATE SET body = excluded.body";
+const DELETE_BODY: &str = "DELETE FROM inbox_body WHERE id = ?1";
+
+/// All statements, for a test of how they are run.
+#[cfg(test)]
+pub(super) const STATEMENTS: [&str; 13] = [
+    FIND,
+    DUE,
+    DUE_AGAIN,
+    OVERDUE,
+    OVERDUE_AGAIN,
+    OLD_ROWS,
+    OLD_BODIES,
+    INSERT,
+    UPDATE,
+    DELETE,
+    DIFFERS,
+    STORE_BODY,
+    DELETE_BODY,
+];
+
+/// A row, and its place in the table.
+#[derive(Debug)]
+pub(super) struct StoredRow {
+    pub(super) id: i64,
+    pub(super) row: Row,
+}
+
+/// A row that may be leased.
+#[derive(Debug)]
+pub(super) struct Leasable {
+    pub(super) stored: StoredRow,
+    /// The job, unless something else than this crate wrote an id or a fencing token that no lease can have.
+    pub(super) job: Result<JobId, BoxError>,
+    pub(super) body: Option<Bytes>,
+}
+
+impl StoredRow {
+    /// Reads the columns of `columns!`. Numbers that something else than this crate wrote are clamped.
+    fn read(row: &SqlRow<'_>) -> ::rusqlite::Result<Self> {
+        let time = |column| Ok::<_, ::rusqlite::Error>(row.get::<_, Option<i64>>(column)?.map(Timestamp));
+        // A missing time never comes.
+        let at = |column| Ok::<_, ::rusqlite::Error>(time(column)?.unwrap_or(Timestamp::MAX));
+        let phase = match state(&row.get_ref(1)?) {
+            Some(InboxState::Expected) => Phase::Expected { overdue_at: at(2)? },
+            Some(InboxState::Received) => Phase::Received { due_at: at(2)? },
+            Some(InboxState::Running) => Phase::Running { until: at(2)? },
+            Some(InboxState::Done) => Phase::Done { done_at: at(3)? },
+            Some(InboxState::Dead) => Phase::Dead,
+            None => {
+                let unknown: BoxError = "no version of this crate knows the row's state".into();
+                return Err(FromSqlError::Other(unknown).into());
+            }
+        };
+        let (status, bytes) = (text(row, 5)?, row.get::<_, Option<i64>>(7)?);
+        let event = if status.is_some() || bytes.is_some() {
+            Some(KeptEvent {
+                job_type: JobType::from(&*text(row, 4)?.unwrap_or_default()),
+                status: JobStatus::from(&*status.unwrap_or_default()),
+                verified: row.get(6)?,
+                bytes: bytes.map(|bytes| u64::try_from(bytes).unwrap_or(0)),
+            })
+        } else {
+            None
+        };
+        let fetches = Fetches {
+            count: count(row, 12)?,
+            not_found: count(row, 13)?,
+            unanswered_since: time(14)?,
+            next_at: time(15)?,
+        };
+        let id = row.get(0)?;
+        let row = Row {
+            phase,
+            event,
+            fence: number(row, 8)?,
+            begun: row.get(9)?,
+            attempts: count(row, 10)?,
+            earlier_attempts: count(row, 11)?,
+            fetches,
+            deadline: time(16)?,
+            error: text(row, 17)?.map(Cow::into_owned),
+            received_at: at(18)?,
+        };
+        Ok(Self { id, row })
+    }
+}
+
+impl Leasable {
+    fn read(row: &SqlRow<'_>) -> ::rusqlite::Result<Self> {
+        let stored = StoredRow::read(row)?;
+        // The number is the one that the row has before it is clamped.
+        let sequence: i64 = row.get(8)?;
+        let job = || {
+            read::sequence(sequence.saturating_add(1))?;
+            Ok(read::job(row.get_ref(19)?.as_str()?)?)
+        };
+        let body = match row.as_ref().column_count() {
+            21 => row.get::<_, Option<Vec<u8>>>(20)?.map(Bytes::from),
+            _ => None,
+        };
+        Ok(Self { stored, job: job(), body })
+    }
+}
+
+/// Finds the row of a job.
+pub(super) fn find(connection: &Connection, job: &JobId) -> ::rusqlite::Result<Option<StoredRow>> {
+    connection.prepare_cached(FIND)?.query_row([job.to_string()], StoredRow::read).optional()
+}
+
+/// Finds up to `most` rows that are due, by the first statement and then by the second.
+pub(super) fn leasable(
+    connection: &Connection,
+    statements: [&str; 2],
+    now: Timestamp,
+    most: usize,
+) -> ::rusqlite::Result<Vec<Leasable>> {
+    let mut found = Vec::new();
+    for statement in statements {
+        let left = most - found.len();
+        if left > 0 {
+            let mut statement = connection.prepare_cached(statement)?;
+            for row in statement.query_map(params![now.0, integer(left)], Leasable::read)? {
+                found.push(row?);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Finds up to `most` rows that were done at a time, in the order of the statement; no more once their bodies have
+/// this many bytes together.
+pub(super) fn old(
+    connection: &Connection,
+    statement: &str,
+    done_until: Timestamp,
+    most: usize,
+    most_bytes: u64,
+) -> ::rusqlite::Result<Vec<StoredRow>> {
+    let mut statement = connection.prepare_cached(statement)?;
+    let mut rows = statement.query(params![done_until.0, integer(most)])?;
+    let (mut old, mut bytes) = (Vec::new(), 0);
+    while bytes < most_bytes {
+        let Some(row) = rows.next()? else { break };
+        let stored = StoredRow::read(row)?;
+        bytes += stored.row.bytes();
+        old.push(stored);
+    }
+    Ok(old)
+}
+
+/// Inserts a row, unless the job has one. Returns the place of the new row.
+pub(super) fn insert(connection: &Connection, job: &JobId, row: &Row) -> ::rusqlite::Result<Option<i64>> {
+    let inserted = bind(&job.to_string(), row, |values| connection.prepare_cached(INSERT)?.execute(values))?;
+    Ok((inserted == 1).then(|| connection.last_insert_rowid()))
+}
+
+pub(super) fn update(connection: &Connection, stored: &StoredRow) -> ::rusqlite::Result<()> {
+    bind(&stored.id, &stored.row, |values| connection.prepare_cached(UPDATE)?.execute(values)).map(drop)
+}
+
+/// Calls `run` with a first value and the row's columns, in the order of [`INSERT`] and [`UPDATE`].
+fn bind<T>(first: &dyn ToSql, row: &Row, run: impl FnOnce(&[&dyn ToSql]) -> T) -> T {
+    let Row { phase, event, fence, begun, attempts, earlier_attempts, fetches, deadline, error, received_at } =
+        row;
+    let time = |time: &Option<Timestamp>| time.map(|time| time.0);
+    let done_at = match phase {
+        Phase::Done { done_at } => Some(done_at.0),
+        _ => None,
+    };
+    let event = event.as_ref();
+    run(params![
+        first,
+        row.state().as_str(),
+        time(&row.due_at()),
+        done_at,
+        event.map(|event| event.job_type.as_str()),
+        event.map(|event| event.status.as_str()),
+        event.is_some_and(|event| event.verified),
+        event.and_then(|event| event.bytes).map(integer),
+        integer(*fence),
+        begun,
+        attempts,
+        earlier_attempts,
+        fetches.count,
+        fetches.not_found,
+        time(&fetches.unanswered_since),
+        time(&fetches.next_at),
+        time(deadline),
+        error,
+        received_at.0,
+    ])
+}
+
+pub(super) fn delete(connection: &Connection, id: i64) -> ::rusqlite::Result<()> {
+    connection.prepare_cached(DELETE_BODY)?.execute([id])?;
+    connection.prepare_cached(DELETE)?.execute([id]).map(drop)
+}
+
+/// Whether a row has another body than this.
+pub(super) fn differs(connection: &Connection, id: i64, body: &[u8]) -> ::rusqlite::Result<bool> {
+    connection.prepare_cached(DIFFERS)?.query_row(params![id, body], |row| row.get(0))
+}
+
+pub(super) fn store_body(connection: &Connection, id: i64, body: &[u8]) -> ::rusqlite::Result<()> {
+    connection.prepare_cached(STORE_BODY)?.execute(params![id, body]).map(drop)
+}
+
+pub(super) fn delete_body(connection: &Connection, id: i64) -> ::rusqlite::Result<()> {
+    connection.prepare_cached(DELETE_BODY)?.execute([id]).map(drop)
+}

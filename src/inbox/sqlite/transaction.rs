@@ -1,0 +1,239 @@
+//! The calls that write: each finds rows, applies a transition, and stores the rows.
+
+use std::time::Duration;
+
+use ::rusqlite::Connection;
+use bytes::Bytes;
+use tracing::error;
+
+use super::rows::{self, Leasable, StoredRow};
+use super::{Limits, now, totals};
+use crate::error::BoxError;
+use crate::event::{Envelope, JobId};
+use crate::inbox::row::{KeptEvent, Row};
+use crate::inbox::timestamp::Timestamp;
+use crate::inbox::totals::Totals;
+use crate::inbox::transition::{BodyChange, Remains};
+use crate::inbox::{Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention, read};
+use crate::store::Fenced;
+
+/// The most rows that one call prunes, and the most bytes of bodies, about: to free them takes time, and writes
+/// wait meanwhile.
+const PRUNE_ROWS: usize = 1000;
+const PRUNE_BYTES: u64 = 64 << 20;
+
+/// A transaction that writes.
+pub(super) struct Transaction<'c> {
+    sql: &'c Connection,
+    limits: Limits,
+    now: Timestamp,
+    totals: Totals,
+    totals_before: Totals,
+    /// How many rows have become due.
+    arrived: usize,
+}
+
+impl<'c> Transaction<'c> {
+    /// Begins with a transaction of the connection's that holds the lock, so that the time is that of the
+    /// write.
+    pub(super) fn begin(sql: &'c Connection, limits: Limits) -> ::rusqlite::Result<Self> {
+        let totals = totals::load(sql)?;
+        Ok(Self { sql, limits, now: now(), totals, totals_before: totals, arrived: 0 })
+    }
+
+    /// Writes the totals, and returns how many rows have become due.
+    pub(super) fn end(self) -> ::rusqlite::Result<usize> {
+        totals::save(&self.totals, &self.totals_before, self.sql)?;
+        Ok(self.arrived)
+    }
+
+    /// Whether the limits allow totals that a new event or job leads to. Totals that do not grow are always allowed.
+    fn allows(&self, totals: &Totals) -> bool {
+        let (before, after) = (self.totals.unfinished(), totals.unfinished());
+        (after.rows <= before.rows || after.rows <= self.limits.rows)
+            && (after.bytes <= before.bytes || after.bytes <= self.limits.bytes)
+    }
+
+    /// Inserts a row within the limits, unless the job has one. Most rows are new, so callers try this before they look
+    /// for a row.
+    fn insert(&mut self, job: &JobId, row: &Row, body: Option<&[u8]>) -> ::rusqlite::Result<bool> {
+        let mut totals = self.totals;
+        totals.add(row);
+        if !self.allows(&totals) {
+            return Ok(false);
+        }
+        let Some(id) = rows::insert(self.sql, job, row)? else { return Ok(false) };
+        if let Some(body) = body {
+            rows::store_body(self.sql, id, body)?;
+        }
+        self.totals = totals;
+        self.arrived += usize::from(row.has_become_due(None, self.now));
+        Ok(true)
+    }
+
+    /// Stores what a transition has made of a row.
+    fn store(
+        &mut self,
+        before: &Row,
+        after: &StoredRow,
+        change: BodyChange,
+        body: &[u8],
+    ) -> ::rusqlite::Result<()> {
+        match change {
+            BodyChange::Keep if *before == after.row => return Ok(()),
+            BodyChange::Keep => {}
+            BodyChange::Replace => rows::store_body(self.sql, after.id, body)?,
+            BodyChange::Drop => rows::delete_body(self.sql, after.id)?,
+        }
+        rows::update(self.sql, after)?;
+        self.totals.remove(before);
+        self.totals.add(&after.row);
+        self.arrived += usize::from(after.row.has_become_due(Some(before.phase), self.now));
+        Ok(())
+    }
+
+    /// Applies a transition to the row of a lease. `body` is what [`BodyChange::Replace`] stores.
+    fn write(
+        &mut self,
+        lease: &Lease,
+        body: &[u8],
+        transition: impl FnOnce(&mut Row, u64, Timestamp) -> (Fenced, BodyChange),
+    ) -> ::rusqlite::Result<Fenced> {
+        let Some(mut stored) = rows::find(self.sql, lease.job())? else { return Ok(Fenced::Stale) };
+        let before = stored.row.clone();
+        let (fenced, change) = transition(&mut stored.row, lease.sequence(), self.now);
+        self.store(&before, &stored, change, body)?;
+        Ok(fenced)
+    }
+}
+
+impl Transaction<'_> {
+    /// Stores an event; `None` when a limit is reached.
+    pub(super) fn receive(&mut self, event: &Envelope) -> ::rusqlite::Result<Option<Receipt>> {
+        let (job, body) = (event.job(), event.body());
+        if self.insert(job, &Row::received(KeptEvent::received(event), self.now), Some(body))? {
+            return Ok(Some(Receipt::Stored));
+        }
+        let Some(mut stored) = rows::find(self.sql, job)? else { return Ok(None) };
+        let before = stored.row.clone();
+        let differs = rows::differs(self.sql, stored.id, body)?;
+        let (receipt, change) = stored.row.receive(KeptEvent::received(event), differs, self.now);
+        let stored = self.store_within_limits(&before, &stored, change, body)?;
+        Ok(stored.then_some(receipt))
+    }
+
+    /// Registers a job; `None` when a limit is reached.
+    pub(super) fn expect(&mut self, job: &JobId, deadline: Duration) -> ::rusqlite::Result<Option<()>> {
+        if self.insert(job, &Row::expected(deadline, self.now), None)? {
+            return Ok(Some(()));
+        }
+        let Some(mut stored) = rows::find(self.sql, job)? else { return Ok(None) };
+        let before = stored.row.clone();
+        let change = stored.row.expect(deadline, self.now);
+        let stored = self.store_within_limits(&before, &stored, change, &[])?;
+        Ok(stored.then_some(()))
+    }
+
+    fn store_within_limits(
+        &mut self,
+        before: &Row,
+        after: &StoredRow,
+        change: BodyChange,
+        body: &[u8],
+    ) -> ::rusqlite::Result<bool> {
+        let mut totals = self.totals;
+        totals.remove(before);
+        totals.add(&after.row);
+        let is_allowed = self.allows(&totals);
+        if is_allowed {
+            self.store(before, after, change, body)?;
+        }
+        Ok(is_allowed)
+    }
+
+    pub(super) fn lease(&mut self, most: usize, length: Duration) -> ::rusqlite::Result<Vec<Leased>> {
+        let now = self.now;
+        self.lease_each(rows::LEASABLE, most, |row, job, body| {
+            row.lease(job, body.ok_or(read::NO_BODY)?, length, now).ok_or_else(|| read::NO_EVENT.into())
+        })
+    }
+
+    pub(super) fn overdue(&mut self, most: usize, length: Duration) -> ::rusqlite::Result<Vec<Overdue>> {
+        let now = self.now;
+        self.lease_each(rows::OVERDUE_JOBS, most, |row, job, _| {
+            row.overdue(job, length, now).ok_or_else(|| read::NO_EVENT.into())
+        })
+    }
+
+    /// Leases the rows that the statements find due. A row that cannot be read would be found again and again in
+    /// vain, so it is dead, and the others go on.
+    fn lease_each<T>(
+        &mut self,
+        statements: [&str; 2],
+        most: usize,
+        lease: impl Fn(&mut Row, JobId, Option<Bytes>) -> Result<T, BoxError>,
+    ) -> ::rusqlite::Result<Vec<T>> {
+        let due = rows::leasable(self.sql, statements, self.now, most)?;
+        let mut leased = Vec::with_capacity(due.len());
+        for Leasable { mut stored, job, body } in due {
+            let before = stored.row.clone();
+            match job.and_then(|job| lease(&mut stored.row, job, body)) {
+                Ok(lease) => leased.push(lease),
+                Err(unreadable) => {
+                    let reason = read::reason(&*unreadable);
+                    error!(id = stored.id, %reason, "a row in the inbox cannot be read: it is dead");
+                    stored.row.set_aside(&reason);
+                }
+            }
+            self.store(&before, &stored, BodyChange::Keep, &[])?;
+        }
+        Ok(leased)
+    }
+
+    pub(super) fn note_begun(&mut self, lease: &Lease) -> ::rusqlite::Result<Fenced> {
+        self.write(lease, &[], |row, fence, _| (row.begin(fence), BodyChange::Keep))
+    }
+
+    pub(super) fn renew(&mut self, lease: &Lease, length: Duration) -> ::rusqlite::Result<Fenced> {
+        self.write(lease, &[], |row, fence, now| (row.renew(fence, length, now), BodyChange::Keep))
+    }
+
+    pub(super) fn verify(&mut self, lease: &Lease, event: &Envelope) -> ::rusqlite::Result<Fenced> {
+        self.write(lease, event.body(), |row, fence, now| row.verify(fence, KeptEvent::fetched(event), now))
+    }
+
+    pub(super) fn settle(&mut self, lease: &Lease, outcome: &Outcome) -> ::rusqlite::Result<Fenced> {
+        self.write(lease, &[], |row, fence, now| row.settle(fence, outcome, now))
+    }
+
+    pub(super) fn replay(&mut self, job: &JobId) -> ::rusqlite::Result<bool> {
+        let Some(mut stored) = rows::find(self.sql, job)? else { return Ok(false) };
+        let before = stored.row.clone();
+        let replayed = stored.row.replay(self.now);
+        self.store(&before, &stored, BodyChange::Keep, &[])?;
+        Ok(replayed)
+    }
+
+    pub(super) fn prune(&mut self, retention: &Retention) -> ::rusqlite::Result<Pruned> {
+        let mut pruned = Pruned::default();
+        for (statement, length) in [(rows::OLD_ROWS, retention.row), (rows::OLD_BODIES, retention.payload)] {
+            let until = self.now.before(length);
+            for mut stored in rows::old(self.sql, statement, until, PRUNE_ROWS, PRUNE_BYTES)? {
+                let before = stored.row.clone();
+                match stored.row.prune(retention, self.now) {
+                    Remains::Everything => {}
+                    Remains::WithoutBody => {
+                        self.store(&before, &stored, BodyChange::Drop, &[])?;
+                        pruned.payloads += 1;
+                    }
+                    Remains::Nothing => {
+                        rows::delete(self.sql, stored.id)?;
+                        self.totals.remove(&before);
+                        pruned.rows += 1;
+                    }
+                }
+            }
+        }
+        Ok(pruned)
+    }
+}
