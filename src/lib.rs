@@ -60,8 +60,6 @@
 //!   `sslmode=require` in URLs for them.
 //! - `sqlite`: `SqliteInbox`, in one file.
 //! - `client`: `JobsClient`, which asks the API for jobs and downloads documents.
-//! - `cli`: the program `qomplement-webhooks`, which sends, listens, and looks into inboxes; nothing in this
-//!   library. Unix.
 //! - `conformance`: the suites that any store must pass.
 //!
 //! None is on by default.

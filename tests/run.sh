@@ -71,8 +71,9 @@ required_features() {
 features=$(awk '/^\[/ { on = $0 == "[features]" } on && /^[a-z]/ && $1 != "default" { print $1 }' Cargo.toml)
 
 check "formatting" cargo fmt --all --check
-check "clippy, everything" cargo clippy --locked --all-features --all-targets -- -D warnings
+check "clippy, everything" cargo clippy --locked --workspace --all-features --all-targets -- -D warnings
 if ! $quick; then
+    check "clippy, the command line" cargo clippy --locked -p qomplement-webhooks-cli -- -D warnings
     check "clippy, no feature" cargo clippy --locked -- -D warnings
     for feature in $features; do
         check "clippy, only $feature" cargo clippy --locked --features "$feature" -- -D warnings
@@ -86,13 +87,13 @@ if ! $quick; then
     done
 fi
 # The tests run the examples as programs, with all features whatever was built before.
-check "examples, everything" cargo build --locked --all-features --examples
+check "examples, everything" cargo build --locked --workspace --all-features --examples
 if $quick; then
     check "unit and integration tests, without databases" \
-        cargo test --locked --all-features --lib --bins --test it --examples -- --skip databases::
+        cargo test --locked --workspace --all-features --lib --bins --test it --examples -- --skip databases::
 else
-    check "unit and integration tests" cargo test --locked --all-features --lib --bins --test it --examples
-    check "servers that are killed" cargo test --locked --all-features --test crash
+    check "unit and integration tests" cargo test --locked --workspace --all-features --lib --bins --test it --examples
+    check "servers that are killed" cargo test --locked --workspace --all-features --test crash
 fi
 if ! $quick; then
     check "unit tests, no feature" cargo test --locked --lib
@@ -100,7 +101,7 @@ if ! $quick; then
         check "unit tests, only $feature" cargo test --locked --lib --features "$feature"
     done
 fi
-check "documentation tests" cargo test --locked --all-features --doc
+check "documentation tests" cargo test --locked --workspace --all-features --doc
 if ! $quick; then
     check "example quickstart runs" timeout 10 cargo run --locked --quiet --example quickstart --all-features
     check "example any_framework runs" timeout 10 cargo run --locked --quiet --example any_framework --all-features

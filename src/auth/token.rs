@@ -136,7 +136,7 @@ impl SharedToken {
     ///
     /// To replace a token: deploy with the new one that also accepts the old one, use the new one in
     /// the `webhook_url` of new jobs, and drop the old one when the last job started with it has
-    /// ended. [`WebhookUrl`] carries the token on which this is called.
+    /// ended. [`WebhookUrl`](super::WebhookUrl) carries the token on which this is called.
     #[must_use]
     pub fn also_accept(mut self, previous: Self) -> Self {
         self.digests.extend(previous.digests);

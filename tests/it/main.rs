@@ -4,7 +4,6 @@
 mod answers;
 mod bodies;
 mod budget;
-mod cli;
 mod connections;
 mod databases;
 mod documents;

@@ -1,4 +1,5 @@
-//! The command-line tool, as people and scripts meet it.
+//! The command line, as people and scripts meet it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 mod databases;
 mod fetch;
@@ -10,6 +11,7 @@ mod listen;
 mod pipes;
 mod secrets;
 mod send;
+mod support;
 mod terminal;
 
 use std::path::PathBuf;

@@ -46,7 +46,7 @@ Try it, in two terminals:
 
 /// Sends Qomplement's webhooks, listens to them, and looks into inboxes
 #[derive(Parser)]
-#[command(version, after_help = AFTER_HELP, max_term_width = 80, arg_required_else_help = true)]
+#[command(name = "qomplement-webhooks", version, after_help = AFTER_HELP, max_term_width = 80, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
