@@ -48,9 +48,8 @@ use crate::store::{Fenced, StoreError};
 /// - [`receive`](Self::receive) returns `Ok` only when the event is committed: to the disk, unless the store
 ///   says that it is not durable.
 /// - A row is leased to one caller at a time. [`lease`](Self::lease) is atomic over all handles and
-///   processes that share the store, counts the attempt in the same write, and raises the row's sequence
-///   number, which never falls while the row is kept.
-/// - [`begin`](Self::begin), [`renew`](Self::renew), [`verify`](Self::verify) and [`settle`](Self::settle) carry the sequence number of
+///   processes that share the store, counts the attempt in the same write, and raises the row's fencing token, which never falls while the row is kept.
+/// - [`begin`](Self::begin), [`renew`](Self::renew), [`verify`](Self::verify) and [`settle`](Self::settle) carry the fencing token of
 ///   their lease. When the row has been leased again since, or another event has come, they change nothing and
 ///   return [`Fenced::Stale`]. They apply also when the lease has ended, as long as the number is still the
 ///   row's.
@@ -205,7 +204,7 @@ pub enum Receipt {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     job: JobId,
-    sequence: u64,
+    fence: u64,
 }
 
 /// A row that was leased. `Debug` shows of the body how long it is.
@@ -351,8 +350,8 @@ impl Unfinished {
 impl Lease {
     /// The lease on a job's row with this number.
     #[must_use]
-    pub fn new(job: JobId, sequence: u64) -> Self {
-        Self { job, sequence }
+    pub fn new(job: JobId, fence: u64) -> Self {
+        Self { job, fence }
     }
 
     /// The job whose row is leased.
@@ -363,8 +362,8 @@ impl Lease {
 
     /// The number of the lease.
     #[must_use]
-    pub fn sequence(&self) -> u64 {
-        self.sequence
+    pub fn fence(&self) -> u64 {
+        self.fence
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) fn job(text: &str) -> Result<JobId, InvalidJobId> {
 }
 
 /// The number of a lease, which grows with the next one.
-pub(super) fn sequence(number: i64) -> Result<u64, &'static str> {
+pub(super) fn fence(number: i64) -> Result<u64, &'static str> {
     match u64::try_from(number) {
         Ok(number @ 1..) if number < i64::MAX.unsigned_abs() => Ok(number),
         _ => Err("the number of its lease is not between 1 and 2^63 - 2"),

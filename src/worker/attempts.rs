@@ -259,7 +259,7 @@ impl Worker {
         drop(unverified);
         let Leased { lease, body, .. } = leased;
         let event = match WebhookEvent::try_from(body) {
-            Ok(event) => Box::new(event.leased(attempt.saturating_add(earlier_attempts), lease.sequence())),
+            Ok(event) => Box::new(event.leased(attempt.saturating_add(earlier_attempts), lease.fence())),
             Err(error) => {
                 error!(error = %chain(&error), "this version cannot read the event: it is dead");
                 return Some(Outcome::Dead { error: chain(&error) });

@@ -262,7 +262,7 @@ pub async fn inbox_the_last_that_asks_for_a_job_writes(store: &dyn InboxAdmin) {
     let renewed = Instant::now();
     applied(store.renew(&first, SHORT).await, "a second renewal");
     let second = overdue_when_due(store, &job, renewed, SHORT).await.lease;
-    assert!(second.sequence() > first.sequence(), "the number of {second:?} after {first:?}");
+    assert!(second.fence() > first.fence(), "the number of {second:?} after {first:?}");
 
     let said = event(&job, "extract", "failed", "");
     let before = snapshot(store, &job).await;

@@ -159,7 +159,7 @@ pub async fn inbox_two_handles_are_one_store(store: &dyn InboxAdmin, other: &dyn
     assert_eq!(row(other, &job).await.state, InboxState::Dead, "settled through another handle");
     assert!(replay(other, &job).await, "a replay through another handle");
     let again = lease(store, &job, LONG).await.lease;
-    assert!(again.sequence() > leased.sequence(), "the sequence number of a lease through another handle");
+    assert!(again.fence() > leased.fence(), "the fencing token of a lease through another handle");
     settle(other, &again, &Outcome::Done).await;
     assert_eq!(snapshot(store, &job).await, snapshot(other, &job).await, "one row, seen through two handles");
     let stats = (store.stats().await.map(|stats| stats.done), other.stats().await.map(|stats| stats.done));

@@ -196,19 +196,19 @@ async fn lease_again(store: &dyn InboxStore, job: &JobId) -> Leased {
     }
 }
 
-/// The sequence number of a row grows with every lease, however the one before ended, so that the handler can
+/// The fencing token of a row grows with every lease, however the one before ended, so that the handler can
 /// fence its own writes with it.
 ///
 /// # Panics
 ///
 /// When it falls, or stands.
-pub async fn inbox_the_sequence_number_grows_with_every_lease(store: &dyn InboxAdmin) {
+pub async fn inbox_the_fencing_token_grows_with_every_lease(store: &dyn InboxAdmin) {
     let job = job();
     store_event(store, &processing(&job)).await;
     let mut last = None;
     let mut next = |lease: &Lease, how: &str| {
-        let grown = last.replace(lease.sequence()).is_none_or(|last| last < lease.sequence());
-        assert!(grown, "the sequence number fell, or stood, after {how}");
+        let grown = last.replace(lease.fence()).is_none_or(|last| last < lease.fence());
+        assert!(grown, "the fencing token fell, or stood, after {how}");
     };
     let first = lease(store, &job, LONG).await.lease;
     next(&first, "nothing");
@@ -326,8 +326,7 @@ pub async fn inbox_only_the_last_lease_writes(store: &dyn InboxAdmin) {
     let last = lease(store, &job, LONG).await.lease;
     let before = snapshot(store, &job).await;
     strangers_are_stale(store, &late, "a holder whose row was leased again").await;
-    strangers_are_stale(store, &Lease::new(job.clone(), last.sequence() + 1), "a number from the future")
-        .await;
+    strangers_are_stale(store, &Lease::new(job.clone(), last.fence() + 1), "a number from the future").await;
     assert_eq!(snapshot(store, &job).await, before, "a stale write changed the row");
     not_due(store, &job, "after stale writes, the last lease").await;
 

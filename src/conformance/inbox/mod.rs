@@ -64,7 +64,7 @@ async fn failures(store: &dyn InboxAdmin, other: &dyn InboxAdmin, last: Option<&
         inbox_those_due_for_longest_come_first(store);
         inbox_an_attempt_is_counted_at_its_lease(store);
         inbox_a_lease_says_whether_the_one_before_it_began(store);
-        inbox_the_sequence_number_grows_with_every_lease(store);
+        inbox_the_fencing_token_grows_with_every_lease(store);
         inbox_a_lease_lasts_as_long_as_it_says(store);
         inbox_a_lease_ends(store);
         inbox_a_renewed_lease_counts_from_its_renewal(store);

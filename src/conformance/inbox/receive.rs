@@ -132,8 +132,8 @@ pub async fn inbox_a_final_status_replaces_one_that_is_not(store: &dyn InboxAdmi
             assert_eq!((leased.attempt, leased.ran_out), (1, false), "{status} in {stand:?}: as new");
             if let Some(old) = old {
                 assert!(
-                    leased.lease.sequence() > old.sequence(),
-                    "{status} in {stand:?}: the sequence number fell, or stood"
+                    leased.lease.fence() > old.fence(),
+                    "{status} in {stand:?}: the fencing token fell, or stood"
                 );
             }
             receipt(store.receive(&last).await, Receipt::Duplicate, "a copy of the last word");
@@ -169,7 +169,7 @@ pub async fn inbox_a_replaced_event_makes_its_lease_stale(store: &dyn InboxAdmin
         let leased = lease_when_due(store, &job, began, length).await;
         assert_eq!(&leased.body, last.body(), "the body of the replaced event is kept");
         assert_eq!((leased.attempt, leased.earlier_attempts), (1, 0), "the attempts at the old event count");
-        assert!(leased.lease.sequence() > old.sequence(), "the sequence number fell, or stood");
+        assert!(leased.lease.fence() > old.fence(), "the fencing token fell, or stood");
         return;
     }
 }

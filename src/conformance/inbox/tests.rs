@@ -43,7 +43,7 @@ enum Flaw {
     ForgetsThatItBegan,
     RemembersThatItBegan,
     BeginsWithoutFence,
-    KeepsTheSequenceNumber,
+    KeepsTheFencingToken,
     NeverEndsALease,
     EndsLeasesEarly,
     RenewsNothing,
@@ -160,8 +160,8 @@ impl Flawed {
 
     /// The lease that the row really has.
     async fn last_lease(&self, lease: &Lease) -> Lease {
-        for sequence in 0..100 {
-            let lease = Lease::new(lease.job().clone(), sequence);
+        for fence in 0..100 {
+            let lease = Lease::new(lease.job().clone(), fence);
             let left = self.row(lease.job()).await.and_then(|row| row.due_in).unwrap_or_default();
             if self.inner.renew(&lease, left).await.unwrap() == Fenced::Applied {
                 return lease;
@@ -345,7 +345,7 @@ impl InboxStore for Flawed {
                 CountsAnAttemptAtItsEnd if leased.ran_out => leased.attempt -= 1,
                 SaysNothingOfALeaseThatRanOut => leased.ran_out = false,
                 RemembersThatItBegan => leased.begun = self.state.begun.lock().unwrap().contains(&job),
-                KeepsTheSequenceNumber => leased.lease = Lease::new(job, 1),
+                KeepsTheFencingToken => leased.lease = Lease::new(job, 1),
                 ForgetsEarlierAttempts => leased.earlier_attempts = 0,
                 SaysEverythingIsVerified => leased.verified = true,
                 ForgetsThatItVerified if leased.attempt > 1 => leased.verified = false,
@@ -369,7 +369,7 @@ impl InboxStore for Flawed {
                 }
                 Ok(begun)
             }
-            BeginsWithoutFence | KeepsTheSequenceNumber => {
+            BeginsWithoutFence | KeepsTheFencingToken => {
                 self.inner.begin(&self.last_lease(lease).await).await
             }
             _ => in_lock(self, self.inner.begin(lease)).await,
@@ -392,7 +392,7 @@ impl InboxStore for Flawed {
                 let lease = self.last_lease(lease).await;
                 self.inner.renew(&lease, length).await
             }
-            KeepsTheSequenceNumber => self.inner.renew(&self.last_lease(lease).await, length).await,
+            KeepsTheFencingToken => self.inner.renew(&self.last_lease(lease).await, length).await,
             _ => in_lock(self, self.inner.renew(lease, length)).await,
         }
     }
@@ -410,7 +410,7 @@ impl InboxStore for Flawed {
                 failed.remove(lease.job());
             }
         }
-        let first = self.state.settled.lock().unwrap().insert((lease.job().clone(), lease.sequence()));
+        let first = self.state.settled.lock().unwrap().insert((lease.job().clone(), lease.fence()));
         let now = Duration::ZERO;
         let failed = |error: &str| Outcome::Retry { after: now, error: error.to_owned() };
         let outcome = match (self.flaw, outcome.clone()) {
@@ -453,9 +453,9 @@ impl InboxStore for Flawed {
             (_, outcome) => outcome,
         };
         match self.flaw {
-            SettlesWithoutFence | KeepsTheSequenceNumber | LetsTheOldLeaseWriteToTheNewEvent => {
+            SettlesWithoutFence | KeepsTheFencingToken | LetsTheOldLeaseWriteToTheNewEvent => {
                 let last = self.last_lease(lease).await;
-                let replaced = last.sequence() == lease.sequence() + 1;
+                let replaced = last.fence() == lease.fence() + 1;
                 if replaced || !self.is(LetsTheOldLeaseWriteToTheNewEvent) {
                     return self.inner.settle(&last, &outcome).await;
                 }
@@ -726,7 +726,7 @@ const FLAWS: &[(Flaw, &str)] = &[
     (ForgetsThatItBegan, "inbox_a_lease_says_whether_the_one_before_it_began"),
     (RemembersThatItBegan, "inbox_a_lease_says_whether_the_one_before_it_began"),
     (BeginsWithoutFence, "inbox_a_lease_says_whether_the_one_before_it_began"),
-    (KeepsTheSequenceNumber, "inbox_the_sequence_number_grows_with_every_lease"),
+    (KeepsTheFencingToken, "inbox_the_fencing_token_grows_with_every_lease"),
     (NeverEndsALease, "inbox_a_lease_ends"),
     (EndsLeasesEarly, "inbox_a_lease_lasts_as_long_as_it_says"),
     (RenewsNothing, "inbox_a_renewed_lease_counts_from_its_renewal"),

@@ -83,7 +83,7 @@ impl MemoryInbox {
         lease: &Lease,
         transition: impl FnOnce(&mut Row, u64, Timestamp) -> (Fenced, BodyChange),
     ) -> Fenced {
-        let changed = self.change(lease.job(), None, |row, now| transition(row, lease.sequence(), now));
+        let changed = self.change(lease.job(), None, |row, now| transition(row, lease.fence(), now));
         changed.unwrap_or(Fenced::Stale)
     }
 
@@ -145,7 +145,7 @@ impl InboxStore for MemoryInbox {
 
     async fn verify(&self, lease: &Lease, event: &Envelope) -> Result<Fenced, StoreError> {
         let verified = self.change(lease.job(), Some(event.body()), |row, now| {
-            row.verify(lease.sequence(), KeptEvent::fetched(event), now)
+            row.verify(lease.fence(), KeptEvent::fetched(event), now)
         });
         Ok(verified.unwrap_or(Fenced::Stale))
     }

@@ -314,9 +314,9 @@ impl PostgresInbox {
         job: &Job,
         transaction: &Transaction<'_>,
     ) -> Result<(), CompleteError> {
-        let Ok(sequence) = i64::try_from(job.fence()) else { return Err(CompleteError::Stale) };
+        let Ok(fence) = i64::try_from(job.fence()) else { return Err(CompleteError::Stale) };
         let id = job.id().to_string();
-        let parameters: [Parameter<'_>; 2] = [(&id, Type::TEXT), (&sequence, Type::INT8)];
+        let parameters: [Parameter<'_>; 2] = [(&id, Type::TEXT), (&fence, Type::INT8)];
         match transaction.query_typed(&self.inner.statements.complete, &parameters).await {
             Ok(completed) if completed.is_empty() => Err(CompleteError::Stale),
             Ok(_) => Ok(()),
@@ -354,9 +354,9 @@ impl PostgresInbox {
         lease: &Lease,
         others: &[Parameter<'_>],
     ) -> Result<Option<Row>, StoreError> {
-        let Ok(sequence) = i64::try_from(lease.sequence()) else { return Ok(None) };
+        let Ok(fence) = i64::try_from(lease.fence()) else { return Ok(None) };
         let job = lease.job().to_string();
-        let mut parameters: Vec<Parameter<'_>> = vec![(&job, Type::TEXT), (&sequence, Type::INT8)];
+        let mut parameters: Vec<Parameter<'_>> = vec![(&job, Type::TEXT), (&fence, Type::INT8)];
         parameters.extend_from_slice(others);
         Ok(self.query_leased(statement, &parameters).await?.into_iter().next())
     }
@@ -371,10 +371,10 @@ impl PostgresInbox {
                 Err(row) => unreadable.push(row),
             }
         }
-        for Unreadable { number, sequence, reason } in unreadable {
+        for Unreadable { number, fence, reason } in unreadable {
             error!(number, %reason, "a row in the inbox cannot be read: it is dead");
             let parameters: [Parameter<'_>; 3] =
-                [(&number, Type::INT8), (&sequence, Type::INT8), (&reason, Type::TEXT)];
+                [(&number, Type::INT8), (&fence, Type::INT8), (&reason, Type::TEXT)];
             if let Err(error) = self.query_leased(&self.inner.statements.set_aside, &parameters).await {
                 error!(number, error = %chain(&error), "the row cannot be set aside; trying again when its lease ends");
             }

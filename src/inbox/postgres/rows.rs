@@ -17,7 +17,7 @@ use crate::store::StoreError;
 /// A row that was leased, and cannot be handed to anybody.
 pub(super) struct Unreadable {
     pub(super) number: i64,
-    pub(super) sequence: i64,
+    pub(super) fence: i64,
     pub(super) reason: String,
 }
 
@@ -59,12 +59,12 @@ pub(super) fn overdue(row: &Row) -> Result<Overdue, Unreadable> {
 
 fn readable<T>(row: &Row, read: impl FnOnce(Lease) -> Result<T, BoxError>) -> Result<T, Unreadable> {
     // These two cannot fail: no other value fits into their columns.
-    let (number, sequence) = (row.try_get("number").unwrap_or(0), row.try_get("sequence").unwrap_or(0));
+    let (number, fence) = (row.try_get("number").unwrap_or(0), row.try_get("fence").unwrap_or(0));
     let lease = || {
         let Text(job) = column(row, "job_id")?;
-        Ok(Lease::new(read::job(&job)?, read::sequence(sequence)?))
+        Ok(Lease::new(read::job(&job)?, read::fence(fence)?))
     };
-    lease().and_then(read).map_err(|error| Unreadable { number, sequence, reason: read::reason(&*error) })
+    lease().and_then(read).map_err(|error| Unreadable { number, fence, reason: read::reason(&*error) })
 }
 
 fn asked(row: &Row) -> Result<Asked, StoreError> {

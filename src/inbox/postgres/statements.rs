@@ -68,7 +68,7 @@ fn first_version(table: &TableName) -> String {
     body bytea CHECK (body IS NOT NULL OR state IN ('expected', 'done') OR (state = 'dead' AND status IS NULL)),
     verified boolean NOT NULL DEFAULT false,
     due_at timestamptz CHECK (due_at IS NOT NULL OR state IN ('done', 'dead')),
-    sequence bigint NOT NULL DEFAULT 0,
+    fence bigint NOT NULL DEFAULT 0,
     attempts integer NOT NULL DEFAULT 0,
     earlier_attempts integer NOT NULL DEFAULT 0,
     begun boolean NOT NULL DEFAULT false,
@@ -101,7 +101,7 @@ CREATE INDEX {dead} ON {table} (number) WHERE state = 'dead';
 
 impl Statements {
     pub(super) fn new(table: &TableName) -> Self {
-        const LEASED: &str = "job_id = $1 AND sequence = $2";
+        const LEASED: &str = "job_id = $1 AND fence = $2";
         const RUNNING: &str = "'running'";
         const LEASABLE: &str = "'running', 'expected'";
         // What is committed when it is answered is on the disk, whatever the database's setting.
@@ -143,10 +143,10 @@ impl Statements {
         };
         // A run for an event that was no last word of an expected job ends: another event is expected then.
         let remains = format!("state = 'running' AND status NOT {FINAL} AND deadline_at IS NOT NULL");
-        let next = next_number("job.sequence");
+        let next = next_number("job.fence");
         let expect_another = |when: &str| {
             let columns = [
-                ("sequence", &*next),
+                ("fence", &*next),
                 ("attempts", "0"),
                 ("earlier_attempts", "0"),
                 ("job_type", "NULL"),
@@ -191,11 +191,11 @@ impl Statements {
                 "UPDATE {table} SET
                     state = CASE state WHEN 'expected' THEN 'expected' ELSE 'received' END,
                     due_at = CASE state WHEN 'received' THEN due_at ELSE {from_now} END,
-                    sequence = CASE state WHEN 'expected' THEN {next} ELSE sequence END,
+                    fence = CASE state WHEN 'expected' THEN {next} ELSE fence END,
                     attempts = attempts - CASE state WHEN 'running' THEN 1 ELSE 0 END{sets}
                 WHERE {LEASED} AND state IN ({LEASABLE}, 'received')
                 RETURNING true",
-                next = next_number("sequence"),
+                next = next_number("fence"),
                 from_now = from_now(3)
             )
         };
@@ -246,7 +246,7 @@ impl Statements {
         Self {
             check: format!(
                 "SELECT FROM {table}
-                WHERE number = 0::int8 AND sequence = 0::int8 AND attempts + earlier_attempts = 0::int4
+                WHERE number = 0::int8 AND fence = 0::int8 AND attempts + earlier_attempts = 0::int4
                     AND job_id || state || job_type || status || error = ''::text AND body = ''::bytea
                     AND asked + not_found = 0::int4 AND verified AND begun
                     AND due_at > now() AND received_at > now() AND ended_at > now()
@@ -299,13 +299,13 @@ impl Statements {
                             WHEN job.status IS NULL AND excluded.status NOT {FINAL} THEN clock_timestamp() END,
                         state = CASE job.state WHEN 'running' THEN 'running' ELSE 'received' END,
                         due_at = CASE job.state WHEN 'running' THEN job.due_at ELSE excluded.due_at END,
-                        sequence = CASE WHEN job.state IN ({LEASABLE}) THEN {next} ELSE job.sequence END
+                        fence = CASE WHEN job.state IN ({LEASABLE}) THEN {next} ELSE job.fence END
                     WHERE job.status IS NULL OR (job.status NOT {FINAL} AND excluded.status {FINAL})
                     RETURNING job_id
                 ), durably AS MATERIALIZED ({DURABLY})
                 SELECT place, written.job_id IS NOT NULL AS stored, conflict
                 FROM incoming LEFT JOIN written USING (job_id), (SELECT count(*) FROM durably) AS durably",
-                next = next_number("job.sequence")
+                next = next_number("job.fence")
             ),
             count: format!(
                 "SELECT rows, bytes, expected, {} AS took
@@ -348,14 +348,14 @@ impl Statements {
                     SELECT * FROM fresh UNION ALL SELECT * FROM again
                 ), leased AS (
                     UPDATE {table} AS job SET state = 'running', due_at = {},
-                        sequence = {}, attempts = {}, begun = false
+                        fence = {}, attempts = {}, begun = false
                     FROM due WHERE job.number = due.number
-                    RETURNING job_id, job.sequence, job.attempts, earlier_attempts, body, ran_out, was_begun,
+                    RETURNING job_id, job.fence, job.attempts, earlier_attempts, body, ran_out, was_begun,
                         verified, {} AS age, {asking}, due.due_at AS due_since, job.number
                 )
                 SELECT * FROM leased ORDER BY asked, due_since, number",
                 from_now(2),
-                next_number("job.sequence"),
+                next_number("job.fence"),
                 one_more("job.attempts"),
                 since("received_at"),
             ),
@@ -404,13 +404,13 @@ impl Statements {
             ),
             give_back: back(""),
             pending: format!(
-                "UPDATE {table} SET state = 'expected', due_at = {from_now}, sequence = {next},
+                "UPDATE {table} SET state = 'expected', due_at = {from_now}, fence = {next},
                     attempts = attempts - CASE state WHEN 'running' THEN 1 ELSE 0 END,
                     asked = {one_more_asked}, not_found = 0, ask_at = {from_now}, unanswered_since = NULL, error = NULL,
                     deadline_at = coalesce(deadline_at, clock_timestamp()), {NO_EVENT}
                 WHERE {LEASED} AND state IN ({LEASABLE})
                 RETURNING true",
-                next = next_number("sequence"),
+                next = next_number("fence"),
                 one_more_asked = one_more("asked"),
                 from_now = from_now(3)
             ),
@@ -449,11 +449,11 @@ impl Statements {
                 ), overdue AS MATERIALIZED (
                     SELECT * FROM fresh UNION ALL SELECT * FROM again
                 )
-                UPDATE {table} AS job SET due_at = {}, sequence = {}
+                UPDATE {table} AS job SET due_at = {}, fence = {}
                 FROM overdue WHERE job.number = overdue.number
-                RETURNING job.number, job_id, sequence, {} AS late, {asking}",
+                RETURNING job.number, job_id, fence, {} AS late, {asking}",
                 from_now(2),
-                next_number("job.sequence"),
+                next_number("job.fence"),
                 since("coalesce(deadline_at, received_at)"),
             ),
             contains: format!("SELECT FROM {table} WHERE job_id = $1"),
@@ -493,7 +493,7 @@ impl Statements {
             replay: format!(
                 "UPDATE {table} SET due_at = clock_timestamp(), ended_at = NULL, {NEVER_ASKED},
                     state = CASE WHEN body IS NULL THEN 'expected' ELSE 'received' END,
-                    sequence = CASE WHEN body IS NULL THEN {next} ELSE sequence END,
+                    fence = CASE WHEN body IS NULL THEN {next} ELSE fence END,
                     deadline_at = CASE WHEN body IS NULL THEN clock_timestamp() END,
                     earlier_attempts = CASE WHEN body IS NULL THEN earlier_attempts
                         ELSE least(greatest(earlier_attempts, 0)::int8 + greatest(attempts, 0), 2147483647)::int4 END,
@@ -501,7 +501,7 @@ impl Statements {
                 WHERE job_id = $1
                     AND (state = 'dead' AND status IS NULL OR state IN ('done', 'dead') AND body IS NOT NULL)
                 RETURNING true",
-                next = next_number("sequence")
+                next = next_number("fence")
             ),
             stats: format!(
                 "SELECT count(*) FILTER (WHERE state = 'expected') AS expected,
@@ -521,7 +521,7 @@ impl Statements {
             set_aside: format!(
                 "UPDATE {table} SET state = 'dead', due_at = NULL, ended_at = clock_timestamp(), error = $3,
                     status = CASE WHEN body IS NOT NULL THEN status END
-                WHERE number = $1 AND sequence = $2 AND state IN ({LEASABLE})
+                WHERE number = $1 AND fence = $2 AND state IN ({LEASABLE})
                 RETURNING true"
             ),
             // Who hears of it looks into the table: what is told need not be on the disk.

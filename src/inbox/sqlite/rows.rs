@@ -18,7 +18,7 @@ use crate::inbox::{InboxState, read};
 /// The columns that [`StoredRow::read`] reads.
 macro_rules! columns {
     () => {
-        "inbox.id, state, due_at, done_at, job_type, status, verified, bytes, sequence, begun, attempts,
+        "inbox.id, state, due_at, done_at, job_type, status, verified, bytes, fence, begun, attempts,
         earlier_attempts, asked, not_found, unanswered_since, ask_at, deadline_at, error, received_at"
     };
 }
@@ -70,12 +70,12 @@ pub(super) const OLD_BODIES: &str = concat!(
     " FROM inbox WHERE state = 'done' AND bytes IS NOT NULL AND done_at <= ?1 ORDER BY done_at LIMIT ?2"
 );
 
-const INSERT: &str = "INSERT INTO inbox (job_id, state, due_at, done_at, job_type, status, verified, bytes, sequence,
+const INSERT: &str = "INSERT INTO inbox (job_id, state, due_at, done_at, job_type, status, verified, bytes, fence,
         begun, attempts, earlier_attempts, asked, not_found, unanswered_since, ask_at, deadline_at, error, received_at)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)
     ON CONFLICT (job_id) DO NOTHING";
 const UPDATE: &str = "UPDATE inbox SET state = ?2, due_at = ?3, done_at = ?4, job_type = ?5, status = ?6, verified = ?7,
-        bytes = ?8, sequence = ?9, begun = ?10, attempts = ?11, earlier_attempts = ?12, asked = ?13, not_found = ?14,
+        bytes = ?8, fence = ?9, begun = ?10, attempts = ?11, earlier_attempts = ?12, asked = ?13, not_found = ?14,
         unanswered_since = ?15, ask_at = ?16, deadline_at = ?17, error = ?18, received_at = ?19
     WHERE id = ?1";
 const DELETE: &str = "DELETE FROM inbox WHERE id = ?1";
@@ -173,9 +173,9 @@ impl Leasable {
     fn read(row: &SqlRow<'_>) -> ::rusqlite::Result<Self> {
         let stored = StoredRow::read(row)?;
         // The number is the one that the row has before it is clamped.
-        let sequence: i64 = row.get(8)?;
+        let fence: i64 = row.get(8)?;
         let job = || {
-            read::sequence(sequence.saturating_add(1))?;
+            read::fence(fence.saturating_add(1))?;
             Ok(read::job(row.get_ref(19)?.as_str()?)?)
         };
         let body = match row.as_ref().column_count() {

@@ -27,7 +27,7 @@ pub(super) const MIGRATIONS: [&str; 1] = ["
         -- When it is overdue, may be leased, or its lease ends; NULL when it is done or dead.
         due_at INTEGER,
         -- Grows with every lease.
-        sequence INTEGER NOT NULL DEFAULT 0,
+        fence INTEGER NOT NULL DEFAULT 0,
         attempts INTEGER NOT NULL DEFAULT 0,
         -- Those before it was last replayed.
         earlier_attempts INTEGER NOT NULL DEFAULT 0,

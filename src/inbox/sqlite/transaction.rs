@@ -101,7 +101,7 @@ impl<'c> Transaction<'c> {
     ) -> ::rusqlite::Result<Fenced> {
         let Some(mut stored) = rows::find(self.sql, lease.job())? else { return Ok(Fenced::Stale) };
         let before = stored.row.clone();
-        let (fenced, change) = transition(&mut stored.row, lease.sequence(), self.now);
+        let (fenced, change) = transition(&mut stored.row, lease.fence(), self.now);
         self.store(&before, &stored, change, body)?;
         Ok(fenced)
     }

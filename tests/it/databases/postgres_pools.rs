@@ -158,6 +158,6 @@ async fn a_renewal_does_not_wait_for_a_transaction_that_holds_the_row() {
     assert!(matches!(&renewed, Err(StoreError::Unavailable(_))), "{renewed:?}");
     other.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(inbox.renew(&lease, LEASE).await.unwrap(), Fenced::Applied);
-    let other_lease = qomplement_webhooks::inbox::Lease::new(job("job"), lease.sequence() + 1);
+    let other_lease = qomplement_webhooks::inbox::Lease::new(job("job"), lease.fence() + 1);
     assert_eq!(inbox.renew(&other_lease, LEASE).await.unwrap(), Fenced::Stale);
 }

@@ -15,11 +15,11 @@ async fn a_row_that_cannot_be_read_is_dead_and_the_others_go_on() {
     let folder = Folder::new();
     let inbox = SqliteInbox::open(folder.file()).unwrap();
     let hand = Connection::open(folder.file()).unwrap();
-    let insert = "INSERT INTO inbox (job_id, state, due_at, sequence, attempts, job_type, status, bytes, received_at)
+    let insert = "INSERT INTO inbox (job_id, state, due_at, fence, attempts, job_type, status, bytes, received_at)
         VALUES (CAST(?1 AS TEXT), ?2, 1, ?3, 1, 'extract', 'completed', CASE ?2 WHEN 'expected' THEN NULL ELSE 2 END, 1)";
     let body = "INSERT INTO inbox_body (id, body) VALUES (?1, x'7b7d')";
-    let add = |id: &[u8], state: &str, sequence: i64| {
-        hand.execute(insert, params![id, state, sequence]).unwrap();
+    let add = |id: &[u8], state: &str, fence: i64| {
+        hand.execute(insert, params![id, state, fence]).unwrap();
         if state != "expected" {
             hand.execute(body, [hand.last_insert_rowid()]).unwrap();
         }

@@ -68,7 +68,7 @@ async fn many_who_lease_at_once_share_the_rows() {
     let mut jobs = HashSet::new();
     for task in tasks {
         for leased in task.await.unwrap() {
-            assert_eq!((leased.attempt, leased.lease.sequence(), leased.ran_out), (1, 1, false));
+            assert_eq!((leased.attempt, leased.lease.fence(), leased.ran_out), (1, 1, false));
             assert!(jobs.insert(leased.lease.job().clone()), "{} was leased twice", leased.lease.job());
         }
     }
@@ -80,7 +80,7 @@ async fn a_lease_that_ran_out_is_taken_by_one_of_many() {
     let inbox = inbox("ran_out").await;
     receive_all(&[&inbox], (0..50).map(|number| completed(&format!("job-{number}")))).await;
     for round in 1..=5 {
-        let (mut tasks, mut sequences) = (Vec::new(), HashMap::new());
+        let (mut tasks, mut fences) = (Vec::new(), HashMap::new());
         for _ in 0..8 {
             let inbox = inbox.clone();
             tasks.push(tokio::spawn(async move { inbox.lease(50, HOUR).await.unwrap() }));
@@ -88,10 +88,10 @@ async fn a_lease_that_ran_out_is_taken_by_one_of_many() {
         for task in tasks {
             for leased in task.await.unwrap() {
                 assert_eq!((leased.attempt, leased.ran_out), (round, round > 1));
-                assert!(sequences.insert(leased.lease.job().clone(), leased.lease.sequence()).is_none());
+                assert!(fences.insert(leased.lease.job().clone(), leased.lease.fence()).is_none());
             }
         }
-        assert_eq!(sequences.len(), 50);
+        assert_eq!(fences.len(), 50);
         let client = client(postgres()).await;
         client.batch_execute("UPDATE ran_out.inbox SET due_at = now()").await.unwrap();
     }

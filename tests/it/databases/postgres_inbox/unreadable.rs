@@ -18,17 +18,17 @@ fn ids() -> Vec<String> {
 async fn a_row_that_cannot_be_read_is_dead_and_the_others_go_on() {
     let (inbox, client) = (inbox("unreadable").await, client(postgres()).await);
     let insert = "INSERT INTO unreadable.inbox
-        (job_id, state, job_type, status, body, due_at, received_at, sequence, attempts)
+        (job_id, state, job_type, status, body, due_at, received_at, fence, attempts)
         VALUES ($1, $2, 'extract', 'completed', $3, now() - interval '1 hour', now(), $4, 1)";
-    for (state, sequence) in [("received", 0_i64), ("running", 7), ("expected", 3)] {
+    for (state, fence) in [("received", 0_i64), ("running", 7), ("expected", 3)] {
         for id in ids() {
             let body = (state != "expected").then_some(&b"{}"[..]);
-            let id = format!("{id}{}", "\u{7f}".repeat(sequence as usize));
-            client.execute(insert, &[&id, &state, &body, &sequence]).await.unwrap();
+            let id = format!("{id}{}", "\u{7f}".repeat(fence as usize));
+            client.execute(insert, &[&id, &state, &body, &fence]).await.unwrap();
         }
     }
-    for (id, sequence) in [("never-leased-again", i64::MAX), ("below-zero", -5)] {
-        client.execute(insert, &[&id, &"received", &Some(&b"{}"[..]), &sequence]).await.unwrap();
+    for (id, fence) in [("never-leased-again", i64::MAX), ("below-zero", -5)] {
+        client.execute(insert, &[&id, &"received", &Some(&b"{}"[..]), &fence]).await.unwrap();
     }
     client.execute(insert, &[&"overdue-never-leased", &"expected", &None::<&[u8]>, &i64::MAX]).await.unwrap();
     let unreadable = 3 * ids().len() + 3;
