@@ -39,7 +39,7 @@ pub const EVENT: &str = "event";
 pub const REQUESTS: &str = "qomplement_webhooks_requests_total";
 /// Histogram of the seconds from a request's entry to its answer, with the label [`OUTCOME`].
 pub const REQUEST_SECONDS: &str = "qomplement_webhooks_request_seconds";
-/// Counter of a worker's attempts, with the label [`RESULT`]: `done`, `retry`, `dead`, `given_back`,
+/// Counter of a worker's attempts, with the label [`RESULT`]: `done`, `retry`, `dead`, `released`,
 /// `ask_again` or `disowned`.
 pub const ATTEMPTS: &str = "qomplement_webhooks_attempts_total";
 /// Histogram of the seconds that a run of the handler took, with the label [`RESULT`].
@@ -128,7 +128,7 @@ pub(crate) fn attempt(outcome: &Outcome) {
             Outcome::Done => "done",
             Outcome::Retry { .. } => "retry",
             Outcome::Dead { .. } => "dead",
-            Outcome::GiveBack { .. } => "given_back",
+            Outcome::Release { .. } => "released",
             Outcome::AskAgain { .. } => "ask_again",
             Outcome::Disowned { .. } => "disowned",
         };

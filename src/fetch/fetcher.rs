@@ -85,7 +85,7 @@ impl Asker {
     /// one.
     pub(crate) async fn ask(&self, job: &JobId, asked: Asked, passed_horizon: Option<Duration>) -> Verdict {
         if let Some(after) = self.waits_for_others(asked) {
-            return Verdict::Settle(Outcome::GiveBack { after });
+            return Verdict::Settle(Outcome::Release { after });
         }
         let again = |backoff: Backoff| backoff.at_least(asked.times.saturating_add(1));
         let outcome = match self.question(job).answer().await {
@@ -227,7 +227,7 @@ fn failed(asked: Asked, failure: &FetchError) -> Outcome {
         // It was not asked for, so nothing is counted.
         FetchError::BudgetClosed(closed) => {
             debug!(error = %closed, "the job was not asked for");
-            Outcome::GiveBack { after: closed.retry_after.clamp(FAILED.first, LONGEST_RETRY_AFTER) }
+            Outcome::Release { after: closed.retry_after.clamp(FAILED.first, LONGEST_RETRY_AFTER) }
         }
         failure if asked.unanswered_for >= Some(NO_ANSWER_TIME) => {
             let error = chain(failure);

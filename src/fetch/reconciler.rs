@@ -203,7 +203,7 @@ impl Reconciling {
         let ended = || async {
             tokio::select! {
                 () = self.lease_lost(lease) => None,
-                () = self.drain.aborted() => Some(Verdict::Settle(Outcome::GiveBack { after: Duration::ZERO })),
+                () = self.drain.aborted() => Some(Verdict::Settle(Outcome::Release { after: Duration::ZERO })),
             }
         };
         let verdict = match until(asking, ended).await {
@@ -213,7 +213,7 @@ impl Reconciling {
         self.record(lease, &verdict).await;
         match verdict {
             // The job was not asked for.
-            Verdict::Settle(Outcome::GiveBack { after }) => Some(after),
+            Verdict::Settle(Outcome::Release { after }) => Some(after),
             _ => None,
         }
     }

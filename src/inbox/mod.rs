@@ -136,7 +136,7 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     /// registered with a deadline, is expected again: its event is dropped, and the job is overdue at that
     /// deadline. So it is after an [`Outcome::Retry`] that is not due before that.
     ///
-    /// A lease on an expected job ends as [`Outcome::AskAgain`], [`Outcome::GiveBack`], [`Outcome::Dead`] or
+    /// A lease on an expected job ends as [`Outcome::AskAgain`], [`Outcome::Release`], [`Outcome::Dead`] or
     /// [`Outcome::Disowned`]; any other outcome is stale.
     ///
     /// Of an error's text, a store may keep the beginning, with characters replaced that it cannot hold: no text is
@@ -274,7 +274,7 @@ pub enum Outcome {
         error: String,
     },
     /// The handler was not called, or called off: the attempt does not count.
-    GiveBack {
+    Release {
         /// How long after now it is due again.
         after: Duration,
     },

@@ -227,7 +227,7 @@ impl Row {
                 next_overdue_at.map_or(BodyChange::Keep, |overdue_at| self.expect_another(overdue_at))
             }
             Outcome::Disowned { error } => self.reject(error),
-            Outcome::GiveBack { after } => {
+            Outcome::Release { after } => {
                 self.release(now.after(*after));
                 BodyChange::Keep
             }
@@ -254,7 +254,7 @@ impl Row {
                 self.error = Some(storable(error).into_owned());
             }
             Outcome::Disowned { error } => return Some(self.reject(error)),
-            Outcome::GiveBack { after } => self.expect_at(now.after(*after)),
+            Outcome::Release { after } => self.expect_at(now.after(*after)),
             Outcome::AskAgain { after, answer } => {
                 let next_at = now.after(*after);
                 self.note_fetch(answer, next_at, now);
@@ -300,7 +300,7 @@ fn is_repetition(outcome: &Outcome, phase: Phase) -> bool {
         Outcome::Dead { .. } | Outcome::Disowned { .. } => phase == Phase::Dead,
         // A job that has not ended is expected afterwards, and never received.
         Outcome::AskAgain { answer: Unfinished::Pending, .. } => false,
-        Outcome::Retry { .. } | Outcome::GiveBack { .. } | Outcome::AskAgain { .. } => {
+        Outcome::Retry { .. } | Outcome::Release { .. } | Outcome::AskAgain { .. } => {
             matches!(phase, Phase::Received { .. })
         }
     }

@@ -207,7 +207,7 @@ impl Worker {
         let lease = leased.lease.clone();
         let held = self.leases.hold(&lease, since);
         let outcome = if self.drain.is_closed() {
-            Some(Outcome::GiveBack { after: Duration::ZERO })
+            Some(Outcome::Release { after: Duration::ZERO })
         } else {
             self.handle(leased, &held, unverified).await
         };
@@ -245,7 +245,7 @@ impl Worker {
         if ran_out {
             let after = backoff.after(attempt.saturating_sub(1));
             warn!(?after, "the attempt before did not end, as when its process dies; trying again later");
-            return Some(Outcome::GiveBack { after });
+            return Some(Outcome::Release { after });
         }
         if let Some(asker) = &self.asker
             && !leased.verified
@@ -269,7 +269,7 @@ impl Worker {
 
         // Meanwhile a shutdown may have begun.
         if self.drain.is_closed() {
-            return Some(Outcome::GiveBack { after: Duration::ZERO });
+            return Some(Outcome::Release { after: Duration::ZERO });
         }
         if attempt >= max_attempts
             && let Err(outcome) = self.begin(&lease, held).await
@@ -288,7 +288,7 @@ impl Worker {
             Run::StillRunning => return Some(self.still_running()),
             Run::Aborted => {
                 warn!("the handler was dropped, or not begun: the shutdown ran out of grace");
-                return Some(Outcome::GiveBack { after: Duration::ZERO });
+                return Some(Outcome::Release { after: Duration::ZERO });
             }
             Run::Returned(Err(failure)) => chain(failure.source()),
             Run::Panicked(panicked) => panicked.to_string(),
@@ -307,7 +307,7 @@ impl Worker {
     /// or that of its lease by the clock here, comes first.
     fn still_running(&self) -> Outcome {
         error!("the event was leased again while its handler runs here: it is not started a second time");
-        Outcome::GiveBack { after: self.settings.lease }
+        Outcome::Release { after: self.settings.lease }
     }
 
     /// Notes that the handler begins, again and again for as long as the lease is held. An error is what comes of the
@@ -334,7 +334,7 @@ impl Worker {
         let ended = || async {
             tokio::select! {
                 () = held.lost() => Err(None),
-                () = self.drain.aborted() => Err(Some(Outcome::GiveBack { after: Duration::ZERO })),
+                () = self.drain.aborted() => Err(Some(Outcome::Release { after: Duration::ZERO })),
             }
         };
         until(begins, ended).await.unwrap_or_else(|ended| ended)

@@ -35,7 +35,7 @@ impl Worker {
     ) -> Verified {
         let Leased { lease, asked, .. } = leased;
         if asked.again_in > Duration::ZERO {
-            return Verified::Not(Outcome::GiveBack { after: asked.again_in });
+            return Verified::Not(Outcome::Release { after: asked.again_in });
         }
         let verified = async {
             match asker.ask(lease.job(), *asked, None).await {
@@ -46,7 +46,7 @@ impl Worker {
         let ended = || async {
             tokio::select! {
                 () = held.lost() => Verified::LeaseLost,
-                () = self.drain.aborted() => Verified::Not(Outcome::GiveBack { after: Duration::ZERO }),
+                () = self.drain.aborted() => Verified::Not(Outcome::Release { after: Duration::ZERO }),
             }
         };
         until(pin!(verified), ended).await.unwrap_or_else(|ended| ended)

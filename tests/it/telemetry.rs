@@ -421,7 +421,7 @@ fn attempts_are_counted_by_what_came_of_them() {
         BTreeMap::from_iter(counts.iter().map(|(result, count)| ((*result).to_owned(), *count)))
     };
     // Given back were one that was put off, and one that the shutdown dropped; what lost its lease is not ours.
-    assert_eq!(attempts, counts(&[("done", 4), ("retry", 3), ("dead", 1), ("given_back", 2)]));
+    assert_eq!(attempts, counts(&[("done", 4), ("retry", 3), ("dead", 1), ("released", 2)]));
     let runs: BTreeMap<_, _> = runs.into_iter().map(|(result, count)| (result, count as u64)).collect();
     let expected = counts(&[
         (result::OK, 4),

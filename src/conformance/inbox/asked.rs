@@ -75,7 +75,7 @@ pub async fn inbox_a_webhook_wins_over_an_answer(store: &dyn InboxAdmin) {
     let said = event(webhook.job(), "extract", "failed", "");
     stale(store.verify(&overdue.lease, &said).await, "an answer after the webhook");
     stale(store.renew(&overdue.lease, LONG).await, "a renewal after the webhook");
-    let outcomes = [ask_again(LONG, Unfinished::Pending), ask_again(LONG, failed()), give_back(LONG)];
+    let outcomes = [ask_again(LONG, Unfinished::Pending), ask_again(LONG, failed()), release(LONG)];
     for outcome in outcomes.iter().chain(&[disowned(), error("never")]) {
         stale(store.settle(&overdue.lease, outcome).await, "an outcome after the webhook");
     }
@@ -121,7 +121,7 @@ pub async fn inbox_a_job_that_has_not_ended_is_expected_again(store: &dyn InboxA
     let overdue = again(store, &job).await;
     assert_eq!((overdue.asked.times, overdue.asked.not_found), (1, 0));
     settle(store, &overdue.lease, &ask_again(LONG, Unfinished::Pending)).await;
-    stale(store.settle(&overdue.lease, &give_back(Duration::ZERO)).await, "another outcome of that lease");
+    stale(store.settle(&overdue.lease, &release(Duration::ZERO)).await, "another outcome of that lease");
     assert!(find_overdue(store, std::slice::from_ref(&job), LONG).await.is_empty(), "asked again at once");
     receipt(store.receive(&completed(&job)).await, Receipt::Stored, "its next event");
     let leased = lease(store, &job, LONG).await;
@@ -167,7 +167,7 @@ pub async fn inbox_what_the_api_cannot_say_is_counted_apart(store: &dyn InboxAdm
     settle(store, &expected_lease, &ask_again(Duration::ZERO, failed())).await;
     let overdue = again(store, &expected).await;
     assert_eq!((overdue.asked.times, overdue.asked.not_found), (6, 0), "after it could not be asked for");
-    settle(store, &overdue.lease, &give_back(Duration::ZERO)).await;
+    settle(store, &overdue.lease, &release(Duration::ZERO)).await;
     let overdue = again(store, &expected).await;
     assert_eq!(overdue.asked.times, 6, "what is given back does not count");
     for outcome in [Outcome::Done, retry(Duration::ZERO)] {
@@ -196,7 +196,7 @@ pub async fn inbox_a_job_that_is_none_may_come_again(store: &dyn InboxAdmin) {
         stale(store.renew(held, LONG).await, "a renewal of before the replay");
         let asked = again(store, job).await;
         assert_eq!(asked.asked.times, 0, "it is asked for anew");
-        stale(store.settle(held, &give_back(Duration::ZERO)).await, "an outcome of before the replay");
+        stale(store.settle(held, &release(Duration::ZERO)).await, "an outcome of before the replay");
         settle(store, &asked.lease, &error("never")).await;
         assert_eq!(row(store, job).await.state, InboxState::Dead, "an expected job that will not be handled");
         receipt(store.receive(&completed(job)).await, Receipt::Stored, "an event of a job that was dead");
@@ -236,7 +236,7 @@ pub async fn inbox_a_job_is_asked_for_again_after_a_while(store: &dyn InboxAdmin
     let settled = Instant::now();
     settle(store, &held, &pending).await;
     let mut overdue = overdue_when_due(store, &job, settled, SHORT).await;
-    for outcome in [pending, again(Unfinished::NotFound), again(failed()), give_back(SHORT)] {
+    for outcome in [pending, again(Unfinished::NotFound), again(failed()), release(SHORT)] {
         let settled = Instant::now();
         settle(store, &overdue.lease, &outcome).await;
         stale(store.settle(&overdue.lease, &outcome).await, "an outcome when the job is expected");
@@ -268,7 +268,7 @@ pub async fn inbox_the_last_that_asks_for_a_job_writes(store: &dyn InboxAdmin) {
     let before = snapshot(store, &job).await;
     stale(store.renew(&first, LONG).await, "a renewal by who asked before");
     stale(store.verify(&first, &said).await, "an answer to who asked before");
-    let outcomes = [ask_again(LONG, Unfinished::NotFound), give_back(LONG), disowned(), error("never")];
+    let outcomes = [ask_again(LONG, Unfinished::NotFound), release(LONG), disowned(), error("never")];
     for outcome in &outcomes {
         stale(store.settle(&first, outcome).await, &format!("{outcome:?} by who asked before"));
     }
@@ -286,7 +286,7 @@ pub async fn inbox_a_job_says_how_late_it_is(store: &dyn InboxAdmin) {
     expect(store, &job, SHORT).await;
     let registered = Instant::now();
     let mut overdue = overdue_when_due(store, &job, began, SHORT).await;
-    for outcome in [ask_again(SHORT, failed()), give_back(SHORT), ask_again(SHORT, Unfinished::Pending)] {
+    for outcome in [ask_again(SHORT, failed()), release(SHORT), ask_again(SHORT, Unfinished::Pending)] {
         let settled = Instant::now();
         settle(store, &overdue.lease, &outcome).await;
         let least = registered.elapsed();
@@ -376,7 +376,7 @@ pub async fn inbox_what_was_fetched_least_comes_first(store: &dyn InboxAdmin) {
         held.push([running, asking]);
     }
     for lease in held.iter().flatten() {
-        settle(store, lease, &give_back(Duration::ZERO)).await;
+        settle(store, lease, &release(Duration::ZERO)).await;
         sleep(apart).await;
     }
     for (place, index) in [3, 4, 1, 2, 0].into_iter().enumerate() {
@@ -419,8 +419,8 @@ pub async fn inbox_the_time_without_an_answer_is_told(store: &dyn InboxAdmin) {
             );
         }
         // Not an answer, nor none.
-        settle(store, &leased.lease, &give_back(Duration::ZERO)).await;
-        settle(store, &overdue.lease, &give_back(Duration::ZERO)).await;
+        settle(store, &leased.lease, &release(Duration::ZERO)).await;
+        settle(store, &overdue.lease, &release(Duration::ZERO)).await;
         let leased = lease(store, &received, LONG).await;
         assert!(leased.asked.unanswered_for >= Some(SHORT / 2), "it counts anew after it was given back");
         held = leased.lease;
@@ -513,8 +513,7 @@ pub async fn inbox_a_time_may_be_any(store: &dyn InboxAdmin) {
     let pruned = store.prune(&Retention { payload: MAX, row: MAX }).await;
     assert!(pruned.is_ok(), "what is kept for ever cannot be pruned: {pruned:?}");
     assert!(get(store, &job).await.1.is_some(), "what is kept for ever was pruned");
-    for outcome in
-        [retry(MAX), give_back(MAX), ask_again(MAX, Unfinished::NotFound), ask_again(MAX, failed())]
+    for outcome in [retry(MAX), release(MAX), ask_again(MAX, Unfinished::NotFound), ask_again(MAX, failed())]
     {
         let (job, held) = running(store).await;
         settle(store, &held, &outcome).await;

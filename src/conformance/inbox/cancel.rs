@@ -83,7 +83,7 @@ pub async fn inbox_a_cancelled_outcome_can_be_repeated(store: &dyn InboxAdmin) {
             (Outcome::Done, InboxState::Done, 1, 0),
             (retry(LONG), InboxState::Received, 1, 0),
             (error("never"), InboxState::Dead, 1, 0),
-            (give_back(LONG), InboxState::Received, 0, 0),
+            (release(LONG), InboxState::Received, 0, 0),
             (not_found, InboxState::Received, 0, 1),
             (Outcome::Disowned { error: "none".to_owned() }, InboxState::Dead, 1, 0),
         ] {

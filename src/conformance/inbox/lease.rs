@@ -93,7 +93,7 @@ pub async fn inbox_those_due_for_longest_come_first(store: &dyn InboxStore) {
         }
         // The lease of the last ends first, and the others are due in turn, one of them after a delay.
         sleep(apart * 2).await;
-        settle(store, &leased[2], &give_back(Duration::ZERO)).await;
+        settle(store, &leased[2], &release(Duration::ZERO)).await;
         let settled = Instant::now();
         settle(store, &leased[3], &retry(delay)).await;
         sleep(apart).await;
@@ -102,7 +102,7 @@ pub async fn inbox_those_due_for_longest_come_first(store: &dyn InboxStore) {
             continue;
         }
         sleep(delay + apart).await;
-        settle(store, &leased[0], &give_back(Duration::ZERO)).await;
+        settle(store, &leased[0], &release(Duration::ZERO)).await;
         for (place, index) in [4, 2, 1, 3, 0].into_iter().enumerate() {
             let next = next_of(store, &jobs, LONG).await;
             assert_eq!(
@@ -215,7 +215,7 @@ pub async fn inbox_the_fencing_token_grows_with_every_lease(store: &dyn InboxAdm
     settle(store, &first, &retry(Duration::ZERO)).await;
     let second = lease(store, &job, LONG).await.lease;
     next(&second, "a retry");
-    settle(store, &second, &give_back(Duration::ZERO)).await;
+    settle(store, &second, &release(Duration::ZERO)).await;
     let third = lease(store, &job, SHORT).await.lease;
     next(&third, "an attempt was given back");
     sleep(SHORT * 2).await;

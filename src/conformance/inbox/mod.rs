@@ -72,7 +72,7 @@ async fn failures(store: &dyn InboxAdmin, other: &dyn InboxAdmin, last: Option<&
         inbox_only_the_last_lease_writes(store);
         inbox_what_is_done_stays_done(store);
         inbox_a_retry_waits_for_its_delay(store);
-        inbox_what_is_given_back_does_not_count(store);
+        inbox_a_released_attempt_does_not_count(store);
         inbox_what_is_dead_stays_dead(store);
         inbox_an_outcome_twice_is_one(store);
         inbox_the_first_outcome_counts(store);

@@ -56,16 +56,16 @@ pub async fn inbox_a_retry_waits_for_its_delay(store: &dyn InboxAdmin) {
 /// # Panics
 ///
 /// When it counts, or is due at another time.
-pub async fn inbox_what_is_given_back_does_not_count(store: &dyn InboxAdmin) {
+pub async fn inbox_a_released_attempt_does_not_count(store: &dyn InboxAdmin) {
     clear(store).await;
     let job = received(store).await;
     let leased = lease(store, &job, LONG).await;
-    settle(store, &leased.lease, &give_back(Duration::ZERO)).await;
+    settle(store, &leased.lease, &release(Duration::ZERO)).await;
     assert_eq!(row(store, &job).await.attempts, 0, "an attempt that was given back counts");
     let leased = lease(store, &job, LONG).await;
     assert_eq!((leased.attempt, leased.ran_out), (1, false), "the attempt after one that was given back");
     let settled = Instant::now();
-    settle(store, &leased.lease, &give_back(SHORT)).await;
+    settle(store, &leased.lease, &release(SHORT)).await;
     let leased = lease_when_due(store, &job, settled, SHORT).await;
     assert_eq!(leased.attempt, 1, "the attempt after two that were given back");
 }
@@ -96,7 +96,7 @@ pub async fn inbox_what_is_dead_stays_dead(store: &dyn InboxAdmin) {
 /// When the repetition is stale, or changes anything.
 pub async fn inbox_an_outcome_twice_is_one(store: &dyn InboxAdmin) {
     clear(store).await;
-    for outcome in [Outcome::Done, retry(SHORT), error("never"), give_back(SHORT)] {
+    for outcome in [Outcome::Done, retry(SHORT), error("never"), release(SHORT)] {
         let job = received(store).await;
         // The second attempt: one given back twice would be told from one given back once.
         let first = lease(store, &job, LONG).await.lease;
@@ -108,7 +108,7 @@ pub async fn inbox_an_outcome_twice_is_one(store: &dyn InboxAdmin) {
         let repeated = store.settle(&leased, &outcome).await;
         applied(repeated, &format!("{outcome:?} a second time, by the same lease"));
         assert_eq!(snapshot(store, &job).await, before, "{outcome:?} a second time changed the row");
-        if matches!(outcome, Outcome::Retry { .. } | Outcome::GiveBack { .. }) {
+        if matches!(outcome, Outcome::Retry { .. } | Outcome::Release { .. }) {
             let again = find(store, &job, LONG).await;
             assert!(again.is_some(), "{outcome:?} a second time began its delay anew");
             let late = store.settle(&leased, &outcome).await;
@@ -124,10 +124,10 @@ pub async fn inbox_an_outcome_twice_is_one(store: &dyn InboxAdmin) {
 /// When another outcome applies, or takes effect.
 pub async fn inbox_the_first_outcome_counts(store: &dyn InboxAdmin) {
     for (first, others) in [
-        (Outcome::Done, vec![retry(Duration::ZERO), error("never"), give_back(Duration::ZERO)]),
-        (error("never"), vec![Outcome::Done, retry(Duration::ZERO), give_back(Duration::ZERO)]),
+        (Outcome::Done, vec![retry(Duration::ZERO), error("never"), release(Duration::ZERO)]),
+        (error("never"), vec![Outcome::Done, retry(Duration::ZERO), release(Duration::ZERO)]),
         (retry(LONG), vec![Outcome::Done, error("never")]),
-        (give_back(LONG), vec![Outcome::Done, error("never")]),
+        (release(LONG), vec![Outcome::Done, error("never")]),
     ] {
         let job = received(store).await;
         let leased = lease(store, &job, LONG).await.lease;

@@ -71,13 +71,13 @@ pub(super) fn retry(after: Duration) -> Outcome {
     Outcome::Retry { after, error: "not now".to_owned() }
 }
 
-pub(super) fn give_back(after: Duration) -> Outcome {
-    Outcome::GiveBack { after }
+pub(super) fn release(after: Duration) -> Outcome {
+    Outcome::Release { after }
 }
 
 /// One outcome of each kind.
 pub(super) fn outcomes() -> [Outcome; 4] {
-    [Outcome::Done, retry(Duration::ZERO), error("never"), give_back(Duration::ZERO)]
+    [Outcome::Done, retry(Duration::ZERO), error("never"), release(Duration::ZERO)]
 }
 
 pub(super) fn receipt(receipt: Result<Receipt, StoreError>, expected: Receipt, what: &str) {

@@ -59,7 +59,7 @@ enum Flaw {
     ForgetsErrors,
     RefusesOddErrors,
     RefusesOddErrorsOfAnswers,
-    CountsWhatIsGivenBack,
+    CountsAReleaseAsAnAttempt,
     ForgetsExpectedJobs,
     RefusesTheEventOfAnExpectedJob,
     ResetsWhatIsExpected,
@@ -73,7 +73,7 @@ enum Flaw {
     KeepsTheEventOfAPendingJob,
     CountsWhatWasAskedAsAnAttempt,
     CountsNoAsking,
-    CountsWhatIsGivenBackAsAsked,
+    CountsAReleaseAsAFetch,
     BreaksTheRowOfNotFound,
     DropsTheEventOfAnUnknownJob,
     HandlesWhatIsExpected,
@@ -280,7 +280,7 @@ impl InboxStore for Flawed {
         if self.is(LeasesInTheOrderOfFetches) {
             let mut all = self.inner.lease(usize::MAX, length).await?;
             all.sort_by_key(|leased| std::cmp::Reverse(leased.asked.times));
-            let back = Outcome::GiveBack { after: Duration::ZERO };
+            let back = Outcome::Release { after: Duration::ZERO };
             for leased in all.split_off(most.min(all.len())) {
                 let _ = self.inner.settle(&leased.lease, &back).await?;
             }
@@ -294,7 +294,7 @@ impl InboxStore for Flawed {
                     .insert(leased.lease.job().clone(), self.row(leased.lease.job()).await.unwrap().number);
             }
             all.sort_by_key(|leased| numbers[leased.lease.job()]);
-            let back = Outcome::GiveBack { after: Duration::ZERO };
+            let back = Outcome::Release { after: Duration::ZERO };
             for leased in all.split_off(most.min(all.len())) {
                 let _ = self.inner.settle(&leased.lease, &back).await?;
             }
@@ -423,17 +423,17 @@ impl InboxStore for Flawed {
                 Outcome::Retry { after, error: String::new() }
             }
             (HandlesWhatIsExpected, Outcome::Done) if expected => return Ok(Fenced::Applied),
-            (CountsWhatIsGivenBackAsAsked, Outcome::GiveBack { after }) if expected => {
+            (CountsAReleaseAsAFetch, Outcome::Release { after }) if expected => {
                 Outcome::AskAgain { after, answer: Unfinished::Pending }
             }
             (DropsTheEventOfAnUnknownJob, Outcome::AskAgain { after, answer: Unfinished::NotFound }) => {
                 Outcome::AskAgain { after, answer: Unfinished::Pending }
             }
-            (NeverGivesAnExpectedJobUp, Outcome::Dead { .. }) if expected => Outcome::GiveBack { after: now },
+            (NeverGivesAnExpectedJobUp, Outcome::Dead { .. }) if expected => Outcome::Release { after: now },
             (ForgetsWhenToAskAgain, Outcome::AskAgain { answer, .. }) => {
                 Outcome::AskAgain { after: now, answer }
             }
-            (CountsNoAsking, Outcome::AskAgain { after, .. }) => Outcome::GiveBack { after },
+            (CountsNoAsking, Outcome::AskAgain { after, .. }) => Outcome::Release { after },
             (DisownsWithTheEvent, Outcome::Disowned { error }) => Outcome::Dead { error },
             (RefusesOddErrors, Outcome::Dead { error }) if error.contains('\0') => {
                 return Err(StoreError::unavailable("not a text"));
@@ -447,7 +447,7 @@ impl InboxStore for Flawed {
             (LeasesWhatIsDead, Outcome::Dead { error }) => failed(&error),
             (ForgetsDelays, Outcome::Retry { error, .. }) => failed(&error),
             (ForgetsErrors, Outcome::Dead { .. }) => Outcome::Dead { error: String::new() },
-            (CountsWhatIsGivenBack, Outcome::GiveBack { after }) => {
+            (CountsAReleaseAsAnAttempt, Outcome::Release { after }) => {
                 Outcome::Retry { after, error: String::new() }
             }
             (_, outcome) => outcome,
@@ -482,7 +482,7 @@ impl InboxStore for Flawed {
             ForgetsTheDeadlineAfterAnyStatus if !expected => {
                 let settled = self.inner.settle(lease, &outcome).await?;
                 if settled == Fenced::Applied && self.is_expected(lease.job()).await {
-                    let now = Outcome::GiveBack { after: Duration::ZERO };
+                    let now = Outcome::Release { after: Duration::ZERO };
                     let _ = self.inner.settle(&self.last_lease(lease).await, &now).await?;
                 }
                 Ok(settled)
@@ -544,7 +544,7 @@ impl InboxStore for Flawed {
             }
             EndsTheLeaseOfWhatItVerifies => {
                 let verified = self.inner.verify(lease, event).await?;
-                let _ = self.inner.settle(lease, &Outcome::GiveBack { after: Duration::ZERO }).await?;
+                let _ = self.inner.settle(lease, &Outcome::Release { after: Duration::ZERO }).await?;
                 Ok(verified)
             }
             _ => self.inner.verify(lease, event).await,
@@ -560,7 +560,7 @@ impl InboxStore for Flawed {
         if self.is(SaysOverdueInTheOrderOfFetches) {
             let mut all = self.inner.overdue(usize::MAX, length).await?;
             all.sort_by_key(|overdue| std::cmp::Reverse(overdue.asked.times));
-            let back = Outcome::GiveBack { after: Duration::ZERO };
+            let back = Outcome::Release { after: Duration::ZERO };
             for overdue in all.split_off(most.min(all.len())) {
                 let _ = self.inner.settle(&overdue.lease, &back).await?;
             }
@@ -742,7 +742,7 @@ const FLAWS: &[(Flaw, &str)] = &[
     (ForgetsErrors, "inbox_what_is_dead_stays_dead"),
     (RefusesOddErrors, "inbox_an_error_may_be_any_text"),
     (RefusesOddErrorsOfAnswers, "inbox_an_error_may_be_any_text"),
-    (CountsWhatIsGivenBack, "inbox_what_is_given_back_does_not_count"),
+    (CountsAReleaseAsAnAttempt, "inbox_a_released_attempt_does_not_count"),
     (ForgetsExpectedJobs, "inbox_an_expected_job_is_known"),
     (RefusesTheEventOfAnExpectedJob, "inbox_an_expected_job_is_received"),
     (ResetsWhatIsExpected, "inbox_expecting_a_job_never_resets_it"),
@@ -756,7 +756,7 @@ const FLAWS: &[(Flaw, &str)] = &[
     (KeepsTheEventOfAPendingJob, "inbox_a_job_that_has_not_ended_is_expected_again"),
     (CountsWhatWasAskedAsAnAttempt, "inbox_what_the_api_cannot_say_is_counted_apart"),
     (CountsNoAsking, "inbox_what_the_api_cannot_say_is_counted_apart"),
-    (CountsWhatIsGivenBackAsAsked, "inbox_what_the_api_cannot_say_is_counted_apart"),
+    (CountsAReleaseAsAFetch, "inbox_what_the_api_cannot_say_is_counted_apart"),
     (BreaksTheRowOfNotFound, "inbox_what_the_api_cannot_say_is_counted_apart"),
     (DropsTheEventOfAnUnknownJob, "inbox_what_the_api_cannot_say_is_counted_apart"),
     (HandlesWhatIsExpected, "inbox_what_the_api_cannot_say_is_counted_apart"),

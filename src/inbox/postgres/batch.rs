@@ -370,11 +370,11 @@ impl<'a> Taken<'a> {
 
     /// Notes what is used, and gives the rest back.
     fn settle(mut self, found: &[Found]) {
-        self.give_back(found);
+        self.release(found);
         self.fits.clear();
     }
 
-    fn give_back(&self, found: &[Found]) {
+    fn release(&self, found: &[Found]) {
         let taken = self.lengths.iter().zip(&self.fits).enumerate().filter(|(_, (_, fits))| **fits);
         for (place, (length, _)) in taken {
             let stored = matches!(found.get(place), Some(Found::Receipt(Receipt::Stored)));
@@ -385,7 +385,7 @@ impl<'a> Taken<'a> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        self.give_back(&[]);
+        self.release(&[]);
     }
 }
 

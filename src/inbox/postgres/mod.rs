@@ -388,7 +388,7 @@ impl PostgresInbox {
         lease: &Lease,
         outcome: &Outcome,
     ) -> Result<Fenced, StoreError> {
-        let Statements { done, retry, dead, disowned, give_back, pending, not_found, failed, .. } =
+        let Statements { done, retry, dead, disowned, release, pending, not_found, failed, .. } =
             &self.inner.statements;
         match outcome {
             Outcome::Done => self.write(done, lease, &[]).await,
@@ -397,8 +397,8 @@ impl PostgresInbox {
                 self.write(retry, lease, &[(&after, Type::INT8), (&error, Type::TEXT)]).await
             }
             Outcome::Dead { error } => self.write(dead, lease, &[(&texts.storable(error), Type::TEXT)]).await,
-            Outcome::GiveBack { after } => {
-                self.write(give_back, lease, &[(&microseconds(*after), Type::INT8)]).await
+            Outcome::Release { after } => {
+                self.write(release, lease, &[(&microseconds(*after), Type::INT8)]).await
             }
             Outcome::Disowned { error } => {
                 self.write(disowned, lease, &[(&texts.storable(error), Type::TEXT)]).await

@@ -27,7 +27,7 @@ pub(super) struct Statements {
     pub(super) retry: String,
     pub(super) dead: String,
     pub(super) disowned: String,
-    pub(super) give_back: String,
+    pub(super) release: String,
     pub(super) pending: String,
     pub(super) not_found: String,
     pub(super) failed: String,
@@ -402,7 +402,7 @@ impl Statements {
                     ("verified", "false"),
                 ],
             ),
-            give_back: back(""),
+            release: back(""),
             pending: format!(
                 "UPDATE {table} SET state = 'expected', due_at = {from_now}, fence = {next},
                     attempts = attempts - CASE state WHEN 'running' THEN 1 ELSE 0 END,

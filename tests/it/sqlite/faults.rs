@@ -227,7 +227,7 @@ async fn waiting_ends_when_something_can_be_leased() {
     settle(&inbox, &lease, retry(Duration::ZERO)).await;
     waited().await.expect("to be tried again at once");
     let lease = lease_one(&inbox).await;
-    settle(&inbox, &lease, Outcome::GiveBack { after: Duration::ZERO }).await;
+    settle(&inbox, &lease, Outcome::Release { after: Duration::ZERO }).await;
     waited().await.expect("given back");
     let lease = lease_one(&inbox).await;
     settle(&inbox, &lease, Outcome::Done).await;

@@ -102,7 +102,7 @@ async fn odd_numbers_and_times_keep_no_row_from_being_handled_or_listed() {
         let outcome = match place % 3 {
             0 => Outcome::AskAgain { after: HOUR, answer: Unfinished::NotFound },
             1 => Outcome::Dead { error: "why".to_owned() },
-            _ => Outcome::GiveBack { after: HOUR },
+            _ => Outcome::Release { after: HOUR },
         };
         assert_eq!(inbox.settle(&leased.lease, &outcome).await.unwrap(), Fenced::Applied);
         if place % 3 == 1 {

@@ -65,7 +65,7 @@ fn an_outcome() -> impl Strategy<Value = Outcome> {
         2 => Just(Outcome::Done),
         1 => (a_duration(), an_error()).prop_map(|(after, error)| Outcome::Retry { after, error }),
         1 => an_error().prop_map(|error| Outcome::Dead { error }),
-        1 => a_duration().prop_map(|after| Outcome::GiveBack { after }),
+        1 => a_duration().prop_map(|after| Outcome::Release { after }),
         1 => an_error().prop_map(|error| Outcome::Disowned { error }),
         3 => (a_duration(), an_answer()).prop_map(|(after, answer)| Outcome::AskAgain { after, answer }),
     ]

@@ -33,7 +33,7 @@ async fn calls_whose_replies_were_lost_are_repeated() {
         Outcome::Done,
         Outcome::Dead { error: "why".to_owned() },
         Outcome::Retry { after: HOUR, error: "why".to_owned() },
-        Outcome::GiveBack { after: HOUR },
+        Outcome::Release { after: HOUR },
     ];
     for (number, outcome) in outcomes.iter().enumerate() {
         let id = format!("job-{number}");
@@ -54,7 +54,7 @@ async fn calls_whose_replies_were_lost_are_repeated() {
         assert_eq!(inbox.settle(&leased.lease, outcome).await.unwrap(), Fenced::Applied);
         assert_eq!(proxy.lost(), (number + 1) * 4);
         let (row, _) = direct.get(&job(&id)).await.unwrap().unwrap();
-        let attempts = if matches!(outcome, Outcome::GiveBack { .. }) { 1 } else { 2 };
+        let attempts = if matches!(outcome, Outcome::Release { .. }) { 1 } else { 2 };
         assert_eq!(row.attempts, attempts, "an attempt is given back once: {row:?}");
     }
 }

@@ -104,7 +104,7 @@ async fn odd_numbers_and_times_keep_no_row_from_being_handled_or_listed() {
         let outcome = match place % 3 {
             0 => Outcome::AskAgain { after: HOUR, answer: qomplement_webhooks::inbox::Unfinished::NotFound },
             1 => Outcome::Dead { error: error() },
-            _ => Outcome::GiveBack { after: HOUR },
+            _ => Outcome::Release { after: HOUR },
         };
         let settled = inbox.settle(&leased.lease, &outcome).await.unwrap();
         assert_eq!(settled, qomplement_webhooks::store::Fenced::Applied);
