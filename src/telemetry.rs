@@ -40,7 +40,7 @@ pub const REQUESTS: &str = "qomplement_webhooks_requests_total";
 /// Histogram of the seconds from a request's entry to its answer, with the label [`OUTCOME`].
 pub const REQUEST_SECONDS: &str = "qomplement_webhooks_request_seconds";
 /// Counter of a worker's attempts, with the label [`RESULT`]: `done`, `retry`, `dead`, `released`,
-/// `ask_again` or `disowned`.
+/// `fetch_again` or `rejected`.
 pub const ATTEMPTS: &str = "qomplement_webhooks_attempts_total";
 /// Histogram of the seconds that a run of the handler took, with the label [`RESULT`].
 pub const HANDLER_SECONDS: &str = "qomplement_webhooks_handler_seconds";
@@ -129,8 +129,8 @@ pub(crate) fn attempt(outcome: &Outcome) {
             Outcome::Retry { .. } => "retry",
             Outcome::Dead { .. } => "dead",
             Outcome::Release { .. } => "released",
-            Outcome::AskAgain { .. } => "ask_again",
-            Outcome::Disowned { .. } => "disowned",
+            Outcome::FetchAgain { .. } => "fetch_again",
+            Outcome::Rejected { .. } => "rejected",
         };
         ::metrics::counter!(ATTEMPTS, RESULT => result).increment(1);
     }

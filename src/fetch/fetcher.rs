@@ -15,7 +15,7 @@ use crate::event::{Envelope, JobId};
 use crate::execution::backoff::Backoff;
 use crate::execution::isolation::{CallError, isolate};
 use crate::fetch::{FetchError, FetchTime, Fetched, JobSource, RequestBudget};
-use crate::inbox::{Asked, Outcome, Unfinished};
+use crate::inbox::{FetchHistory, NoResult, Outcome};
 
 /// How long an answer may take, without what the request waits for its turn in a budget. A source has a limit of its
 /// own for a request; this one is for a source that hangs.
@@ -83,11 +83,16 @@ impl Asker {
 
     /// Asks for a job. One that has not ended is given up when the `horizon` after its deadline has passed, if there is
     /// one.
-    pub(crate) async fn ask(&self, job: &JobId, asked: Asked, passed_horizon: Option<Duration>) -> Verdict {
-        if let Some(after) = self.waits_for_others(asked) {
+    pub(crate) async fn ask(
+        &self,
+        job: &JobId,
+        fetches: FetchHistory,
+        passed_horizon: Option<Duration>,
+    ) -> Verdict {
+        if let Some(after) = self.waits_for_others(fetches) {
             return Verdict::Settle(Outcome::Release { after });
         }
-        let again = |backoff: Backoff| backoff.at_least(asked.times.saturating_add(1));
+        let again = |backoff: Backoff| backoff.at_least(fetches.count.saturating_add(1));
         let outcome = match self.question(job).answer().await {
             Ok(Fetched::Finished(event)) => return Verdict::Ended(event),
             Ok(Fetched::Pending) => match passed_horizon {
@@ -95,28 +100,28 @@ impl Asker {
                     error!(?horizon, "the job has not ended long after its deadline: it is given up");
                     Outcome::Dead { error: format!("the job had not ended {horizon:?} after its deadline") }
                 }
-                None => Outcome::AskAgain { after: again(PENDING), answer: Unfinished::Pending },
+                None => Outcome::FetchAgain { after: again(PENDING), answer: NoResult::Pending },
             },
             Ok(Fetched::NotFound) => {
-                let times = asked.not_found.saturating_add(1);
+                let times = fetches.not_found.saturating_add(1);
                 if times >= NOT_FOUND_TIMES {
                     error!(times, "the API does not know the job: it is dead");
-                    Outcome::Disowned { error: format!("asked {times} times, the API knows no such job") }
+                    Outcome::Rejected { error: format!("asked {times} times, the API knows no such job") }
                 } else {
                     warn!(times, "the API does not know the job; asking again later");
-                    Outcome::AskAgain { after: again(NOT_FOUND), answer: Unfinished::NotFound }
+                    Outcome::FetchAgain { after: again(NOT_FOUND), answer: NoResult::NotFound }
                 }
             }
-            Err(failure) => failed(asked, &failure),
+            Err(failure) => failed(fetches, &failure),
         };
         Verdict::Settle(outcome)
     }
 
     /// How long a job is not asked for after a budget has closed: until it opens again, and longer the more often the job
     /// was fetched, so that jobs which fail do not close it each time before others had their turn.
-    fn waits_for_others(&self, asked: Asked) -> Option<Duration> {
+    fn waits_for_others(&self, fetches: FetchHistory) -> Option<Duration> {
         let reopens = (*self.reopens())?;
-        let turn = reopens + OTHERS_FIRST * asked.times.min(MOST_OTHERS_FIRST);
+        let turn = reopens + OTHERS_FIRST * fetches.count.min(MOST_OTHERS_FIRST);
         Some(turn.saturating_duration_since(Instant::now())).filter(|wait| !wait.is_zero())
     }
 
@@ -218,26 +223,26 @@ impl Asker {
 }
 
 /// What comes of a job of which the API said nothing.
-fn failed(asked: Asked, failure: &FetchError) -> Outcome {
+fn failed(fetches: FetchHistory, failure: &FetchError) -> Outcome {
     match failure {
         FetchError::InvalidId => {
             error!("no job of the API can have this id: it is dead");
-            Outcome::Disowned { error: failure.to_string() }
+            Outcome::Rejected { error: failure.to_string() }
         }
         // It was not asked for, so nothing is counted.
         FetchError::BudgetClosed(closed) => {
             debug!(error = %closed, "the job was not asked for");
             Outcome::Release { after: closed.retry_after.clamp(FAILED.first, LONGEST_RETRY_AFTER) }
         }
-        failure if asked.unanswered_for >= Some(NO_ANSWER_TIME) => {
+        failure if fetches.unanswered_for >= Some(NO_ANSWER_TIME) => {
             let error = chain(failure);
             error!(%error, "the API has not said for too long what came of the job: it is dead");
             Outcome::Dead { error }
         }
         failure => {
             let said = failure.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
-            let again = FAILED.at_least(asked.times.saturating_add(1)).max(said);
-            Outcome::AskAgain { after: again, answer: Unfinished::Failed { error: chain(failure) } }
+            let again = FAILED.at_least(fetches.count.saturating_add(1)).max(said);
+            Outcome::FetchAgain { after: again, answer: NoResult::Failed { error: chain(failure) } }
         }
     }
 }

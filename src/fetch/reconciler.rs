@@ -197,9 +197,9 @@ impl Reconciling {
 
     /// Asks for a job, records what comes of it, and returns for how long nothing is asked, if that is so.
     async fn ask(self: Arc<Self>, overdue: Overdue, _under_way: UnderWay) -> Option<Duration> {
-        let Overdue { lease, asked, late } = &overdue;
+        let Overdue { lease, fetches, late } = &overdue;
         let passed_horizon = (*late >= self.horizon).then_some(self.horizon);
-        let asking = pin!(self.asker.ask(lease.job(), *asked, passed_horizon));
+        let asking = pin!(self.asker.ask(lease.job(), *fetches, passed_horizon));
         let ended = || async {
             tokio::select! {
                 () = self.lease_lost(lease) => None,

@@ -84,7 +84,7 @@ pub struct InboxRow {
     /// Whether the event is what the API says, and not only what a webhook said.
     pub verified: bool,
     /// How often the API was asked for the job, without a result so far.
-    pub asked: u32,
+    pub fetches: u32,
     /// How often it was attempted since it was received or last replayed.
     pub attempts: u32,
     /// How often before.

@@ -76,7 +76,7 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     /// can be leased when it ends.
     ///
     /// The event of a job that is expected, or that is dead without one, is its first. A lease that
-    /// [`overdue`](Self::overdue) gave is stale then. How often the job [was asked for](Asked) is kept, unless
+    /// [`overdue`](Self::overdue) gave is stale then. How often the job [was asked for](FetchHistory) is kept, unless
     /// the row was done or dead; the time without an answer counts anew.
     ///
     /// An event whose status is not final leaves an expected job's deadline as it is: see
@@ -89,7 +89,7 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     /// reached.
     async fn receive(&self, event: &Envelope) -> Result<Receipt, StoreError>;
 
-    /// Leases up to `most` of the rows that are due: those whose job was [fetched](Asked::times) least often first, and
+    /// Leases up to `most` of the rows that are due: those whose job was [fetched](FetchHistory::count) least often first, and
     /// of these the ones that have been due for longest.
     ///
     /// Due are rows that were received, or given back or to be tried again and their time has come, and rows
@@ -136,8 +136,8 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     /// registered with a deadline, is expected again: its event is dropped, and the job is overdue at that
     /// deadline. So it is after an [`Outcome::Retry`] that is not due before that.
     ///
-    /// A lease on an expected job ends as [`Outcome::AskAgain`], [`Outcome::Release`], [`Outcome::Dead`] or
-    /// [`Outcome::Disowned`]; any other outcome is stale.
+    /// A lease on an expected job ends as [`Outcome::FetchAgain`], [`Outcome::Release`], [`Outcome::Dead`] or
+    /// [`Outcome::Rejected`]; any other outcome is stale.
     ///
     /// Of an error's text, a store may keep the beginning, with characters replaced that it cannot hold: no text is
     /// why an outcome is not recorded.
@@ -227,7 +227,7 @@ pub struct Leased {
     /// How long ago the event was received.
     pub age: Duration,
     /// How the job was asked for.
-    pub asked: Asked,
+    pub fetches: FetchHistory,
 }
 
 /// An expected job that is overdue, leased to be asked for.
@@ -238,22 +238,22 @@ pub struct Overdue {
     /// How long ago its event should have come.
     pub late: Duration,
     /// How the job was asked for.
-    pub asked: Asked,
+    pub fetches: FetchHistory,
 }
 
 /// How the API was asked for a job, without a result so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Asked {
+pub struct FetchHistory {
     /// How often.
-    pub times: u32,
+    pub count: u32,
     /// How often in a row, at the end, it did not know the job. That it could not be asked does not break the
     /// row.
     pub not_found: u32,
-    /// How long ago the first fetch was that [had no answer](Unfinished::Failed), of those in a row at the end;
+    /// How long ago the first fetch was that [had no answer](NoResult::Failed), of those in a row at the end;
     /// `None` after an answer, and in a row that was received, registered or replayed since.
     pub unanswered_for: Option<Duration>,
     /// How long it is until it may be asked again.
-    pub again_in: Duration,
+    pub next_in: Duration,
 }
 
 /// What came of a lease.
@@ -279,16 +279,16 @@ pub enum Outcome {
         after: Duration,
     },
     /// The API was asked for the job, and there is no result. The attempt does not count, and the asking
-    /// [does](Asked). A job that [has not ended](Unfinished::Pending) is expected again, and its event is
+    /// [does](FetchHistory). A job that [has not ended](NoResult::Pending) is expected again, and its event is
     /// dropped; if it has no deadline, that is now. Otherwise the row stays what it was before the lease.
-    AskAgain {
+    FetchAgain {
         /// How long after now it may be asked again, and is due or overdue.
         after: Duration,
         /// What it said.
-        answer: Unfinished,
+        answer: NoResult,
     },
     /// The job is none: dead, and its event is dropped, so that another can take its place.
-    Disowned {
+    Rejected {
         /// Why, for people.
         error: String,
     },
@@ -296,7 +296,7 @@ pub enum Outcome {
 
 /// Why there is no result of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Unfinished {
+pub enum NoResult {
     /// The API says that it has not ended.
     Pending,
     /// The API says that there is no such job.
@@ -326,7 +326,7 @@ pub struct Pruned {
     pub rows: u64,
 }
 
-impl Unfinished {
+impl NoResult {
     /// How often in a row the API did not know the job, after it was that often before.
     pub(crate) fn not_found_after(&self, before: u32) -> u32 {
         match self {
@@ -378,7 +378,7 @@ impl fmt::Debug for Leased {
             .field("ran_out", &self.ran_out)
             .field("verified", &self.verified)
             .field("age", &self.age)
-            .field("asked", &self.asked)
+            .field("fetches", &self.fetches)
             .finish()
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::text::storable;
 use super::timestamp::Timestamp;
-use super::{Asked, InboxState};
+use super::{FetchHistory, InboxState};
 use crate::event::{Envelope, JobStatus, JobType};
 
 /// Everything about a job's row but the bytes of its body.
@@ -160,13 +160,13 @@ impl Row {
         self.deadline.map(|deadline| self.fetches.next_at.map_or(deadline, |next| next.max(deadline)))
     }
 
-    pub(super) fn history(&self, now: Timestamp) -> Asked {
+    pub(super) fn history(&self, now: Timestamp) -> FetchHistory {
         let Fetches { count, not_found, unanswered_since, next_at } = self.fetches;
-        Asked {
-            times: count,
+        FetchHistory {
+            count,
             not_found,
             unanswered_for: unanswered_since.map(|since| now.since(since)),
-            again_in: next_at.map_or(Duration::ZERO, |next| next.since(now)),
+            next_in: next_at.map_or(Duration::ZERO, |next| next.since(now)),
         }
     }
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::row::{Fetches, KeptEvent, Phase, Row};
 use super::text::storable;
 use super::timestamp::Timestamp;
-use super::{Lease, Leased, Outcome, Overdue, Receipt, Retention, Unfinished};
+use super::{Lease, Leased, NoResult, Outcome, Overdue, Receipt, Retention};
 use crate::event::JobId;
 use crate::store::Fenced;
 
@@ -160,7 +160,7 @@ impl Row {
             begun,
             verified,
             age: now.since(self.received_at),
-            asked: self.history(now),
+            fetches: self.history(now),
         })
     }
 
@@ -172,7 +172,7 @@ impl Row {
         }
         self.fence = self.fence.saturating_add(1);
         let late = now.since(self.deadline.unwrap_or(self.received_at));
-        Some(Overdue { lease: Lease::new(job, self.fence), late, asked: self.history(now) })
+        Some(Overdue { lease: Lease::new(job, self.fence), late, fetches: self.history(now) })
     }
 
     pub(super) fn begin(&mut self, fence: u64) -> Fenced {
@@ -226,16 +226,16 @@ impl Row {
                 self.error = Some(storable(error).into_owned());
                 next_overdue_at.map_or(BodyChange::Keep, |overdue_at| self.expect_another(overdue_at))
             }
-            Outcome::Disowned { error } => self.reject(error),
+            Outcome::Rejected { error } => self.reject(error),
             Outcome::Release { after } => {
                 self.release(now.after(*after));
                 BodyChange::Keep
             }
-            Outcome::AskAgain { after, answer } => {
+            Outcome::FetchAgain { after, answer } => {
                 let next_at = now.after(*after);
                 self.note_fetch(answer, next_at, now);
                 self.release(next_at);
-                if *answer != Unfinished::Pending {
+                if *answer != NoResult::Pending {
                     return BodyChange::Keep;
                 }
                 self.deadline.get_or_insert(now);
@@ -253,9 +253,9 @@ impl Row {
                 self.phase = Phase::Dead;
                 self.error = Some(storable(error).into_owned());
             }
-            Outcome::Disowned { error } => return Some(self.reject(error)),
+            Outcome::Rejected { error } => return Some(self.reject(error)),
             Outcome::Release { after } => self.expect_at(now.after(*after)),
-            Outcome::AskAgain { after, answer } => {
+            Outcome::FetchAgain { after, answer } => {
                 let next_at = now.after(*after);
                 self.note_fetch(answer, next_at, now);
                 self.expect_at(next_at);
@@ -278,14 +278,14 @@ impl Row {
     }
 
     /// Counts a fetch without a result.
-    fn note_fetch(&mut self, answer: &Unfinished, next_at: Timestamp, now: Timestamp) {
+    fn note_fetch(&mut self, answer: &NoResult, next_at: Timestamp, now: Timestamp) {
         let before = self.fetches;
         self.fetches = Fetches {
             count: before.count.saturating_add(1),
             not_found: answer.not_found_after(before.not_found),
             unanswered_since: match answer {
-                Unfinished::Failed { .. } => before.unanswered_since.or(Some(now)),
-                Unfinished::Pending | Unfinished::NotFound => None,
+                NoResult::Failed { .. } => before.unanswered_since.or(Some(now)),
+                NoResult::Pending | NoResult::NotFound => None,
             },
             next_at: Some(next_at),
         };
@@ -297,10 +297,10 @@ impl Row {
 fn is_repetition(outcome: &Outcome, phase: Phase) -> bool {
     match outcome {
         Outcome::Done => matches!(phase, Phase::Done { .. }),
-        Outcome::Dead { .. } | Outcome::Disowned { .. } => phase == Phase::Dead,
+        Outcome::Dead { .. } | Outcome::Rejected { .. } => phase == Phase::Dead,
         // A job that has not ended is expected afterwards, and never received.
-        Outcome::AskAgain { answer: Unfinished::Pending, .. } => false,
-        Outcome::Retry { .. } | Outcome::Release { .. } | Outcome::AskAgain { .. } => {
+        Outcome::FetchAgain { answer: NoResult::Pending, .. } => false,
+        Outcome::Retry { .. } | Outcome::Release { .. } | Outcome::FetchAgain { .. } => {
             matches!(phase, Phase::Received { .. })
         }
     }

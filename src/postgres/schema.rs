@@ -165,7 +165,7 @@ impl Schema {
     }
 
     pub(super) async fn migrate(&self, pool: &Pool) -> Result<(), StoreError> {
-        // Asked first, so that a role that may not create anything finds a table that needs nothing.
+        // FetchHistory first, so that a role that may not create anything finds a table that needs nothing.
         if self.describe(pool).await?.made.is_some_and(|version| version == Some(self.known())) {
             return Ok(());
         }

@@ -33,12 +33,12 @@ impl Worker {
         leased: &Leased,
         held: &HeldLease<Heartbeats>,
     ) -> Verified {
-        let Leased { lease, asked, .. } = leased;
-        if asked.again_in > Duration::ZERO {
-            return Verified::Not(Outcome::Release { after: asked.again_in });
+        let Leased { lease, fetches, .. } = leased;
+        if fetches.next_in > Duration::ZERO {
+            return Verified::Not(Outcome::Release { after: fetches.next_in });
         }
         let verified = async {
-            match asker.ask(lease.job(), *asked, None).await {
+            match asker.ask(lease.job(), *fetches, None).await {
                 Verdict::Settle(outcome) => Verified::Not(outcome),
                 Verdict::Ended(event) => self.store(lease, event).await,
             }

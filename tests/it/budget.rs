@@ -219,7 +219,7 @@ async fn a_closed_budget_is_no_answer_of_the_api() {
     let _worker = InboxWorker::new(inbox.clone(), script.handler(), source).start();
     sleep(closed_for - SECOND).await;
     for row in inbox.list(&InboxFilter::default(), None, 100).await.unwrap() {
-        assert_eq!((row.asked, row.attempts, row.error.as_deref()), (0, 0, None), "{row:?}");
+        assert_eq!((row.fetches, row.attempts, row.error.as_deref()), (0, 0, None), "{row:?}");
     }
     assert_eq!(api.asked(), 0);
     sleep(SECOND * 10).await;
@@ -249,7 +249,7 @@ async fn the_time_in_the_queue_of_a_budget_is_not_the_time_of_the_answer() {
             sleep(SECOND).await;
             assert!(inbox.stats().await.unwrap().running <= 3 * 16, "more are leased than asked for soon");
             for row in inbox.list(&InboxFilter::default(), None, 2000).await.unwrap() {
-                assert_eq!((row.asked, row.error.as_deref()), (0, None), "{row:?}");
+                assert_eq!((row.fetches, row.error.as_deref()), (0, None), "{row:?}");
             }
             assert!(began.elapsed() < HOUR, "{} are done", done(&inbox).await);
         }

@@ -61,7 +61,7 @@ async fn the_handler_gets_what_the_api_says_and_the_row_keeps_it() {
     let _worker = worker.start();
     let row = inbox.until(&job, InboxState::Done).await;
     assert!(row.verified, "{row:?}");
-    assert_eq!((row.attempts, row.asked, row.job_type.as_deref()), (1, 0, Some("extract")));
+    assert_eq!((row.attempts, row.fetches, row.job_type.as_deref()), (1, 0, Some("extract")));
     assert_eq!(*bodies.lock().unwrap(), [said.body().clone()]);
     assert_eq!(inbox.rows.get(&job).await.unwrap().unwrap().1.as_ref(), Some(said.body()));
     assert_eq!(api.asked(), 1);
@@ -202,7 +202,7 @@ async fn the_72_hours_count_from_the_first_fetch_without_an_answer() {
     sleep(HOUR * 71).await;
     for job in [&waited, &expected] {
         let row = inbox.row(job).await;
-        assert!(row.state != InboxState::Dead && row.asked > 0, "dead too early: {row:?}");
+        assert!(row.state != InboxState::Dead && row.fetches > 0, "dead too early: {row:?}");
     }
     // An answer, and the time counts anew.
     api.says_of(&expected, Says::NotFound);
@@ -220,7 +220,7 @@ async fn the_72_hours_count_from_the_first_fetch_without_an_answer() {
     sleep(HOUR * 10).await;
     for job in [&waited, &expected] {
         let row = inbox.row(job).await;
-        assert!(row.state != InboxState::Dead && row.asked > 0, "dead too early: {row:?}");
+        assert!(row.state != InboxState::Dead && row.fetches > 0, "dead too early: {row:?}");
     }
     for job in [&waited, &expected] {
         api.finish(job);
@@ -285,7 +285,7 @@ async fn a_shutdown_gives_back_what_is_being_asked_for() {
     assert_eq!(running.shutdown(SECOND).await, 2);
     for (job, state) in [(&job, InboxState::Received), (&expected, InboxState::Expected)] {
         let row = inbox.row(job).await;
-        assert_eq!((row.state, row.attempts, row.asked), (state, 0, 0), "{row:?}");
+        assert_eq!((row.state, row.attempts, row.fetches), (state, 0, 0), "{row:?}");
         assert_eq!(row.due_in, Some(Duration::ZERO), "it is not due at once");
         api.finish(job);
     }

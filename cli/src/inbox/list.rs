@@ -26,7 +26,7 @@ leased 20s (a worker has it for so long, or longer if it renews), lease ended
 
 --format json prints one object a line:
   number, attempts, earlier_attempts: numbers
-  asked: how often the API was asked, without a result so far
+  fetches: how often the job was fetched, without a result so far
   verified: true if the event is what the API says
   job_id, state: texts
   type, status, error: texts, or null

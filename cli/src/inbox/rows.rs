@@ -77,7 +77,7 @@ pub(super) fn json(row: &InboxRow) -> Value {
         "type": row.job_type,
         "status": row.status,
         "verified": row.verified,
-        "asked": row.asked,
+        "fetches": row.fetches,
         "attempts": row.attempts,
         "earlier_attempts": row.earlier_attempts,
         "error": row.error,

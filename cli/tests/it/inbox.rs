@@ -121,7 +121,7 @@ async fn json_holds_all_of_a_row() {
     assert!((0.0..60.0).contains(&age) && (7140.0..=7200.0).contains(&due), "{age} {due}");
     let expected = json!({
         "number": 4, "job_id": "job-again", "state": "received", "type": "extract", "status": "failed",
-        "verified": false, "asked": 0, "attempts": 1, "earlier_attempts": 0, "error": "the disk is full", "age_seconds": null,
+        "verified": false, "fetches": 0, "attempts": 1, "earlier_attempts": 0, "error": "the disk is full", "age_seconds": null,
         "due_in_seconds": null,
     });
     assert_eq!(row, expected);
@@ -258,7 +258,7 @@ async fn a_job_that_died_without_an_event_is_expected_again() {
     let store = SqliteInbox::open(&file).unwrap();
     store.expect(&"job-none".parse().unwrap(), Duration::ZERO).await.unwrap();
     let lease = store.overdue(1, LEASE).await.unwrap().remove(0).lease;
-    let disowned = Outcome::Disowned { error: "the API has no such job".into() };
+    let disowned = Outcome::Rejected { error: "the API has no such job".into() };
     let _ = store.settle(&lease, &disowned).await.unwrap();
     let shown = inbox(&file, &["show", "job-none"]).await;
     assert!(shown.out.ends_with("\nbody      no event came, or the API disowned it\n"), "{shown:?}");

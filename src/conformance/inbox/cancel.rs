@@ -8,7 +8,7 @@ use super::super::harness::{LAG, LONG, MOST_POLLS, SHORT, applied, cancelled_aft
 use super::steps::*;
 use crate::event::JobId;
 use crate::inbox::{
-    InboxAdmin, InboxFilter, InboxState, InboxStore, Leased, Outcome, Overdue, Receipt, Retention, Unfinished,
+    InboxAdmin, InboxFilter, InboxState, InboxStore, Leased, NoResult, Outcome, Overdue, Receipt, Retention,
 };
 
 /// An event that was being received when the call was dropped is stored by the next copy, if it is not
@@ -78,14 +78,14 @@ pub async fn inbox_a_cancelled_lease_ends(store: &dyn InboxStore) {
 pub async fn inbox_a_cancelled_outcome_can_be_repeated(store: &dyn InboxAdmin) {
     for polls in 0..MOST_POLLS {
         let mut finished = true;
-        let not_found = Outcome::AskAgain { after: LONG, answer: Unfinished::NotFound };
-        for (outcome, state, attempts, asked) in [
+        let not_found = Outcome::FetchAgain { after: LONG, answer: NoResult::NotFound };
+        for (outcome, state, attempts, fetches) in [
             (Outcome::Done, InboxState::Done, 1, 0),
             (retry(LONG), InboxState::Received, 1, 0),
             (error("never"), InboxState::Dead, 1, 0),
             (release(LONG), InboxState::Received, 0, 0),
             (not_found, InboxState::Received, 0, 1),
-            (Outcome::Disowned { error: "none".to_owned() }, InboxState::Dead, 1, 0),
+            (Outcome::Rejected { error: "none".to_owned() }, InboxState::Dead, 1, 0),
         ] {
             let job = received(store).await;
             let leased = lease(store, &job, LONG).await.lease;
@@ -99,8 +99,8 @@ pub async fn inbox_a_cancelled_outcome_can_be_repeated(store: &dyn InboxAdmin) {
                 &format!("{outcome:?} after a call that was dropped"),
             );
             let row = row(store, &job).await;
-            let found = (row.state, row.attempts, row.asked);
-            assert_eq!(found, (state, attempts, asked), "{outcome:?}, dropped and repeated");
+            let found = (row.state, row.attempts, row.fetches);
+            assert_eq!(found, (state, attempts, fetches), "{outcome:?}, dropped and repeated");
         }
         if finished {
             return;
@@ -114,7 +114,7 @@ pub async fn inbox_a_cancelled_outcome_can_be_repeated(store: &dyn InboxAdmin) {
 ///
 /// When the repetition does not have its effect, or has it twice, or the store does not work any more.
 pub async fn inbox_a_cancelled_answer_can_be_repeated(store: &dyn InboxAdmin) {
-    let pending = Outcome::AskAgain { after: Duration::ZERO, answer: Unfinished::Pending };
+    let pending = Outcome::FetchAgain { after: Duration::ZERO, answer: NoResult::Pending };
     for polls in 0..MOST_POLLS {
         let said = event(&job(), "extract", "failed", "");
         expect(store, said.job(), Duration::ZERO).await;
@@ -123,7 +123,7 @@ pub async fn inbox_a_cancelled_answer_can_be_repeated(store: &dyn InboxAdmin) {
         // It is stale when the first did take place.
         let again = store.settle(&held, &pending).await;
         assert!(again.is_ok(), "an outcome after a call that was dropped: {again:?}");
-        assert_eq!(row(store, said.job()).await.asked, 1, "how often a job was asked for");
+        assert_eq!(row(store, said.job()).await.fetches, 1, "how often a job was asked for");
 
         let Overdue { lease: held, .. } = overdue_soon(store, said.job()).await;
         finished &= cancelled_after(polls, store.verify(&held, &said)).await;

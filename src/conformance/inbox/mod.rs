@@ -1,9 +1,9 @@
 //! What an `InboxStore` must do.
 
 mod admin;
-mod asked;
 mod cancel;
 mod expect;
+mod fetches;
 mod kept;
 mod lease;
 mod receive;
@@ -13,9 +13,9 @@ mod steps;
 mod tests;
 
 pub use self::admin::*;
-pub use self::asked::*;
 pub use self::cancel::*;
 pub use self::expect::*;
+pub use self::fetches::*;
 pub use self::kept::*;
 pub use self::lease::*;
 pub use self::receive::*;

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::super::harness::{LONG, SHORT, applied, at_once, leases, stale};
 use super::steps::*;
-use crate::inbox::{InboxAdmin, InboxState, InboxStore, Outcome, Unfinished};
+use crate::inbox::{InboxAdmin, InboxState, InboxStore, NoResult, Outcome};
 
 /// What is done is not leased again, and says so.
 ///
@@ -158,8 +158,8 @@ pub async fn inbox_an_error_may_be_any_text(store: &dyn InboxAdmin) {
         for outcome in [
             error(text),
             Outcome::Retry { after: LONG, error: text_of() },
-            Outcome::AskAgain { after: LONG, answer: Unfinished::Failed { error: text_of() } },
-            Outcome::Disowned { error: text_of() },
+            Outcome::FetchAgain { after: LONG, answer: NoResult::Failed { error: text_of() } },
+            Outcome::Rejected { error: text_of() },
         ] {
             let job = received(store).await;
             let leased = lease(store, &job, LONG).await.lease;

@@ -15,8 +15,8 @@ use super::{failures, inbox_all};
 use crate::event::{Envelope, JobId};
 use crate::execution::isolation::isolate;
 use crate::inbox::{
-    Asked, InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, MemoryInbox,
-    Outcome, Overdue, Pruned, Receipt, Retention, Unfinished,
+    FetchHistory, InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased,
+    MemoryInbox, NoResult, Outcome, Overdue, Pruned, Receipt, Retention,
 };
 use crate::store::{Fenced, StoreError};
 
@@ -79,7 +79,7 @@ enum Flaw {
     HandlesWhatIsExpected,
     SaysEverythingIsVerified,
     ForgetsThatItVerified,
-    DisownsWithTheEvent,
+    RejectsWithTheEvent,
     KeepsTheLeaseOfBeforeAReplay,
     NeverGivesAnExpectedJobUp,
     ForgetsWhenToAskAgain,
@@ -136,7 +136,7 @@ struct State {
     expected: Mutex<HashSet<JobId>>,
     /// Jobs that could not be asked for, the last time.
     failed: Mutex<HashSet<JobId>>,
-    asked: Mutex<HashMap<JobId, u32>>,
+    fetches: Mutex<HashMap<JobId, u32>>,
     unanswered: Mutex<HashMap<JobId, Instant>>,
     verified: Mutex<HashSet<JobId>>,
     gone: Mutex<HashSet<JobId>>,
@@ -173,27 +173,29 @@ impl Flawed {
     /// Notes how often a job was asked for in a life that ends here.
     fn keep_asked(&self, before: Option<&InboxRow>) {
         if let Some(row) = before.filter(|row| matches!(row.state, InboxState::Done | InboxState::Dead)) {
-            self.state.asked.lock().unwrap().insert(row.job().unwrap(), row.asked);
+            self.state.fetches.lock().unwrap().insert(row.job().unwrap(), row.fetches);
         }
     }
 
     /// How a job was asked for, as this inbox tells it.
-    fn asked(&self, job: &JobId, mut asked: Asked) -> Asked {
+    fn fetches(&self, job: &JobId, mut fetches: FetchHistory) -> FetchHistory {
         match self.flaw {
             KeepsTheAskingOfBefore => {
-                asked.times += self.state.asked.lock().unwrap().get(job).copied().unwrap_or_default();
+                fetches.count += self.state.fetches.lock().unwrap().get(job).copied().unwrap_or_default();
             }
             CountsNoAnswerFromTheLastFetch | CountsNoAnswerOverItsEnd => {
                 let since = self.state.unanswered.lock().unwrap().get(job).map(Instant::elapsed);
-                asked.unanswered_for = match self.flaw {
-                    CountsNoAnswerOverItsEnd => asked.unanswered_for.or(since),
-                    _ => asked.unanswered_for.and(since),
+                fetches.unanswered_for = match self.flaw {
+                    CountsNoAnswerOverItsEnd => fetches.unanswered_for.or(since),
+                    _ => fetches.unanswered_for.and(since),
                 };
             }
-            BreaksTheRowOfNotFound if self.state.failed.lock().unwrap().contains(job) => asked.not_found = 0,
+            BreaksTheRowOfNotFound if self.state.failed.lock().unwrap().contains(job) => {
+                fetches.not_found = 0
+            }
             _ => {}
         }
-        asked
+        fetches
     }
 
     async fn is_expected(&self, job: &JobId) -> bool {
@@ -279,7 +281,7 @@ impl InboxStore for Flawed {
         };
         if self.is(LeasesInTheOrderOfFetches) {
             let mut all = self.inner.lease(usize::MAX, length).await?;
-            all.sort_by_key(|leased| std::cmp::Reverse(leased.asked.times));
+            all.sort_by_key(|leased| std::cmp::Reverse(leased.fetches.count));
             let back = Outcome::Release { after: Duration::ZERO };
             for leased in all.split_off(most.min(all.len())) {
                 let _ = self.inner.settle(&leased.lease, &back).await?;
@@ -332,7 +334,7 @@ impl InboxStore for Flawed {
         }
         for leased in &mut leased {
             let job = leased.lease.job().clone();
-            leased.asked = self.asked(&job, leased.asked);
+            leased.fetches = self.fetches(&job, leased.fetches);
             if let Some(body) = self.state.bodies.lock().unwrap().get(&job) {
                 leased.body = body.clone();
             }
@@ -401,9 +403,9 @@ impl InboxStore for Flawed {
         let expected = self.is_expected(lease.job()).await;
         let row = self.row(lease.job()).await;
         let ended = row.is_some_and(|row| row.due_in == Some(Duration::ZERO));
-        if let Outcome::AskAgain { answer, .. } = outcome {
+        if let Outcome::FetchAgain { answer, .. } = outcome {
             let mut failed = self.state.failed.lock().unwrap();
-            if matches!(answer, Unfinished::Failed { .. }) {
+            if matches!(answer, NoResult::Failed { .. }) {
                 self.state.unanswered.lock().unwrap().insert(lease.job().clone(), Instant::now());
                 failed.insert(lease.job().clone());
             } else {
@@ -416,29 +418,29 @@ impl InboxStore for Flawed {
         let outcome = match (self.flaw, outcome.clone()) {
             (SettlesOnlyInTime, _) if ended && first => return Ok(Fenced::Stale),
             (SettlesOnce, _) if !first => return Ok(Fenced::Stale),
-            (KeepsTheEventOfAPendingJob, Outcome::AskAgain { after, answer: Unfinished::Pending }) => {
-                Outcome::AskAgain { after, answer: Unfinished::NotFound }
+            (KeepsTheEventOfAPendingJob, Outcome::FetchAgain { after, answer: NoResult::Pending }) => {
+                Outcome::FetchAgain { after, answer: NoResult::NotFound }
             }
-            (CountsWhatWasAskedAsAnAttempt, Outcome::AskAgain { after, .. }) => {
+            (CountsWhatWasAskedAsAnAttempt, Outcome::FetchAgain { after, .. }) => {
                 Outcome::Retry { after, error: String::new() }
             }
             (HandlesWhatIsExpected, Outcome::Done) if expected => return Ok(Fenced::Applied),
             (CountsAReleaseAsAFetch, Outcome::Release { after }) if expected => {
-                Outcome::AskAgain { after, answer: Unfinished::Pending }
+                Outcome::FetchAgain { after, answer: NoResult::Pending }
             }
-            (DropsTheEventOfAnUnknownJob, Outcome::AskAgain { after, answer: Unfinished::NotFound }) => {
-                Outcome::AskAgain { after, answer: Unfinished::Pending }
+            (DropsTheEventOfAnUnknownJob, Outcome::FetchAgain { after, answer: NoResult::NotFound }) => {
+                Outcome::FetchAgain { after, answer: NoResult::Pending }
             }
             (NeverGivesAnExpectedJobUp, Outcome::Dead { .. }) if expected => Outcome::Release { after: now },
-            (ForgetsWhenToAskAgain, Outcome::AskAgain { answer, .. }) => {
-                Outcome::AskAgain { after: now, answer }
+            (ForgetsWhenToAskAgain, Outcome::FetchAgain { answer, .. }) => {
+                Outcome::FetchAgain { after: now, answer }
             }
-            (CountsNoAsking, Outcome::AskAgain { after, .. }) => Outcome::Release { after },
-            (DisownsWithTheEvent, Outcome::Disowned { error }) => Outcome::Dead { error },
+            (CountsNoAsking, Outcome::FetchAgain { after, .. }) => Outcome::Release { after },
+            (RejectsWithTheEvent, Outcome::Rejected { error }) => Outcome::Dead { error },
             (RefusesOddErrors, Outcome::Dead { error }) if error.contains('\0') => {
                 return Err(StoreError::unavailable("not a text"));
             }
-            (RefusesOddErrorsOfAnswers, Outcome::AskAgain { answer: Unfinished::Failed { error }, .. })
+            (RefusesOddErrorsOfAnswers, Outcome::FetchAgain { answer: NoResult::Failed { error }, .. })
                 if error.contains('\0') =>
             {
                 return Err(StoreError::unavailable("not a text"));
@@ -559,7 +561,7 @@ impl InboxStore for Flawed {
         };
         if self.is(SaysOverdueInTheOrderOfFetches) {
             let mut all = self.inner.overdue(usize::MAX, length).await?;
-            all.sort_by_key(|overdue| std::cmp::Reverse(overdue.asked.times));
+            all.sort_by_key(|overdue| std::cmp::Reverse(overdue.fetches.count));
             let back = Outcome::Release { after: Duration::ZERO };
             for overdue in all.split_off(most.min(all.len())) {
                 let _ = self.inner.settle(&overdue.lease, &back).await?;
@@ -568,7 +570,7 @@ impl InboxStore for Flawed {
         }
         let mut overdue = in_lock(self, self.inner.overdue(most, length)).await?;
         for overdue in &mut overdue {
-            overdue.asked = self.asked(overdue.lease.job(), overdue.asked);
+            overdue.fetches = self.fetches(overdue.lease.job(), overdue.fetches);
             if self.is(CountsLatenessFromTheLease) {
                 overdue.late = Duration::ZERO;
             }
@@ -762,7 +764,7 @@ const FLAWS: &[(Flaw, &str)] = &[
     (HandlesWhatIsExpected, "inbox_what_the_api_cannot_say_is_counted_apart"),
     (SaysEverythingIsVerified, "inbox_a_job_that_has_not_ended_is_expected_again"),
     (ForgetsThatItVerified, "inbox_a_running_row_is_verified"),
-    (DisownsWithTheEvent, "inbox_a_job_that_is_none_may_come_again"),
+    (RejectsWithTheEvent, "inbox_a_job_that_is_none_may_come_again"),
     (KeepsTheLeaseOfBeforeAReplay, "inbox_a_job_that_is_none_may_come_again"),
     (NeverGivesAnExpectedJobUp, "inbox_a_job_that_is_none_may_come_again"),
     (ForgetsWhenToAskAgain, "inbox_a_job_is_asked_for_again_after_a_while"),

@@ -260,7 +260,7 @@ impl Entry {
             job_type: event.map(|event| event.job_type.as_str().to_owned()),
             status: event.map(|event| event.status.as_str().to_owned()),
             verified: event.is_some_and(|event| event.verified),
-            asked: row.fetches.count,
+            fetches: row.fetches.count,
             attempts: row.attempts,
             earlier_attempts: row.earlier_attempts,
             error: row.error.clone(),

@@ -29,8 +29,8 @@ use self::statements::Statements;
 use self::tell::Teller;
 use self::text::{Texts, is_untranslatable};
 use super::{
-    InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, Outcome, Overdue,
-    Pruned, Receipt, Retention, Unfinished,
+    InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, NoResult, Outcome,
+    Overdue, Pruned, Receipt, Retention,
 };
 use crate::error::{BoxError, chain};
 use crate::event::{Envelope, Job, JobId};
@@ -388,7 +388,7 @@ impl PostgresInbox {
         lease: &Lease,
         outcome: &Outcome,
     ) -> Result<Fenced, StoreError> {
-        let Statements { done, retry, dead, disowned, release, pending, not_found, failed, .. } =
+        let Statements { done, retry, dead, rejected, release, pending, not_found, failed, .. } =
             &self.inner.statements;
         match outcome {
             Outcome::Done => self.write(done, lease, &[]).await,
@@ -400,17 +400,17 @@ impl PostgresInbox {
             Outcome::Release { after } => {
                 self.write(release, lease, &[(&microseconds(*after), Type::INT8)]).await
             }
-            Outcome::Disowned { error } => {
-                self.write(disowned, lease, &[(&texts.storable(error), Type::TEXT)]).await
+            Outcome::Rejected { error } => {
+                self.write(rejected, lease, &[(&texts.storable(error), Type::TEXT)]).await
             }
-            Outcome::AskAgain { after, answer } => {
+            Outcome::FetchAgain { after, answer } => {
                 let after = microseconds(*after);
                 let error = answer.error().map(|error| texts.storable(error));
                 let parameters: [Parameter<'_>; 2] = [(&after, Type::INT8), (&error, Type::TEXT)];
                 match answer {
-                    Unfinished::Pending => self.write(pending, lease, &parameters[..1]).await,
-                    Unfinished::NotFound => self.write(not_found, lease, &parameters).await,
-                    Unfinished::Failed { .. } => self.write(failed, lease, &parameters).await,
+                    NoResult::Pending => self.write(pending, lease, &parameters[..1]).await,
+                    NoResult::NotFound => self.write(not_found, lease, &parameters).await,
+                    NoResult::Failed { .. } => self.write(failed, lease, &parameters).await,
                 }
             }
         }

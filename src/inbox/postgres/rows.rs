@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
 
 use crate::error::BoxError;
-use crate::inbox::{Asked, InboxRow, Lease, Leased, Overdue, read};
+use crate::inbox::{FetchHistory, InboxRow, Lease, Leased, Overdue, read};
 use crate::postgres::column;
 use crate::store::StoreError;
 
@@ -45,7 +45,7 @@ pub(super) fn leased(row: &Row) -> Result<Leased, Unreadable> {
             begun: column::<Option<bool>>(row, "was_begun")?.unwrap_or_default(),
             verified: column::<Option<bool>>(row, "verified")?.unwrap_or_default(),
             age: column::<Option<i64>>(row, "age")?.map(duration).unwrap_or_default(),
-            asked: asked(row)?,
+            fetches: history(row)?,
         })
     })
 }
@@ -53,7 +53,7 @@ pub(super) fn leased(row: &Row) -> Result<Leased, Unreadable> {
 pub(super) fn overdue(row: &Row) -> Result<Overdue, Unreadable> {
     readable(row, |lease| {
         let late = column::<Option<i64>>(row, "late")?.map(duration).unwrap_or_default();
-        Ok(Overdue { lease, late, asked: asked(row)? })
+        Ok(Overdue { lease, late, fetches: history(row)? })
     })
 }
 
@@ -67,12 +67,12 @@ fn readable<T>(row: &Row, read: impl FnOnce(Lease) -> Result<T, BoxError>) -> Re
     lease().and_then(read).map_err(|error| Unreadable { number, fence, reason: read::reason(&*error) })
 }
 
-fn asked(row: &Row) -> Result<Asked, StoreError> {
-    Ok(Asked {
-        times: count(row, "asked")?,
+fn history(row: &Row) -> Result<FetchHistory, StoreError> {
+    Ok(FetchHistory {
+        count: count(row, "fetches")?,
         not_found: count(row, "not_found")?,
         unanswered_for: column::<Option<i64>>(row, "unanswered_for")?.map(duration),
-        again_in: column::<Option<i64>>(row, "ask_in")?.map(duration).unwrap_or_default(),
+        next_in: column::<Option<i64>>(row, "next_fetch_in")?.map(duration).unwrap_or_default(),
     })
 }
 
@@ -87,7 +87,7 @@ pub(super) fn view(row: &Row) -> Result<InboxRow, StoreError> {
         job_type: text("job_type")?,
         status: text("status")?,
         verified: column::<Option<bool>>(row, "verified")?.unwrap_or_default(),
-        asked: count(row, "asked")?,
+        fetches: count(row, "fetches")?,
         attempts: count(row, "attempts")?,
         earlier_attempts: count(row, "earlier_attempts")?,
         error,

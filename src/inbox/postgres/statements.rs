@@ -26,7 +26,7 @@ pub(super) struct Statements {
     pub(super) done: String,
     pub(super) retry: String,
     pub(super) dead: String,
-    pub(super) disowned: String,
+    pub(super) rejected: String,
     pub(super) release: String,
     pub(super) pending: String,
     pub(super) not_found: String,
@@ -72,19 +72,19 @@ fn first_version(table: &TableName) -> String {
     attempts integer NOT NULL DEFAULT 0,
     earlier_attempts integer NOT NULL DEFAULT 0,
     begun boolean NOT NULL DEFAULT false,
-    asked integer NOT NULL DEFAULT 0,
+    fetches integer NOT NULL DEFAULT 0,
     not_found integer NOT NULL DEFAULT 0,
-    ask_at timestamptz,
+    next_fetch_at timestamptz,
     unanswered_since timestamptz,
     deadline_at timestamptz,
     error text,
     received_at timestamptz NOT NULL,
     ended_at timestamptz CHECK (ended_at IS NOT NULL OR state NOT IN ('done', 'dead'))
 ) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
-CREATE INDEX {due} ON {table} (due_at, number) WHERE {UNFINISHED} AND asked <= 0;
-CREATE INDEX {due_again} ON {table} (asked, due_at, number) WHERE {UNFINISHED} AND asked > 0;
-CREATE INDEX {expected} ON {table} (due_at, number) WHERE state = 'expected' AND asked <= 0;
-CREATE INDEX {overdue_again} ON {table} (asked, due_at, number) WHERE state = 'expected' AND asked > 0;
+CREATE INDEX {due} ON {table} (due_at, number) WHERE {UNFINISHED} AND fetches <= 0;
+CREATE INDEX {due_again} ON {table} (fetches, due_at, number) WHERE {UNFINISHED} AND fetches > 0;
+CREATE INDEX {expected} ON {table} (due_at, number) WHERE state = 'expected' AND fetches <= 0;
+CREATE INDEX {overdue_again} ON {table} (fetches, due_at, number) WHERE state = 'expected' AND fetches > 0;
 CREATE INDEX {done} ON {table} (ended_at) WHERE state = 'done' AND body IS NOT NULL;
 CREATE INDEX {pruned} ON {table} (ended_at) WHERE state = 'done' AND body IS NULL;
 CREATE INDEX {dead} ON {table} (number) WHERE state = 'dead';
@@ -123,7 +123,7 @@ impl Statements {
         let next_number = |number: &str| format!("least({number}, 9223372036854775806) + 1");
         let one_more = |number: &str| format!("least({number}, 2147483646) + 1");
         let view = format!(
-            "number, job_id, state, job_type, status, verified, asked, attempts, earlier_attempts, error,
+            "number, job_id, state, job_type, status, verified, fetches, attempts, earlier_attempts, error,
                 {} AS age, {} AS due_in",
             since("received_at"),
             until("due_at"),
@@ -165,7 +165,7 @@ impl Statements {
                 // By a clock that stands still for the statement.
                 due => {
                     let due = due.replace("clock_timestamp()", "statement_timestamp()");
-                    (format!("{remains} AND greatest(deadline_at, ask_at) <= {due}"), "NULL")
+                    (format!("{remains} AND greatest(deadline_at, next_fetch_at) <= {due}"), "NULL")
                 }
             };
             let error = match error {
@@ -175,7 +175,7 @@ impl Statements {
             format!(
                 "UPDATE {table} AS job SET
                     state = CASE WHEN {when} THEN 'expected' ELSE '{becomes}' END,
-                    due_at = CASE WHEN {when} THEN greatest(deadline_at, ask_at)
+                    due_at = CASE WHEN {when} THEN greatest(deadline_at, next_fetch_at)
                         WHEN state IN ({from}) THEN {due} ELSE due_at END,
                     ended_at = CASE WHEN {when} THEN NULL WHEN state IN ({from}) THEN {ended} ELSE ended_at END,
                     {error}
@@ -199,21 +199,21 @@ impl Statements {
                 from_now = from_now(3)
             )
         };
-        let asked = |not_found: &str, unanswered_since: &str| {
+        let fetched = |not_found: &str, unanswered_since: &str| {
             back(&format!(
-                ", asked = CASE state WHEN 'received' THEN asked ELSE {one_more_asked} END,
+                ", fetches = CASE state WHEN 'received' THEN fetches ELSE {one_more_fetch} END,
                     not_found = CASE state WHEN 'received' THEN not_found ELSE {not_found} END,
-                    ask_at = CASE state WHEN 'received' THEN ask_at ELSE {from_now} END,
+                    next_fetch_at = CASE state WHEN 'received' THEN next_fetch_at ELSE {from_now} END,
                     unanswered_since = CASE state WHEN 'received' THEN unanswered_since
                         ELSE {unanswered_since} END,
                     error = CASE state WHEN 'received' THEN error ELSE $4 END",
-                one_more_asked = one_more("asked"),
+                one_more_fetch = one_more("fetches"),
                 from_now = from_now(3)
             ))
         };
-        let asking = format!(
-            "asked, not_found, {} AS ask_in, {} AS unanswered_for",
-            until("ask_at"),
+        let history = format!(
+            "fetches, not_found, {} AS next_fetch_in, {} AS unanswered_for",
+            until("next_fetch_at"),
             since("unanswered_since"),
         );
         // What is received is the repetition of a write whose reply was lost; the first may end while this one waits
@@ -223,9 +223,9 @@ impl Statements {
             ("status", "$4"),
             ("body", "$5"),
             ("error", "NULL"),
-            ("asked", "0"),
+            ("fetches", "0"),
             ("not_found", "0"),
-            ("ask_at", "NULL"),
+            ("next_fetch_at", "NULL"),
             ("unanswered_since", "NULL"),
             ("deadline_at", "NULL"),
         ]
@@ -241,16 +241,16 @@ impl Statements {
             )
         };
         const NO_EVENT: &str = "job_type = NULL, status = NULL, body = NULL, verified = false";
-        const NEVER_ASKED: &str = "asked = 0, not_found = 0, ask_at = NULL, unanswered_since = NULL";
+        const NEVER_ASKED: &str = "fetches = 0, not_found = 0, next_fetch_at = NULL, unanswered_since = NULL";
         const NOW: &str = "clock_timestamp()";
         Self {
             check: format!(
                 "SELECT FROM {table}
                 WHERE number = 0::int8 AND fence = 0::int8 AND attempts + earlier_attempts = 0::int4
                     AND job_id || state || job_type || status || error = ''::text AND body = ''::bytea
-                    AND asked + not_found = 0::int4 AND verified AND begun
+                    AND fetches + not_found = 0::int4 AND verified AND begun
                     AND due_at > now() AND received_at > now() AND ended_at > now()
-                    AND ask_at > now() AND unanswered_since > now() AND deadline_at > now()"
+                    AND next_fetch_at > now() AND unanswered_since > now() AND deadline_at > now()"
             ),
             // Nearly every event is its job's first, and what that takes is all that this does: to plan the statement below
             // costs as much as to store some twenty events.
@@ -291,9 +291,9 @@ impl Statements {
                         job_type = excluded.job_type, status = excluded.status, body = excluded.body,
                         received_at = excluded.received_at, verified = false,
                         attempts = 0, earlier_attempts = 0, error = NULL, ended_at = NULL,
-                        asked = CASE WHEN job.ended_at IS NULL THEN job.asked ELSE 0 END,
+                        fetches = CASE WHEN job.ended_at IS NULL THEN job.fetches ELSE 0 END,
                         not_found = CASE WHEN job.ended_at IS NULL THEN job.not_found ELSE 0 END,
-                        ask_at = CASE WHEN job.ended_at IS NULL THEN job.ask_at END,
+                        next_fetch_at = CASE WHEN job.ended_at IS NULL THEN job.next_fetch_at END,
                         unanswered_since = NULL,
                         deadline_at = CASE WHEN job.ended_at IS NULL THEN job.deadline_at
                             WHEN job.status IS NULL AND excluded.status NOT {FINAL} THEN clock_timestamp() END,
@@ -312,18 +312,18 @@ impl Statements {
                 FROM (
                     SELECT count(*) AS rows, coalesce(sum(length), 0)::int8 AS bytes
                     FROM (
-                        SELECT octet_length(body) AS length FROM {table} WHERE {UNFINISHED} AND asked <= 0
+                        SELECT octet_length(body) AS length FROM {table} WHERE {UNFINISHED} AND fetches <= 0
                         UNION ALL
-                        SELECT octet_length(body) AS length FROM {table} WHERE {UNFINISHED} AND asked > 0
+                        SELECT octet_length(body) AS length FROM {table} WHERE {UNFINISHED} AND fetches > 0
                         LIMIT $1
                     ) AS unfinished
                     OFFSET 0
                 ) AS counted, (
                     SELECT count(*) AS expected
                     FROM (
-                        SELECT true FROM {table} WHERE state = 'expected' AND asked <= 0
+                        SELECT true FROM {table} WHERE state = 'expected' AND fetches <= 0
                         UNION ALL
-                        SELECT true FROM {table} WHERE state = 'expected' AND asked > 0
+                        SELECT true FROM {table} WHERE state = 'expected' AND fetches > 0
                         LIMIT $1
                     ) AS expected
                     OFFSET 0
@@ -335,14 +335,14 @@ impl Statements {
                     SELECT number, due_at, state = 'running' AS ran_out,
                         state = 'running' AND begun AS was_begun
                     FROM {table}
-                    WHERE {UNFINISHED} AND asked <= 0 AND due_at <= statement_timestamp()
+                    WHERE {UNFINISHED} AND fetches <= 0 AND due_at <= statement_timestamp()
                     ORDER BY due_at, number LIMIT $1 FOR UPDATE SKIP LOCKED
                 ), again AS MATERIALIZED (
                     SELECT number, due_at, state = 'running' AS ran_out,
                         state = 'running' AND begun AS was_begun
                     FROM {table}
-                    WHERE {UNFINISHED} AND asked > 0 AND due_at <= statement_timestamp()
-                    ORDER BY asked, due_at, number LIMIT $1 - (SELECT count(*) FROM fresh)
+                    WHERE {UNFINISHED} AND fetches > 0 AND due_at <= statement_timestamp()
+                    ORDER BY fetches, due_at, number LIMIT $1 - (SELECT count(*) FROM fresh)
                     FOR UPDATE SKIP LOCKED
                 ), due AS MATERIALIZED (
                     SELECT * FROM fresh UNION ALL SELECT * FROM again
@@ -351,9 +351,9 @@ impl Statements {
                         fence = {}, attempts = {}, begun = false
                     FROM due WHERE job.number = due.number
                     RETURNING job_id, job.fence, job.attempts, earlier_attempts, body, ran_out, was_begun,
-                        verified, {} AS age, {asking}, due.due_at AS due_since, job.number
+                        verified, {} AS age, {history}, due.due_at AS due_since, job.number
                 )
-                SELECT * FROM leased ORDER BY asked, due_since, number",
+                SELECT * FROM leased ORDER BY fetches, due_since, number",
                 from_now(2),
                 next_number("job.fence"),
                 one_more("job.attempts"),
@@ -389,7 +389,7 @@ impl Statements {
             done: end(RUNNING, "done", ", 'done'", "NULL", ""),
             retry: end(RUNNING, "received", ", 'received'", &from_now(3), "$4"),
             dead: end(LEASABLE, "dead", ", 'dead'", "NULL", "$3"),
-            disowned: settle(
+            rejected: settle(
                 LEASABLE,
                 "dead",
                 &[
@@ -406,16 +406,16 @@ impl Statements {
             pending: format!(
                 "UPDATE {table} SET state = 'expected', due_at = {from_now}, fence = {next},
                     attempts = attempts - CASE state WHEN 'running' THEN 1 ELSE 0 END,
-                    asked = {one_more_asked}, not_found = 0, ask_at = {from_now}, unanswered_since = NULL, error = NULL,
+                    fetches = {one_more_fetch}, not_found = 0, next_fetch_at = {from_now}, unanswered_since = NULL, error = NULL,
                     deadline_at = coalesce(deadline_at, clock_timestamp()), {NO_EVENT}
                 WHERE {LEASED} AND state IN ({LEASABLE})
                 RETURNING true",
                 next = next_number("fence"),
-                one_more_asked = one_more("asked"),
+                one_more_fetch = one_more("fetches"),
                 from_now = from_now(3)
             ),
-            not_found: asked(&one_more("not_found"), "NULL"),
-            failed: asked("not_found", "coalesce(unanswered_since, clock_timestamp())"),
+            not_found: fetched(&one_more("not_found"), "NULL"),
+            failed: fetched("not_found", "coalesce(unanswered_since, clock_timestamp())"),
             complete: end(RUNNING, "done", "", "NULL", ""),
             expect: format!(
                 "WITH durably AS MATERIALIZED ({DURABLY})
@@ -428,7 +428,7 @@ impl Statements {
                 )
                 ON CONFLICT (job_id) DO UPDATE SET
                     state = CASE WHEN {ended} THEN 'expected' ELSE job.state END,
-                    due_at = CASE WHEN {ended} THEN greatest(excluded.due_at, job.ask_at) ELSE job.due_at END,
+                    due_at = CASE WHEN {ended} THEN greatest(excluded.due_at, job.next_fetch_at) ELSE job.due_at END,
                     deadline_at = excluded.deadline_at, ended_at = NULL, {another}
                 WHERE job.deadline_at IS NULL AND job.status NOT {FINAL}
                 RETURNING state = 'expected' AS expected",
@@ -439,19 +439,19 @@ impl Statements {
             overdue: format!(
                 "WITH fresh AS MATERIALIZED (
                     SELECT number FROM {table}
-                    WHERE state = 'expected' AND asked <= 0 AND due_at <= statement_timestamp()
+                    WHERE state = 'expected' AND fetches <= 0 AND due_at <= statement_timestamp()
                     ORDER BY due_at, number LIMIT $1 FOR UPDATE SKIP LOCKED
                 ), again AS MATERIALIZED (
                     SELECT number FROM {table}
-                    WHERE state = 'expected' AND asked > 0 AND due_at <= statement_timestamp()
-                    ORDER BY asked, due_at, number LIMIT $1 - (SELECT count(*) FROM fresh)
+                    WHERE state = 'expected' AND fetches > 0 AND due_at <= statement_timestamp()
+                    ORDER BY fetches, due_at, number LIMIT $1 - (SELECT count(*) FROM fresh)
                     FOR UPDATE SKIP LOCKED
                 ), overdue AS MATERIALIZED (
                     SELECT * FROM fresh UNION ALL SELECT * FROM again
                 )
                 UPDATE {table} AS job SET due_at = {}, fence = {}
                 FROM overdue WHERE job.number = overdue.number
-                RETURNING job.number, job_id, fence, {} AS late, {asking}",
+                RETURNING job.number, job_id, fence, {} AS late, {history}",
                 from_now(2),
                 next_number("job.fence"),
                 since("coalesce(deadline_at, received_at)"),

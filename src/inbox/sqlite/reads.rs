@@ -91,7 +91,7 @@ pub(super) fn contains(connection: &Connection, job: &JobId) -> ::rusqlite::Resu
 
 const COLUMNS: &str =
     "inbox.id, job_id, state, job_type, status, attempts, earlier_attempts, error, received_at, due_at,
-        verified, asked";
+        verified, fetches";
 
 pub(super) fn list(
     connection: &Connection,
@@ -128,8 +128,8 @@ pub(super) fn get(
 }
 
 pub(super) const STATS: &str = "SELECT state, rows, bytes,
-        (SELECT min(due_at) FROM inbox WHERE state IN ('received', 'running') AND asked <= 0),
-        (SELECT min(due_at) FROM inbox WHERE state IN ('received', 'running') AND asked > 0)
+        (SELECT min(due_at) FROM inbox WHERE state IN ('received', 'running') AND fetches <= 0),
+        (SELECT min(due_at) FROM inbox WHERE state IN ('received', 'running') AND fetches > 0)
     FROM inbox_total";
 
 pub(super) fn stats(connection: &Connection) -> ::rusqlite::Result<InboxStats> {
@@ -169,7 +169,7 @@ fn view(row: &Row<'_>, now: Timestamp) -> ::rusqlite::Result<InboxRow> {
         error,
         age: now.since(Timestamp(row.get(8)?)),
         verified: row.get(10)?,
-        asked: count(row, 11)?,
+        fetches: count(row, 11)?,
         due_in: due.map(|due| Timestamp(due).since(now)),
     })
 }

@@ -19,7 +19,7 @@ use crate::inbox::{InboxState, read};
 macro_rules! columns {
     () => {
         "inbox.id, state, due_at, done_at, job_type, status, verified, bytes, fence, begun, attempts,
-        earlier_attempts, asked, not_found, unanswered_since, ask_at, deadline_at, error, received_at"
+        earlier_attempts, fetches, not_found, unanswered_since, next_fetch_at, deadline_at, error, received_at"
     };
 }
 
@@ -37,20 +37,20 @@ macro_rules! with_body {
 
 const FIND: &str = concat!("SELECT ", columns!(), " FROM inbox WHERE job_id = ?1");
 const DUE: &str = with_body!(
-    "state IN ('received', 'running') AND asked <= 0 AND due_at <= ?1 ORDER BY due_at, inbox.id LIMIT ?2"
+    "state IN ('received', 'running') AND fetches <= 0 AND due_at <= ?1 ORDER BY due_at, inbox.id LIMIT ?2"
 );
 const DUE_AGAIN: &str = with_body!(
-    "state IN ('received', 'running') AND asked > 0 AND due_at <= ?1 ORDER BY asked, due_at, inbox.id LIMIT ?2"
+    "state IN ('received', 'running') AND fetches > 0 AND due_at <= ?1 ORDER BY fetches, due_at, inbox.id LIMIT ?2"
 );
 const OVERDUE: &str = concat!(
     "SELECT ",
     columns!(),
-    ", job_id FROM inbox WHERE state = 'expected' AND asked <= 0 AND due_at <= ?1 ORDER BY due_at, id LIMIT ?2"
+    ", job_id FROM inbox WHERE state = 'expected' AND fetches <= 0 AND due_at <= ?1 ORDER BY due_at, id LIMIT ?2"
 );
 const OVERDUE_AGAIN: &str = concat!(
     "SELECT ",
     columns!(),
-    ", job_id FROM inbox WHERE state = 'expected' AND asked > 0 AND due_at <= ?1 ORDER BY asked, due_at, id LIMIT ?2"
+    ", job_id FROM inbox WHERE state = 'expected' AND fetches > 0 AND due_at <= ?1 ORDER BY fetches, due_at, id LIMIT ?2"
 );
 /// Rows to lease: jobs that were never fetched, then the others.
 pub(super) const LEASABLE: [&str; 2] = [DUE, DUE_AGAIN];
@@ -71,12 +71,12 @@ pub(super) const OLD_BODIES: &str = concat!(
 );
 
 const INSERT: &str = "INSERT INTO inbox (job_id, state, due_at, done_at, job_type, status, verified, bytes, fence,
-        begun, attempts, earlier_attempts, asked, not_found, unanswered_since, ask_at, deadline_at, error, received_at)
+        begun, attempts, earlier_attempts, fetches, not_found, unanswered_since, next_fetch_at, deadline_at, error, received_at)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)
     ON CONFLICT (job_id) DO NOTHING";
 const UPDATE: &str = "UPDATE inbox SET state = ?2, due_at = ?3, done_at = ?4, job_type = ?5, status = ?6, verified = ?7,
-        bytes = ?8, fence = ?9, begun = ?10, attempts = ?11, earlier_attempts = ?12, asked = ?13, not_found = ?14,
-        unanswered_since = ?15, ask_at = ?16, deadline_at = ?17, error = ?18, received_at = ?19
+        bytes = ?8, fence = ?9, begun = ?10, attempts = ?11, earlier_attempts = ?12, fetches = ?13, not_found = ?14,
+        unanswered_since = ?15, next_fetch_at = ?16, deadline_at = ?17, error = ?18, received_at = ?19
     WHERE id = ?1";
 const DELETE: &str = "DELETE FROM inbox WHERE id = ?1";
 const DIFFERS: &str = "SELECT EXISTS (SELECT 1 FROM inbox_body WHERE id = ?1 AND body <> ?2)";

@@ -38,10 +38,10 @@ pub(super) const MIGRATIONS: [&str; 1] = ["
         status TEXT,
         -- Whether the event is what the API says.
         verified INTEGER NOT NULL DEFAULT 0,
-        -- How often the API was asked for the job, and how often in a row it did not know it; not before when again.
-        asked INTEGER NOT NULL DEFAULT 0,
+        -- How often the API was fetches for the job, and how often in a row it did not know it; not before when again.
+        fetches INTEGER NOT NULL DEFAULT 0,
         not_found INTEGER NOT NULL DEFAULT 0,
-        ask_at INTEGER,
+        next_fetch_at INTEGER,
         -- When the first of the last fetches was that had no answer.
         unanswered_since INTEGER,
         -- When the event should have come, if the job is an expected one.
@@ -53,10 +53,10 @@ pub(super) const MIGRATIONS: [&str; 1] = ["
         error TEXT
     ) STRICT;
     -- What was fetched in vain waits behind what was not yet fetched.
-    CREATE INDEX inbox_leasable ON inbox (due_at) WHERE state IN ('received', 'running') AND asked <= 0;
-    CREATE INDEX inbox_leasable_again ON inbox (asked, due_at) WHERE state IN ('received', 'running') AND asked > 0;
-    CREATE INDEX inbox_expected ON inbox (due_at) WHERE state = 'expected' AND asked <= 0;
-    CREATE INDEX inbox_expected_again ON inbox (asked, due_at) WHERE state = 'expected' AND asked > 0;
+    CREATE INDEX inbox_leasable ON inbox (due_at) WHERE state IN ('received', 'running') AND fetches <= 0;
+    CREATE INDEX inbox_leasable_again ON inbox (fetches, due_at) WHERE state IN ('received', 'running') AND fetches > 0;
+    CREATE INDEX inbox_expected ON inbox (due_at) WHERE state = 'expected' AND fetches <= 0;
+    CREATE INDEX inbox_expected_again ON inbox (fetches, due_at) WHERE state = 'expected' AND fetches > 0;
     CREATE INDEX inbox_dead ON inbox (state) WHERE state = 'dead';
     CREATE INDEX inbox_done ON inbox (done_at) WHERE state = 'done' AND bytes IS NOT NULL;
     CREATE INDEX inbox_tombstone ON inbox (done_at) WHERE state = 'done' AND bytes IS NULL;
@@ -96,7 +96,7 @@ pub(super) fn open_as(
         _ => {}
     }
     make_durable(&connection, settings.busy_timeout)?;
-    // Asked first, so that a file which needs nothing opens while another process writes to it.
+    // FetchHistory first, so that a file which needs nothing opens while another process writes to it.
     if version < known {
         migrate(&mut connection, migrations)?;
     }

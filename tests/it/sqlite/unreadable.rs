@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, Outcome, Retention, Unfinished};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, NoResult, Outcome, Retention};
 use qomplement_webhooks::store::Fenced;
 use qomplement_webhooks::{InboxStore, InboxWorker, SqliteInbox, Verification};
 use rusqlite::{Connection, params};
@@ -76,8 +76,8 @@ async fn odd_numbers_and_times_keep_no_row_from_being_handled_or_listed() {
     let folder = Folder::new();
     let inbox = SqliteInbox::open(folder.file()).unwrap();
     let hand = Connection::open(folder.file()).unwrap();
-    let insert = "INSERT INTO inbox (job_id, state, due_at, job_type, status, bytes, received_at, attempts, earlier_attempts, asked,
-            not_found, ask_at, deadline_at, verified)
+    let insert = "INSERT INTO inbox (job_id, state, due_at, job_type, status, bytes, received_at, attempts, earlier_attempts, fetches,
+            not_found, next_fetch_at, deadline_at, verified)
         VALUES (?1, ?2, ?4, CAST(x'ff' AS TEXT), 'completed', CASE ?2 WHEN 'expected' THEN NULL ELSE 7 END, ?4, ?3, ?3, ?3, ?3, ?4, ?4, 5)";
     for state in ["received", "expected"] {
         for number in [i64::MIN, -3, u32::MAX.into(), i64::MAX] {
@@ -100,7 +100,7 @@ async fn odd_numbers_and_times_keep_no_row_from_being_handled_or_listed() {
     for (place, leased) in leased.iter().enumerate() {
         assert!(leased.attempt >= 1, "{leased:?}");
         let outcome = match place % 3 {
-            0 => Outcome::AskAgain { after: HOUR, answer: Unfinished::NotFound },
+            0 => Outcome::FetchAgain { after: HOUR, answer: NoResult::NotFound },
             1 => Outcome::Dead { error: "why".to_owned() },
             _ => Outcome::Release { after: HOUR },
         };
@@ -112,7 +112,7 @@ async fn odd_numbers_and_times_keep_no_row_from_being_handled_or_listed() {
     let overdue = inbox.overdue(100, HOUR).await.unwrap();
     assert_eq!(overdue.len(), 8);
     for overdue in &overdue {
-        let pending = Outcome::AskAgain { after: HOUR, answer: Unfinished::Pending };
+        let pending = Outcome::FetchAgain { after: HOUR, answer: NoResult::Pending };
         assert_eq!(inbox.settle(&overdue.lease, &pending).await.unwrap(), Fenced::Applied);
     }
     for row in inbox.list(&InboxFilter::default(), None, 100).await.unwrap() {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::inbox::{
-    Asked, InboxAdmin, InboxFilter, InboxRow, InboxState, Lease, Leased, Outcome, Retention, Unfinished,
+    FetchHistory, InboxAdmin, InboxFilter, InboxRow, InboxState, Lease, Leased, NoResult, Outcome, Retention,
 };
 use qomplement_webhooks::{JobId, MemoryInbox};
 use serde_json::json;
@@ -66,14 +66,14 @@ fn an_outcome() -> impl Strategy<Value = Outcome> {
         1 => (a_duration(), an_error()).prop_map(|(after, error)| Outcome::Retry { after, error }),
         1 => an_error().prop_map(|error| Outcome::Dead { error }),
         1 => a_duration().prop_map(|after| Outcome::Release { after }),
-        1 => an_error().prop_map(|error| Outcome::Disowned { error }),
-        3 => (a_duration(), an_answer()).prop_map(|(after, answer)| Outcome::AskAgain { after, answer }),
+        1 => an_error().prop_map(|error| Outcome::Rejected { error }),
+        3 => (a_duration(), an_answer()).prop_map(|(after, answer)| Outcome::FetchAgain { after, answer }),
     ]
 }
 
-fn an_answer() -> impl Strategy<Value = Unfinished> {
-    let failed = Unfinished::Failed { error: "no answer".to_owned() };
-    prop::sample::select(vec![Unfinished::Pending, Unfinished::NotFound, failed])
+fn an_answer() -> impl Strategy<Value = NoResult> {
+    let failed = NoResult::Failed { error: "no answer".to_owned() };
+    prop::sample::select(vec![NoResult::Pending, NoResult::NotFound, failed])
 }
 
 fn a_call() -> impl Strategy<Value = Call> {
@@ -137,7 +137,7 @@ async fn result(inbox: &dyn InboxAdmin, call: &Call, leases: &mut Vec<Lease>) ->
             leases.extend(overdue.iter().map(|overdue| overdue.lease.clone()));
             let timeless = overdue.iter().map(|overdue| {
                 assert!(overdue.late < HOUR / 2, "{overdue:?}");
-                format!("{:?} {}", overdue.lease, asked(&overdue.asked))
+                format!("{:?} {}", overdue.lease, history(&overdue.fetches))
             });
             format!("{:?}", timeless.collect::<Vec<_>>())
         }
@@ -173,24 +173,33 @@ async fn content(inbox: &dyn InboxAdmin) -> Vec<String> {
 
 fn leased_timeless(leased: &Leased) -> String {
     assert!(leased.age < HOUR / 2, "{leased:?}");
-    let asking = asked(&leased.asked);
-    let leased = Leased { age: Duration::ZERO, asked: Asked::default(), ..leased.clone() };
-    format!("{leased:?} {asking}")
+    let history = history(&leased.fetches);
+    let leased = Leased { age: Duration::ZERO, fetches: FetchHistory::default(), ..leased.clone() };
+    format!("{leased:?} {history}")
 }
 
-fn asked(asked: &Asked) -> String {
-    let Asked { times, not_found, unanswered_for, again_in } = asked;
-    format!("{times} {not_found} {} {}", unanswered_for.is_some(), *again_in > HOUR / 2)
+fn history(history: &FetchHistory) -> String {
+    let FetchHistory { count, not_found, unanswered_for, next_in } = history;
+    format!("{count} {not_found} {} {}", unanswered_for.is_some(), *next_in > HOUR / 2)
 }
 
 fn timeless(row: &InboxRow) -> String {
     assert!(row.age < HOUR / 2, "{row:?}");
     let due = row.due_in.map(|due| due > HOUR / 2);
     let InboxRow {
-        job_id, state, job_type, status, verified, asked, attempts, earlier_attempts, error, ..
+        job_id,
+        state,
+        job_type,
+        status,
+        verified,
+        fetches,
+        attempts,
+        earlier_attempts,
+        error,
+        ..
     } = row;
     format!(
-        "{job_id} {state} {job_type:?} {status:?} {verified} {asked} {attempts} {earlier_attempts} {error:?} {due:?}"
+        "{job_id} {state} {job_type:?} {status:?} {verified} {fetches} {attempts} {earlier_attempts} {error:?} {due:?}"
     )
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, Lease, Outcome, Receipt, Unfinished};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, Lease, NoResult, Outcome, Receipt};
 use qomplement_webhooks::store::Fenced;
 use qomplement_webhooks::{InboxStore, PostgresInbox};
 
@@ -36,8 +36,8 @@ async fn any_text_is_no_obstacle(open: impl AsyncFn() -> PostgresInbox, name: &s
         let outcomes = [
             Outcome::Retry { after: HOUR, error: error() },
             Outcome::Dead { error: error() },
-            Outcome::Disowned { error: error() },
-            Outcome::AskAgain { after: HOUR, answer: Unfinished::Failed { error: error() } },
+            Outcome::Rejected { error: error() },
+            Outcome::FetchAgain { after: HOUR, answer: NoResult::Failed { error: error() } },
         ];
         for (place, outcome) in outcomes.iter().enumerate() {
             // Each handle learns of the encoding by itself.

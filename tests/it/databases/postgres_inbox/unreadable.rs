@@ -78,7 +78,7 @@ async fn a_row_that_cannot_be_read_is_dead_and_the_others_go_on() {
 async fn odd_numbers_and_times_keep_no_row_from_being_handled_or_listed() {
     let (inbox, client) = (inbox("odd_numbers").await, client(postgres()).await);
     let insert = "INSERT INTO odd_numbers.inbox (job_id, state, job_type, status, body, due_at, received_at, attempts,
-            earlier_attempts, asked, not_found, ask_at, deadline_at)
+            earlier_attempts, fetches, not_found, next_fetch_at, deadline_at)
         SELECT state || n || replace(at, ' ', '_'), state, NULL, 'completed', CASE state WHEN 'received' THEN 'no JSON'::bytea END,
             at::timestamptz, at::timestamptz, n, n, n, n, at::timestamptz, at::timestamptz
         FROM unnest(ARRAY['received', 'expected']) AS state, unnest(ARRAY[-2147483648, -3, 2147483647]) AS n,
@@ -102,7 +102,7 @@ async fn odd_numbers_and_times_keep_no_row_from_being_handled_or_listed() {
     for (place, leased) in leased.iter().enumerate() {
         let error = || "why".to_owned();
         let outcome = match place % 3 {
-            0 => Outcome::AskAgain { after: HOUR, answer: qomplement_webhooks::inbox::Unfinished::NotFound },
+            0 => Outcome::FetchAgain { after: HOUR, answer: qomplement_webhooks::inbox::NoResult::NotFound },
             1 => Outcome::Dead { error: error() },
             _ => Outcome::Release { after: HOUR },
         };
@@ -116,7 +116,7 @@ async fn odd_numbers_and_times_keep_no_row_from_being_handled_or_listed() {
     assert_eq!(overdue.len(), 6);
     for overdue in &overdue {
         let pending =
-            Outcome::AskAgain { after: HOUR, answer: qomplement_webhooks::inbox::Unfinished::Pending };
+            Outcome::FetchAgain { after: HOUR, answer: qomplement_webhooks::inbox::NoResult::Pending };
         assert_eq!(
             inbox.settle(&overdue.lease, &pending).await.unwrap(),
             qomplement_webhooks::store::Fenced::Applied

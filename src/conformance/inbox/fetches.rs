@@ -7,19 +7,21 @@ use tokio::time::{Instant, sleep};
 use super::super::harness::{Call, LONG, ROUNDING, SHORT, applied, at_once, job, stale};
 use super::steps::*;
 use crate::event::JobId;
-use crate::inbox::{Asked, InboxAdmin, InboxState, Lease, Outcome, Overdue, Receipt, Retention, Unfinished};
+use crate::inbox::{
+    FetchHistory, InboxAdmin, InboxState, Lease, NoResult, Outcome, Overdue, Receipt, Retention,
+};
 use crate::store::Fenced;
 
-fn ask_again(after: Duration, answer: Unfinished) -> Outcome {
-    Outcome::AskAgain { after, answer }
+fn fetch_again(after: Duration, answer: NoResult) -> Outcome {
+    Outcome::FetchAgain { after, answer }
 }
 
-fn failed() -> Unfinished {
-    Unfinished::Failed { error: "no answer".to_owned() }
+fn failed() -> NoResult {
+    NoResult::Failed { error: "no answer".to_owned() }
 }
 
-fn disowned() -> Outcome {
-    Outcome::Disowned { error: "nobody knows it".to_owned() }
+fn rejected() -> Outcome {
+    Outcome::Rejected { error: "nobody knows it".to_owned() }
 }
 
 /// Registers a job that is overdue, and leases it to ask for it.
@@ -53,7 +55,7 @@ pub async fn inbox_an_overdue_job_is_verified(store: &dyn InboxAdmin) {
             applied(store.verify(&overdue.lease, &said).await, "what the API says of an overdue job");
         }
         let row = row(store, said.job()).await;
-        assert_eq!((row.state, row.verified, row.asked), (InboxState::Received, true, 0));
+        assert_eq!((row.state, row.verified, row.fetches), (InboxState::Received, true, 0));
         receipt(store.receive(&said).await, Receipt::Duplicate, "its webhook, later");
         let leased = lease(store, said.job(), LONG).await;
         assert_eq!((&leased.body, leased.attempt, leased.verified), (said.body(), 1, true));
@@ -75,8 +77,8 @@ pub async fn inbox_a_webhook_wins_over_an_answer(store: &dyn InboxAdmin) {
     let said = event(webhook.job(), "extract", "failed", "");
     stale(store.verify(&overdue.lease, &said).await, "an answer after the webhook");
     stale(store.renew(&overdue.lease, LONG).await, "a renewal after the webhook");
-    let outcomes = [ask_again(LONG, Unfinished::Pending), ask_again(LONG, failed()), release(LONG)];
-    for outcome in outcomes.iter().chain(&[disowned(), error("never")]) {
+    let outcomes = [fetch_again(LONG, NoResult::Pending), fetch_again(LONG, failed()), release(LONG)];
+    for outcome in outcomes.iter().chain(&[rejected(), error("never")]) {
         stale(store.settle(&overdue.lease, outcome).await, "an outcome after the webhook");
     }
     assert_eq!(snapshot(store, webhook.job()).await, before, "an answer changed what the webhook brought");
@@ -113,20 +115,20 @@ pub async fn inbox_a_running_row_is_verified(store: &dyn InboxAdmin) {
 /// When the event is kept, the attempt is counted, or the asking is not.
 pub async fn inbox_a_job_that_has_not_ended_is_expected_again(store: &dyn InboxAdmin) {
     let (job, lease_of_webhook) = running(store).await;
-    settle(store, &lease_of_webhook, &ask_again(Duration::ZERO, Unfinished::Pending)).await;
+    settle(store, &lease_of_webhook, &fetch_again(Duration::ZERO, NoResult::Pending)).await;
     stale(store.renew(&lease_of_webhook, LONG).await, "a renewal when the job is expected");
     let (row, body) = get(store, &job).await;
-    assert_eq!((row.state, row.attempts, row.asked), (InboxState::Expected, 0, 1));
+    assert_eq!((row.state, row.attempts, row.fetches), (InboxState::Expected, 0, 1));
     assert_eq!((row.job_type, row.status, body), (None, None, None), "its event was dropped");
     let overdue = again(store, &job).await;
-    assert_eq!((overdue.asked.times, overdue.asked.not_found), (1, 0));
-    settle(store, &overdue.lease, &ask_again(LONG, Unfinished::Pending)).await;
+    assert_eq!((overdue.fetches.count, overdue.fetches.not_found), (1, 0));
+    settle(store, &overdue.lease, &fetch_again(LONG, NoResult::Pending)).await;
     stale(store.settle(&overdue.lease, &release(Duration::ZERO)).await, "another outcome of that lease");
     assert!(find_overdue(store, std::slice::from_ref(&job), LONG).await.is_empty(), "asked again at once");
     receipt(store.receive(&completed(&job)).await, Receipt::Stored, "its next event");
     let leased = lease(store, &job, LONG).await;
-    assert_eq!((leased.attempt, leased.asked.times, leased.verified), (1, 2, false));
-    assert!(leased.asked.again_in > LONG / 2, "when it may be asked again was forgotten: {leased:?}");
+    assert_eq!((leased.attempt, leased.fetches.count, leased.verified), (1, 2, false));
+    assert!(leased.fetches.next_in > LONG / 2, "when it may be asked again was forgotten: {leased:?}");
 }
 
 /// That the API does not know a job, or does not answer, costs no attempt, and is counted apart.
@@ -138,38 +140,37 @@ pub async fn inbox_what_the_api_cannot_say_is_counted_apart(store: &dyn InboxAdm
     let (running, mut running_lease) = running(store).await;
     let expected = job();
     let mut expected_lease = overdue_lease(store, &expected).await.lease;
-    let answers =
-        [(Unfinished::NotFound, 1), (failed(), 1), (Unfinished::NotFound, 2), (Unfinished::NotFound, 3)];
+    let answers = [(NoResult::NotFound, 1), (failed(), 1), (NoResult::NotFound, 2), (NoResult::NotFound, 3)];
     for (times, (answer, not_found)) in (1..).zip(answers) {
         for (job, held, state) in [
             (&running, &running_lease, InboxState::Received),
             (&expected, &expected_lease, InboxState::Expected),
         ] {
-            settle(store, held, &ask_again(Duration::ZERO, answer.clone())).await;
+            settle(store, held, &fetch_again(Duration::ZERO, answer.clone())).await;
             let (row, body) = get(store, job).await;
-            assert_eq!((row.state, row.attempts, row.asked), (state, 0, times), "{answer:?}");
+            assert_eq!((row.state, row.attempts, row.fetches), (state, 0, times), "{answer:?}");
             assert_eq!(body.is_some(), state == InboxState::Received, "the event after {answer:?}");
             assert_eq!(row.error.as_deref(), answer.error(), "{answer:?}");
         }
         let leased = lease(store, &running, LONG).await;
-        assert_eq!((leased.attempt, leased.asked.times, leased.asked.not_found), (1, times, not_found));
+        assert_eq!((leased.attempt, leased.fetches.count, leased.fetches.not_found), (1, times, not_found));
         let overdue = again(store, &expected).await;
-        assert_eq!((overdue.asked.times, overdue.asked.not_found), (times, not_found));
+        assert_eq!((overdue.fetches.count, overdue.fetches.not_found), (times, not_found));
         (running_lease, expected_lease) = (leased.lease, overdue.lease);
     }
     for (job, held) in [(&running, running_lease), (&expected, expected_lease.clone())] {
-        settle(store, &held, &ask_again(Duration::ZERO, Unfinished::Pending)).await;
+        settle(store, &held, &fetch_again(Duration::ZERO, NoResult::Pending)).await;
         assert_eq!(row(store, job).await.error, None, "an error of before it was known");
         let overdue = again(store, job).await;
-        assert_eq!((overdue.asked.times, overdue.asked.not_found), (5, 0), "after it was known");
+        assert_eq!((overdue.fetches.count, overdue.fetches.not_found), (5, 0), "after it was known");
         expected_lease = overdue.lease;
     }
-    settle(store, &expected_lease, &ask_again(Duration::ZERO, failed())).await;
+    settle(store, &expected_lease, &fetch_again(Duration::ZERO, failed())).await;
     let overdue = again(store, &expected).await;
-    assert_eq!((overdue.asked.times, overdue.asked.not_found), (6, 0), "after it could not be asked for");
+    assert_eq!((overdue.fetches.count, overdue.fetches.not_found), (6, 0), "after it could not be asked for");
     settle(store, &overdue.lease, &release(Duration::ZERO)).await;
     let overdue = again(store, &expected).await;
-    assert_eq!(overdue.asked.times, 6, "what is given back does not count");
+    assert_eq!(overdue.fetches.count, 6, "what is given back does not count");
     for outcome in [Outcome::Done, retry(Duration::ZERO)] {
         stale(store.settle(&overdue.lease, &outcome).await, "there is nothing that could be handled");
     }
@@ -187,7 +188,7 @@ pub async fn inbox_a_job_that_is_none_may_come_again(store: &dyn InboxAdmin) {
     let overdue = overdue_lease(store, &expected).await.lease;
     for (job, held) in [(&received, &held), (&expected, &overdue)] {
         for _ in 0..2 {
-            applied(store.settle(held, &disowned()).await, "a job that is none");
+            applied(store.settle(held, &rejected()).await, "a job that is none");
         }
         let (dead, body) = get(store, job).await;
         assert_eq!((dead.state, dead.job_type, body), (InboxState::Dead, None, None));
@@ -195,15 +196,15 @@ pub async fn inbox_a_job_that_is_none_may_come_again(store: &dyn InboxAdmin) {
         assert!(replay(store, job).await, "one without an event cannot be replayed");
         stale(store.renew(held, LONG).await, "a renewal of before the replay");
         let asked = again(store, job).await;
-        assert_eq!(asked.asked.times, 0, "it is asked for anew");
+        assert_eq!(asked.fetches.count, 0, "it is asked for anew");
         stale(store.settle(held, &release(Duration::ZERO)).await, "an outcome of before the replay");
         settle(store, &asked.lease, &error("never")).await;
         assert_eq!(row(store, job).await.state, InboxState::Dead, "an expected job that will not be handled");
         receipt(store.receive(&completed(job)).await, Receipt::Stored, "an event of a job that was dead");
         let leased = lease(store, job, LONG).await;
-        assert_eq!((leased.attempt, leased.asked.times), (1, 0));
+        assert_eq!((leased.attempt, leased.fetches.count), (1, 0));
     }
-    for outcome in [disowned(), ask_again(LONG, Unfinished::Pending)] {
+    for outcome in [rejected(), fetch_again(LONG, NoResult::Pending)] {
         let (job, held) = running(store).await;
         applied(store.verify(&held, &completed(&job)).await, "what the API says of a running row");
         settle(store, &held, &outcome).await;
@@ -222,8 +223,8 @@ pub async fn inbox_a_job_that_is_none_may_come_again(store: &dyn InboxAdmin) {
 /// When it is due or overdue at another time.
 pub async fn inbox_a_job_is_asked_for_again_after_a_while(store: &dyn InboxAdmin) {
     clear(store).await;
-    let again = |answer| ask_again(SHORT, answer);
-    for outcome in [again(Unfinished::NotFound), again(failed())] {
+    let again = |answer| fetch_again(SHORT, answer);
+    for outcome in [again(NoResult::NotFound), again(failed())] {
         let (job, held) = running(store).await;
         let settled = Instant::now();
         settle(store, &held, &outcome).await;
@@ -231,12 +232,12 @@ pub async fn inbox_a_job_is_asked_for_again_after_a_while(store: &dyn InboxAdmin
         assert!(!leased.ran_out, "the lease before had ended as {outcome:?}");
         settle(store, &leased.lease, &Outcome::Done).await;
     }
-    let pending = again(Unfinished::Pending);
+    let pending = again(NoResult::Pending);
     let (job, held) = running(store).await;
     let settled = Instant::now();
     settle(store, &held, &pending).await;
     let mut overdue = overdue_when_due(store, &job, settled, SHORT).await;
-    for outcome in [pending, again(Unfinished::NotFound), again(failed()), release(SHORT)] {
+    for outcome in [pending, again(NoResult::NotFound), again(failed()), release(SHORT)] {
         let settled = Instant::now();
         settle(store, &overdue.lease, &outcome).await;
         stale(store.settle(&overdue.lease, &outcome).await, "an outcome when the job is expected");
@@ -268,7 +269,7 @@ pub async fn inbox_the_last_that_asks_for_a_job_writes(store: &dyn InboxAdmin) {
     let before = snapshot(store, &job).await;
     stale(store.renew(&first, LONG).await, "a renewal by who asked before");
     stale(store.verify(&first, &said).await, "an answer to who asked before");
-    let outcomes = [ask_again(LONG, Unfinished::NotFound), release(LONG), disowned(), error("never")];
+    let outcomes = [fetch_again(LONG, NoResult::NotFound), release(LONG), rejected(), error("never")];
     for outcome in &outcomes {
         stale(store.settle(&first, outcome).await, &format!("{outcome:?} by who asked before"));
     }
@@ -286,7 +287,7 @@ pub async fn inbox_a_job_says_how_late_it_is(store: &dyn InboxAdmin) {
     expect(store, &job, SHORT).await;
     let registered = Instant::now();
     let mut overdue = overdue_when_due(store, &job, began, SHORT).await;
-    for outcome in [ask_again(SHORT, failed()), release(SHORT), ask_again(SHORT, Unfinished::Pending)] {
+    for outcome in [fetch_again(SHORT, failed()), release(SHORT), fetch_again(SHORT, NoResult::Pending)] {
         let settled = Instant::now();
         settle(store, &overdue.lease, &outcome).await;
         let least = registered.elapsed();
@@ -299,7 +300,7 @@ pub async fn inbox_a_job_says_how_late_it_is(store: &dyn InboxAdmin) {
             overdue.late
         );
     }
-    settle(store, &overdue.lease, &disowned()).await;
+    settle(store, &overdue.lease, &rejected()).await;
     let replayed = Instant::now();
     assert!(replay(store, &job).await, "one without an event cannot be replayed");
     let late = again(store, &job).await.late;
@@ -313,36 +314,40 @@ pub async fn inbox_a_job_says_how_late_it_is(store: &dyn InboxAdmin) {
 ///
 /// When the counts are kept.
 pub async fn inbox_asking_begins_anew_with_a_new_life(store: &dyn InboxAdmin) {
-    for end in [Outcome::Done, error("never"), disowned()] {
+    for end in [Outcome::Done, error("never"), rejected()] {
         let (job, held) = asked_once(store).await;
         settle(store, &held, &end).await;
-        if end == disowned() {
+        if end == rejected() {
             receipt(store.receive(&completed(&job)).await, Receipt::Stored, "an event of a job that is none");
         } else {
             assert!(replay(store, &job).await, "not replayed after {end:?}");
         }
         let leased = lease(store, &job, LONG).await;
-        assert_eq!(leased.asked, Asked::default(), "how it was asked for before {end:?}");
+        assert_eq!(leased.fetches, FetchHistory::default(), "how it was asked for before {end:?}");
         settle(store, &leased.lease, &Outcome::Done).await;
     }
     let (job, held) = asked_once(store).await;
-    settle(store, &held, &disowned()).await;
+    settle(store, &held, &rejected()).await;
     assert!(replay(store, &job).await, "a job that is none is not expected again");
-    assert_eq!(again(store, &job).await.asked, Asked::default(), "how it was asked for before it was dead");
+    assert_eq!(
+        again(store, &job).await.fetches,
+        FetchHistory::default(),
+        "how it was asked for before it was dead"
+    );
 
     let (job, held) = asked_once(store).await;
     applied(store.verify(&held, &completed(&job)).await, "what the API says of a running row");
     settle(store, &held, &retry(Duration::ZERO)).await;
     let leased = lease(store, &job, LONG).await;
-    assert_eq!(leased.asked, Asked::default(), "how it was asked for before it was verified");
+    assert_eq!(leased.fetches, FetchHistory::default(), "how it was asked for before it was verified");
 }
 
 /// A running row whose job the API did not know when it was asked before.
 async fn asked_once(store: &dyn InboxAdmin) -> (JobId, Lease) {
     let (job, held) = running(store).await;
-    settle(store, &held, &ask_again(Duration::ZERO, Unfinished::NotFound)).await;
+    settle(store, &held, &fetch_again(Duration::ZERO, NoResult::NotFound)).await;
     let leased = lease(store, &job, LONG).await;
-    assert_eq!((leased.asked.times, leased.asked.not_found), (1, 1), "a job that was asked for once");
+    assert_eq!((leased.fetches.count, leased.fetches.not_found), (1, 1), "a job that was asked for once");
     (job, leased.lease)
 }
 
@@ -362,14 +367,14 @@ pub async fn inbox_what_was_fetched_least_comes_first(store: &dyn InboxAdmin) {
     for times in [2, 1, 1, 0, 0] {
         let (job, mut running) = running(store).await;
         for _ in 0..times {
-            settle(store, &running, &ask_again(Duration::ZERO, failed())).await;
+            settle(store, &running, &fetch_again(Duration::ZERO, failed())).await;
             running = lease(store, &job, LONG).await.lease;
         }
         received.push(job);
         let job = super::super::harness::job();
         let mut asking = overdue_lease(store, &job).await.lease;
         for _ in 0..times {
-            settle(store, &asking, &ask_again(Duration::ZERO, failed())).await;
+            settle(store, &asking, &fetch_again(Duration::ZERO, failed())).await;
             asking = again(store, &job).await.lease;
         }
         expected.push(job);
@@ -398,18 +403,18 @@ pub async fn inbox_the_time_without_an_answer_is_told(store: &dyn InboxAdmin) {
     let (received, mut held) = running(store).await;
     let expected = job();
     let mut overdue = overdue_lease(store, &expected).await;
-    assert_eq!(overdue.asked.unanswered_for, None, "a job that was not fetched");
+    assert_eq!(overdue.fetches.unanswered_for, None, "a job that was not fetched");
     sleep(SHORT).await;
     let began = Instant::now();
     for _ in 0..3 {
-        settle(store, &held, &ask_again(Duration::ZERO, failed())).await;
-        settle(store, &overdue.lease, &ask_again(Duration::ZERO, failed())).await;
+        settle(store, &held, &fetch_again(Duration::ZERO, failed())).await;
+        settle(store, &overdue.lease, &fetch_again(Duration::ZERO, failed())).await;
         let first_settled = began.elapsed();
         let least = Instant::now();
         sleep(SHORT).await;
         let leased = lease(store, &received, LONG).await;
         overdue = again(store, &expected).await;
-        for told in [leased.asked.unanswered_for, overdue.asked.unanswered_for] {
+        for told in [leased.fetches.unanswered_for, overdue.fetches.unanswered_for] {
             let (least, most) = (least.elapsed(), began.elapsed());
             let told = told.unwrap_or_else(|| panic!("a job that was fetched without an answer"));
             // The clock of the store is not the suite's.
@@ -422,30 +427,30 @@ pub async fn inbox_the_time_without_an_answer_is_told(store: &dyn InboxAdmin) {
         settle(store, &leased.lease, &release(Duration::ZERO)).await;
         settle(store, &overdue.lease, &release(Duration::ZERO)).await;
         let leased = lease(store, &received, LONG).await;
-        assert!(leased.asked.unanswered_for >= Some(SHORT / 2), "it counts anew after it was given back");
+        assert!(leased.fetches.unanswered_for >= Some(SHORT / 2), "it counts anew after it was given back");
         held = leased.lease;
         overdue = again(store, &expected).await;
-        assert!(overdue.asked.unanswered_for >= Some(SHORT / 2), "it counts anew after it was given back");
+        assert!(overdue.fetches.unanswered_for >= Some(SHORT / 2), "it counts anew after it was given back");
     }
-    let told = overdue.asked.unanswered_for.unwrap_or_default();
+    let told = overdue.fetches.unanswered_for.unwrap_or_default();
     assert!(told + ROUNDING >= SHORT * 3, "it counts from the last fetch, and not from the first: {told:?}");
 
-    settle(store, &held, &ask_again(Duration::ZERO, Unfinished::NotFound)).await;
+    settle(store, &held, &fetch_again(Duration::ZERO, NoResult::NotFound)).await;
     let leased = lease(store, &received, LONG).await;
-    assert_eq!(leased.asked.unanswered_for, None, "after an answer");
-    settle(store, &leased.lease, &ask_again(Duration::ZERO, failed())).await;
+    assert_eq!(leased.fetches.unanswered_for, None, "after an answer");
+    settle(store, &leased.lease, &fetch_again(Duration::ZERO, failed())).await;
     let leased = lease(store, &received, LONG).await;
     settle(store, &leased.lease, &error("never")).await;
     assert!(replay(store, &received).await, "what is dead cannot be replayed");
     let leased = lease(store, &received, LONG).await;
-    assert_eq!(leased.asked.unanswered_for, None, "after a replay");
-    settle(store, &overdue.lease, &ask_again(Duration::ZERO, Unfinished::Pending)).await;
+    assert_eq!(leased.fetches.unanswered_for, None, "after a replay");
+    settle(store, &overdue.lease, &fetch_again(Duration::ZERO, NoResult::Pending)).await;
     let overdue = again(store, &expected).await;
-    assert_eq!(overdue.asked.unanswered_for, None, "after an answer");
-    settle(store, &overdue.lease, &ask_again(Duration::ZERO, failed())).await;
+    assert_eq!(overdue.fetches.unanswered_for, None, "after an answer");
+    settle(store, &overdue.lease, &fetch_again(Duration::ZERO, failed())).await;
     receipt(store.receive(&completed(&expected)).await, Receipt::Stored, "the event of an expected job");
     let leased = lease(store, &expected, LONG).await;
-    assert_eq!((leased.asked.unanswered_for, leased.asked.times), (None, 5), "after its receipt");
+    assert_eq!((leased.fetches.unanswered_for, leased.fetches.count), (None, 5), "after its receipt");
 }
 
 /// Of an answer and a webhook that come at once, one is the event, and the other is told so.
@@ -501,11 +506,11 @@ pub async fn inbox_a_time_may_be_any(store: &dyn InboxAdmin) {
     far(&job, "the end of a lease on an expected job").await;
     applied(store.renew(&overdue.lease, MAX).await, "a renewal");
     far(&job, "the end of a renewed lease on an expected job").await;
-    settle(store, &overdue.lease, &ask_again(MAX, Unfinished::Pending)).await;
+    settle(store, &overdue.lease, &fetch_again(MAX, NoResult::Pending)).await;
     far(&job, "when it may be asked for again").await;
     store_event(store, &completed(&job)).await;
     let leased = lease(store, &job, MAX).await;
-    assert!(leased.asked.again_in > LONG * 1000, "when it may be asked for again: {leased:?}");
+    assert!(leased.fetches.next_in > LONG * 1000, "when it may be asked for again: {leased:?}");
     far(&job, "the end of a lease").await;
     applied(store.renew(&leased.lease, MAX).await, "a renewal");
     far(&job, "the end of a renewed lease").await;
@@ -513,7 +518,8 @@ pub async fn inbox_a_time_may_be_any(store: &dyn InboxAdmin) {
     let pruned = store.prune(&Retention { payload: MAX, row: MAX }).await;
     assert!(pruned.is_ok(), "what is kept for ever cannot be pruned: {pruned:?}");
     assert!(get(store, &job).await.1.is_some(), "what is kept for ever was pruned");
-    for outcome in [retry(MAX), release(MAX), ask_again(MAX, Unfinished::NotFound), ask_again(MAX, failed())]
+    for outcome in
+        [retry(MAX), release(MAX), fetch_again(MAX, NoResult::NotFound), fetch_again(MAX, failed())]
     {
         let (job, held) = running(store).await;
         settle(store, &held, &outcome).await;
