@@ -219,7 +219,7 @@ pub struct Leased {
     /// How many attempts there were before it was replayed.
     pub earlier_attempts: u32,
     /// Whether the lease before this one ran out: its holder died, hung, or lost the store.
-    pub ran_out: bool,
+    pub expired: bool,
     /// Whether that lease was [begun](InboxStore::begin): then its holder did not lose the reply.
     pub begun: bool,
     /// Whether the event is what the API says, and not only what a webhook said.
@@ -375,7 +375,7 @@ impl fmt::Debug for Leased {
             .field("body", &format_args!("{} bytes", self.body.len()))
             .field("attempt", &self.attempt)
             .field("earlier_attempts", &self.earlier_attempts)
-            .field("ran_out", &self.ran_out)
+            .field("expired", &self.expired)
             .field("verified", &self.verified)
             .field("age", &self.age)
             .field("fetches", &self.fetches)

@@ -142,12 +142,12 @@ impl Row {
         now: Timestamp,
     ) -> Option<Leased> {
         let verified = self.event.as_ref()?.verified;
-        let ran_out = match self.phase {
+        let expired = match self.phase {
             Phase::Received { due_at } if due_at <= now => false,
             Phase::Running { until } if until <= now => true,
             _ => return None,
         };
-        let begun = std::mem::take(&mut self.begun) && ran_out;
+        let begun = std::mem::take(&mut self.begun) && expired;
         self.phase = Phase::Running { until: now.after(length) };
         self.fence = self.fence.saturating_add(1);
         self.attempts = self.attempts.saturating_add(1);
@@ -156,7 +156,7 @@ impl Row {
             body,
             attempt: self.attempts,
             earlier_attempts: self.earlier_attempts,
-            ran_out,
+            expired,
             begun,
             verified,
             age: now.since(self.received_at),

@@ -226,13 +226,13 @@ impl Worker {
         unverified: Option<OwnedSemaphorePermit>,
     ) -> Option<Outcome> {
         let InboxWorker { max_attempts, backoff, max_handler_time, .. } = self.settings;
-        let Leased { attempt, earlier_attempts, ran_out, begun, .. } = leased;
+        let Leased { attempt, earlier_attempts, expired, begun, .. } = leased;
         if self.runs.are_of(leased.lease.job()) {
             return Some(self.still_running());
         }
         // Only the last attempt is begun: an event is dead after it, and not when as many leases got lost on the way to
         // their workers, or the limit is lower than it was.
-        if ran_out && begun && attempt > max_attempts {
+        if expired && begun && attempt > max_attempts {
             error!("the last attempt did not end, and there is no other: the event is dead");
             let last = attempt.saturating_sub(1);
             let error = match last {
@@ -242,7 +242,7 @@ impl Worker {
             };
             return Some(Outcome::Dead { error });
         }
-        if ran_out {
+        if expired {
             let after = backoff.after(attempt.saturating_sub(1));
             warn!(?after, "the attempt before did not end, as when its process dies; trying again later");
             return Some(Outcome::Release { after });

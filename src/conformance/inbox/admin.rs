@@ -36,7 +36,7 @@ pub async fn inbox_a_replay_begins_anew_and_keeps_the_attempts(store: &dyn Inbox
             (1, 2),
             "the counts of the attempt after a replay"
         );
-        assert!(!leased.ran_out, "no lease ran out before a replay");
+        assert!(!leased.expired, "no lease ran out before a replay");
         settle(store, &leased.lease, &outcome).await;
         assert!(replay(store, &job).await, "a row was not replayed a second time");
         let leased = lease(store, &job, LONG).await;

@@ -58,7 +58,7 @@ pub async fn inbox_a_cancelled_lease_ends(store: &dyn InboxStore) {
             );
             sleep(SHORT / 10).await;
         };
-        let attempts = if leased.ran_out { 2 } else { 1 };
+        let attempts = if leased.expired { 2 } else { 1 };
         assert_eq!(
             leased.attempt, attempts,
             "attempts after a lease that was dropped; it counts if it was taken"

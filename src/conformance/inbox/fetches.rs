@@ -229,7 +229,7 @@ pub async fn inbox_a_job_is_asked_for_again_after_a_while(store: &dyn InboxAdmin
         let settled = Instant::now();
         settle(store, &held, &outcome).await;
         let leased = lease_when_due(store, &job, settled, SHORT).await;
-        assert!(!leased.ran_out, "the lease before had ended as {outcome:?}");
+        assert!(!leased.expired, "the lease before had ended as {outcome:?}");
         settle(store, &leased.lease, &Outcome::Done).await;
     }
     let pending = again(NoResult::Pending);

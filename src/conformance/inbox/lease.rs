@@ -140,7 +140,7 @@ pub async fn inbox_an_attempt_is_counted_at_its_lease(store: &dyn InboxAdmin) {
             _ => lease_again(store, &job).await,
         };
         assert_eq!(leased.attempt, attempt, "an attempt whose lease ran out was not counted");
-        assert_eq!(leased.ran_out, attempt > 1, "attempt {attempt}: whether the lease before it ran out");
+        assert_eq!(leased.expired, attempt > 1, "attempt {attempt}: whether the lease before it ran out");
         let row = row(store, &job).await;
         assert_eq!(row.state, InboxState::Running, "the state of a leased row");
         assert_eq!(
@@ -172,7 +172,7 @@ pub async fn inbox_a_lease_says_whether_the_one_before_it_began(store: &dyn Inbo
         }
         sleep(SHORT * 2).await;
         let next = lease_again(store, &job).await;
-        assert_eq!((next.ran_out, next.begun), (true, begins), "whether the lease that ran out was begun");
+        assert_eq!((next.expired, next.begun), (true, begins), "whether the lease that ran out was begun");
         stale(store.begin(&last).await, "to begin under a lease that was followed by another");
         last = next.lease;
     }
@@ -181,7 +181,7 @@ pub async fn inbox_a_lease_says_whether_the_one_before_it_began(store: &dyn Inbo
     stale(store.begin(&last).await, "to begin under a lease that was settled");
     let next = lease(store, &job, LONG).await;
     assert_eq!(
-        (next.ran_out, next.begun),
+        (next.expired, next.begun),
         (false, false),
         "the lease before was settled: it did not run out"
     );
@@ -262,7 +262,7 @@ pub async fn inbox_a_lease_ends(store: &dyn InboxStore) {
     let began = Instant::now();
     lease(store, &job, SHORT).await;
     let again = lease_when_due(store, &job, began, SHORT).await;
-    assert!(again.ran_out, "the lease before ran out, and nothing says so");
+    assert!(again.expired, "the lease before ran out, and nothing says so");
 }
 
 /// A renewal lasts for its own length from its own time, more or less than what was left.

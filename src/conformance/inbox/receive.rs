@@ -37,7 +37,7 @@ pub async fn inbox_an_event_is_leased_as_it_was_received(store: &dyn InboxAdmin)
     assert_eq!(leased.lease.job(), &job, "the lease is another job's");
     assert_eq!(&leased.body, event.body(), "another body is leased: not one byte may change");
     assert_eq!((leased.attempt, leased.earlier_attempts), (1, 0), "the count of the first attempt");
-    assert!(!leased.ran_out, "no lease has run out: there was none");
+    assert!(!leased.expired, "no lease has run out: there was none");
 }
 
 /// A copy of a stored event is a duplicate, whatever has become of the first, and changes nothing.
@@ -129,7 +129,7 @@ pub async fn inbox_a_final_status_replaces_one_that_is_not(store: &dyn InboxAdmi
             }
             let leased = lease(store, &job, LONG).await;
             assert_eq!(&leased.body, last.body(), "{status} in {stand:?}: the body before is kept");
-            assert_eq!((leased.attempt, leased.ran_out), (1, false), "{status} in {stand:?}: as new");
+            assert_eq!((leased.attempt, leased.expired), (1, false), "{status} in {stand:?}: as new");
             if let Some(old) = old {
                 assert!(
                     leased.lease.fence() > old.fence(),

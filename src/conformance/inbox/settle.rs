@@ -46,7 +46,7 @@ pub async fn inbox_a_retry_waits_for_its_delay(store: &dyn InboxAdmin) {
         assert_eq!((row.state, row.attempts), (InboxState::Received, 1), "state and attempts of what waits");
         assert_eq!(row.error.as_deref(), Some("not now"), "the error of what is tried again");
         let again = lease_when_due(store, &job, settled, delay).await;
-        assert_eq!((again.attempt, again.ran_out), (2, false), "the second attempt, after one that ended");
+        assert_eq!((again.attempt, again.expired), (2, false), "the second attempt, after one that ended");
         return;
     }
 }
@@ -63,7 +63,7 @@ pub async fn inbox_a_released_attempt_does_not_count(store: &dyn InboxAdmin) {
     settle(store, &leased.lease, &release(Duration::ZERO)).await;
     assert_eq!(row(store, &job).await.attempts, 0, "an attempt that was given back counts");
     let leased = lease(store, &job, LONG).await;
-    assert_eq!((leased.attempt, leased.ran_out), (1, false), "the attempt after one that was given back");
+    assert_eq!((leased.attempt, leased.expired), (1, false), "the attempt after one that was given back");
     let settled = Instant::now();
     settle(store, &leased.lease, &release(SHORT)).await;
     let leased = lease_when_due(store, &job, settled, SHORT).await;

@@ -39,7 +39,7 @@ enum Flaw {
     LeavesOneOut,
     LeasesInOrderOfArrival,
     CountsAnAttemptAtItsEnd,
-    SaysNothingOfALeaseThatRanOut,
+    HidesAnExpiredLease,
     ForgetsThatItBegan,
     RemembersThatItBegan,
     BeginsWithoutFence,
@@ -344,8 +344,8 @@ impl InboxStore for Flawed {
                     leased.body = value.to_string().into();
                 }
                 CutsBodies => leased.body.truncate(1 << 20),
-                CountsAnAttemptAtItsEnd if leased.ran_out => leased.attempt -= 1,
-                SaysNothingOfALeaseThatRanOut => leased.ran_out = false,
+                CountsAnAttemptAtItsEnd if leased.expired => leased.attempt -= 1,
+                HidesAnExpiredLease => leased.expired = false,
                 RemembersThatItBegan => leased.begun = self.state.begun.lock().unwrap().contains(&job),
                 KeepsTheFencingToken => leased.lease = Lease::new(job, 1),
                 ForgetsEarlierAttempts => leased.earlier_attempts = 0,
@@ -724,7 +724,7 @@ const FLAWS: &[(Flaw, &str)] = &[
     (LeavesOneOut, "inbox_no_more_is_leased_than_asked_for"),
     (LeasesInOrderOfArrival, "inbox_those_due_for_longest_come_first"),
     (CountsAnAttemptAtItsEnd, "inbox_an_attempt_is_counted_at_its_lease"),
-    (SaysNothingOfALeaseThatRanOut, "inbox_a_lease_ends"),
+    (HidesAnExpiredLease, "inbox_a_lease_ends"),
     (ForgetsThatItBegan, "inbox_a_lease_says_whether_the_one_before_it_began"),
     (RemembersThatItBegan, "inbox_a_lease_says_whether_the_one_before_it_began"),
     (BeginsWithoutFence, "inbox_a_lease_says_whether_the_one_before_it_began"),

@@ -41,7 +41,7 @@ pub(super) fn leased(row: &Row) -> Result<Leased, Unreadable> {
             body: column::<Option<&[u8]>>(row, "body")?.map(Bytes::copy_from_slice).ok_or(read::NO_BODY)?,
             attempt: count(row, "attempts")?.max(1),
             earlier_attempts: count(row, "earlier_attempts")?,
-            ran_out: column(row, "ran_out")?,
+            expired: column(row, "expired")?,
             begun: column::<Option<bool>>(row, "was_begun")?.unwrap_or_default(),
             verified: column::<Option<bool>>(row, "verified")?.unwrap_or_default(),
             age: column::<Option<i64>>(row, "age")?.map(duration).unwrap_or_default(),

@@ -332,13 +332,13 @@ impl Statements {
             ),
             lease: format!(
                 "WITH fresh AS MATERIALIZED (
-                    SELECT number, due_at, state = 'running' AS ran_out,
+                    SELECT number, due_at, state = 'running' AS expired,
                         state = 'running' AND begun AS was_begun
                     FROM {table}
                     WHERE {UNFINISHED} AND fetches <= 0 AND due_at <= statement_timestamp()
                     ORDER BY due_at, number LIMIT $1 FOR UPDATE SKIP LOCKED
                 ), again AS MATERIALIZED (
-                    SELECT number, due_at, state = 'running' AS ran_out,
+                    SELECT number, due_at, state = 'running' AS expired,
                         state = 'running' AND begun AS was_begun
                     FROM {table}
                     WHERE {UNFINISHED} AND fetches > 0 AND due_at <= statement_timestamp()
@@ -350,7 +350,7 @@ impl Statements {
                     UPDATE {table} AS job SET state = 'running', due_at = {},
                         fence = {}, attempts = {}, begun = false
                     FROM due WHERE job.number = due.number
-                    RETURNING job_id, job.fence, job.attempts, earlier_attempts, body, ran_out, was_begun,
+                    RETURNING job_id, job.fence, job.attempts, earlier_attempts, body, expired, was_begun,
                         verified, {} AS age, {history}, due.due_at AS due_since, job.number
                 )
                 SELECT * FROM leased ORDER BY fetches, due_since, number",

@@ -29,7 +29,7 @@ async fn an_outcome_is_recorded_once_and_only_by_the_last_lease() {
     inbox.receive(&super::completed("job")).await.unwrap();
     let lost = inbox.lease(1, Duration::ZERO).await.unwrap().remove(0);
     let kept = inbox.lease(1, HOUR).await.unwrap().remove(0);
-    assert!(kept.ran_out && !lost.ran_out);
+    assert!(kept.expired && !lost.expired);
     assert_eq!((lost.attempt, kept.attempt), (1, 2), "an attempt is counted when it begins");
     assert_eq!(inbox.settle(&lost.lease, &Outcome::Done).await.unwrap(), Fenced::Stale);
     assert_eq!(inbox.renew(&lost.lease, HOUR).await.unwrap(), Fenced::Stale);

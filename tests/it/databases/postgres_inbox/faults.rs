@@ -46,7 +46,7 @@ async fn calls_whose_replies_were_lost_are_repeated() {
         let is_due = "SELECT count(*) FROM lost.inbox WHERE due_at <= clock_timestamp()";
         eventually("that lease runs out", async || count(&client, is_due).await == 1).await;
         let leased = lease_one(&inbox).await;
-        assert_eq!((leased.attempt, leased.ran_out), (2, true), "what was leased comes back");
+        assert_eq!((leased.attempt, leased.expired), (2, true), "what was leased comes back");
 
         proxy.lose_the_next_reply();
         assert_eq!(inbox.renew(&leased.lease, LEASE).await.unwrap(), Fenced::Applied);

@@ -68,7 +68,7 @@ async fn many_who_lease_at_once_share_the_rows() {
     let mut jobs = HashSet::new();
     for task in tasks {
         for leased in task.await.unwrap() {
-            assert_eq!((leased.attempt, leased.lease.fence(), leased.ran_out), (1, 1, false));
+            assert_eq!((leased.attempt, leased.lease.fence(), leased.expired), (1, 1, false));
             assert!(jobs.insert(leased.lease.job().clone()), "{} was leased twice", leased.lease.job());
         }
     }
@@ -77,7 +77,7 @@ async fn many_who_lease_at_once_share_the_rows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_ran_out_is_taken_by_one_of_many() {
-    let inbox = inbox("ran_out").await;
+    let inbox = inbox("expired").await;
     receive_all(&[&inbox], (0..50).map(|number| completed(&format!("job-{number}")))).await;
     for round in 1..=5 {
         let (mut tasks, mut fences) = (Vec::new(), HashMap::new());
@@ -87,13 +87,13 @@ async fn a_lease_that_ran_out_is_taken_by_one_of_many() {
         }
         for task in tasks {
             for leased in task.await.unwrap() {
-                assert_eq!((leased.attempt, leased.ran_out), (round, round > 1));
+                assert_eq!((leased.attempt, leased.expired), (round, round > 1));
                 assert!(fences.insert(leased.lease.job().clone(), leased.lease.fence()).is_none());
             }
         }
         assert_eq!(fences.len(), 50);
         let client = client(postgres()).await;
-        client.batch_execute("UPDATE ran_out.inbox SET due_at = now()").await.unwrap();
+        client.batch_execute("UPDATE expired.inbox SET due_at = now()").await.unwrap();
     }
 }
 

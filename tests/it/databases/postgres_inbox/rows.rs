@@ -66,7 +66,7 @@ async fn an_event_that_is_not_final_is_replaced_in_every_state() {
                 .await
                 .unwrap();
             let leased = lease_one(&inbox).await;
-            assert_eq!((leased.attempt, leased.ran_out), (1, true));
+            assert_eq!((leased.attempt, leased.expired), (1, true));
             assert_eq!(inbox.settle(&leased.lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
         } else {
             assert_eq!(leased.len(), 1, "{state}");
