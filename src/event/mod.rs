@@ -19,7 +19,7 @@ pub use bytestring::ByteString;
 
 pub use self::job_id::{InvalidJobId, JobId, JobIdStr};
 pub use self::parse::ParseError;
-pub use self::raw_json::RawJson;
+pub use self::raw_json::{RawJson, RawJsonError};
 pub use self::results::{ExtractResult, FillResult, JobError};
 
 /// One webhook, read.

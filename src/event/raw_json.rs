@@ -7,6 +7,7 @@ use bytestring::ByteString;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use super::cursor::Cursor;
@@ -28,10 +29,38 @@ use super::cursor::Cursor;
 /// let fields: RawJson = r#"{"invoice_number": "INV-7", "total": "1500.50"}"#.parse()?;
 /// assert_eq!(fields.get::<String>("invoice_number")?.as_deref(), Some("INV-7"));
 /// assert_eq!(fields.get::<String>("vendor")?, None);
-/// # Ok::<(), serde_json::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
 pub struct RawJson(ByteString);
+
+/// Why a [`RawJson`] cannot be parsed into a type: the type, what is wrong, and the place, counted from the beginning of
+/// the value that is parsed.
+///
+/// It shows nothing of the value, which is the user's document; serde's own error would quote it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the JSON is no {into}: {problem} at line {line}, column {column}")]
+pub struct RawJsonError {
+    into: &'static str,
+    problem: &'static str,
+    line: usize,
+    column: usize,
+}
+
+impl RawJsonError {
+    fn of<T>(error: serde_json::Error) -> Self {
+        let problem = match error.classify() {
+            Category::Data => "something else is expected",
+            _ => "it cannot hold the number, the text or the nesting",
+        };
+        Self { into: std::any::type_name::<T>(), problem, line: error.line(), column: error.column() }
+    }
+}
+
+/// Parses text that has been checked to be one JSON value.
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, RawJsonError> {
+    serde_json::from_str(text).map_err(RawJsonError::of::<T>)
+}
 
 impl RawJson {
     /// Takes text that has been checked to be one JSON value.
@@ -62,8 +91,8 @@ impl RawJson {
     /// # Errors
     ///
     /// When the value does not have the shape of `T`.
-    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_str(self.as_str())
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, RawJsonError> {
+        parse(self.as_str())
     }
 
     /// Parses one member of the object, without parsing its other members into anything.
@@ -75,19 +104,20 @@ impl RawJson {
     ///
     /// When the member does not have the shape of `T`; a member that is `null` is one for which
     /// `T` has to be an `Option`.
-    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, serde_json::Error> {
+    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, RawJsonError> {
         let mut cursor = Cursor::new(self.as_str());
         let mut found = None;
         if cursor.peek() == Some(b'{') {
-            cursor.members(|name, cursor| {
+            let members = cursor.members(|name, cursor| {
                 let value = cursor.value()?;
                 if name == key {
                     found = Some(value);
                 }
                 Ok(())
-            })?;
+            });
+            members.map_err(RawJsonError::of::<T>)?;
         }
-        found.map(serde_json::from_str).transpose()
+        found.map(parse).transpose()
     }
 
     /// Parses the value into a tree.
@@ -96,7 +126,7 @@ impl RawJson {
     ///
     /// When the tree cannot hold it: a number beyond `f64`, more than 128 levels of nesting, or an
     /// escaped surrogate without its other half. All of them are valid JSON.
-    pub fn to_value(&self) -> Result<Value, serde_json::Error> {
+    pub fn to_value(&self) -> Result<Value, RawJsonError> {
         self.parse()
     }
 }

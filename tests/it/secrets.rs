@@ -1,8 +1,11 @@
 //! What `Debug`, `Display` and causes never show: the user's document, the token and the key.
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::ffi::OsStr;
 use std::fmt::Debug;
+use std::net::IpAddr;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 use std::time::Duration;
@@ -15,6 +18,7 @@ use qomplement_webhooks::sender::{Payload, Sender};
 use qomplement_webhooks::{
     InboxStore, JobsClient, MemoryInbox, SharedToken, WebhookEvent, WebhookReceiver, WebhookUrl,
 };
+use serde::de::DeserializeOwned;
 
 use crate::support::Script;
 
@@ -117,6 +121,33 @@ fn the_token_and_the_key_are_shown_by_no_debug() {
             told("a key that is none", &error);
         }
     }
+}
+
+/// Parses a value, and a member, into a type that it does not fit.
+fn misfit<T: DeserializeOwned + Debug>(json: &str) -> String {
+    let value: RawJson = json.parse().unwrap();
+    let object: RawJson = format!("{{\"key\": {json}}}").parse().unwrap();
+    let error = value.parse::<T>().unwrap_err();
+    assert_eq!(object.get::<T>("key").unwrap_err(), error);
+    let text = told("an error of JSON", &error);
+    assert!(text.contains(std::any::type_name::<T>()) && text.contains("line 1, column "), "{text}");
+    text
+}
+
+#[test]
+fn a_value_is_not_shown_by_the_error_of_a_type_that_it_does_not_fit() {
+    let text = format!("\"{CANARY}\"");
+    assert!(misfit::<u64>(&text).contains("column 16"));
+    misfit::<Vec<String>>(&text);
+    misfit::<IpAddr>(&text);
+    // An enum and a struct: serde tells which variant or field is unknown.
+    misfit::<Result<u8, u8>>(&text);
+    misfit::<Range<u8>>(&format!("{{{text}: 2}}"));
+    misfit::<Range<u8>>(&format!("{{\"start\": {text}}}"));
+    misfit::<HashMap<u8, u8>>(&format!("{{{text}: 1}}"));
+    let half = format!("\"{CANARY}\\ud800\"");
+    misfit::<String>(&half);
+    told("a tree", &half.parse::<RawJson>().unwrap().to_value().unwrap_err());
 }
 
 /// An error with all its causes, which show nothing.
