@@ -128,6 +128,22 @@ async fn a_renewal_that_a_store_carries_out_after_its_handler_was_dropped_holds_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_renewal_that_is_carried_out_after_its_claim_was_released_holds_nothing() {
+    let script = Script::new([Act::Hang]);
+    let store = StandingStore::new(Duration::from_secs(1)..Duration::from_secs(8)).only_for_renewals();
+    let inner = store.inner.clone();
+    let receiver = WebhookReceiver::builder(script.handler()).unauthenticated().dedup_store(store);
+    let (receiver, payload, began) =
+        (receiver.build().unwrap(), Payload::extract_completed(), Instant::now());
+    assert_eq!(receiver.receive(request(&payload)).await.status(), 503);
+    script.until("the handler is dropped", |script| script.running() == 0).await;
+    // The release was carried out after 4.5 s, and the renewals are after 8.4 s.
+    tokio::time::sleep_until(began + Duration::from_secs(10)).await;
+    let claim = ClaimToken::new(payload.event().unwrap().job().id());
+    assert_eq!(inner.claim(&claim, Duration::from_secs(5)).await.unwrap(), Claim::Acquired);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_handler_that_hangs_is_ended_and_the_job_is_free() {
     let script = Script::new([Act::Hang, Act::Succeed]);
     let store = FaultyStore::new();

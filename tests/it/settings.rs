@@ -1,23 +1,27 @@
 //! Every setting of every builder at its extremes: refused when it is built, or a webhook passes through it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use qomplement_webhooks::dedup::{Claim, ClaimToken};
 use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::fetch::{ApiKey, Fetched, JobSource, RequestBudget};
 use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, Retention};
 use qomplement_webhooks::receiver::{BuildError, WebhookReceiverBuilder};
 use qomplement_webhooks::sender::{Payload, Sender};
+use qomplement_webhooks::store::Fenced;
 use qomplement_webhooks::{
-    InboxStore, InboxWorker, JobsClient, MemoryDedupStore, MemoryInbox, SharedToken, SqliteInbox,
-    Verification, WebhookReceiver,
+    DedupStore, InboxStore, InboxWorker, JobsClient, MemoryDedupStore, MemoryInbox, Reconciler, SharedToken,
+    SqliteInbox, Verification, WebhookReceiver,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
 use crate::sqlite::Folder;
+use crate::support::api::{Api, Says};
 use crate::support::inboxes::FaultyInbox;
-use crate::support::{Act, Script, TOKEN, request};
+use crate::support::{Act, FaultyStore, Script, TOKEN, request};
 
 const TIMES: [Duration; 5] = [
     Duration::ZERO,
@@ -28,6 +32,8 @@ const TIMES: [Duration; 5] = [
 ];
 const NUMBERS: [usize; 3] = [0, 1, usize::MAX];
 const HOUR: Duration = Duration::from_secs(3600);
+/// A store that adds a longer duration to a clock may fail.
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const NEVER_SHORT: Duration = Duration::from_secs(50 * 365 * 24 * 3600);
 
 type Receiver = WebhookReceiverBuilder;
@@ -35,12 +41,15 @@ type Receiver = WebhookReceiverBuilder;
 /// Builds a receiver and hands it a webhook, whose handler has to wait.
 async fn received(what: &str, set: impl Fn(Receiver) -> Receiver) -> Result<u16, BuildError> {
     let script = Script::new([Act::Take(Duration::from_millis(10))]);
-    let receiver = set(WebhookReceiver::builder(script.handler()).unauthenticated()).build()?;
+    let store = FaultyStore::new();
+    let builder = WebhookReceiver::builder(script.handler()).unauthenticated().dedup_store(store.clone());
+    let receiver = set(builder).build()?;
     let status = receiver.receive(request(Payload::extract_completed())).await.status().as_u16();
     assert!([200, 413, 503].contains(&status), "{what}: {status}");
     // What the answer did not wait for has its end as well.
     assert_eq!(receiver.shutdown(Duration::MAX).await, 0, "{what}");
     assert!(script.running() == 0, "{what}");
+    assert!(store.longest() <= CENTURY, "{what}: {:?}", store.longest());
     Ok(status)
 }
 
@@ -111,6 +120,7 @@ async fn worked(what: &str, acts: &[Act], set: impl Fn(InboxWorker) -> InboxWork
     // Long enough for rows to be pruned, unless the inbox is asked every millisecond.
     sleep(Duration::from_secs(if what.starts_with("poll") { 1 } else { 70 })).await;
     assert_eq!(worker.shutdown(Duration::MAX).await, 0, "{what}: unfinished");
+    assert!(inbox.faults.longest() <= CENTURY, "{what}: {:?}", inbox.faults.longest());
     inbox
 }
 
@@ -159,7 +169,50 @@ async fn a_worker_works_with_any_setting() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reconciler_works_with_any_horizon() {
+    for time in TIMES {
+        let inbox = MemoryInbox::new();
+        inbox.expect(&"j".parse().unwrap(), Duration::ZERO).await.unwrap();
+        let api = Api::new(Says::Pending);
+        let reconciler = Reconciler::new(inbox.clone(), api.clone()).horizon(time).start();
+        sleep(HOUR).await;
+        assert!(api.asked() > 0, "{time:?}");
+        let stats = inbox.stats().await.unwrap();
+        assert_eq!((stats.expected, stats.dead), if time < HOUR { (0, 1) } else { (1, 0) }, "{time:?}");
+        assert_eq!(reconciler.shutdown(Duration::MAX).await, 0, "{time:?}");
+    }
+}
+
+/// The store is asked for what its contract says, for any duration.
+pub async fn a_dedup_store_takes_any_duration(what: &str, store: impl DedupStore + Clone) {
+    for time in TIMES {
+        let payload = Payload::extract_completed();
+        let job = payload.event().unwrap().job().id().clone();
+        let [claim, other] = [(); 2].map(|()| ClaimToken::new(&job));
+        assert_eq!(store.claim(&claim, time).await.unwrap(), Claim::Acquired, "{what} {time:?}");
+        let _ = store.renew(&claim, time).await.unwrap();
+        if time >= HOUR {
+            let held = store.claim(&other, time).await.unwrap();
+            assert!(matches!(held, Claim::InProgress { .. }), "{what} {time:?}: {held:?}");
+            assert_eq!(store.complete(&claim, time).await.unwrap(), Fenced::Applied, "{what} {time:?}");
+            assert_eq!(store.claim(&other, time).await.unwrap(), Claim::Done, "{what} {time:?}");
+        }
+        let script = Script::default();
+        let receiver = WebhookReceiver::builder(script.handler()).unauthenticated();
+        let receiver = receiver.dedup_store(store.clone()).retention(time.max(HOUR)).build().unwrap();
+        let sender = Sender::to_service(receiver).retry_delays([Duration::from_millis(100); 100]);
+        for delivery in sender.deliver_in_turn(Payload::extract_completed(), 2).await {
+            assert!(delivery.is_delivered(), "{what} {time:?}: {delivery:?}");
+        }
+        assert_eq!(script.runs(), 1, "{what} {time:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn other_times_may_be_any() {
+    let store = Arc::new(MemoryDedupStore::new());
+    sleep(HOUR).await;
+    a_dedup_store_takes_any_duration("memory", store).await;
     for time in TIMES {
         let inbox = MemoryInbox::new();
         let job: qomplement_webhooks::JobId = "j".parse().unwrap();
@@ -183,7 +236,7 @@ async fn other_times_may_be_any() {
         let waited = delivery.attempts[1].at;
         assert!(if time > HOUR { waited >= NEVER_SHORT } else { waited < HOUR }, "{time:?}: {waited:?}");
     }
-    for per_second in [0.0, -1.0, f64::MIN_POSITIVE, 1e-300, 1.0, f64::MAX, f64::INFINITY, f64::NAN] {
+    for per_second in [0.0, -1.0, f64::MIN_POSITIVE, 1e-300, 1e-9, 1.0, f64::MAX, f64::INFINITY, f64::NAN] {
         for at_once in NUMBERS {
             let budget = RequestBudget::new(per_second, at_once);
             for _ in 0..2 {
@@ -219,8 +272,9 @@ async fn a_client_and_a_file_work_with_any_setting() {
         inbox.receive(&event).await.unwrap();
         let leased = inbox.lease(usize::MAX, time).await.unwrap().remove(0);
         let _ = inbox.renew(&leased.lease, time).await.unwrap();
+        assert!(inbox.lease(usize::MAX, HOUR).await.unwrap().is_empty() || time < HOUR, "{time:?}");
         inbox.expect(&"j".parse().unwrap(), time).await.unwrap();
-        inbox.overdue(1, time).await.unwrap();
+        assert!(inbox.overdue(1, time).await.unwrap().is_empty() || time < HOUR, "{time:?}");
         inbox.prune(&Retention { payload: time, row: time }).await.unwrap();
     }
     for limit in [0, 1, u64::MAX] {

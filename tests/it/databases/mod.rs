@@ -11,3 +11,4 @@ mod postgres_tables;
 mod postgres_transaction;
 mod processes;
 mod redis;
+mod settings;

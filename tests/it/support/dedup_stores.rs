@@ -33,6 +33,11 @@ impl FaultyStore {
         self.faults.calls(call)
     }
 
+    /// The longest lease or retention that it was given.
+    pub fn longest(&self) -> Duration {
+        self.faults.longest()
+    }
+
     /// Ends the claim that was renewed last, as if the store's clock were set forward.
     pub async fn end_renewed_claim(&self) {
         let renewed = self.renewed.lock().unwrap().clone().expect("no claim was renewed");
@@ -60,15 +65,18 @@ impl FaultyStore {
 #[async_trait]
 impl DedupStore for FaultyStore {
     async fn claim(&self, claim: &ClaimToken, lease: Duration) -> Result<Claim, StoreError> {
+        self.faults.given(lease);
         self.faults.call(Call::Claim, self.inner.claim(claim, lease)).await
     }
 
     async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {
+        self.faults.given(lease);
         *self.renewed.lock().unwrap() = Some(claim.clone());
         self.faults.call(Call::Renew, self.inner.renew(claim, lease)).await
     }
 
     async fn complete(&self, claim: &ClaimToken, retention: Duration) -> Result<Fenced, StoreError> {
+        self.faults.given(retention);
         self.faults.call(Call::Complete, self.inner.complete(claim, retention)).await
     }
 
@@ -83,21 +91,30 @@ impl DedupStore for FaultyStore {
 pub struct StandingStore {
     pub inner: Arc<MemoryDedupStore>,
     still: std::ops::Range<Instant>,
+    only_for_renewals: bool,
 }
 
 impl StandingStore {
     /// Stands still from and until these times from now.
     pub fn new(still: std::ops::Range<Duration>) -> Self {
         let now = Instant::now();
-        Self { inner: Arc::default(), still: now + still.start..now + still.end }
+        let still = now + still.start..now + still.end;
+        Self { inner: Arc::default(), still, only_for_renewals: false }
+    }
+
+    /// Lets no other call wait.
+    pub fn only_for_renewals(self) -> Self {
+        Self { only_for_renewals: true, ..self }
     }
 
     async fn send<T: Send + 'static>(
         &self,
-        late: Duration,
+        call: Call,
         write: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let carried_out = self.still.contains(&Instant::now()).then_some(self.still.end + late);
+        let late = if matches!(call, Call::Claim | Call::Renew) { 400 } else { 0 };
+        let stands = self.still.contains(&Instant::now()) && (call == Call::Renew || !self.only_for_renewals);
+        let carried_out = stands.then_some(self.still.end + Duration::from_millis(late));
         let sent = tokio::spawn(async move {
             if let Some(time) = carried_out {
                 tokio::time::sleep_until(time).await;
@@ -112,21 +129,21 @@ impl StandingStore {
 impl DedupStore for StandingStore {
     async fn claim(&self, claim: &ClaimToken, lease: Duration) -> Result<Claim, StoreError> {
         let (inner, claim) = (self.inner.clone(), claim.clone());
-        self.send(Duration::from_millis(400), async move { inner.claim(&claim, lease).await }).await
+        self.send(Call::Claim, async move { inner.claim(&claim, lease).await }).await
     }
 
     async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {
         let (inner, claim) = (self.inner.clone(), claim.clone());
-        self.send(Duration::from_millis(400), async move { inner.renew(&claim, lease).await }).await
+        self.send(Call::Renew, async move { inner.renew(&claim, lease).await }).await
     }
 
     async fn complete(&self, claim: &ClaimToken, retention: Duration) -> Result<Fenced, StoreError> {
         let (inner, claim) = (self.inner.clone(), claim.clone());
-        self.send(Duration::ZERO, async move { inner.complete(&claim, retention).await }).await
+        self.send(Call::Complete, async move { inner.complete(&claim, retention).await }).await
     }
 
     async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
         let (inner, claim) = (self.inner.clone(), claim.clone());
-        self.send(Duration::ZERO, async move { inner.release(&claim).await }).await
+        self.send(Call::Release, async move { inner.release(&claim).await }).await
     }
 }

@@ -56,6 +56,7 @@ pub struct Faults {
     /// The faults of the next calls of each kind; `None` for a call that goes well.
     planned: Mutex<HashMap<Call, Vec<Option<Fault>>>>,
     calls: Mutex<Vec<Call>>,
+    longest: Mutex<Duration>,
     changed: Notify,
 }
 
@@ -72,6 +73,17 @@ impl Faults {
 
     pub fn calls(&self, call: Call) -> usize {
         self.calls.lock().unwrap().iter().filter(|&&other| other == call).count()
+    }
+
+    /// Notes a duration that a call was given.
+    pub fn given(&self, duration: Duration) {
+        let mut longest = self.longest.lock().unwrap();
+        *longest = duration.max(*longest);
+    }
+
+    /// The longest duration that a call was given.
+    pub fn longest(&self) -> Duration {
+        *self.longest.lock().unwrap()
     }
 
     /// Waits until a kind of call has been made so often, at most a minute by tokio's clock.
@@ -106,11 +118,8 @@ impl Faults {
             _ => {}
         }
         let result = match fault {
-            None
-            | Some(Fault::StandStill | Fault::ReplyLost | Fault::HangAfter | Fault::Slow | Fault::Late) => {
-                Some(write.await)
-            }
-            Some(_) => None,
+            Some(Fault::Error | Fault::Hang | Fault::Panic | Fault::Busy) => None,
+            _ => Some(write.await),
         };
         self.calls.lock().unwrap().push(call);
         self.changed.notify_waiters();

@@ -99,6 +99,7 @@ impl InboxStore for FaultyInbox {
     }
 
     async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
+        self.faults.given(length);
         let leased = self.faults.call(Call::Lease, self.rows.lease(most, length)).await;
         let running = self.rows.stats().await?.running;
         self.notes.most_leased.fetch_max(running, Ordering::SeqCst);
@@ -110,6 +111,7 @@ impl InboxStore for FaultyInbox {
     }
 
     async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError> {
+        self.faults.given(length);
         self.faults.call(Call::Renew, self.rows.renew(lease, length)).await
     }
 
@@ -119,6 +121,9 @@ impl InboxStore for FaultyInbox {
 
     async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError> {
         self.notes.outcomes.lock().unwrap().push(outcome.clone());
+        if let Outcome::Retry { after, .. } = outcome {
+            self.faults.given(*after);
+        }
         self.faults.call(Call::Settle, self.rows.settle(lease, outcome)).await
     }
 
@@ -135,6 +140,7 @@ impl InboxStore for FaultyInbox {
     }
 
     async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError> {
+        self.faults.given(retention.payload.max(retention.row));
         self.faults.call(Call::Prune, self.rows.prune(retention)).await
     }
 
