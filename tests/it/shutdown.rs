@@ -8,11 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::Frame;
 use qomplement_webhooks::sender::{Payload, Sender};
-use qomplement_webhooks::{MemoryDedupStore, WebhookReceiver};
+use qomplement_webhooks::{BoxError, JobId, MemoryDedupStore, WebhookReceiver};
 use tokio::time::Instant;
 
 use crate::support::servers::{Framework, Server};
-use crate::support::{Act, Gate, Script, request};
+use crate::support::{Act, Call, Fault, FaultyStore, Gate, Script, request};
 
 fn receiver(script: &Script, store: &Arc<MemoryDedupStore>) -> WebhookReceiver {
     WebhookReceiver::builder(script.handler()).unauthenticated().dedup_store(store.clone()).build().unwrap()
@@ -120,6 +120,37 @@ async fn a_body_that_comes_after_the_shutdown_is_not_handled() {
     bytes.send(Payload::extract_completed().to_bytes()).unwrap();
     assert_eq!(reading.await.status(), 503);
     assert_eq!(script.runs(), 0, "a handler began after the shutdown");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_body_a_registry_or_a_claim_ends_with_the_shutdown() {
+    for waits_for in ["a body", "a registry", "a claim"] {
+        let script = Script::default();
+        let store = FaultyStore::new().fail(Call::Claim, [Some(Fault::Hang)]);
+        let mut builder = WebhookReceiver::builder(script.handler()).unauthenticated().dedup_store(store);
+        if waits_for == "a registry" {
+            builder = builder.known_jobs(|_: JobId| std::future::pending::<Result<bool, BoxError>>());
+        }
+        let stopping = builder.build().unwrap();
+        let (_bytes, body) = tokio::sync::oneshot::channel();
+        let waiting = tokio::spawn({
+            let stopping = stopping.clone();
+            async move {
+                match waits_for {
+                    "a body" => stopping.receive(http::Request::post("/").body(Slow(body)).unwrap()).await,
+                    _ => stopping.receive(request(Payload::extract_completed())).await,
+                }
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let began = Instant::now();
+        assert_eq!(stopping.shutdown(Duration::ZERO).await, 1, "{waits_for}");
+        assert!(began.elapsed() < Duration::from_millis(10), "{waits_for}: {:?}", began.elapsed());
+        assert_eq!(waiting.await.unwrap().status(), 503, "{waits_for}");
+        // What still comes of a body is discarded for a second.
+        assert!(began.elapsed() <= Duration::from_millis(1010), "{waits_for}: {:?}", began.elapsed());
+        assert_eq!(script.runs(), 0, "{waits_for}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
