@@ -23,6 +23,7 @@ mod sender;
 mod settings;
 mod shutdown;
 mod sqlite;
+mod stopped;
 mod support;
 mod telemetry;
 mod verify;

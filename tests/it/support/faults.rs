@@ -1,6 +1,7 @@
 //! How the calls of a store fail.
 
 use std::collections::HashMap;
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub enum Fault {
     Slow,
     /// The write takes place, and the process stands still for a minute before it gets the reply. By a paused clock.
     StandStill,
+    /// The write takes place, and the process is stopped for so many seconds before it gets the reply.
+    Stop(u8),
     /// The call is always ready to go on, and never ends.
     Busy,
     /// The write takes place 8 seconds later, after the deadline of every request.
@@ -125,14 +128,24 @@ impl Faults {
         self.changed.notify_waiters();
         match fault {
             Some(Fault::StandStill) => tokio::time::advance(Duration::from_secs(60)).await,
+            Some(Fault::Stop(seconds)) => stop_for(seconds),
             Some(Fault::Busy) => busy().await,
             _ => {}
         }
         match (fault, result) {
-            (None | Some(Fault::Slow | Fault::Late | Fault::StandStill), Some(result)) => result,
+            (None | Some(Fault::Slow | Fault::Late | Fault::StandStill | Fault::Stop(_)), Some(result)) => {
+                result
+            }
             (Some(Fault::Hang | Fault::HangAfter), _) => std::future::pending().await,
             (Some(Fault::Panic), _) => panic!("a store's bug"),
             _ => Err(StoreError::unavailable(format!("{call:?} fails by plan"))),
         }
     }
+}
+
+/// Stops this process by a signal, and lets another process make it go on.
+fn stop_for(seconds: u8) {
+    let script = format!("kill -STOP $0; sleep {seconds}; kill -CONT $0");
+    let shell = Command::new("sh").args(["-c", &script, &std::process::id().to_string()]).status();
+    assert!(shell.unwrap().success(), "the process was not stopped");
 }
