@@ -44,7 +44,7 @@ async fn an_inbox_in_postgres_works_with_any_duration_and_limit() {
         inbox.receive(&event).await.unwrap();
         let leased = inbox.lease(usize::MAX, time).await.unwrap().remove(0);
         let _ = inbox.renew(&leased.lease, time).await.unwrap();
-        let settled = inbox.settle(&leased.lease, &Outcome::GiveBack { after: time }).await.unwrap();
+        let settled = inbox.settle(&leased.lease, &Outcome::Release { after: time }).await.unwrap();
         assert_eq!(settled, Fenced::Applied, "{time:?}");
         let due = inbox.get(event.job()).await.unwrap().unwrap().0.due_in.unwrap();
         assert!(if time > HOUR { due > HOUR * 24 } else { due <= HOUR }, "{time:?}: due in {due:?}");
