@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::any;
-use qomplement_webhooks::sender::{Delivery, Payload, Sender};
+use qomplement_webhooks::sender::{Payload, Report, Sender};
 use qomplement_webhooks::{
     ExtractResult, FillResult, HandlerError, Job, JobError, JobType, SharedToken, WebhookHandler,
     WebhookReceiver, WebhookUrl, async_trait,
@@ -73,23 +73,23 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     println!("an extraction has finished");
     let extraction = Payload::extract_completed();
-    report(&sender.deliver(&extraction).await);
+    print(&sender.deliver(&extraction).await);
 
     println!("the same webhook comes again, five times at once");
-    sender.deliver_at_once(&extraction, 5).await.iter().for_each(report);
+    sender.deliver_at_once(&extraction, 5).await.iter().for_each(print);
 
     println!("a PDF form has been filled, and your handler fails the first time");
-    report(&sender.deliver(Payload::fill_pdf_completed()).await);
+    print(&sender.deliver(Payload::fill_pdf_completed()).await);
 
     println!("an Excel form has been filled");
-    report(&sender.deliver(Payload::fill_excel_completed()).await);
+    print(&sender.deliver(Payload::fill_excel_completed()).await);
 
     println!("an extraction has failed");
-    report(&sender.deliver(Payload::failed(&JobType::Extract)).await);
+    print(&sender.deliver(Payload::failed(&JobType::Extract)).await);
 
     println!("somebody without the token posts a forged result");
     let forger = Sender::to_url(format!("http://{address}/api/webhooks/qomplement"))?.retry_delays(delays);
-    report(&forger.deliver(&extraction).await);
+    print(&forger.deliver(&extraction).await);
 
     let unfinished = receiver.shutdown(Duration::from_secs(5)).await;
     server.abort();
@@ -97,11 +97,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn report(delivery: &Delivery) {
-    let verdict = if delivery.is_delivered() { "delivered" } else { "undeliverable" };
-    let attempts = delivery.attempts.iter().map(|attempt| match &attempt.result {
-        Ok(answer) => format!("{} at {} ms", answer.status.as_u16(), attempt.at.as_millis()),
-        Err(error) => format!("{error} at {} ms", attempt.at.as_millis()),
+fn print(report: &Report) {
+    let verdict = if report.is_delivered() { "delivered" } else { "undeliverable" };
+    let deliveries = report.deliveries.iter().map(|delivery| match &delivery.result {
+        Ok(answer) => format!("{} at {} ms", answer.status().as_u16(), delivery.at.as_millis()),
+        Err(error) => format!("{error} at {} ms", delivery.at.as_millis()),
     });
-    println!("    sender:  {verdict} ({})", attempts.collect::<Vec<_>>().join(", "));
+    println!("    sender:  {verdict} ({})", deliveries.collect::<Vec<_>>().join(", "));
 }

@@ -1,18 +1,18 @@
-//! The sender's side, for tests: webhooks delivered on the documented schedule.
+//! A sender for tests: it delivers webhooks on Qomplement's documented schedule.
 //!
-//! A [`Sender`] posts a [`Payload`] straight to a receiver (or any tower service) in the same process, or,
-//! with the feature `sender-http`, to a URL, and tries again as Qomplement does: attempts at 0, 5 and 15
-//! seconds, any 2xx is success, and then the webhook is undeliverable.
+//! A [`Sender`] posts a [`Payload`] straight to a receiver (or any other tower service) in the same process or,
+//! with the feature `sender-http`, to a URL. It delivers as Qomplement does: at 0, 5 and 15 seconds, until a delivery
+//! is answered 2xx. After the third, the webhook is undeliverable.
 //!
 //! # Which clock
 //!
-//! All times are tokio's.
+//! All times are measured by tokio's clock.
 //!
-//! - **Nothing outside of the process** (a memory store, a handler that waits for timers only): pause the
-//!   clock, with `#[tokio::test(start_paused = true)]`. A schedule of 15 seconds then takes no time.
-//! - **A database, Redis, a file or a server**: leave the clock alone. A paused clock jumps to the next timer
-//!   whenever all tasks wait, also when they wait for a socket: every call of the store is out of time before
-//!   its reply can come, and the receiver answers 503. Make the schedule short instead, with
+//! - **Nothing outside the process** (a memory store, a handler that waits for timers only): pause the
+//!   clock with `#[tokio::test(start_paused = true)]`. The schedule of 15 seconds then takes no time.
+//! - **A database, Redis, a file or a server**: let the clock run. A paused clock jumps to the next timer
+//!   whenever all tasks wait, also when they wait for a socket: every call of the store would time out before
+//!   its reply can arrive, and the receiver would answer 503. Shorten the schedule instead, with
 //!   `Sender::to_service(receiver).retry_delays([Duration::from_millis(10); 2])`.
 //!
 //! # Test your handler in ten lines
@@ -29,10 +29,10 @@
 //!     let receiver = WebhookReceiver::builder(handler_fn(book)).unauthenticated().build()?;
 //!     let invoice = Payload::extract_completed().remove("/data/result/fields");
 //!
-//!     let deliveries = Sender::to_service(receiver).deliver_at_once(&invoice, 3).await;
+//!     let reports = Sender::to_service(receiver).deliver_at_once(&invoice, 3).await;
 //!
-//!     assert!(deliveries.iter().all(|delivery| delivery.is_delivered()), "{deliveries:?}");
-//!     Ok(()) // and here: look into your database
+//!     assert!(reports.iter().all(|report| report.is_delivered()), "{reports:?}");
+//!     Ok(()) // here, check your database
 //! }
 //! # an_invoice_without_fields_is_booked().unwrap();
 //! ```
@@ -48,7 +48,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -62,76 +62,63 @@ use crate::error::BoxError;
 use crate::execution::bounds::CENTURY;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-/// Posts a body to a target's path and query.
+/// Sends a request to the target, and returns its response.
 type Post = dyn Fn(Request<Full<Bytes>>) -> BoxFuture<Result<Response<Bytes>, BoxError>> + Send + Sync;
 
 /// Delivers webhooks as Qomplement does. Cheap to clone.
 ///
-/// Source of the schedule: Qomplement's webhook documentation. That an attempt is given up after five
-/// seconds, and that the waits count from the beginning of the attempt before, is this tool's reading
-/// of it; an attempt that takes longer than the wait is followed by the next at once.
+/// The schedule is that of Qomplement's webhook documentation, which leaves two things open. This sender ends a
+/// delivery after five seconds without an answer, and counts each wait from the beginning of the delivery before;
+/// a delivery that takes longer than the wait is followed by the next at once.
 #[derive(Clone)]
 pub struct Sender {
     post: Arc<Post>,
-    /// What is posted to: a URL, or the path within a service.
+    /// A URL, or the path within a service.
     url: String,
     retry_delays: Arc<[Duration]>,
-    attempt_timeout: Duration,
+    delivery_timeout: Duration,
 }
 
-/// What became of one webhook.
+/// The deliveries of one webhook.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// All deliveries, in order. Only the last can have succeeded.
+    pub deliveries: Vec<Delivery>,
+}
+
+/// One HTTP request that carried a webhook.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Delivery {
-    /// Every attempt, in order. Only the last one can have succeeded.
-    pub attempts: Vec<Attempt>,
-}
-
-/// One attempt to deliver a webhook.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Attempt {
-    /// When it began, counted from the beginning of the delivery.
+    /// When the delivery began, counted from the beginning of the webhook's first delivery.
     pub at: Duration,
-    /// How long it took.
+    /// How long the delivery took.
     pub took: Duration,
-    /// What came back.
-    pub result: Result<Answer, AttemptError>,
+    /// The receiver's answer. Any 2xx is success.
+    pub result: Result<Response<Bytes>, DeliveryError>,
 }
 
-/// What a receiver answered.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Answer {
-    /// The status; any 2xx is success.
-    pub status: StatusCode,
-    /// The headers.
-    pub headers: HeaderMap,
-    /// The body.
-    pub body: Bytes,
-}
-
-/// Why an attempt has no answer.
+/// Why a delivery has no answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum AttemptError {
-    /// No whole answer within the attempt's time.
+pub enum DeliveryError {
+    /// No complete answer arrived within [the delivery's time](Sender::delivery_timeout).
     #[error("no answer in time")]
     Timeout,
-    /// The target was not reached, or broke off.
+    /// The target was not reached, or the connection broke.
     #[error("the webhook was not delivered")]
     Failed(#[source] BoxError),
 }
 
 impl Sender {
-    /// The documented waits between attempts.
+    /// The documented waits between deliveries.
     pub const RETRY_DELAYS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(10)];
-    /// How long an attempt may take unless told otherwise: the documented time within which a receiver
-    /// should answer.
-    pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+    /// How long a delivery may take by default: the documented time within which a receiver should answer.
+    pub const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// Delivers straight to a [`WebhookReceiver`](crate::WebhookReceiver), or any other tower service,
-    /// in this process.
+    /// Makes a sender that delivers to a [`WebhookReceiver`](crate::WebhookReceiver), or any other tower service, in
+    /// this process.
     pub fn to_service<S, B>(service: S) -> Self
     where
         S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + Sync + 'static,
@@ -153,10 +140,10 @@ impl Sender {
     }
 
     fn new(url: String, post: Arc<Post>) -> Self {
-        Self { post, url, retry_delays: Self::RETRY_DELAYS.into(), attempt_timeout: Self::ATTEMPT_TIMEOUT }
+        Self { post, url, retry_delays: Self::RETRY_DELAYS.into(), delivery_timeout: Self::DELIVERY_TIMEOUT }
     }
 
-    /// Adds a token to what is posted to, as [`WebhookUrl`](crate::WebhookUrl) does.
+    /// Adds a token to the target's query, as [`WebhookUrl`](crate::WebhookUrl) does.
     #[must_use]
     pub fn token(mut self, token: &SharedToken) -> Self {
         let separator = if self.url.contains('?') { '&' } else { '?' };
@@ -164,119 +151,116 @@ impl Sender {
         self
     }
 
-    /// Replaces the waits between attempts: as many as there are retries. More than a century counts as a
-    /// century.
+    /// Sets the waits between deliveries; after each wait comes one more delivery. Default:
+    /// [`RETRY_DELAYS`](Self::RETRY_DELAYS). More than a century counts as a century.
     #[must_use]
     pub fn retry_delays(mut self, delays: impl IntoIterator<Item = Duration>) -> Self {
         self.retry_delays = delays.into_iter().map(|delay| delay.min(CENTURY)).collect();
         self
     }
 
-    /// Replaces the time that an attempt may take. More than a century counts as a century.
+    /// Sets how long a delivery may take. Default: [`DELIVERY_TIMEOUT`](Self::DELIVERY_TIMEOUT). More than a century
+    /// counts as a century.
     #[must_use]
-    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
-        self.attempt_timeout = timeout.min(CENTURY);
+    pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
+        self.delivery_timeout = timeout.min(CENTURY);
         self
     }
 
-    /// Delivers a webhook: until an attempt succeeds, or none is left.
-    pub async fn deliver(&self, payload: impl Into<Bytes>) -> Delivery {
+    /// Delivers a webhook until a delivery succeeds or no wait is left.
+    pub async fn deliver(&self, payload: impl Into<Bytes>) -> Report {
         let payload = payload.into();
         let began = Instant::now();
-        let mut attempts = vec![self.attempt(began, payload.clone()).await];
+        let mut deliveries = vec![self.deliver_once(began, payload.clone()).await];
         for delay in &*self.retry_delays {
-            let Some(last) = attempts.last().filter(|last| !last.is_success()) else { break };
+            let Some(last) = deliveries.last().filter(|last| !last.is_success()) else { break };
             sleep_until(began + last.at + *delay).await;
-            attempts.push(self.attempt(began, payload.clone()).await);
+            deliveries.push(self.deliver_once(began, payload.clone()).await);
         }
-        Delivery { attempts }
+        Report { deliveries }
     }
 
-    /// Delivers copies of a webhook, each after the one before has been delivered or given up.
-    pub async fn deliver_in_turn(&self, payload: impl Into<Bytes>, copies: usize) -> Vec<Delivery> {
+    /// Delivers a webhook several times, each time on the whole schedule, one after another.
+    pub async fn deliver_in_turn(&self, payload: impl Into<Bytes>, times: usize) -> Vec<Report> {
         let payload = payload.into();
-        let mut deliveries = Vec::new();
-        for _ in 0..copies {
-            deliveries.push(self.deliver(payload.clone()).await);
+        let mut reports = Vec::new();
+        for _ in 0..times {
+            reports.push(self.deliver(payload.clone()).await);
         }
-        deliveries
+        reports
     }
 
-    /// Delivers copies of a webhook all at once, each in a task of its own.
+    /// Delivers a webhook several times at once, each time on the whole schedule and in a task of its own.
     ///
     /// # Panics
     ///
-    /// When a service in this process panics.
-    pub async fn deliver_at_once(&self, payload: impl Into<Bytes>, copies: usize) -> Vec<Delivery> {
+    /// Panics if a service in this process panics.
+    pub async fn deliver_at_once(&self, payload: impl Into<Bytes>, times: usize) -> Vec<Report> {
         let payload = payload.into();
         let start = |_| {
             let (sender, payload) = (self.clone(), payload.clone());
             tokio::spawn(async move { sender.deliver(payload).await })
         };
-        let tasks: Vec<_> = (0..copies).map(start).collect();
-        let mut deliveries = Vec::with_capacity(copies);
+        let tasks: Vec<_> = (0..times).map(start).collect();
+        let mut reports = Vec::with_capacity(times);
         for task in tasks {
             match task.await {
-                Ok(delivery) => deliveries.push(delivery),
+                Ok(report) => reports.push(report),
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             }
         }
-        deliveries
+        reports
     }
 
-    async fn attempt(&self, began: Instant, payload: Bytes) -> Attempt {
+    async fn deliver_once(&self, began: Instant, payload: Bytes) -> Delivery {
         let at = began.elapsed();
-        let posted = timeout(self.attempt_timeout, async {
+        let posted = timeout(self.delivery_timeout, async {
             let request =
                 Request::post(&self.url).header(CONTENT_TYPE, "application/json").body(Full::new(payload))?;
             (self.post)(request).await
         });
         let result = match posted.await {
-            Ok(Ok(response)) => {
-                let (parts, body) = response.into_parts();
-                Ok(Answer { status: parts.status, headers: parts.headers, body })
-            }
-            Ok(Err(error)) => Err(AttemptError::Failed(error)),
-            Err(_) => Err(AttemptError::Timeout),
+            Ok(answered) => answered.map_err(DeliveryError::Failed),
+            Err(_) => Err(DeliveryError::Timeout),
         };
-        Attempt { at, took: began.elapsed() - at, result }
+        Delivery { at, took: began.elapsed() - at, result }
+    }
+}
+
+impl Report {
+    /// Whether the last delivery succeeded; otherwise the webhook is undeliverable.
+    #[must_use]
+    pub fn is_delivered(&self) -> bool {
+        self.deliveries.last().is_some_and(Delivery::is_success)
+    }
+
+    /// The status of each delivery's answer, in order; `None` for a delivery without an answer.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<Option<u16>> {
+        self.deliveries.iter().map(|delivery| delivery.status().map(|status| status.as_u16())).collect()
     }
 }
 
 impl Delivery {
-    /// Whether the last attempt succeeded; otherwise the webhook is undeliverable.
-    #[must_use]
-    pub fn is_delivered(&self) -> bool {
-        self.attempts.last().is_some_and(Attempt::is_success)
-    }
-
-    /// The status of each attempt, `None` for one without an answer.
-    #[must_use]
-    pub fn statuses(&self) -> Vec<Option<u16>> {
-        self.attempts.iter().map(|attempt| attempt.status().map(|status| status.as_u16())).collect()
-    }
-}
-
-impl Attempt {
     /// Whether the answer was a 2xx.
     #[must_use]
     pub fn is_success(&self) -> bool {
         self.status().is_some_and(|status| status.is_success())
     }
 
-    /// The status of the answer, if there was one.
+    /// The status of the answer, if there was an answer.
     #[must_use]
     pub fn status(&self) -> Option<StatusCode> {
-        self.result.as_ref().ok().map(|answer| answer.status)
+        self.result.as_ref().ok().map(Response::status)
     }
 }
 
 impl fmt::Debug for Sender {
-    /// Leaves the URL out: it can hold a token.
+    /// Omits the URL, which can hold a token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sender")
             .field("retry_delays", &self.retry_delays)
-            .field("attempt_timeout", &self.attempt_timeout)
+            .field("delivery_timeout", &self.delivery_timeout)
             .finish_non_exhaustive()
     }
 }

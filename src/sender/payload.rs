@@ -1,4 +1,4 @@
-//! The documented bodies, to be varied.
+//! The documented bodies, and the changes that a test makes to them.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::event::{JobType, ParseError, WebhookEvent};
 
-/// The body of a webhook: a documented one, with a job id that no other has, until it is varied.
+/// The body of a webhook. It begins as a documented body with a job id of its own; methods change it.
 ///
 /// # Examples
 ///
@@ -26,21 +26,21 @@ use crate::event::{JobType, ParseError, WebhookEvent};
 /// # Ok::<(), qomplement_webhooks::event::ParseError>(())
 /// ```
 ///
-/// `Debug` shows its size only: [`from_json`](Self::from_json) may have read a real document.
+/// `Debug` shows the size only: [`from_json`](Self::from_json) may have read a real document.
 #[derive(Clone, PartialEq)]
 pub struct Payload {
     body: Value,
-    order: Order,
+    keys: KeyOrder,
 }
 
-/// The order of an object's keys.
+/// The order in which the keys of every object are written.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Order {
+enum KeyOrder {
     Documented,
     Reversed,
 }
 
-/// The documented order of all keys of which the order is documented.
+/// All keys in the documented bodies, in their order there.
 const KEYS: [&str; 20] = [
     "job_id",
     "data",
@@ -65,7 +65,7 @@ const KEYS: [&str; 20] = [
 ];
 
 impl Payload {
-    /// A finished extraction: the documented invoice.
+    /// A completed extraction: the documented invoice.
     #[must_use]
     pub fn extract_completed() -> Self {
         let result = json!({
@@ -85,33 +85,33 @@ impl Payload {
         Self::new(&JobType::Extract, "completed", "result", result)
     }
 
-    /// A filled PDF form.
+    /// A completed PDF form.
     #[must_use]
     pub fn fill_pdf_completed() -> Self {
         Self::fill_completed(&JobType::FillPdf)
     }
 
-    /// A filled Excel form.
+    /// A completed Excel form.
     #[must_use]
     pub fn fill_excel_completed() -> Self {
         Self::fill_completed(&JobType::FillExcel)
     }
 
-    /// A failed job of a type.
+    /// A failed job of the given type.
     #[must_use]
     pub fn failed(job_type: &JobType) -> Self {
         let error = json!({"code": "processing_error", "message": "Could not extract text from document"});
         Self::new(job_type, "failed", "error", error)
     }
 
-    /// A body of your own, to be varied. It is written anew: in the documented order of keys, without white space.
+    /// A body of your own. It is written anew, with the keys in the documented order and without white space.
     ///
     /// # Errors
     ///
-    /// When it is not one JSON value, or one that no tree can hold: see
-    /// [`RawJson::to_value`](crate::event::RawJson::to_value). Deliver the bytes themselves then.
+    /// Returns an error if `body` is not one JSON value, or is one that a `serde_json::Value` cannot hold: see
+    /// [`RawJson::to_value`](crate::event::RawJson::to_value). In that case, deliver the bytes themselves.
     pub fn from_json(body: &[u8]) -> serde_json::Result<Self> {
-        Ok(Self { body: serde_json::from_slice(body)?, order: Order::Documented })
+        Ok(Self { body: serde_json::from_slice(body)?, keys: KeyOrder::Documented })
     }
 
     fn fill_completed(job_type: &JobType) -> Self {
@@ -120,10 +120,10 @@ impl Payload {
 
     fn new(job_type: &JobType, status: &str, member: &str, content: Value) -> Self {
         let data = json!({"type": job_type.as_str(), "status": status, member: content});
-        Self { body: json!({"data": data}), order: Order::Documented }.job_id(Uuid::new_v4().to_string())
+        Self { body: json!({"data": data}), keys: KeyOrder::Documented }.job_id(Uuid::new_v4().to_string())
     }
 
-    /// Sets the job's id, in all places where it stands.
+    /// Sets the job's id, everywhere in the body.
     #[must_use]
     pub fn job_id(self, id: impl Into<String>) -> Self {
         let id = id.into();
@@ -133,9 +133,9 @@ impl Payload {
         if is_fill { payload.set("/data/result/download_url", download_url) } else { payload }
     }
 
-    /// Sets what a [JSON pointer](https://www.rfc-editor.org/rfc/rfc6901) points to, such as
-    /// `/data/result/fields/total_amount`. Objects on the way that are missing are made, and what is
-    /// not an object is replaced by one.
+    /// Sets the value at a [JSON pointer](https://www.rfc-editor.org/rfc/rfc6901) such as
+    /// `/data/result/fields/total_amount`. Missing objects on the way are created, and other values on the way are
+    /// replaced by objects.
     #[must_use]
     pub fn set(mut self, pointer: &str, value: impl Into<Value>) -> Self {
         let mut place = &mut self.body;
@@ -149,7 +149,7 @@ impl Payload {
         self
     }
 
-    /// Removes what a JSON pointer points to, if it is there.
+    /// Removes the object member at a JSON pointer, if it exists.
     #[must_use]
     pub fn remove(mut self, pointer: &str) -> Self {
         if let Some((parent, _)) = pointer.rsplit_once('/')
@@ -161,11 +161,11 @@ impl Payload {
         self
     }
 
-    /// Writes the keys of every object in the reverse of the documented order, the result before the
-    /// type: nothing says in which order they come.
+    /// Writes the keys of every object in the reverse of the documented order, so the result comes before the type.
+    /// The order of keys is not documented, so a receiver must take any.
     #[must_use]
     pub fn reordered(mut self) -> Self {
-        self.order = Order::Reversed;
+        self.keys = KeyOrder::Reversed;
         self
     }
 
@@ -173,15 +173,15 @@ impl Payload {
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
         let mut text = String::new();
-        write(&self.body, self.order, &mut text);
+        write(&self.body, self.keys, &mut text);
         text.into()
     }
 
-    /// The event that the body is read as.
+    /// The event that a receiver reads from the body.
     ///
     /// # Errors
     ///
-    /// When it was varied so far that it is none.
+    /// Returns an error if the changes left no valid event.
     pub fn event(&self) -> Result<WebhookEvent, ParseError> {
         self.to_bytes().try_into()
     }
@@ -210,15 +210,15 @@ fn keys(pointer: &str) -> impl Iterator<Item = String> {
     pointer.split('/').skip(1).map(|key| key.replace("~1", "/").replace("~0", "~"))
 }
 
-/// Writes JSON with ordered keys. serde_json's own order would depend on the features that other
-/// crates of a program switch on.
-fn write(value: &Value, order: Order, text: &mut String) {
+/// Writes JSON with ordered keys. serde_json's own order depends on the features that other crates in the program
+/// enable.
+fn write(value: &Value, order: KeyOrder, text: &mut String) {
     match value {
         Value::Object(object) => {
             let mut members: Vec<_> = object.iter().collect();
             let rank = |key: &str| KEYS.iter().position(|known| *known == key).unwrap_or(KEYS.len());
             members.sort_by_key(|(key, _)| (rank(key), *key));
-            if order == Order::Reversed {
+            if order == KeyOrder::Reversed {
                 members.reverse();
             }
             separated(text, '{', '}', members, |(key, value), text| {

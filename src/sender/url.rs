@@ -1,6 +1,5 @@
 //! Delivery over HTTP.
 
-use crate::error::BoxError;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,12 +7,13 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 
 use super::{BoxFuture, Sender};
+use crate::error::BoxError;
 
-/// Why a URL cannot be delivered to.
+/// Why a sender to a URL cannot be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SenderError {
-    /// Not an absolute http or https URL.
+    /// The URL is not an absolute http or https URL.
     #[error("webhooks are delivered to an absolute http or https URL")]
     Url(#[source] Option<BoxError>),
     /// The HTTP client could not be set up.
@@ -22,11 +22,13 @@ pub enum SenderError {
 }
 
 impl Sender {
-    /// Delivers to a URL, over HTTP/1.1 or HTTPS (feature `sender-http`). Redirects are not followed and proxies not used.
+    /// Makes a sender that delivers to a URL, over HTTP/1.1 (feature `sender-http`). It follows no redirect and uses no
+    /// proxy.
     ///
     /// # Errors
     ///
-    /// When it is not an absolute http or https URL.
+    /// Returns [`SenderError::Url`] if `url` is not an absolute http or https URL, and [`SenderError::Client`] if TLS
+    /// cannot be set up.
     pub fn to_url(url: impl AsRef<str>) -> Result<Self, SenderError> {
         let url = reqwest::Url::parse(url.as_ref()).map_err(|error| SenderError::Url(Some(error.into())))?;
         if !matches!(url.scheme(), "http" | "https") {
@@ -43,7 +45,7 @@ impl Sender {
                 let (parts, body) = request.into_parts();
                 let body = body.collect().await?.to_bytes();
                 let sent = client.post(parts.uri.to_string()).headers(parts.headers).body(body).send().await;
-                // A URL can hold a token: errors go without it.
+                // A URL can hold a token, so no error names it.
                 let mut answer = sent.map_err(reqwest::Error::without_url)?;
                 let mut response = Response::new(Bytes::new());
                 *response.status_mut() = answer.status();

@@ -62,12 +62,12 @@ async fn a_commit_that_fails_is_answered_503_and_the_next_try_is_handled_once() 
             let (script, payload) = (Script::default(), Payload::extract_completed());
             let inbox = FaultyInbox::default().fail(Call::Receive, vec![Some(fault); times]);
             let (receiver, _worker) = running(&inbox, &script);
-            let delivery = Sender::to_service(receiver).deliver(&payload).await;
+            let report = Sender::to_service(receiver).deliver(&payload).await;
             let mut statuses = vec![Some(503); times];
             statuses.push(Some(200));
-            assert_eq!(delivery.statuses(), statuses, "{fault:?}");
-            for attempt in &delivery.attempts {
-                assert!(attempt.took <= Duration::from_millis(4500), "{fault:?}: {delivery:?}");
+            assert_eq!(report.statuses(), statuses, "{fault:?}");
+            for delivery in &report.deliveries {
+                assert!(delivery.took <= Duration::from_millis(4500), "{fault:?}: {report:?}");
             }
             inbox.until(payload.event().unwrap().job().id(), InboxState::Done).await;
             assert_eq!((script.runs(), script.finished()), (1, 1), "{fault:?}");
@@ -79,8 +79,8 @@ async fn a_commit_that_fails_is_answered_503_and_the_next_try_is_handled_once() 
 async fn a_store_that_stays_away_acknowledges_nothing() {
     for fault in [Fault::Error, Fault::Hang, Fault::Panic] {
         let inbox = FaultyInbox::default().fail(Call::Receive, vec![Some(fault); 10]);
-        let delivery = Sender::to_service(receiver(&inbox)).deliver(Payload::extract_completed()).await;
-        assert_eq!(delivery.statuses(), [Some(503); 3], "{fault:?}");
+        let report = Sender::to_service(receiver(&inbox)).deliver(Payload::extract_completed()).await;
+        assert_eq!(report.statuses(), [Some(503); 3], "{fault:?}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use qomplement_webhooks::WebhookReceiver;
 use qomplement_webhooks::dedup::Claim;
-use qomplement_webhooks::sender::{Delivery, Payload, Sender};
+use qomplement_webhooks::sender::{Payload, Report, Sender};
 
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -17,7 +17,7 @@ fn receiver(script: &Script, store: &FaultyStore) -> WebhookReceiver {
 }
 
 /// Delivers one webhook on the documented schedule.
-async fn deliver(script: &Script, store: &FaultyStore, payload: &Payload) -> Delivery {
+async fn deliver(script: &Script, store: &FaultyStore, payload: &Payload) -> Report {
     Sender::to_service(receiver(script, store)).deliver(payload).await
 }
 
@@ -26,10 +26,10 @@ async fn a_claim_that_fails_is_answered_503_runs_nothing_and_the_next_try_succee
     for fault in FAULTS {
         let (script, payload) = (Script::default(), Payload::extract_completed());
         let store = FaultyStore::new().fail(Call::Claim, [Some(fault)]);
-        let delivery = deliver(&script, &store, &payload).await;
-        assert_eq!(delivery.statuses(), [Some(503), Some(200)], "{fault:?}");
+        let report = deliver(&script, &store, &payload).await;
+        assert_eq!(report.statuses(), [Some(503), Some(200)], "{fault:?}");
         // A claim whose reply was lost is released: the second try does not wait for its lease to end.
-        assert!(delivery.attempts[1].took.is_zero(), "{fault:?}: {delivery:?}");
+        assert!(report.deliveries[1].took.is_zero(), "{fault:?}: {report:?}");
         assert_eq!((script.runs(), script.finished()), (1, 1), "{fault:?}");
         assert!(store.is_done(payload.event().unwrap().job().id()).await, "{fault:?}");
     }
@@ -40,21 +40,21 @@ async fn a_store_that_stays_away_runs_nothing() {
     for fault in FAULTS {
         let script = Script::default();
         let store = FaultyStore::new().fail(Call::Claim, [Some(fault); 100]);
-        let delivery = deliver(&script, &store, &Payload::extract_completed()).await;
-        assert_eq!(delivery.statuses(), [Some(503); 3], "{fault:?}");
+        let report = deliver(&script, &store, &Payload::extract_completed()).await;
+        assert_eq!(report.statuses(), [Some(503); 3], "{fault:?}");
         assert_eq!(script.runs(), 0, "{fault:?}: a handler ran without a claim");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_a_store_carries_out_after_everybody_left_keeps_no_later_attempt_out() {
-    // The attempts begin after 0, 5 and 15 s; a lease from 14.9 s on would outlast the third.
+    // The deliveries begin after 0, 5 and 15 s; a lease from 14.9 s on would outlast the third.
     let (script, payload) = (Script::default(), Payload::extract_completed());
     let store = StandingStore::new(Duration::ZERO..Duration::from_millis(14_500));
     let receiver =
         WebhookReceiver::builder(script.handler()).unauthenticated().dedup_store(store).build().unwrap();
-    let delivery = Sender::to_service(receiver).deliver(&payload).await;
-    assert_eq!(delivery.statuses(), [Some(503), Some(503), Some(200)], "{delivery:?}");
+    let report = Sender::to_service(receiver).deliver(&payload).await;
+    assert_eq!(report.statuses(), [Some(503), Some(503), Some(200)], "{report:?}");
     assert_eq!(script.runs(), 1);
 }
 
@@ -168,9 +168,9 @@ async fn a_handled_job_is_acknowledged_and_recorded_in_the_end_when_complete_fai
     for fault in FAULTS {
         let (script, payload) = (Script::default(), Payload::extract_completed());
         let store = FaultyStore::new().fail(Call::Complete, [Some(fault); 2]);
-        let delivery = deliver(&script, &store, &payload).await;
-        assert_eq!(delivery.statuses(), [Some(200)], "{fault:?}: the work was done");
-        assert!(delivery.attempts[0].took <= Duration::from_millis(4500), "{fault:?}: {delivery:?}");
+        let report = deliver(&script, &store, &payload).await;
+        assert_eq!(report.statuses(), [Some(200)], "{fault:?}: the work was done");
+        assert!(report.deliveries[0].took <= Duration::from_millis(4500), "{fault:?}: {report:?}");
         store.until(Call::Complete, 3).await;
         assert!(store.is_done(payload.event().unwrap().job().id()).await, "{fault:?}: not recorded");
         assert_eq!(script.runs(), 1, "{fault:?}");
@@ -198,8 +198,8 @@ async fn a_release_that_fails_costs_no_attempt() {
     for fault in FAULTS {
         let (script, payload) = (Script::new([Act::Fail, Act::Succeed]), Payload::extract_completed());
         let store = FaultyStore::new().fail(Call::Release, [Some(fault)]);
-        let delivery = deliver(&script, &store, &payload).await;
-        assert_eq!(delivery.statuses(), [Some(503), Some(200)], "{fault:?}");
+        let report = deliver(&script, &store, &payload).await;
+        assert_eq!(report.statuses(), [Some(503), Some(200)], "{fault:?}");
         assert_eq!((script.runs(), script.most_running()), (2, 1), "{fault:?}");
         assert!(store.is_done(payload.event().unwrap().job().id()).await, "{fault:?}");
     }
@@ -216,12 +216,12 @@ async fn a_handler_that_fails_is_run_again_by_the_next_try_and_one_that_fails_fo
     ];
     for (acts, statuses) in cases {
         let (script, store, payload) = (Script::new(acts), FaultyStore::new(), Payload::extract_completed());
-        let delivery = deliver(&script, &store, &payload).await;
-        assert_eq!(delivery.statuses(), statuses);
-        assert_eq!(script.runs(), statuses.len(), "one run per attempt");
+        let report = deliver(&script, &store, &payload).await;
+        assert_eq!(report.statuses(), statuses);
+        assert_eq!(script.runs(), statuses.len(), "one run per delivery");
         let failed = statuses.iter().filter(|status| **status != Some(200)).count();
         assert_eq!(store.calls(Call::Release), failed, "a failure frees the job at once: {statuses:?}");
         let done = store.is_done(payload.event().unwrap().job().id()).await;
-        assert_eq!(done, delivery.is_delivered(), "acknowledged and remembered go together");
+        assert_eq!(done, report.is_delivered(), "acknowledged and remembered go together");
     }
 }

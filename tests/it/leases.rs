@@ -22,13 +22,9 @@ async fn a_handler_of_40_seconds_outlives_the_schedule_runs_once_and_is_done() {
     let payload = Payload::extract_completed();
     let began = Instant::now();
 
-    let delivery = sender.deliver(&payload).await;
-    assert_eq!(
-        delivery.statuses(),
-        [Some(503); 3],
-        "no attempt may be acknowledged before the handler ended"
-    );
-    assert_eq!((script.runs(), script.finished()), (1, 0), "every attempt met the run of the first");
+    let report = sender.deliver(&payload).await;
+    assert_eq!(report.statuses(), [Some(503); 3], "no delivery may be acknowledged before the handler ended");
+    assert_eq!((script.runs(), script.finished()), (1, 0), "every delivery met the run of the first");
 
     tokio::time::sleep_until(began + Duration::from_millis(40_001)).await;
     assert_eq!((script.runs(), script.finished()), (1, 1), "the handler was not left alone");
@@ -62,9 +58,9 @@ async fn a_renewal_that_is_under_way_when_the_handler_fails_does_not_claim_the_j
     // The renewal begins at 1.5 s and writes at 3.4 s; the handler fails at 2 s.
     let script = Script::new([Act::FailAfter(Duration::from_secs(2)), Act::Succeed]);
     let store = FaultyStore::new().fail(Call::Renew, [Some(Fault::Slow)]);
-    let delivery = Sender::to_service(receiver(&script, &store)).deliver(Payload::extract_completed()).await;
-    assert_eq!(delivery.statuses(), [Some(503), Some(200)]);
-    assert!(delivery.attempts[1].took.is_zero(), "the second try had to wait: {delivery:?}");
+    let report = Sender::to_service(receiver(&script, &store)).deliver(Payload::extract_completed()).await;
+    assert_eq!(report.statuses(), [Some(503), Some(200)]);
+    assert!(report.deliveries[1].took.is_zero(), "the second delivery had to wait: {report:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -33,9 +33,9 @@ async fn of_64_copies_at_once_one_runs_the_handler() {
     let server = Server::start(Framework::Axum, receiver(&script)).await;
     let sender = Sender::to_url(server.url()).unwrap();
     for round in 1..=20 {
-        let deliveries = sender.deliver_at_once(Payload::extract_completed(), 64).await;
-        for delivery in &deliveries {
-            assert_eq!(delivery.statuses(), [Some(200)], "round {round}: {delivery:?}");
+        let reports = sender.deliver_at_once(Payload::extract_completed(), 64).await;
+        for report in &reports {
+            assert_eq!(report.statuses(), [Some(200)], "round {round}: {report:?}");
         }
         assert_eq!(
             script.runs(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::Full;
-use qomplement_webhooks::sender::{AttemptError, Payload, Sender, SenderError};
+use qomplement_webhooks::sender::{DeliveryError, Payload, Sender, SenderError};
 use qomplement_webhooks::{JobType, SharedToken, WebhookEvent, WebhookReceiver};
 
 use crate::support::servers::{Framework, Server};
@@ -14,39 +14,39 @@ fn receiver(script: &Script) -> WebhookReceiver {
     WebhookReceiver::builder(script.handler()).unauthenticated().build().unwrap()
 }
 
-fn seconds(delivery: &qomplement_webhooks::sender::Delivery) -> Vec<Duration> {
-    delivery.attempts.iter().map(|attempt| attempt.at).collect()
+fn seconds(report: &qomplement_webhooks::sender::Report) -> Vec<Duration> {
+    report.deliveries.iter().map(|delivery| delivery.at).collect()
 }
 
 #[tokio::test(start_paused = true)]
-async fn attempts_come_at_0_5_and_15_seconds_and_there_is_no_fourth() {
+async fn deliveries_come_at_0_5_and_15_seconds_and_there_is_no_fourth() {
     let script = Script::new([Act::Fail]);
-    let delivery = Sender::to_service(receiver(&script)).deliver(Payload::extract_completed()).await;
-    assert_eq!(seconds(&delivery), [0, 5, 15].map(Duration::from_secs));
-    assert_eq!(delivery.statuses(), [Some(503); 3]);
-    assert!(!delivery.is_delivered());
+    let report = Sender::to_service(receiver(&script)).deliver(Payload::extract_completed()).await;
+    assert_eq!(seconds(&report), [0, 5, 15].map(Duration::from_secs));
+    assert_eq!(report.statuses(), [Some(503); 3]);
+    assert!(!report.is_delivered());
     tokio::time::advance(Duration::from_secs(3600)).await;
-    assert_eq!(script.runs(), 3, "there was a fourth attempt");
+    assert_eq!(script.runs(), 3, "there was a fourth delivery");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_answer_does_not_move_the_schedule() {
     let script = Script::new([Act::Hang]);
-    let delivery = Sender::to_service(receiver(&script)).deliver(Payload::extract_completed()).await;
-    assert_eq!(seconds(&delivery), [0, 5, 15].map(Duration::from_secs));
+    let report = Sender::to_service(receiver(&script)).deliver(Payload::extract_completed()).await;
+    assert_eq!(seconds(&report), [0, 5, 15].map(Duration::from_secs));
     assert!(
-        delivery.attempts.iter().all(|attempt| attempt.took == Duration::from_millis(4500)),
-        "{delivery:?}"
+        report.deliveries.iter().all(|delivery| delivery.took == Duration::from_millis(4500)),
+        "{report:?}"
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_success_ends_the_schedule() {
     let script = Script::new([Act::Fail, Act::Succeed]);
-    let delivery = Sender::to_service(receiver(&script)).deliver(Payload::extract_completed()).await;
-    assert_eq!(seconds(&delivery), [0, 5].map(Duration::from_secs));
-    assert!(delivery.is_delivered());
-    assert_eq!(delivery.attempts[1].result.as_ref().unwrap().body, r#"{"received":true}"#);
+    let report = Sender::to_service(receiver(&script)).deliver(Payload::extract_completed()).await;
+    assert_eq!(seconds(&report), [0, 5].map(Duration::from_secs));
+    assert!(report.is_delivered());
+    assert_eq!(report.deliveries[1].result.as_ref().unwrap().body(), r#"{"received":true}"#);
 }
 
 #[derive(Clone)]
@@ -67,14 +67,14 @@ impl tower_service::Service<Request<Full<bytes::Bytes>>> for Never {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_without_an_answer_is_given_up_in_time() {
-    let sender = Sender::to_service(Never).attempt_timeout(Duration::from_secs(8));
-    let delivery = sender.deliver(Payload::extract_completed()).await;
-    // The second attempt is due while the first still waits, and follows it at once.
-    assert_eq!(seconds(&delivery), [0, 8, 18].map(Duration::from_secs));
-    for attempt in &delivery.attempts {
-        assert!(matches!(attempt.result, Err(AttemptError::Timeout)), "{attempt:?}");
-        assert_eq!(attempt.took, Duration::from_secs(8));
+async fn a_delivery_without_an_answer_ends_in_time() {
+    let sender = Sender::to_service(Never).delivery_timeout(Duration::from_secs(8));
+    let report = sender.deliver(Payload::extract_completed()).await;
+    // The second delivery is due while the first still waits, and follows it at once.
+    assert_eq!(seconds(&report), [0, 8, 18].map(Duration::from_secs));
+    for delivery in &report.deliveries {
+        assert!(matches!(delivery.result, Err(DeliveryError::Timeout)), "{delivery:?}");
+        assert_eq!(delivery.took, Duration::from_secs(8));
     }
 }
 
@@ -110,9 +110,9 @@ async fn it_delivers_every_documented_event_to_a_url_with_its_token() {
 async fn a_target_that_is_not_there_is_reported_without_its_url() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let sender = Sender::to_url(format!("http://{free}/?token={TOKEN}")).unwrap().retry_delays([]);
-    let delivery = sender.deliver(Payload::extract_completed()).await;
-    assert!(matches!(delivery.attempts[0].result, Err(AttemptError::Failed(_))), "{delivery:?}");
-    assert!(!format!("{delivery:?} {sender:?}").contains(TOKEN), "the token is shown");
+    let report = sender.deliver(Payload::extract_completed()).await;
+    assert!(matches!(report.deliveries[0].result, Err(DeliveryError::Failed(_))), "{report:?}");
+    assert!(!format!("{report:?} {sender:?}").contains(TOKEN), "the token is shown");
     for url in ["", "/path", "ftp://example.com/", "example.com"] {
         assert!(matches!(Sender::to_url(url), Err(SenderError::Url(_))), "{url}");
     }

@@ -230,10 +230,10 @@ async fn other_times_may_be_any() {
 
         let script = Script::new([Act::Fail, Act::Succeed]);
         let receiver = WebhookReceiver::builder(script.handler()).unauthenticated().build().unwrap();
-        let sender = Sender::to_service(receiver).retry_delays([time]).attempt_timeout(time);
-        let delivery = sender.deliver(Payload::extract_completed()).await;
-        assert!(delivery.is_delivered(), "{time:?}: {delivery:?}");
-        let waited = delivery.attempts[1].at;
+        let sender = Sender::to_service(receiver).retry_delays([time]).delivery_timeout(time);
+        let report = sender.deliver(Payload::extract_completed()).await;
+        assert!(report.is_delivered(), "{time:?}: {report:?}");
+        let waited = report.deliveries[1].at;
         assert!(if time > HOUR { waited >= NEVER_SHORT } else { waited < HOUR }, "{time:?}: {waited:?}");
     }
     for per_second in [0.0, -1.0, f64::MIN_POSITIVE, 1e-300, 1e-9, 1.0, f64::MAX, f64::INFINITY, f64::NAN] {

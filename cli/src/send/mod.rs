@@ -216,17 +216,17 @@ impl Run {
         let mut delays = self.delays.iter();
         loop {
             let at = began.elapsed();
-            let delivery = self.sender.deliver(body.clone()).await;
-            for attempt in &delivery.attempts {
-                let answer = summary::answer(attempt);
-                self.tally().attempt(attempt, &answer);
+            let report = self.sender.deliver(body.clone()).await;
+            for delivery in &report.deliveries {
+                let answer = summary::answer(delivery);
+                self.tally().attempt(delivery, &answer);
                 if self.lines {
                     attempts.push((at, answer));
                 }
             }
             match delays.next() {
-                Some(delay) if !delivery.is_delivered() => sleep_until(began + at + *delay).await,
-                _ => return (delivery.is_delivered(), attempts),
+                Some(delay) if !report.is_delivered() => sleep_until(began + at + *delay).await,
+                _ => return (report.is_delivered(), attempts),
             }
         }
     }

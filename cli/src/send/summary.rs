@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use qomplement_webhooks::sender::{Attempt, AttemptError};
+use qomplement_webhooks::sender::{Delivery, DeliveryError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -36,12 +36,12 @@ impl Tally {
     }
 
     /// Counts an attempt, which brought this.
-    pub(crate) fn attempt(&mut self, attempt: &Attempt, answer: &str) {
+    pub(crate) fn attempt(&mut self, delivery: &Delivery, answer: &str) {
         self.attempts += 1;
         let is_told = self.answers.len() < ANSWERS || self.answers.contains_key(answer);
         *self.answers.entry(if is_told { answer } else { "other" }.to_owned()).or_default() += 1;
-        if let (Ok(_), Some(latency)) = (&attempt.result, &mut self.latency) {
-            latency.saturating_record(attempt.took.as_micros().try_into().unwrap_or(u64::MAX));
+        if let (Ok(_), Some(latency)) = (&delivery.result, &mut self.latency) {
+            latency.saturating_record(delivery.took.as_micros().try_into().unwrap_or(u64::MAX));
         }
     }
 
@@ -60,14 +60,14 @@ impl Tally {
 
 /// What an attempt brought: a status, with the reason that the server gives unless it is a success, or what went
 /// wrong.
-pub(crate) fn answer(attempt: &Attempt) -> String {
-    let reason = match &attempt.result {
-        Ok(answer) if answer.status.is_success() => return answer.status.as_u16().to_string(),
+pub(crate) fn answer(delivery: &Delivery) -> String {
+    let reason = match &delivery.result {
+        Ok(answer) if answer.status().is_success() => return answer.status().as_u16().to_string(),
         Ok(answer) => {
-            let code = code(&answer.body).or_else(|| answer.status.canonical_reason().map(str::to_owned));
-            format!("{} {}", answer.status.as_u16(), code.unwrap_or_default())
+            let code = code(answer.body()).or_else(|| answer.status().canonical_reason().map(str::to_owned));
+            format!("{} {}", answer.status().as_u16(), code.unwrap_or_default())
         }
-        Err(AttemptError::Failed(error)) => {
+        Err(DeliveryError::Failed(error)) => {
             let cause = root_cause(&**error);
             cause.split_once(" (os error").map_or(cause.as_str(), |(cause, _)| cause).to_owned()
         }

@@ -50,7 +50,7 @@ async fn what_arrives_is_shown_and_what_is_refused_beside_it() {
     }
     let refused = sender.deliver("{").await;
     assert_eq!(refused.statuses(), [Some(400)]);
-    let body = &refused.attempts[0].result.as_ref().unwrap().body;
+    let body = refused.deliveries[0].result.as_ref().unwrap().body();
     assert!(body.starts_with(br#"{"received":false,"error":{"code":"invalid_json""#), "{body:?}");
     assert_eq!(reqwest::get(format!("{}/a/path?token=hidden", listening.url)).await.unwrap().status(), 405);
     listening.interrupt().await.shows(
@@ -138,13 +138,13 @@ async fn the_first_tries_of_each_job_fail_if_told_so() {
     let delays = [std::time::Duration::ZERO; 2];
     let sender = listening.sender().retry_delays(delays);
     for _ in 0..2 {
-        let delivery = sender.deliver(Payload::extract_completed()).await;
-        assert_eq!(delivery.statuses(), [503, 503, 200].map(Some));
-        for attempt in &delivery.attempts {
-            assert!(attempt.took.as_millis() >= 20, "not delayed: {attempt:?}");
+        let report = sender.deliver(Payload::extract_completed()).await;
+        assert_eq!(report.statuses(), [503, 503, 200].map(Some));
+        for delivery in &report.deliveries {
+            assert!(delivery.took.as_millis() >= 20, "not delayed: {delivery:?}");
         }
-        let answer = delivery.attempts[0].result.as_ref().unwrap();
-        assert_eq!(answer.headers["retry-after"], "5");
+        let answer = report.deliveries[0].result.as_ref().unwrap();
+        assert_eq!(answer.headers()["retry-after"], "5");
     }
     let ran = listening.interrupt().await;
     let once = "NOW  503  extract  completed  JOB\n\
@@ -166,7 +166,7 @@ async fn the_token_is_required_and_goes_along_when_forwarded() {
     assert_eq!(with.deliver(Payload::extract_completed()).await.statuses(), [Some(200)]);
     let failed = with.deliver(Payload::extract_completed()).await;
     assert_eq!(failed.statuses(), [Some(503)], "the other's answer is passed on");
-    let body = &failed.attempts[0].result.as_ref().unwrap().body;
+    let body = failed.deliveries[0].result.as_ref().unwrap().body();
     assert!(body.starts_with(br#"{"received":false,"error":{"code":"handler_failed""#), "{body:?}");
     assert_eq!(script.runs(), 2);
     drop(target);

@@ -37,7 +37,7 @@ async fn clocks_do_not_matter(store: &Server, holders: Option<&str>, others: Opt
 
     let (held, orphaned) = (Payload::extract_completed(), Payload::extract_completed());
     let job = |payload: &Payload| payload.event().unwrap().job().id().to_string();
-    let to = |receiver: &Receiver| receiver.sender.clone().attempt_timeout(Duration::from_secs(20));
+    let to = |receiver: &Receiver| receiver.sender.clone().delivery_timeout(Duration::from_secs(20));
 
     let renewed = async {
         let (first, copies) = (to(&holder), to(&other).retry_delays([Duration::ZERO; 2]));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ::redis::Client;
-use qomplement_webhooks::sender::{Attempt, Payload, Sender};
+use qomplement_webhooks::sender::{Delivery, Payload, Sender};
 use qomplement_webhooks::{PostgresDedupStore, RedisDedupStore, WebhookReceiver};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
@@ -77,13 +77,13 @@ fn job(payload: &Payload) -> String {
     payload.event().unwrap().job().id().to_string()
 }
 
-async fn post(to: &Sender, payload: &Payload) -> Attempt {
-    let delivery = to.deliver(payload).await;
-    delivery.attempts.into_iter().next().unwrap()
+async fn post(to: &Sender, payload: &Payload) -> Delivery {
+    let report = to.deliver(payload).await;
+    report.deliveries.into_iter().next().unwrap()
 }
 
 /// Posts each of them at the same time.
-async fn post_all(to: &Sender, payloads: &[Payload]) -> Vec<Attempt> {
+async fn post_all(to: &Sender, payloads: &[Payload]) -> Vec<Delivery> {
     let post = |payload: &Payload| {
         let (to, payload) = (to.clone(), payload.clone());
         async move { post(&to, &payload).await }
@@ -95,22 +95,22 @@ fn payloads<const N: usize>() -> [Payload; N] {
     std::array::from_fn(|_| Payload::extract_completed())
 }
 
-fn status(attempt: &Attempt) -> u16 {
-    attempt.status().unwrap_or_else(|| panic!("no answer: {attempt:?}")).as_u16()
+fn status(delivery: &Delivery) -> u16 {
+    delivery.status().unwrap_or_else(|| panic!("no answer: {delivery:?}")).as_u16()
 }
 
 /// Whether the answer says that the store was not reached.
-fn is_refusal(attempt: &Attempt) -> bool {
-    let body = attempt.result.as_ref().map(|answer| String::from_utf8_lossy(&answer.body).into_owned());
-    status(attempt) == 503 && body.is_ok_and(|body| body.contains(r#""code":"unavailable""#))
+fn is_refusal(delivery: &Delivery) -> bool {
+    let body = delivery.result.as_ref().map(|answer| String::from_utf8_lossy(answer.body()).into_owned());
+    status(delivery) == 503 && body.is_ok_and(|body| body.contains(r#""code":"unavailable""#))
 }
 
 /// Posts it again and again until it is handled, at most a minute; returns the time that took.
 async fn post_until_done(to: &Sender, payload: &Payload) -> Duration {
     let began = Instant::now();
     let sender = to.clone().retry_delays([Duration::from_millis(100); 600]);
-    let delivery = timeout(Duration::from_secs(60), sender.deliver(payload)).await;
-    assert!(delivery.is_ok_and(|delivery| delivery.is_delivered()), "{} is never handled", job(payload));
+    let report = timeout(Duration::from_secs(60), sender.deliver(payload)).await;
+    assert!(report.is_ok_and(|report| report.is_delivered()), "{} is never handled", job(payload));
     began.elapsed()
 }
 
@@ -324,7 +324,7 @@ async fn a_full_redis_refuses_new_jobs_completes_those_it_holds_and_loses_none()
     }
 }
 
-/// A server stands still for longer than the sender's first two attempts, and carries out their claims when it goes on.
+/// A server stands still for longer than the sender's first two deliveries, and carries out their claims when it goes on.
 async fn no_claim_is_left_behind(store: Store) {
     let server = store.server();
     let script = Script::default();

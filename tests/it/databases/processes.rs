@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use qomplement_webhooks::sender::{Attempt, Payload, Sender};
+use qomplement_webhooks::sender::{Delivery, Payload, Sender};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -234,22 +234,22 @@ async fn every_job_is_handled_once(store: &Server) {
 
 /// How many milliseconds after the beginning of a run its receiver is killed: at once; before and after the first
 /// renewal; before the answer is due; and twice in the background, the last time just before the lease would
-/// last until the third try.
+/// last until the third delivery.
 const DEATHS: [u64; 5] = [0, 1000, 3000, 7000, 9500];
 
-/// Delivers on the documented schedule: the first try to one receiver, and the others to another.
-async fn deliver(first: Sender, other: Sender, payload: &Payload) -> Vec<Attempt> {
+/// Delivers on the documented schedule: the first delivery to one receiver, and the others to another.
+async fn deliver(first: Sender, other: Sender, payload: &Payload) -> Vec<Delivery> {
     let [second, third] = Sender::RETRY_DELAYS;
-    let mut attempts = Vec::new();
+    let mut deliveries = Vec::new();
     let began = Instant::now();
     for (sender, at) in [(&first, Duration::ZERO), (&other, second), (&other, second + third)] {
         sleep_until(began + at).await;
-        attempts.extend(sender.deliver(payload).await.attempts);
-        if attempts.last().is_some_and(Attempt::is_success) {
+        deliveries.extend(sender.deliver(payload).await.deliveries);
+        if deliveries.last().is_some_and(Delivery::is_success) {
             break;
         }
     }
-    attempts
+    deliveries
 }
 
 async fn the_schedule_outlasts_a_death(store: &Server) {
@@ -262,19 +262,19 @@ async fn the_schedule_outlasts_a_death(store: &Server) {
         let (fleet, other) = (fleet.clone(), other.sender.clone());
         deaths.spawn(async move {
             let payloads: [_; 4] = std::array::from_fn(|_| Payload::extract_completed());
-            let mut deliveries = JoinSet::new();
+            let mut delivering = JoinSet::new();
             for payload in payloads.clone() {
                 let (first, other) = (receiver.sender.clone(), other.clone());
-                deliveries.spawn(async move { deliver(first, other, &payload).await });
+                delivering.spawn(async move { deliver(first, other, &payload).await });
             }
             for payload in &payloads {
                 let job = id(payload);
-                fleet.line("the first try", |fact| fact.is_begin(&job)).await;
+                fleet.line("the first delivery", |fact| fact.is_begin(&job)).await;
             }
             sleep_until(Instant::now() + Duration::from_millis(death)).await;
             fleet.kill(&mut receiver).await;
-            for attempts in deliveries.join_all().await {
-                assert!(attempts.last().unwrap().is_success(), "dead after {death} ms: {attempts:?}");
+            for deliveries in delivering.join_all().await {
+                assert!(deliveries.last().unwrap().is_success(), "dead after {death} ms: {deliveries:?}");
             }
             for payload in &payloads {
                 let runs = &fleet.runs().await[&id(payload)];
@@ -287,7 +287,7 @@ async fn the_schedule_outlasts_a_death(store: &Server) {
 }
 
 #[tokio::test]
-async fn the_third_try_at_the_latest_succeeds_when_the_process_dies_that_the_first_one_reached() {
+async fn the_third_delivery_at_the_latest_succeeds_when_the_process_dies_that_the_first_one_reached() {
     let _machine = MACHINE.read().await;
     tokio::join!(the_schedule_outlasts_a_death(redis()), the_schedule_outlasts_a_death(postgres()));
 }
