@@ -59,6 +59,15 @@ fi
 cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 
+# The unit tests of the crate as it is published, which leaves most of the repository out.
+package() {
+    local target=${CARGO_TARGET_DIR:-$PWD/target}
+    cargo package --locked --allow-dirty --no-verify --quiet -p qomplement-webhooks &&
+        tar -xzf "$target"/package/qomplement-webhooks-*.crate -C "$scratch" &&
+        (cd "$scratch"/qomplement-webhooks-*/ &&
+            CARGO_TARGET_DIR=$target cargo test --locked --lib)
+}
+
 # The features that Cargo.toml says an example needs.
 required_features() {
     awk -v name="name = \"$1\"" '
@@ -68,6 +77,7 @@ required_features() {
     ' Cargo.toml
 }
 
+examples=$(awk '/^\[/ { on = $0 == "[[example]]" } on && /^name = / { gsub(/"/, ""); print $3 }' Cargo.toml)
 features=$(awk '/^\[/ { on = $0 == "[features]" } on && /^[a-z]/ && $1 != "default" { print $1 }' Cargo.toml)
 
 check "formatting" cargo fmt --all --check
@@ -80,8 +90,7 @@ if ! $quick; then
     done
     RUSTDOCFLAGS="-D warnings" check "documentation, everything" cargo doc --locked --no-deps --all-features
     RUSTDOCFLAGS="-D warnings" check "documentation, no feature" cargo doc --locked --no-deps
-    for example in examples/*.rs; do
-        example=$(basename "$example" .rs)
+    for example in $examples; do
         check "example $example, with its features alone" \
             cargo build --locked --example "$example" --features "$(required_features "$example")"
     done
@@ -101,6 +110,7 @@ if ! $quick; then
         check "unit tests, only $feature" cargo test --locked --lib --features "$feature"
     done
 fi
+$quick || check "unit tests of the package" package
 check "documentation tests" cargo test --locked --workspace --all-features --doc
 if ! $quick; then
     check "example quickstart runs" timeout 10 cargo run --locked --quiet --example quickstart --all-features

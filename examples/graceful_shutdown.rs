@@ -1,0 +1,51 @@
+//! A server that stops without losing work: no new requests, then the handlers that run, then the end.
+//!
+//! ```sh
+//! WEBHOOK_TOKEN=$(openssl rand -hex 32) cargo run --example graceful_shutdown --features axum
+//! ```
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::any;
+use qomplement_webhooks::{
+    BoxError, ExtractResult, FillResult, HandlerError, Job, JobError, SharedToken, WebhookHandler,
+    WebhookReceiver, async_trait,
+};
+use tokio::net::TcpListener;
+
+struct Office;
+
+#[async_trait]
+impl WebhookHandler for Office {
+    async fn extract_completed(&self, job: &Job, result: ExtractResult) -> Result<(), HandlerError> {
+        let fields = result.fields.ok_or_else(|| HandlerError::permanent("no fields"))?;
+        let total: Option<String> = fields.get("total_amount")?;
+        println!("{}: an invoice over {}", job.id(), total.unwrap_or_default());
+        Ok(())
+    }
+
+    async fn fill_completed(&self, job: &Job, result: FillResult) -> Result<(), HandlerError> {
+        println!("{}: a form with {} fields", job.id(), result.fields_filled.unwrap_or(0));
+        Ok(())
+    }
+
+    async fn job_failed(&self, job: &Job, error: JobError) -> Result<(), HandlerError> {
+        println!("{}: failed: {}", job.id(), error.message.unwrap_or_default());
+        Ok(())
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let token = SharedToken::from_env("WEBHOOK_TOKEN")?;
+    let receiver = WebhookReceiver::builder(Office).token(token).build()?;
+    let app = Router::new().route("/api/webhooks/qomplement", any(receiver.clone()));
+    let listener = TcpListener::bind("127.0.0.1:3000").await?;
+
+    let ctrl_c = async { drop(tokio::signal::ctrl_c().await) };
+    axum::serve(listener, app).with_graceful_shutdown(ctrl_c).await?;
+    // A handler may outlive its request, because the client left or the answer was due.
+    receiver.shutdown(Duration::from_secs(10)).await;
+    Ok(())
+}
