@@ -1,4 +1,4 @@
-//! What people see of an inbox, and do with it.
+//! Administration: listing, counting and replaying rows.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use super::InboxStore;
 use crate::event::JobId;
 use crate::store::StoreError;
 
-/// What people do with an inbox: look into it, and replay what is in it.
+/// An inbox that can be inspected, and whose rows can be replayed.
 #[async_trait]
 pub trait InboxAdmin: InboxStore {
-    /// Up to `most` rows in the order of their arrival, from the one after `after` on. A row that something else than
-    /// this crate wrote is listed whatever is in it.
+    /// Lists up to `most` rows in the order of their arrival, from the row after number `after` on. A row that was not
+    /// written by this crate is listed whatever its content.
     ///
     /// # Errors
     ///
-    /// When the store was not reached.
+    /// Returns an error if the store was not reached.
     async fn list(
         &self,
         filter: &InboxFilter,
@@ -26,78 +26,78 @@ pub trait InboxAdmin: InboxStore {
         most: usize,
     ) -> Result<Vec<InboxRow>, StoreError>;
 
-    /// One row, with the body of its event unless that was pruned or has yet to come.
+    /// Returns one row, with the body of its event unless the body was pruned or the event is still expected.
     ///
     /// # Errors
     ///
-    /// When the store was not reached.
+    /// Returns an error if the store was not reached.
     async fn get(&self, job: &JobId) -> Result<Option<(InboxRow, Option<Bytes>)>, StoreError>;
 
-    /// Makes a row that is dead or done received again, due at once, with a new count of attempts; the old
-    /// count is kept beside it. A row that is dead without an event is expected again, and overdue at once. `false`
-    /// if there is no such row, if it is in another state, or if its event was pruned.
+    /// Replays a row: makes a dead or done row received again, due at once, with a new count of attempts; the old
+    /// count is kept beside it. A dead row without an event is expected again, and overdue at once. Returns `false`
+    /// if there is no such row, if it is in another state, or if its body was pruned.
     ///
     /// # Errors
     ///
-    /// When it is not known whether the row was replayed.
+    /// Returns an error if the commit may not have happened.
     async fn replay(&self, job: &JobId) -> Result<bool, StoreError>;
 
-    /// Counts what is in the inbox.
+    /// Counts the rows in each state.
     ///
     /// # Errors
     ///
-    /// When the store was not reached.
+    /// Returns an error if the store was not reached.
     async fn stats(&self) -> Result<InboxStats, StoreError>;
 }
 
-/// Where a row stands.
+/// The state of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum InboxState {
-    /// The job was started, and its event has yet to come.
+    /// The job is registered, and its event has not arrived.
     Expected,
-    /// The event waits to be handled, for the first time or again.
+    /// The event waits for an attempt, the first or a further one.
     Received,
-    /// It is being handled, or its lease has ended.
+    /// The row is leased, or its lease has expired.
     Running,
-    /// It was handled.
+    /// The event was handled.
     Done,
-    /// It could not be handled.
+    /// A dead letter: no attempt is left, or the job was rejected.
     Dead,
 }
 
-/// A row, for people to look at.
+/// A row, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InboxRow {
-    /// Its place in the order of arrival.
+    /// The place in the order of arrival.
     pub number: u64,
-    /// The id of the job, as the store has it. If something else than this crate wrote the row, it may be any text:
-    /// see [`job`](Self::job).
+    /// The id of the job, as the store has it. In a row that was not written by this crate, it may be any text: see
+    /// [`job`](Self::job).
     pub job_id: String,
-    /// Where it stands.
+    /// The state.
     pub state: InboxState,
-    /// The `type` of the event; `None` if there is none.
+    /// The `type` of the event; `None` without an event.
     pub job_type: Option<String>,
-    /// The `status` of the event; `None` if there is none.
+    /// The `status` of the event; `None` without an event.
     pub status: Option<String>,
-    /// Whether the event is what the API says, and not only what a webhook said.
+    /// Whether the event was fetched from the API, and not only received as a webhook.
     pub verified: bool,
-    /// How often the API was asked for the job, without a result so far.
+    /// The number of fetches of the job without a result so far.
     pub fetches: u32,
-    /// How often it was attempted since it was received or last replayed.
+    /// The number of attempts since the row was received or last replayed.
     pub attempts: u32,
-    /// How often before.
+    /// The number of attempts before the last replay.
     pub earlier_attempts: u32,
-    /// Why the last attempt that failed did, or the API could not say what came of the job.
+    /// The error of the last failed attempt or fetch.
     pub error: Option<String>,
-    /// How long ago it was received, or registered as expected.
+    /// The time since the event was received, or the expected job registered.
     pub age: Duration,
-    /// How long until it is due, its lease ends, or it is overdue; `None` if nothing waits for it.
+    /// The time until the row is due, its lease expires, or it is overdue; `None` for a done or dead row.
     pub due_in: Option<Duration>,
 }
 
-/// Which rows to list.
+/// A selection of rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InboxFilter {
@@ -109,29 +109,29 @@ pub struct InboxFilter {
     pub status: Option<String>,
 }
 
-/// How much there is of what.
+/// Counts of an inbox's rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InboxStats {
-    /// Rows whose event has yet to come.
+    /// Rows whose event has not arrived.
     pub expected: u64,
-    /// Rows that wait to be handled.
+    /// Rows that wait for an attempt.
     pub received: u64,
-    /// Rows that are leased.
+    /// Leased rows.
     pub running: u64,
-    /// Rows that were handled.
+    /// Rows whose event was handled.
     pub done: u64,
-    /// Rows that could not be handled.
+    /// Dead letters and rejected jobs.
     pub dead: u64,
-    /// The bytes of the bodies that are kept.
+    /// The bytes of all bodies.
     pub bytes: u64,
-    /// For how long the row that is due for longest has been.
+    /// The time for which the longest due row has been due.
     pub oldest_due: Option<Duration>,
 }
 
 impl InboxRow {
-    /// The job; `None` if the store has something as its id that no version of this crate accepts. Such a row is dead as
-    /// soon as it is due, and cannot be [replayed](InboxAdmin::replay).
+    /// The job; `None` if the stored id is not one that this crate accepts. Such a row is dead as soon as it is due, and
+    /// cannot be [replayed](InboxAdmin::replay).
     #[must_use]
     pub fn job(&self) -> Option<JobId> {
         self.job_id.parse().ok()
@@ -153,7 +153,7 @@ impl InboxStats {
 impl InboxState {
     pub(crate) const ALL: [Self; 5] = [Self::Expected, Self::Received, Self::Running, Self::Done, Self::Dead];
 
-    /// The name that people see, and that stores write.
+    /// The name of the state, as stores write it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,7 +1,9 @@
-//! Events that are stored before they are acknowledged.
+//! Durable inboxes: events are stored before they are acknowledged, and handled afterwards.
 
 mod admin;
+mod lease;
 mod memory;
+mod outcome;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -19,10 +21,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
 pub use self::admin::{InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats};
+pub use self::lease::{FetchHistory, Lease, Leased, Overdue};
 pub use self::memory::MemoryInbox;
+pub use self::outcome::{NoResult, Outcome, Pruned, Receipt, Retention};
 #[cfg(feature = "postgres")]
 pub use self::postgres::{CompleteError, PostgresInbox};
 #[cfg(feature = "sqlite")]
@@ -30,364 +33,160 @@ pub use self::sqlite::{SqliteInbox, SqliteInboxBuilder, SqliteInboxError};
 use crate::event::{Envelope, JobId};
 use crate::store::{Fenced, StoreError};
 
-/// Where events wait, durably, until they are handled.
+/// A durable store of events and of the jobs whose events are expected.
 ///
-/// The row *is* the queue: one row per job, and no second step in which an event could get lost.
+/// The row *is* the queue: one row per job, and no second step that could lose an event.
 ///
 /// ```text
 /// expected ──receive, verify──► received ──lease──► running ──settle──► done
 ///     ▲                            ▲ ▲                │ │ │
 ///     │                            │ └─ retry, ───────┘ │ └──settle───► dead ──replay──► received
-///     │                            │    give back       │
-///     │                            └──── the lease ran out: leasable again
+///     │                            │    release         │
+///     │                            └──── the lease expires: leasable again
 ///     └────────────────── the job has not ended ────────┘
 /// ```
 ///
 /// # Contract
 ///
 /// - [`receive`](Self::receive) returns `Ok` only when the event is committed: to the disk, unless the store
-///   says that it is not durable.
+///   is documented as not durable.
 /// - A row is leased to one caller at a time. [`lease`](Self::lease) is atomic over all handles and
-///   processes that share the store, counts the attempt in the same write, and raises the row's fencing token, which never falls while the row is kept.
-/// - [`begin`](Self::begin), [`renew`](Self::renew), [`verify`](Self::verify) and [`settle`](Self::settle) carry the fencing token of
-///   their lease. When the row has been leased again since, or another event has come, they change nothing and
-///   return [`Fenced::Stale`]. They apply also when the lease has ended, as long as the number is still the
-///   row's.
-/// - A row whose lease has ended is leased again, by whoever asks.
+///   processes that share the store. The same write counts the attempt and raises the row's fencing token, which
+///   never falls while the row is kept.
+/// - [`begin`](Self::begin), [`renew`](Self::renew), [`verify`](Self::verify) and [`settle`](Self::settle) carry the
+///   fencing token of their lease. After another lease of the row, or another event, they change nothing and return
+///   [`Fenced::Stale`]. They still apply after the lease has expired, as long as the token is the row's.
+/// - A row whose lease has expired can be leased again.
 /// - An id is opaque: it is compared exactly and may hold any visible ASCII character.
-/// - What a store cannot keep, it refuses with [`StoreError::Full`].
+/// - A store refuses with [`StoreError::Full`] what it has no room for.
 ///
 /// # Durations
 ///
-/// They count from the moment when the store writes, by one clock: the database's own.
+/// Durations count from the moment of the store's write, by one clock: the database's own.
 ///
 /// # Cancel safety
 ///
-/// A call may be dropped at any wait. Its write may or may not happen then, as a whole; the store stays
-/// usable.
+/// A call may be dropped at any await. Its write then happens as a whole or not at all, and the store stays usable.
 #[async_trait]
 pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
-    /// Stores an event, to be leased at once.
+    /// Stores an event, due at once.
     ///
-    /// The first event of a job is kept, and every later one is a [`Receipt::Duplicate`] or a
-    /// [`Receipt::Conflict`] and changes nothing; with one exception: an event whose status
-    /// [is final](crate::JobStatus::is_final) takes the place of one whose status is not, in every state of the
-    /// row. The row is received then, as if it were new; if it is leased, that lease is stale, and the row
-    /// can be leased when it ends.
+    /// The first event of a job is kept. Every later event is a [`Receipt::Duplicate`] or a
+    /// [`Receipt::Conflict`] and changes nothing, with one exception: an event with a
+    /// [final](crate::JobStatus::is_final) status replaces one without, in every state of the
+    /// row. The row is then received as if it were new. If it is leased, that lease is stale, and the row
+    /// is due when the lease ends.
     ///
-    /// The event of a job that is expected, or that is dead without one, is its first. A lease that
-    /// [`overdue`](Self::overdue) gave is stale then. How often the job [was asked for](FetchHistory) is kept, unless
-    /// the row was done or dead; the time without an answer counts anew.
+    /// For an expected job, or a dead row without an event, any event is the first. A lease by
+    /// [`overdue`](Self::overdue) is then stale. The [fetch history](FetchHistory) is kept, unless
+    /// the row was done or dead; the time without an answer starts anew.
     ///
-    /// An event whose status is not final leaves an expected job's deadline as it is: see
-    /// [`settle`](Self::settle). If it is the first event of a job that is dead without one, the job is expected
+    /// An event without a final status keeps an expected job's deadline: see
+    /// [`settle`](Self::settle). As the first event of a dead row without an event, it makes the job expected
     /// from now on.
     ///
     /// # Errors
     ///
-    /// When it is not known whether the event is committed, or [`StoreError::Full`] when a limit of the store is
+    /// Returns an error if the commit may not have happened, and [`StoreError::Full`] if a limit of the store is
     /// reached.
     async fn receive(&self, event: &Envelope) -> Result<Receipt, StoreError>;
 
-    /// Leases up to `most` of the rows that are due: those whose job was [fetched](FetchHistory::count) least often first, and
-    /// of these the ones that have been due for longest.
+    /// Leases up to `most` due rows: jobs with the fewest [fetches](FetchHistory::count) first, then the longest due.
     ///
-    /// Due are rows that were received, or given back or to be tried again and their time has come, and rows
-    /// whose lease has ended. Each counts an attempt.
+    /// A row is due when it was received, when the delay of its retry or release has passed, or when its lease has
+    /// expired. Each lease counts as an attempt.
     ///
     /// # Errors
     ///
-    /// When it is not known what was leased. What was comes back when the lease ends.
+    /// Returns an error if rows may have been leased without the caller's knowledge. They are due again when the lease
+    /// expires.
     async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError>;
 
-    /// Notes that the handler begins under a lease of a received event. The next lease of the row says so
-    /// ([`Leased::begun`]) if this one runs out. Idempotent.
+    /// Notes that the handler begins under a lease of a received event. If this lease expires, the next one reports it
+    /// as [`Leased::begun`]. Idempotent.
     ///
-    /// A worker calls it before the last attempt that an event has: whoever finds that this attempt's lease ran out then
-    /// knows whether its process died in the handler, or never heard of the lease because the store's reply was lost.
+    /// A worker calls it before an event's last attempt. If that lease expires, the next holder then knows whether the
+    /// process died in the handler, or never learned of the lease because the store's reply was lost.
     ///
     /// # Errors
     ///
-    /// When it is not known whether it was noted.
+    /// Returns an error if the commit may not have happened.
     async fn begin(&self, lease: &Lease) -> Result<Fenced, StoreError>;
 
-    /// Makes a lease last for another `length`, counted from now.
+    /// Extends a lease to `length` from now.
     ///
     /// # Errors
     ///
-    /// When it is not known whether it was renewed.
+    /// Returns an error if the commit may not have happened.
     async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError>;
 
-    /// Puts the event that the API gave in the place of whatever event a leased row has: it is
-    /// [verified](Leased::verified) from then on. The event must be of the lease's job, and its status final.
+    /// Replaces the event of a leased row by the fetched one: the row is [verified](Leased::verified) from then on.
+    /// The event must be of the lease's job, and its status final.
     ///
-    /// A running row stays so, under the same lease. One that is expected is received, to be leased at once, and
-    /// that ends the lease.
+    /// A running row stays running under the same lease. An expected row is received, due at once, and the lease ends.
     ///
     /// # Errors
     ///
-    /// When it is not known whether the event is committed.
+    /// Returns an error if the commit may not have happened.
     async fn verify(&self, lease: &Lease, event: &Envelope) -> Result<Fenced, StoreError>;
 
-    /// Ends a lease with what came of it. Idempotent for one lease and outcome: a repetition is
-    /// [`Fenced::Applied`], unless the row has been leased again, or is expected; then it is stale.
+    /// Ends a lease with an outcome. Idempotent for one lease and outcome: a repetition is
+    /// [`Fenced::Applied`], unless the row has been leased again or is expected; then it is stale.
     ///
-    /// A row that is [`Outcome::Done`] or [`Outcome::Dead`] with an event whose status is not final, and whose job is
-    /// registered with a deadline, is expected again: its event is dropped, and the job is overdue at that
-    /// deadline. So it is after an [`Outcome::Retry`] that is not due before that.
+    /// [`Outcome::Done`] or [`Outcome::Dead`] for an event without a final status, of a job
+    /// registered with a deadline, makes the job expected again: its event is dropped, and the job is overdue at that
+    /// deadline. An [`Outcome::Retry`] that is not due before the deadline does the same.
     ///
     /// A lease on an expected job ends as [`Outcome::FetchAgain`], [`Outcome::Release`], [`Outcome::Dead`] or
     /// [`Outcome::Rejected`]; any other outcome is stale.
     ///
-    /// Of an error's text, a store may keep the beginning, with characters replaced that it cannot hold: no text is
-    /// why an outcome is not recorded.
+    /// A store may cut an error's text and replace characters that it cannot hold: no text keeps an outcome from being
+    /// recorded.
     ///
     /// # Errors
     ///
-    /// When it is not known whether the outcome is committed.
+    /// Returns an error if the commit may not have happened.
     async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError>;
 
-    /// Registers a job that was started, and whose event should come within `deadline`. A job that the store
-    /// knows is left as it is, with one exception: a job without a deadline, whose event has a status that is not
-    /// final, gets this deadline, and is expected if the row is done or dead.
+    /// Registers a started job whose event should come within `deadline`. A job that has a row is left as it is, with
+    /// one exception: an event without a final status and without a deadline gets this deadline, and the job is
+    /// expected if the row is done or dead.
     ///
     /// # Errors
     ///
-    /// When it is not known whether the job is registered, or [`StoreError::Full`] when a limit of the store is
-    /// reached and it is not.
+    /// Returns an error if the commit may not have happened, and [`StoreError::Full`] if a limit of the store is
+    /// reached and the job is not registered.
     async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError>;
 
-    /// Leases up to `most` of the expected jobs that are overdue, to ask the API for them, those that were fetched
-    /// least often first, and of these the ones that have been overdue for longest. Overdue are jobs whose deadline has
-    /// passed, and that were not asked for, or it is time to do so again, or such a lease has ended. No attempt
-    /// is counted, and the jobs stay expected.
+    /// Leases up to `most` overdue jobs, to fetch them: jobs with the fewest fetches first, then the longest overdue.
+    /// An expected job is overdue when its deadline, the pause after its last fetch, and any such lease have passed.
+    /// No attempt is counted, and the jobs stay expected.
     ///
     /// # Errors
     ///
-    /// When it is not known what was leased. What was is overdue again when the lease ends.
+    /// Returns an error if jobs may have been leased without the caller's knowledge. They are overdue again when the
+    /// lease expires.
     async fn overdue(&self, most: usize, length: Duration) -> Result<Vec<Overdue>, StoreError>;
 
-    /// Whether the store has a row for this job.
+    /// Returns whether the store has a row for this job.
     ///
     /// # Errors
     ///
-    /// When the store was not reached.
+    /// Returns an error if the store was not reached.
     async fn contains(&self, job: &JobId) -> Result<bool, StoreError>;
 
-    /// Deletes what is no longer needed of rows that are done, in a small batch, and returns how much. Never
-    /// touches a row in another state.
+    /// Deletes a small batch of done rows, and of their bodies, that retention no longer keeps. Never touches a row in
+    /// another state.
     ///
     /// # Errors
     ///
-    /// When the store was not reached.
+    /// Returns an error if the store was not reached.
     async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError>;
 
-    /// Waits until there may be something to lease. Only a hint: it may return for nothing, and a store that
-    /// cannot tell never returns; whoever leases asks again every now and then, too.
+    /// Waits until a row may be due. Only a hint: it may return for no reason, and a store without
+    /// notifications never returns, so callers also poll.
     async fn wait(&self) {
         std::future::pending::<()>().await;
-    }
-}
-
-/// What became of an event that was to be stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Receipt {
-    /// It is stored.
-    Stored,
-    /// The job's event was stored before.
-    Duplicate,
-    /// Another event of this job was stored before, with other bytes; that one is kept.
-    Conflict,
-}
-
-/// The right to handle a row until its lease ends: the job, and a number that grows with every lease.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lease {
-    job: JobId,
-    fence: u64,
-}
-
-/// A row that was leased. `Debug` shows of the body how long it is.
-#[derive(Clone)]
-pub struct Leased {
-    /// What renews and settles it.
-    pub lease: Lease,
-    /// The body of its event.
-    pub body: Bytes,
-    /// Which attempt this is, counted from 1, since the row was received or last replayed.
-    pub attempt: u32,
-    /// How many attempts there were before it was replayed.
-    pub earlier_attempts: u32,
-    /// Whether the lease before this one ran out: its holder died, hung, or lost the store.
-    pub expired: bool,
-    /// Whether that lease was [begun](InboxStore::begin): then its holder did not lose the reply.
-    pub begun: bool,
-    /// Whether the event is what the API says, and not only what a webhook said.
-    pub verified: bool,
-    /// How long ago the event was received.
-    pub age: Duration,
-    /// How the job was asked for.
-    pub fetches: FetchHistory,
-}
-
-/// An expected job that is overdue, leased to be asked for.
-#[derive(Debug, Clone)]
-pub struct Overdue {
-    /// What verifies and settles it.
-    pub lease: Lease,
-    /// How long ago its event should have come.
-    pub late: Duration,
-    /// How the job was asked for.
-    pub fetches: FetchHistory,
-}
-
-/// How the API was asked for a job, without a result so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct FetchHistory {
-    /// How often.
-    pub count: u32,
-    /// How often in a row, at the end, it did not know the job. That it could not be asked does not break the
-    /// row.
-    pub not_found: u32,
-    /// How long ago the first fetch was that [had no answer](NoResult::Failed), of those in a row at the end;
-    /// `None` after an answer, and in a row that was received, registered or replayed since.
-    pub unanswered_for: Option<Duration>,
-    /// How long it is until it may be asked again.
-    pub next_in: Duration,
-}
-
-/// What came of a lease.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// The event was handled.
-    Done,
-    /// It was not; it is due again after a while.
-    Retry {
-        /// How long after now.
-        after: Duration,
-        /// Why, for people.
-        error: String,
-    },
-    /// It will not be handled, unless it is replayed.
-    Dead {
-        /// Why, for people.
-        error: String,
-    },
-    /// The handler was not called, or called off: the attempt does not count.
-    Release {
-        /// How long after now it is due again.
-        after: Duration,
-    },
-    /// The API was asked for the job, and there is no result. The attempt does not count, and the asking
-    /// [does](FetchHistory). A job that [has not ended](NoResult::Pending) is expected again, and its event is
-    /// dropped; if it has no deadline, that is now. Otherwise the row stays what it was before the lease.
-    FetchAgain {
-        /// How long after now it may be asked again, and is due or overdue.
-        after: Duration,
-        /// What it said.
-        answer: NoResult,
-    },
-    /// The job is none: dead, and its event is dropped, so that another can take its place.
-    Rejected {
-        /// Why, for people.
-        error: String,
-    },
-}
-
-/// Why there is no result of a job.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NoResult {
-    /// The API says that it has not ended.
-    Pending,
-    /// The API says that there is no such job.
-    NotFound,
-    /// The API could not be asked.
-    Failed {
-        /// Why, for people.
-        error: String,
-    },
-}
-
-/// How long what is done is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retention {
-    /// The body of the event.
-    pub payload: Duration,
-    /// The row, without which a copy of the webhook is handled again.
-    pub row: Duration,
-}
-
-/// What was pruned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Pruned {
-    /// Bodies of events.
-    pub payloads: u64,
-    /// Rows.
-    pub rows: u64,
-}
-
-impl NoResult {
-    /// How often in a row the API did not know the job, after it was that often before.
-    pub(crate) fn not_found_after(&self, before: u32) -> u32 {
-        match self {
-            Self::Pending => 0,
-            Self::NotFound => before.saturating_add(1),
-            Self::Failed { .. } => before,
-        }
-    }
-
-    /// What stands as the row's error.
-    #[must_use]
-    pub fn error(&self) -> Option<&str> {
-        match self {
-            Self::Pending => None,
-            Self::NotFound => Some("the API knows no such job"),
-            Self::Failed { error } => Some(error),
-        }
-    }
-}
-
-impl Lease {
-    /// The lease on a job's row with this number.
-    #[must_use]
-    pub fn new(job: JobId, fence: u64) -> Self {
-        Self { job, fence }
-    }
-
-    /// The job whose row is leased.
-    #[must_use]
-    pub fn job(&self) -> &JobId {
-        &self.job
-    }
-
-    /// The number of the lease.
-    #[must_use]
-    pub fn fence(&self) -> u64 {
-        self.fence
-    }
-}
-
-impl fmt::Debug for Leased {
-    /// Leaves the body out: it is the user's document.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Leased")
-            .field("lease", &self.lease)
-            .field("body", &format_args!("{} bytes", self.body.len()))
-            .field("attempt", &self.attempt)
-            .field("earlier_attempts", &self.earlier_attempts)
-            .field("expired", &self.expired)
-            .field("verified", &self.verified)
-            .field("age", &self.age)
-            .field("fetches", &self.fetches)
-            .finish()
-    }
-}
-
-impl Default for Retention {
-    /// A week for bodies, thirty days for rows.
-    fn default() -> Self {
-        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-        Self { payload: DAY * 7, row: DAY * 30 }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What makes a stored row one that can be handled, in every database.
+//! Checks of stored rows that this crate may not have written, for every database.
 
 use std::error::Error;
 
@@ -14,21 +14,20 @@ pub(super) fn job(text: &str) -> Result<JobId, InvalidJobId> {
     text.parse()
 }
 
-/// The number of a lease, which grows with the next one.
+/// A fencing token that a lease can have.
 pub(super) fn fence(number: i64) -> Result<u64, &'static str> {
     match u64::try_from(number) {
         Ok(number @ 1..) if number < i64::MAX.unsigned_abs() => Ok(number),
-        _ => Err("the number of its lease is not between 1 and 2^63 - 2"),
+        _ => Err("its fencing token is not between 1 and 2^63 - 2"),
     }
 }
 
-/// Stands as the error of a row that is set aside.
+/// The error of a row that is set aside.
 pub(super) fn reason(error: &(dyn Error + 'static)) -> String {
     format!("this row cannot be read: {}", chain(error))
 }
 
-/// The state with this name, and the row's error. Nothing happens to a row in a state that no version knows, so it is
-/// shown as dead.
+/// The state with this name, and the row's error. A row in an unknown state never changes again, so it is shown as dead.
 pub(super) fn state(name: &str, error: Option<String>) -> (InboxState, Option<String>) {
     match InboxState::ALL.into_iter().find(|state| state.as_str() == name) {
         Some(state) => (state, error),

@@ -7,8 +7,8 @@ const MOST: usize = 4096;
 /// Ends a text that was cut. ASCII, so that every database can hold it.
 const CUT: &str = " [cut]";
 
-/// A text as every inbox keeps it: its beginning if it is long, and without NUL, which PostgreSQL cannot hold. So no
-/// text is why an outcome or an event is not stored.
+/// A text as every inbox keeps it: cut if it is long, and without NUL, which PostgreSQL cannot hold. So no text keeps
+/// an outcome or an event from being stored.
 pub(super) fn storable(text: &str) -> Cow<'_, str> {
     let kept = if text.len() > MOST {
         let most = MOST - CUT.len();

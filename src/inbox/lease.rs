@@ -1,0 +1,99 @@
+//! Leases, and the rows that they are on.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::event::JobId;
+
+/// The right to handle a row, or to fetch an expected job, until the lease expires: the job and a fencing token.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Lease {
+    job: JobId,
+    fence: u64,
+}
+
+/// A leased row with its event. `Debug` shows the length of the body only.
+#[derive(Clone)]
+pub struct Leased {
+    /// The lease, which renews and settles the row.
+    pub lease: Lease,
+    /// The body of the event.
+    pub body: Bytes,
+    /// The number of this attempt, counted from 1 since the row was received or last replayed.
+    pub attempt: u32,
+    /// The number of attempts before the last replay.
+    pub earlier_attempts: u32,
+    /// Whether the lease before this one expired: its holder died, hung, or lost the store.
+    pub expired: bool,
+    /// Whether the expired lease was [begun](super::InboxStore::begin): then its holder had received the lease.
+    pub begun: bool,
+    /// Whether the event was fetched from the API, and not only received as a webhook.
+    pub verified: bool,
+    /// The time since the receipt of the event.
+    pub age: Duration,
+    /// The fetches of the job without a result so far.
+    pub fetches: FetchHistory,
+}
+
+/// An expected job that is overdue, leased to fetch it.
+#[derive(Debug, Clone)]
+pub struct Overdue {
+    /// The lease, which verifies and settles the row.
+    pub lease: Lease,
+    /// The time since the deadline of the event.
+    pub late: Duration,
+    /// The fetches of the job without a result so far.
+    pub fetches: FetchHistory,
+}
+
+/// The fetches of a job without a result so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FetchHistory {
+    /// The number of fetches.
+    pub count: u32,
+    /// The number of not-found answers in a row up to now. A fetch without an answer does not end the row.
+    pub not_found: u32,
+    /// The time since the first of the latest fetches in a row [without an answer](super::NoResult::Failed);
+    /// `None` after an answer, and after the row was received, registered or replayed.
+    pub unanswered_for: Option<Duration>,
+    /// The time until the next fetch is allowed.
+    pub next_in: Duration,
+}
+
+impl Lease {
+    /// Makes the lease on a job's row with this fencing token.
+    #[must_use]
+    pub fn new(job: JobId, fence: u64) -> Self {
+        Self { job, fence }
+    }
+
+    /// The job whose row is leased.
+    #[must_use]
+    pub fn job(&self) -> &JobId {
+        &self.job
+    }
+
+    /// The fencing token: it grows with every lease of the row.
+    #[must_use]
+    pub fn fence(&self) -> u64 {
+        self.fence
+    }
+}
+
+impl fmt::Debug for Leased {
+    /// Leaves the body out: it is the user's document.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leased")
+            .field("lease", &self.lease)
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .field("attempt", &self.attempt)
+            .field("earlier_attempts", &self.earlier_attempts)
+            .field("expired", &self.expired)
+            .field("verified", &self.verified)
+            .field("age", &self.age)
+            .field("fetches", &self.fetches)
+            .finish()
+    }
+}

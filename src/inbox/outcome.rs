@@ -1,0 +1,114 @@
+//! Results of the calls that write to an inbox, and the outcomes that end a lease.
+
+use std::time::Duration;
+
+/// The result of receiving an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receipt {
+    /// The event is stored.
+    Stored,
+    /// The job's event was stored before.
+    Duplicate,
+    /// Another event of this job, with other bytes, was stored before and is kept.
+    Conflict,
+}
+
+/// The outcome of a lease.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The event was handled.
+    Done,
+    /// The attempt failed; the row is due again after a delay.
+    Retry {
+        /// The delay, counted from now.
+        after: Duration,
+        /// The error, for people.
+        error: String,
+    },
+    /// No further attempt is useful: the event is a dead letter until it is replayed.
+    Dead {
+        /// The error, for people.
+        error: String,
+    },
+    /// The lease ends without a result, and the attempt is not counted.
+    Release {
+        /// The delay until the row is due or overdue again, counted from now.
+        after: Duration,
+    },
+    /// The job was fetched without a result. Counts as a [fetch](super::FetchHistory), not as an attempt.
+    ///
+    /// A job that [has not ended](NoResult::Pending) is expected again, and its event is
+    /// dropped; without a deadline, its deadline is now. Otherwise the row returns to its state before the lease.
+    FetchAgain {
+        /// The delay until the next fetch is allowed and the row is due or overdue, counted from now.
+        after: Duration,
+        /// Why there is no result.
+        answer: NoResult,
+    },
+    /// The job is not one of ours: the row is dead, and its event is dropped, so that another event can take its place.
+    Rejected {
+        /// The error, for people.
+        error: String,
+    },
+}
+
+/// Why a fetch has no result.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum NoResult {
+    /// The job has not ended.
+    Pending,
+    /// The API knows no such job.
+    NotFound,
+    /// The fetch had no answer.
+    Failed {
+        /// The error, for people.
+        error: String,
+    },
+}
+
+/// How long done rows are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Retention {
+    /// How long the body of the event is kept.
+    pub payload: Duration,
+    /// How long the row is kept. Without it, a duplicate of the webhook is handled again.
+    pub row: Duration,
+}
+
+/// The numbers of pruned bodies and rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pruned {
+    /// Bodies of events.
+    pub payloads: u64,
+    /// Rows.
+    pub rows: u64,
+}
+
+impl NoResult {
+    /// The number of not-found answers in a row, after there were this many before.
+    pub(crate) fn not_found_after(&self, before: u32) -> u32 {
+        match self {
+            Self::Pending => 0,
+            Self::NotFound => before.saturating_add(1),
+            Self::Failed { .. } => before,
+        }
+    }
+
+    /// The error that the row keeps.
+    #[must_use]
+    pub fn error(&self) -> Option<&str> {
+        match self {
+            Self::Pending => None,
+            Self::NotFound => Some("the API knows no such job"),
+            Self::Failed { error } => Some(error),
+        }
+    }
+}
+
+impl Default for Retention {
+    /// A week for bodies, thirty days for rows.
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        Self { payload: DAY * 7, row: DAY * 30 }
+    }
+}
