@@ -1,17 +1,17 @@
-//! The table, and one statement for each transition of a row.
+//! One SQL statement for each transition of a row: what `inbox/transition.rs` states in Rust.
 //!
-//! Whether something is due is asked of the time when the statement began, and new times are counted from
-//! the time when the row is found: both err on the safe side.
+//! A statement compares due times with the time of its start, and counts new times from the time at which it finds
+//! the row: both err on the safe side.
 
-use crate::postgres::{Schema, TableName};
+use crate::postgres::TableName;
 
-/// Where arrivals are told, with the inbox and its table as the payload.
+/// The channel of notifications about arrivals; the payload names the inbox and its table.
 pub(super) const CHANNEL: &str = "qomplement_inbox";
 
-/// What [`JobStatus::is_final`](crate::JobStatus::is_final) says.
+/// The statuses for which [`JobStatus::is_final`](crate::JobStatus::is_final) is true.
 const FINAL: &str = "IN ('completed', 'failed')";
 /// The rows that the index by time holds.
-const UNFINISHED: &str = "state IN ('received', 'running')";
+pub(super) const UNFINISHED: &str = "state IN ('received', 'running')";
 
 /// The statements, with the table's name in them.
 pub(super) struct Statements {
@@ -43,60 +43,6 @@ pub(super) struct Statements {
     pub(super) stats: String,
     pub(super) set_aside: String,
     pub(super) notify: String,
-}
-
-/// What makes the table, version by version. A version that is released is never changed: the next one alters it.
-pub(super) fn schema(table: TableName) -> Schema {
-    let steps = vec![first_version(&table)];
-    Schema::new(table, "qomplement-webhooks inbox", steps)
-}
-
-/// Creates the table.
-///
-/// Each index holds the rows of one question, and none but those of the constraints the rows that are done: so what is
-/// done costs nothing. A body of more than two kilobytes lies beside the table (TOAST), and is not written again
-/// with its row.
-fn first_version(table: &TableName) -> String {
-    let index = |name| table.index(name);
-    format!(
-        "CREATE TABLE {table} (
-    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    job_id text COLLATE \"C\" NOT NULL UNIQUE,
-    state text NOT NULL CHECK (state IN ('expected', 'received', 'running', 'done', 'dead')),
-    job_type text,
-    status text,
-    body bytea CHECK (body IS NOT NULL OR state IN ('expected', 'done') OR (state = 'dead' AND status IS NULL)),
-    verified boolean NOT NULL DEFAULT false,
-    due_at timestamptz CHECK (due_at IS NOT NULL OR state IN ('done', 'dead')),
-    fence bigint NOT NULL DEFAULT 0,
-    attempts integer NOT NULL DEFAULT 0,
-    earlier_attempts integer NOT NULL DEFAULT 0,
-    begun boolean NOT NULL DEFAULT false,
-    fetches integer NOT NULL DEFAULT 0,
-    not_found integer NOT NULL DEFAULT 0,
-    next_fetch_at timestamptz,
-    unanswered_since timestamptz,
-    deadline_at timestamptz,
-    error text,
-    received_at timestamptz NOT NULL,
-    ended_at timestamptz CHECK (ended_at IS NOT NULL OR state NOT IN ('done', 'dead'))
-) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
-CREATE INDEX {due} ON {table} (due_at, number) WHERE {UNFINISHED} AND fetches <= 0;
-CREATE INDEX {due_again} ON {table} (fetches, due_at, number) WHERE {UNFINISHED} AND fetches > 0;
-CREATE INDEX {expected} ON {table} (due_at, number) WHERE state = 'expected' AND fetches <= 0;
-CREATE INDEX {overdue_again} ON {table} (fetches, due_at, number) WHERE state = 'expected' AND fetches > 0;
-CREATE INDEX {done} ON {table} (ended_at) WHERE state = 'done' AND body IS NOT NULL;
-CREATE INDEX {pruned} ON {table} (ended_at) WHERE state = 'done' AND body IS NULL;
-CREATE INDEX {dead} ON {table} (number) WHERE state = 'dead';
-",
-        due = index("due"),
-        due_again = index("due_again"),
-        expected = index("expected"),
-        overdue_again = index("overdue_again"),
-        done = index("done"),
-        pruned = index("pruned"),
-        dead = index("dead"),
-    )
 }
 
 impl Statements {

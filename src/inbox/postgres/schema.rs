@@ -1,0 +1,59 @@
+//! The table, and its versions.
+
+use super::statements::UNFINISHED;
+use crate::postgres::{Schema, TableName};
+
+/// The steps that make the table, one for each version. A released step is never changed: the next one alters the
+/// table.
+pub(super) fn schema(table: TableName) -> Schema {
+    let steps = vec![first_version(&table)];
+    Schema::new(table, "qomplement-webhooks inbox", steps)
+}
+
+/// Creates the table.
+///
+/// Each index serves one query, and only the indexes of the constraints and of pruning hold done rows, so done rows
+/// slow down nothing else. A body of more than two kilobytes lies beside the table (TOAST), and is not written again
+/// with its row.
+fn first_version(table: &TableName) -> String {
+    let index = |name| table.index(name);
+    format!(
+        "CREATE TABLE {table} (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    job_id text COLLATE \"C\" NOT NULL UNIQUE,
+    state text NOT NULL CHECK (state IN ('expected', 'received', 'running', 'done', 'dead')),
+    job_type text,
+    status text,
+    body bytea CHECK (body IS NOT NULL OR state IN ('expected', 'done') OR (state = 'dead' AND status IS NULL)),
+    verified boolean NOT NULL DEFAULT false,
+    due_at timestamptz CHECK (due_at IS NOT NULL OR state IN ('done', 'dead')),
+    fence bigint NOT NULL DEFAULT 0,
+    attempts integer NOT NULL DEFAULT 0,
+    earlier_attempts integer NOT NULL DEFAULT 0,
+    begun boolean NOT NULL DEFAULT false,
+    fetches integer NOT NULL DEFAULT 0,
+    not_found integer NOT NULL DEFAULT 0,
+    next_fetch_at timestamptz,
+    unanswered_since timestamptz,
+    deadline_at timestamptz,
+    error text,
+    received_at timestamptz NOT NULL,
+    ended_at timestamptz CHECK (ended_at IS NOT NULL OR state NOT IN ('done', 'dead'))
+) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
+CREATE INDEX {due} ON {table} (due_at, number) WHERE {UNFINISHED} AND fetches <= 0;
+CREATE INDEX {due_again} ON {table} (fetches, due_at, number) WHERE {UNFINISHED} AND fetches > 0;
+CREATE INDEX {expected} ON {table} (due_at, number) WHERE state = 'expected' AND fetches <= 0;
+CREATE INDEX {overdue_again} ON {table} (fetches, due_at, number) WHERE state = 'expected' AND fetches > 0;
+CREATE INDEX {done} ON {table} (ended_at) WHERE state = 'done' AND body IS NOT NULL;
+CREATE INDEX {pruned} ON {table} (ended_at) WHERE state = 'done' AND body IS NULL;
+CREATE INDEX {dead} ON {table} (number) WHERE state = 'dead';
+",
+        due = index("due"),
+        due_again = index("due_again"),
+        expected = index("expected"),
+        overdue_again = index("overdue_again"),
+        done = index("done"),
+        pruned = index("pruned"),
+        dead = index("dead"),
+    )
+}

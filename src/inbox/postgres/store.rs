@@ -1,0 +1,228 @@
+//! The calls of receivers and workers.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::sleep;
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+use tracing::error;
+
+use super::rows::{self, Unreadable};
+use super::statements::Statements;
+use super::text::Texts;
+use super::{Inner, Parameter, PostgresInbox, batch, limit, tell};
+use crate::error::chain;
+use crate::event::{Envelope, JobId};
+use crate::inbox::{InboxStore, Lease, Leased, NoResult, Outcome, Overdue, Pruned, Receipt, Retention};
+use crate::postgres::{column, microseconds};
+use crate::store::{Fenced, StoreError};
+
+/// The most rows that one call prunes, and the most bytes of bodies, about: their rows are locked meanwhile.
+const PRUNE_ROWS: i64 = 1000;
+const PRUNE_BYTES: i64 = 64 << 20;
+/// How often a renewal looks again at a row that another transaction holds, and the pause before: a second in all.
+const LOCKED_TRIES: u32 = 20;
+const LOCKED_AGAIN: Duration = Duration::from_millis(50);
+
+#[async_trait]
+impl InboxStore for PostgresInbox {
+    async fn receive(&self, event: &Envelope) -> Result<Receipt, StoreError> {
+        batch::receive(&self.inner, event).await
+    }
+
+    async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
+        let (wanted, length) = (limit(most), microseconds(length));
+        let parameters: [Parameter<'_>; 2] = [(&wanted, Type::INT8), (&length, Type::INT8)];
+        self.inner.database.reserve().await?;
+        let rows = self.query_leased(&self.inner.statements.lease, &parameters).await?;
+        self.inner.arrivals.leased(rows.len(), most);
+        Ok(self.readable(&rows, rows::leased).await)
+    }
+
+    async fn begin(&self, lease: &Lease) -> Result<Fenced, StoreError> {
+        self.write(&self.inner.statements.begin, lease, &[]).await
+    }
+
+    async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError> {
+        let length = microseconds(length);
+        let renew = &self.inner.statements.renew;
+        let mut tries_left = LOCKED_TRIES;
+        loop {
+            let held = self.written(renew, lease, &[(&length, Type::INT8)]).await?;
+            match held {
+                None => return Ok(Fenced::Stale),
+                Some(row) if column(&row, "renewed")? => return Ok(Fenced::Applied),
+                // A call that was dropped lets go of the row soon; the transaction of a handler may take longer.
+                Some(_) if tries_left > 0 => tries_left -= 1,
+                Some(_) => {
+                    return Err(StoreError::unavailable(
+                        "a transaction that has not ended holds the event's row",
+                    ));
+                }
+            }
+            sleep(LOCKED_AGAIN).await;
+        }
+    }
+
+    async fn verify(&self, lease: &Lease, event: &Envelope) -> Result<Fenced, StoreError> {
+        let body: &[u8] = event.body();
+        let verified = loop {
+            let texts = self.inner.texts();
+            let (job_type, status) =
+                (texts.storable(event.job_type().as_str()), texts.storable(event.status().as_str()));
+            let others: [Parameter<'_>; 3] =
+                [(&job_type, Type::TEXT), (&status, Type::TEXT), (&body, Type::BYTEA)];
+            match self.written(&self.inner.statements.verify, lease, &others).await {
+                Err(error) if self.inner.must_escape(texts, &error) => {}
+                verified => break verified?,
+            }
+        };
+        let Some(row) = verified else { return Ok(Fenced::Stale) };
+        if column(&row, "is_received")? {
+            tell::arrived(&self.inner, 1);
+        }
+        Ok(Fenced::Applied)
+    }
+
+    async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError> {
+        loop {
+            let texts = self.inner.texts();
+            match self.settle_with(texts, lease, outcome).await {
+                Err(error) if self.inner.must_escape(texts, &error) => {}
+                settled => return settled,
+            }
+        }
+    }
+
+    async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError> {
+        if !batch::has_room_to_expect(&self.inner).await {
+            return if self.contains(job).await? { Ok(()) } else { Err(StoreError::Full) };
+        }
+        let (job, deadline) = (job.to_string(), microseconds(deadline));
+        let parameters: [Parameter<'_>; 2] = [(&job, Type::TEXT), (&deadline, Type::INT8)];
+        let written = self.query(&self.inner.statements.expect, &parameters).await?;
+        if let Some(row) = written.first()
+            && column(row, "expected")?
+        {
+            self.inner.room.expected();
+        }
+        Ok(())
+    }
+
+    async fn overdue(&self, most: usize, length: Duration) -> Result<Vec<Overdue>, StoreError> {
+        let (most, length) = (limit(most), microseconds(length));
+        let parameters: [Parameter<'_>; 2] = [(&most, Type::INT8), (&length, Type::INT8)];
+        self.inner.database.reserve().await?;
+        let rows = self.query_leased(&self.inner.statements.overdue, &parameters).await?;
+        Ok(self.readable(&rows, rows::overdue).await)
+    }
+
+    async fn contains(&self, job: &JobId) -> Result<bool, StoreError> {
+        let found = self.query(&self.inner.statements.contains, &[(&job.to_string(), Type::TEXT)]).await?;
+        Ok(!found.is_empty())
+    }
+
+    /// At most 1000 rows and 1000 bodies, and of each about 64 MiB.
+    async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError> {
+        let Statements { prune_rows, prune_payloads, .. } = &self.inner.statements;
+        let prune = async |statement, older: Duration| {
+            let older = microseconds(older);
+            let parameters: [Parameter<'_>; 3] =
+                [(&older, Type::INT8), (&PRUNE_ROWS, Type::INT8), (&PRUNE_BYTES, Type::INT8)];
+            self.query(statement, &parameters).await.map(|pruned| pruned.len() as u64)
+        };
+        let rows = prune(prune_rows, retention.row).await?;
+        Ok(Pruned { payloads: prune(prune_payloads, retention.payload).await?, rows })
+    }
+
+    async fn wait(&self) {
+        let Inner { connector, listener, payload, arrivals, .. } = &*self.inner;
+        if let Some(connector) = connector {
+            listener.start(connector, payload, arrivals);
+        }
+        arrivals.wait().await;
+    }
+}
+
+impl PostgresInbox {
+    /// Runs one of the writes that carry the number of a lease. They return a row when they take place.
+    async fn write(
+        &self,
+        statement: &str,
+        lease: &Lease,
+        others: &[Parameter<'_>],
+    ) -> Result<Fenced, StoreError> {
+        let written = self.written(statement, lease, others).await?;
+        Ok(if written.is_none() { Fenced::Stale } else { Fenced::Applied })
+    }
+
+    /// The row that a statement for the holder of a lease returns, if there is one.
+    async fn written(
+        &self,
+        statement: &str,
+        lease: &Lease,
+        others: &[Parameter<'_>],
+    ) -> Result<Option<Row>, StoreError> {
+        let Ok(fence) = i64::try_from(lease.fence()) else { return Ok(None) };
+        let job = lease.job().to_string();
+        let mut parameters: Vec<Parameter<'_>> = vec![(&job, Type::TEXT), (&fence, Type::INT8)];
+        parameters.extend_from_slice(others);
+        Ok(self.query_leased(statement, &parameters).await?.into_iter().next())
+    }
+
+    /// Keeps those rows that can be read. The others would be leased again and again in vain, so they are dead; when
+    /// that cannot be written now, it is when their leases have ended.
+    async fn readable<T>(&self, rows: &[Row], read: impl Fn(&Row) -> Result<T, Unreadable>) -> Vec<T> {
+        let (mut readable, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
+        for row in rows {
+            match read(row) {
+                Ok(row) => readable.push(row),
+                Err(row) => unreadable.push(row),
+            }
+        }
+        for Unreadable { number, fence, reason } in unreadable {
+            error!(number, %reason, "a row in the inbox cannot be read: it is dead");
+            let parameters: [Parameter<'_>; 3] =
+                [(&number, Type::INT8), (&fence, Type::INT8), (&reason, Type::TEXT)];
+            if let Err(error) = self.query_leased(&self.inner.statements.set_aside, &parameters).await {
+                error!(number, error = %chain(&error), "the row cannot be set aside; trying again when its lease ends");
+            }
+        }
+        readable
+    }
+
+    async fn settle_with(
+        &self,
+        texts: Texts,
+        lease: &Lease,
+        outcome: &Outcome,
+    ) -> Result<Fenced, StoreError> {
+        let Statements { done, retry, dead, rejected, release, pending, not_found, failed, .. } =
+            &self.inner.statements;
+        match outcome {
+            Outcome::Done => self.write(done, lease, &[]).await,
+            Outcome::Retry { after, error } => {
+                let (after, error) = (microseconds(*after), texts.storable(error));
+                self.write(retry, lease, &[(&after, Type::INT8), (&error, Type::TEXT)]).await
+            }
+            Outcome::Dead { error } => self.write(dead, lease, &[(&texts.storable(error), Type::TEXT)]).await,
+            Outcome::Release { after } => {
+                self.write(release, lease, &[(&microseconds(*after), Type::INT8)]).await
+            }
+            Outcome::Rejected { error } => {
+                self.write(rejected, lease, &[(&texts.storable(error), Type::TEXT)]).await
+            }
+            Outcome::FetchAgain { after, answer } => {
+                let after = microseconds(*after);
+                let error = answer.error().map(|error| texts.storable(error));
+                let parameters: [Parameter<'_>; 2] = [(&after, Type::INT8), (&error, Type::TEXT)];
+                match answer {
+                    NoResult::Pending => self.write(pending, lease, &parameters[..1]).await,
+                    NoResult::NotFound => self.write(not_found, lease, &parameters).await,
+                    NoResult::Failed { .. } => self.write(failed, lease, &parameters).await,
+                }
+            }
+        }
+    }
+}
