@@ -1,4 +1,4 @@
-//! What the user implements.
+//! The handler: the user's code.
 
 use std::error::Error;
 use std::fmt;
@@ -7,28 +7,29 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::error::BoxError;
-use crate::event::{ExtractResult, FillResult, Job, JobError, JobStatus, WebhookEvent};
+use crate::event::{ExtractResult, FillResult, Job, JobError, WebhookEvent};
 
-/// Your code: what to do when a job has ended.
+/// Your code: handles the events of ended jobs, with one method for each kind of event.
 ///
-/// In inline mode the sender's answer waits for the method: `Ok` becomes 200, an error 503, after
-/// which the sender tries again (at 5 and at 15 seconds, then never). What outlives the ack deadline
-/// goes on in the background, and its outcome is what the next copy of the webhook meets. In durable mode
-/// an [`InboxWorker`](crate::InboxWorker) calls the method, until it returns `Ok` or the event is dead.
+/// In inline mode the answer waits for the method: `Ok` becomes 200, and an error becomes 503, after
+/// which the sender delivers again (5 s and 15 s after the first delivery, then no more). A method that
+/// outlives the ack deadline continues in the background, and its outcome decides the answer to the next
+/// delivery. In durable mode an [`InboxWorker`](crate::InboxWorker) calls the method until it returns
+/// `Ok` or the event is a dead letter.
 ///
-/// # What is guaranteed
+/// # Guarantees
 ///
-/// - Of all copies of one job's webhook, one at a time runs a method, over all receivers that share
-///   a [`DedupStore`](crate::DedupStore), or all workers on an [inbox](crate::InboxStore). After `Ok` none
-///   runs until the retention ends.
-/// - A panic is caught, logged, and counts as a failure that another try may mend.
-/// - A method may be dropped at any await: when it runs longer than `max_handler_time`, when the lease
-///   is lost, or when a shutdown runs out of grace. A client that disconnects does not drop it.
+/// - At most one method runs for a job at a time, over all receivers that share a
+///   [`DedupStore`](crate::DedupStore), or all workers on an [inbox](crate::InboxStore). After `Ok`, no
+///   duplicate runs a method until retention ends.
+/// - A panic is caught and logged, and counts as a transient failure.
+/// - A method may be dropped at any await: if it exceeds `max_handler_time`, if the lease is lost, or
+///   if a shutdown runs out of grace. A client that disconnects does not drop it.
 ///
-/// It is *at least once*, not exactly once: a process that dies after your effect and before the
-/// store's write runs the method again. Make effects idempotent, with [`Job::id`] as the key.
+/// Methods run *at least once*, not exactly once: after a crash between your effect and the store's
+/// write, the method runs again. Make effects idempotent, with [`Job::id`] as the key.
 ///
-/// A method must not block its thread: hand blocking work to `tokio::task::spawn_blocking`.
+/// A method must not block its thread. Move blocking work to `tokio::task::spawn_blocking`.
 ///
 /// # Examples
 ///
@@ -56,47 +57,48 @@ use crate::event::{ExtractResult, FillResult, Job, JobError, JobStatus, WebhookE
 /// ```
 #[async_trait]
 pub trait WebhookHandler: Send + Sync + 'static {
-    /// An extraction has finished.
+    /// Handles the result of a finished extraction.
     async fn extract_completed(&self, job: &Job, result: ExtractResult) -> Result<(), HandlerError>;
 
-    /// A form has been filled; [`Job::job_type`] says whether PDF or Excel.
+    /// Handles a filled form; [`Job::job_type`] says whether PDF or Excel.
     async fn fill_completed(&self, job: &Job, result: FillResult) -> Result<(), HandlerError>;
 
-    /// A job has failed; the sender does not try it again.
+    /// Handles the failure of a job. The API does not run the job again.
     async fn job_failed(&self, job: &Job, error: JobError) -> Result<(), HandlerError>;
 
-    /// A type or status that this version does not know, or a result that it cannot read. `status` is
-    /// the job's, as the body says it; [`Job::raw`] has the body.
+    /// Handles a type or status that this version does not know, or a result that is missing or not an
+    /// object. [`Job::job_type`], [`Job::status`] and [`Job::raw`] have the content.
     ///
-    /// Fails unless implemented, so that nothing is acknowledged that nobody handled; in durable mode the event
-    /// is dead in the end, and can be replayed when this crate, or your handler, knows it. `Ok` after an
-    /// unknown *status* is never the last word: a later `completed` is handled.
-    async fn unrecognized(&self, job: &Job, status: JobStatus) -> Result<(), HandlerError> {
-        let _ = (job, status);
+    /// The default implementation fails, so that no unhandled event is acknowledged. In durable mode
+    /// the event then becomes a dead letter, to be replayed when this crate or your handler knows it.
+    ///
+    /// `Ok` for an unknown *status* does not complete the job: a later `completed` is handled too.
+    async fn unrecognized(&self, job: &Job) -> Result<(), HandlerError> {
+        let _ = job;
         Err(unhandled())
     }
 }
 
-/// Why a handler did not finish its work.
+/// The failure of a handler: transient or permanent.
 ///
-/// Made by `?` from any error, from `anyhow::Error` and from strings; then another try may succeed.
-/// [`HandlerError::permanent`] makes one that no further try can mend.
+/// `?` converts any error, `anyhow::Error` and strings into a transient failure, after which another
+/// attempt may succeed. [`HandlerError::permanent`] makes a permanent one.
 ///
-/// It does not implement [`Error`] itself, as `?` could not convert any error into it then;
-/// [`source`](Self::source) is the error within.
+/// This type does not implement [`Error`] itself, because `?` could then not convert every error into it;
+/// [`source`](Self::source) is the error inside.
 pub struct HandlerError {
     source: BoxError,
     permanent: bool,
 }
 
 impl HandlerError {
-    /// Another try is useless, and the error is logged. Inline, the webhook is acknowledged, and the job
-    /// remembered as done; in durable mode the event is dead.
+    /// Makes a permanent failure: no further attempt is useful. The error is logged. In inline mode the
+    /// webhook is acknowledged and the job counts as done; in durable mode the event becomes a dead letter.
     pub fn permanent(error: impl Into<BoxError>) -> Self {
         Self { source: error.into(), permanent: true }
     }
 
-    /// Whether another try is useless.
+    /// Whether the failure is permanent.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         self.permanent
@@ -130,16 +132,16 @@ impl fmt::Debug for HandlerError {
     }
 }
 
-/// The error is logged, so it says nothing of the body, the type included; the id is in the span.
+/// Quotes nothing of the body, the type included, because the error is logged. The span has the job's id.
 fn unhandled() -> HandlerError {
-    "nothing handles an unrecognized webhook".into()
+    "the handler does not handle unrecognized webhooks".into()
 }
 
-/// Makes a handler of a function that gets every recognized event.
+/// Makes a handler from a function that gets every recognized event.
 ///
-/// What is [`Unrecognized`](WebhookEvent::Unrecognized) does not get to the function and fails, as with
-/// the [trait](WebhookHandler::unrecognized): a function that does not look at it must not acknowledge it.
-/// [`HandlerFn::with_unrecognized`] hands it over, too.
+/// An [`Unrecognized`](WebhookEvent::Unrecognized) event fails without a call of the function, as with
+/// the [trait](WebhookHandler::unrecognized): otherwise a function that ignores the kind of event would
+/// acknowledge it. [`HandlerFn::with_unrecognized`] passes those events too.
 ///
 /// # Examples
 ///
@@ -163,7 +165,7 @@ where
     HandlerFn { function, with_unrecognized: false }
 }
 
-/// A function as a [`WebhookHandler`]: see [`handler_fn`].
+/// A [`WebhookHandler`] made from a function by [`handler_fn`].
 #[derive(Clone, Copy)]
 pub struct HandlerFn<F> {
     function: F,
@@ -171,8 +173,8 @@ pub struct HandlerFn<F> {
 }
 
 impl<F> HandlerFn<F> {
-    /// Hands the function what is [`Unrecognized`](WebhookEvent::Unrecognized), too; its `Ok` then
-    /// acknowledges that.
+    /// Passes [`Unrecognized`](WebhookEvent::Unrecognized) events to the function too, whose `Ok` then
+    /// acknowledges them.
     ///
     /// # Examples
     ///
@@ -181,7 +183,7 @@ impl<F> HandlerFn<F> {
     ///
     /// let handler = handler_fn(|event: WebhookEvent| async move {
     ///     match event {
-    ///         WebhookEvent::Unrecognized { job, status } => println!("{}: {status}", job.id()),
+    ///         WebhookEvent::Unrecognized { job } => println!("{}: {}", job.id(), job.status()),
     ///         event => println!("{}: {}", event.job().id(), event.name()),
     ///     }
     ///     Ok(())
@@ -222,11 +224,11 @@ where
         (self.function)(WebhookEvent::JobFailed { job: job.clone(), error }).await
     }
 
-    async fn unrecognized(&self, job: &Job, status: JobStatus) -> Result<(), HandlerError> {
+    async fn unrecognized(&self, job: &Job) -> Result<(), HandlerError> {
         if !self.with_unrecognized {
             return Err(unhandled());
         }
-        (self.function)(WebhookEvent::Unrecognized { job: job.clone(), status }).await
+        (self.function)(WebhookEvent::Unrecognized { job: job.clone() }).await
     }
 }
 
@@ -244,12 +246,12 @@ impl<H: WebhookHandler + ?Sized> WebhookHandler for Arc<H> {
         (**self).job_failed(job, error).await
     }
 
-    async fn unrecognized(&self, job: &Job, status: JobStatus) -> Result<(), HandlerError> {
-        (**self).unrecognized(job, status).await
+    async fn unrecognized(&self, job: &Job) -> Result<(), HandlerError> {
+        (**self).unrecognized(job).await
     }
 }
 
-/// Hands an event to the method for it.
+/// Calls the handler's method for an event.
 pub(crate) async fn dispatch(
     handler: &dyn WebhookHandler,
     event: Box<WebhookEvent>,
@@ -258,6 +260,6 @@ pub(crate) async fn dispatch(
         WebhookEvent::ExtractCompleted { job, result } => handler.extract_completed(&job, result).await,
         WebhookEvent::FillCompleted { job, result } => handler.fill_completed(&job, result).await,
         WebhookEvent::JobFailed { job, error } => handler.job_failed(&job, error).await,
-        WebhookEvent::Unrecognized { job, status } => handler.unrecognized(&job, status).await,
+        WebhookEvent::Unrecognized { job } => handler.unrecognized(&job).await,
     }
 }

@@ -1,9 +1,8 @@
-//! Walks over JSON text member by member.
+//! A cursor that walks over JSON text member by member.
 //!
-//! serde_json checks and skips every value; what is here is only the punctuation of the objects
-//! that an event is read from. Deserializing those objects through serde instead would give up on
-//! values that are JSON but that no Rust number or string can hold (`1e999`, `"\ud800"`), and with
-//! them on the whole event.
+//! serde_json checks and skips every value; the cursor itself reads only the punctuation of the objects
+//! that an event consists of. To deserialize those objects through serde would refuse the whole event
+//! for one value that is JSON but fits no Rust number or string (`1e999`, `"\ud800"`).
 
 use std::borrow::Cow;
 
@@ -11,7 +10,7 @@ use memchr::{memchr, memchr2};
 use serde::de::Error as _;
 use serde_json::value::RawValue;
 
-/// A place in a JSON text; what lies before it has been read.
+/// A position in a JSON text. Everything before it has been read.
 #[derive(Debug)]
 pub(crate) struct Cursor<'a> {
     rest: &'a str,
@@ -47,9 +46,9 @@ impl<'a> Cursor<'a> {
         Ok(value.get())
     }
 
-    /// Reads an object: calls `member` with each key, its escapes resolved, and the cursor in front
-    /// of the key's value, which `member` must read. A key that no Rust string can hold (`"\ud800"`)
-    /// equals no key of ours: its member is skipped.
+    /// Reads an object. Calls `member` with each key, its escapes resolved, while the cursor stands
+    /// before the key's value, which `member` must read. Skips a member whose key no Rust string can
+    /// hold (`"\ud800"`): it equals no key that an event has.
     pub(crate) fn members<E: From<serde_json::Error>>(
         &mut self,
         mut member: impl FnMut(&str, &mut Self) -> Result<(), E>,
@@ -83,11 +82,11 @@ impl<'a> Cursor<'a> {
             self.rest = &self.rest[string.len()..];
             return Ok(Some(Cow::Borrowed(&string[1..string.len() - 1])));
         }
-        // Its syntax has been checked: what can be wrong with it is half of a surrogate pair.
+        // `value` has checked the syntax, so the only possible error is half of a surrogate pair.
         Ok(unquote(self.value()?).ok())
     }
 
-    /// Checks that nothing but whitespace is left.
+    /// Checks that only whitespace is left.
     pub(crate) fn end(&mut self) -> Result<(), serde_json::Error> {
         match self.peek() {
             None => Ok(()),
@@ -111,8 +110,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// The string that the text begins with, if nothing in it is escaped: a short cut for what nearly all keys
-/// and strings are. Whatever else it is, serde_json decides.
+/// The string at the beginning of the text, if it has no escapes: a short cut for nearly all keys and
+/// strings. Every other text is left to serde_json.
 fn plain_string(text: &str) -> Option<&str> {
     let content = &text.as_bytes()[1..];
     let end = memchr2(b'"', b'\\', content)?;
@@ -121,7 +120,7 @@ fn plain_string(text: &str) -> Option<&str> {
     plain.then(|| &text[..end + 2])
 }
 
-/// The content of a JSON string, borrowed when nothing in it is escaped.
+/// The content of a JSON string, borrowed if it has no escapes.
 pub(crate) fn unquote(json: &str) -> Result<Cow<'_, str>, serde_json::Error> {
     match json.strip_prefix('"').and_then(|json| json.strip_suffix('"')) {
         Some(content) if memchr(b'\\', content.as_bytes()).is_none() => Ok(Cow::Borrowed(content)),

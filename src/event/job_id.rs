@@ -1,4 +1,4 @@
-//! The id of a job: the deduplication key.
+//! The id of a job, which is the dedup key.
 
 use std::fmt;
 use std::ops::Deref;
@@ -8,11 +8,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
-/// The id of a job, opaque: 1 to 255 visible ASCII characters, compared exactly.
+/// The opaque id of a job: 1 to 255 visible ASCII characters, compared exactly.
 ///
-/// Every documented id is a UUID, and one in the usual spelling (lower case, hyphens) is kept in
-/// 16 bytes. Any other text is kept as it is: two spellings of one UUID are two ids, because
-/// nothing says that the sender means the same job by them.
+/// Two spellings of one UUID are two ids, because the sender does not say that they mean the same job.
+/// A UUID in the usual spelling (lower case, hyphens), which every documented id is, takes 16 bytes;
+/// any other text is kept as it is.
 ///
 /// # Examples
 ///
@@ -34,15 +34,15 @@ enum Repr {
     Text(Box<str>),
 }
 
-/// The text is not a job id: it is empty, longer than 255 characters, or holds something other
-/// than visible ASCII.
+/// The error of a text that is not a job id: it is empty, longer than 255 characters, or contains
+/// anything but visible ASCII.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a job id is 1 to {} visible ASCII characters", JobId::MAX_LEN)]
 #[non_exhaustive]
 pub struct InvalidJobId;
 
 impl JobId {
-    /// The longest id, in characters.
+    /// The length of the longest id, in characters.
     pub const MAX_LEN: usize = 255;
 
     fn parse(text: &str) -> Result<Self, InvalidJobId> {
@@ -58,10 +58,10 @@ impl JobId {
         Ok(Self(Repr::Text(text.into())))
     }
 
-    /// The id's text, without allocating. What it returns stands for a `&str`: `&*id.as_str()`, or
-    /// `&id.as_str()` where a `&str` is expected.
+    /// The id's text, without an allocation. Write `&*id.as_str()` for a `&str`, or `&id.as_str()`
+    /// where a `&str` is expected.
     ///
-    /// It is no `&str` itself because a UUID is kept in 16 bytes, which do not hold its text.
+    /// The return value is not a `&str` itself because a UUID's 16 bytes do not contain its text.
     #[must_use]
     pub fn as_str(&self) -> JobIdStr<'_> {
         JobIdStr(match &self.0 {
@@ -90,7 +90,7 @@ impl Deref for JobIdStr<'_> {
 
     fn deref(&self) -> &str {
         match &self.0 {
-            // Hexadecimal digits and hyphens.
+            // Always UTF-8: hexadecimal digits and hyphens.
             StrRepr::Uuid(text) => std::str::from_utf8(text).unwrap_or_default(),
             StrRepr::Text(text) => text,
         }
@@ -115,10 +115,10 @@ impl fmt::Debug for JobIdStr<'_> {
     }
 }
 
-/// Reads a UUID in the one spelling that [`JobId`] can give back unchanged.
+/// Parses a UUID in the one spelling that its 16 bytes reproduce unchanged.
 fn canonical_uuid(text: &str) -> Option<Uuid> {
     let canonical = text.len() == Hyphenated::LENGTH && !text.bytes().any(|byte| byte.is_ascii_uppercase());
-    // `try_parse` also reads braces and URNs, but neither has this length.
+    // `try_parse` also accepts braces and URNs, but neither has this length.
     if canonical { Uuid::try_parse(text).ok() } else { None }
 }
 

@@ -1,7 +1,7 @@
-//! Bytes to event, in one pass and in any order of keys.
+//! Parses a body into an event, in one pass and in any order of keys.
 //!
-//! The result may come before the type that says what it is, so it is read once into the text of
-//! every member that any type knows, and the variant is chosen at the end.
+//! The result may stand before the type that says how to read it. The pass therefore keeps the text of
+//! every member that any type knows, and chooses the variant at the end.
 
 use std::borrow::Cow;
 
@@ -10,64 +10,92 @@ use bytestring::ByteString;
 use serde::de::IgnoredAny;
 
 use super::cursor::{Cursor, unquote};
-use super::{
-    Envelope, ExtractResult, FillResult, Job, JobError, JobId, JobStatus, JobType, RawJson, WebhookEvent,
-};
+use super::envelope::Envelope;
+use super::job::{Job, JobStatus, JobType};
+use super::job_id::JobId;
+use super::raw_json::RawJson;
+use super::results::{ExtractResult, FillResult, JobError};
+use super::webhook_event::WebhookEvent;
 
-/// Why a body is not an event.
+/// The reason why a body is not an event.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseError {
     /// The body is not UTF-8.
     #[error("the body is not UTF-8")]
     NotUtf8(#[source] std::str::Utf8Error),
-    /// The body is not one JSON value: it is cut off, something follows the value, or it starts
-    /// with a byte-order mark.
+    /// The body is not one JSON value: it is cut off, has something after the value, or starts with a
+    /// byte-order mark.
     #[error("the body is not one JSON value")]
     NotJson(#[source] serde_json::Error),
-    /// A key that is read from stands in its object twice, so that two readers could see two
-    /// different events.
-    #[error("the key `{0}` is repeated")]
+    /// An object has a key twice that this crate reads: two readers could see two different events.
+    #[error("the key `{0}` appears twice in its object")]
     RepeatedKey(&'static str),
-    /// A member of the envelope is missing or unreadable; the text says which.
+    /// A member of the envelope (`job_id`, `data.id`, `data.type`, `data.status`) is missing, or is not
+    /// a string of the documented kind. The text is its path.
     #[error("`{0}` is missing or unreadable")]
     Envelope(&'static str),
-    /// `job_id` and `data.id` are two different jobs.
-    #[error("`job_id` is not `data.id`")]
+    /// `job_id` and `data.id` name two different jobs.
+    #[error("`job_id` and `data.id` differ")]
     JobIdMismatch,
 }
 
-pub(super) fn event(body: Bytes) -> Result<WebhookEvent, ParseError> {
-    let body = checked(body)?;
-    let Read { id, job_type, status, result, error } = Read::of(&body)?;
-    let job = |body: ByteString, job_type| Job { id, job_type, raw: body.into_bytes(), attempt: 1, fence: 1 };
-    Ok(match (&job_type, &status, result) {
-        (JobType::Extract, JobStatus::Completed, Some(result)) => {
-            WebhookEvent::ExtractCompleted { result: result.extract(&body), job: job(body, job_type) }
-        }
-        (JobType::FillPdf | JobType::FillExcel, JobStatus::Completed, Some(result)) => {
-            WebhookEvent::FillCompleted { result: result.fill(&body), job: job(body, job_type) }
-        }
-        (JobType::Extract | JobType::FillPdf | JobType::FillExcel, JobStatus::Failed, _) => {
-            WebhookEvent::JobFailed { error: error.error(&body), job: job(body, job_type) }
-        }
-        _ => WebhookEvent::Unrecognized { job: job(body, job_type), status },
-    })
+impl TryFrom<Bytes> for WebhookEvent {
+    type Error = ParseError;
+
+    /// Parses the body of a webhook.
+    ///
+    /// Beyond the envelope (`job_id`, `data.id`, `data.type`, `data.status`) nothing is required: a
+    /// member of the result that is missing or of another type is `None`, and a missing result makes
+    /// the event [`Unrecognized`](Self::Unrecognized).
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the bytes are not one JSON value in UTF-8 ([`ParseError::NotUtf8`],
+    /// [`ParseError::NotJson`]), an object repeats a key that is read
+    /// ([`ParseError::RepeatedKey`]), the envelope is incomplete ([`ParseError::Envelope`]), or its two
+    /// ids differ ([`ParseError::JobIdMismatch`]).
+    fn try_from(body: Bytes) -> Result<Self, ParseError> {
+        let body = checked(body)?;
+        let ParsedBody { id, job_type, status, result, error } = ParsedBody::parse(&body)?;
+        let job = Job { id, job_type, status, raw: body.as_bytes().clone(), attempt: 1, fence: 1 };
+        Ok(match (&job.job_type, &job.status, result) {
+            (JobType::Extract, JobStatus::Completed, Some(result)) => {
+                Self::ExtractCompleted { job, result: result.extract(&body) }
+            }
+            (JobType::FillPdf | JobType::FillExcel, JobStatus::Completed, Some(result)) => {
+                Self::FillCompleted { job, result: result.fill(&body) }
+            }
+            (JobType::Extract | JobType::FillPdf | JobType::FillExcel, JobStatus::Failed, _) => {
+                Self::JobFailed { job, error: error.error(&body) }
+            }
+            _ => Self::Unrecognized { job },
+        })
+    }
 }
 
-pub(super) fn envelope(body: Bytes) -> Result<Envelope, ParseError> {
-    let body = checked(body)?;
-    let Read { id, job_type, status, .. } = Read::of(&body)?;
-    Ok(Envelope { job: id, job_type, status, body: body.into_bytes() })
+impl TryFrom<Bytes> for Envelope {
+    type Error = ParseError;
+
+    /// Parses the envelope of a body.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error with which [`WebhookEvent`]'s `TryFrom<Bytes>` refuses the bytes.
+    fn try_from(body: Bytes) -> Result<Self, ParseError> {
+        let body = checked(body)?;
+        let ParsedBody { id, job_type, status, .. } = ParsedBody::parse(&body)?;
+        Ok(Self { job: id, job_type, status, body: body.into_bytes() })
+    }
 }
 
-/// Slices of a checked `ByteString` need no check of their own.
+/// Checks for UTF-8 once: slices of a `ByteString` need no check of their own.
 fn checked(body: Bytes) -> Result<ByteString, ParseError> {
     ByteString::try_from(body).map_err(ParseError::NotUtf8)
 }
 
-/// A body, checked as a whole, and taken apart.
-struct Read<'a> {
+/// The envelope of a body, and the texts of the other members that any event has.
+struct ParsedBody<'a> {
     id: JobId,
     job_type: JobType,
     status: JobStatus,
@@ -75,11 +103,11 @@ struct Read<'a> {
     error: ErrorMembers<'a>,
 }
 
-impl<'a> Read<'a> {
-    fn of(body: &'a str) -> Result<Self, ParseError> {
-        let Members { job_id, data } = Members::read(body).map_err(|error| match error {
-            // What the cursor says counts from the place where it stood; a scan of the whole body says
-            // where in the body the mistake is.
+impl<'a> ParsedBody<'a> {
+    fn parse(body: &'a str) -> Result<Self, ParseError> {
+        let BodyMembers { job_id, data } = BodyMembers::read(body).map_err(|error| match error {
+            // The cursor's line and column count from where it stood. A scan of the whole body finds the
+            // place in the body.
             ParseError::NotJson(error) => {
                 ParseError::NotJson(serde_json::from_str::<IgnoredAny>(body).err().unwrap_or(error))
             }
@@ -96,19 +124,19 @@ impl<'a> Read<'a> {
     }
 }
 
-/// The JSON text of one member, if the object has it.
+/// The JSON text of one member; `None` if the object does not have it.
 type Slot<'a> = Option<&'a str>;
 
-/// The body's own members.
+/// The members of the body's root object.
 #[derive(Default)]
-struct Members<'a> {
+struct BodyMembers<'a> {
     job_id: Slot<'a>,
-    data: Object<Data<'a>>,
+    data: Object<DataMembers<'a>>,
 }
 
 /// The members of `data`.
 #[derive(Default)]
-struct Data<'a> {
+struct DataMembers<'a> {
     id: Slot<'a>,
     job_type: Slot<'a>,
     status: Slot<'a>,
@@ -116,10 +144,10 @@ struct Data<'a> {
     error: Object<ErrorMembers<'a>>,
 }
 
-/// A member that should be an object; inside, `None` when it is something else.
+/// A member that should be an object. The inner `Option` is `None` if the value is something else.
 type Object<T> = Option<Option<T>>;
 
-/// The members of a `result`, whatever the type of the job.
+/// The members of a `result` of any type of job.
 #[derive(Default)]
 struct ResultMembers<'a> {
     model: Slot<'a>,
@@ -142,13 +170,13 @@ struct ErrorMembers<'a> {
     message: Slot<'a>,
 }
 
-impl<'a> Members<'a> {
+impl<'a> BodyMembers<'a> {
     fn read(body: &'a str) -> Result<Self, ParseError> {
         let mut cursor = Cursor::new(body);
         let mut root = None;
         read_object(&mut root, "", &mut cursor, |members: &mut Self, key, cursor| match key {
             "job_id" => set(&mut members.job_id, "job_id", cursor.value()?),
-            "data" => read_object(&mut members.data, "data", cursor, Data::read),
+            "data" => read_object(&mut members.data, "data", cursor, DataMembers::read),
             _ => skip(cursor),
         })?;
         cursor.end()?;
@@ -157,7 +185,7 @@ impl<'a> Members<'a> {
     }
 }
 
-impl<'a> Data<'a> {
+impl<'a> DataMembers<'a> {
     fn read(&mut self, key: &str, cursor: &mut Cursor<'a>) -> Result<(), ParseError> {
         match key {
             "id" => set(&mut self.id, "data.id", cursor.value()?),
@@ -225,7 +253,7 @@ impl<'a> ErrorMembers<'a> {
     }
 }
 
-/// Reads an object member by member into its slot, or skips a value that is none.
+/// Reads an object member by member into its slot; skips a value that is not an object.
 fn read_object<'a, T: Default>(
     slot: &mut Object<T>,
     path: &'static str,
@@ -236,7 +264,7 @@ fn read_object<'a, T: Default>(
     if cursor.peek() != Some(b'{') {
         return skip(cursor);
     }
-    // In place: these objects are large to move.
+    // Filled in place, because these structs are large to move.
     let object = slot.insert(None).insert(T::default());
     cursor.members(|key, cursor| member(object, key, cursor))
 }
@@ -253,12 +281,12 @@ fn skip(cursor: &mut Cursor<'_>) -> Result<(), ParseError> {
     Ok(())
 }
 
-/// A member of the envelope, which must be a string.
+/// The string of an envelope's member.
 fn member<'a>(path: &'static str, slot: Slot<'a>) -> Result<Cow<'a, str>, ParseError> {
     slot.and_then(text).ok_or(ParseError::Envelope(path))
 }
 
-/// The job's id, which the envelope holds twice.
+/// The job's id, which must be the same in `job_id` and `data.id`.
 fn job_id_of_both(outer: Slot<'_>, inner: Slot<'_>) -> Result<JobId, ParseError> {
     let (outer, inner) = (member("job_id", outer)?, member("data.id", inner)?);
     let id: JobId = outer.parse().map_err(|_| ParseError::Envelope("job_id"))?;
@@ -285,7 +313,7 @@ fn json(body: &ByteString, slot: Slot<'_>) -> Option<RawJson> {
     if json.is_null() { None } else { Some(json) }
 }
 
-/// The text is one JSON value, so what Rust reads as a number is a JSON number.
+/// The text is known to be one JSON value, so Rust's parser accepts JSON numbers only.
 fn integer(slot: Slot<'_>) -> Option<u64> {
     slot?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! A piece of a body that is parsed when somebody asks for it.
+//! A JSON value that is parsed on demand.
 
 use std::fmt;
 
@@ -12,14 +12,14 @@ use serde_json::value::RawValue;
 
 use super::cursor::Cursor;
 
-/// One JSON value, kept as the text that was received and parsed when asked for.
+/// One JSON value, kept as the received text and parsed on demand.
 ///
-/// It is a slice of the webhook's body: making and cloning one copies nothing, and it keeps the
-/// whole body in memory for as long as it lives. The text is always one valid JSON value.
-/// Two are equal when their JSON values are equal, whatever the whitespace and the order of keys.
+/// It is a slice of the webhook's body: to make or clone one copies nothing, and each one keeps the
+/// whole body in memory. The text is always one valid JSON value. Two are equal if their JSON values
+/// are equal, regardless of whitespace and the order of keys.
 ///
-/// `Debug` shows the kind of the value and its size: it is the user's document. [`as_str`](Self::as_str)
-/// and `Display` give the text.
+/// `Debug` shows the kind and the size of the value only, because the value is the user's document.
+/// [`as_str`](Self::as_str) and `Display` show the text.
 ///
 /// # Examples
 ///
@@ -34,12 +34,12 @@ use super::cursor::Cursor;
 #[derive(Clone)]
 pub struct RawJson(ByteString);
 
-/// Why a [`RawJson`] cannot be parsed into a type: the type, what is wrong, and the place, counted from the beginning of
-/// the value that is parsed.
+/// The error of a [`RawJson`] that does not parse into a type: names the type, the problem, and its line and column in
+/// the parsed value.
 ///
-/// It shows nothing of the value, which is the user's document; serde's own error would quote it.
+/// Shows nothing of the value, which is the user's document. serde's own error would quote the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the JSON is no {into}: {problem} at line {line}, column {column}")]
+#[error("the JSON does not parse as {into}: {problem} at line {line}, column {column}")]
 pub struct RawJsonError {
     into: &'static str,
     problem: &'static str,
@@ -50,8 +50,8 @@ pub struct RawJsonError {
 impl RawJsonError {
     fn of<T>(error: serde_json::Error) -> Self {
         let problem = match error.classify() {
-            Category::Data => "something else is expected",
-            _ => "it cannot hold the number, the text or the nesting",
+            Category::Data => "the value has another shape",
+            _ => "the type cannot hold the number, the text or the nesting",
         };
         Self { into: std::any::type_name::<T>(), problem, line: error.line(), column: error.column() }
     }
@@ -63,7 +63,7 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, RawJsonError> {
 }
 
 impl RawJson {
-    /// Takes text that has been checked to be one JSON value.
+    /// Wraps text that has been checked to be one JSON value.
     pub(super) fn from_checked(text: ByteString) -> Self {
         Self(text)
     }
@@ -86,24 +86,24 @@ impl RawJson {
         self.as_str() == "null"
     }
 
-    /// Parses the value into a type of yours.
+    /// Parses the value into any type.
     ///
     /// # Errors
     ///
-    /// When the value does not have the shape of `T`.
+    /// Returns an error if the value does not have the shape of `T`.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, RawJsonError> {
         parse(self.as_str())
     }
 
-    /// Parses one member of the object, without parsing its other members into anything.
+    /// Parses one member of the object, without building its other members.
     ///
-    /// `None` when the value is not an object, or has no such member. When a key is repeated, its
-    /// last value counts.
+    /// Returns `None` if the value is not an object or has no such member. The last value of a
+    /// repeated key counts.
     ///
     /// # Errors
     ///
-    /// When the member does not have the shape of `T`; a member that is `null` is one for which
-    /// `T` has to be an `Option`.
+    /// Returns an error if the member does not have the shape of `T`. If the member may be `null`,
+    /// `T` must be an `Option`.
     pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, RawJsonError> {
         let mut cursor = Cursor::new(self.as_str());
         let mut found = None;
@@ -124,8 +124,8 @@ impl RawJson {
     ///
     /// # Errors
     ///
-    /// When the tree cannot hold it: a number beyond `f64`, more than 128 levels of nesting, or an
-    /// escaped surrogate without its other half. All of them are valid JSON.
+    /// Returns an error if the tree cannot hold the value, although it is valid JSON: a number beyond
+    /// `f64`, more than 128 levels of nesting, or an escaped surrogate without its other half.
     pub fn to_value(&self) -> Result<Value, RawJsonError> {
         self.parse()
     }
@@ -155,7 +155,11 @@ impl std::str::FromStr for RawJson {
 impl TryFrom<Bytes> for RawJson {
     type Error = serde_json::Error;
 
-    /// Checks that the bytes are one JSON value in UTF-8, and takes them without copying.
+    /// Wraps the bytes without copying them.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the bytes are not one JSON value in UTF-8.
     fn try_from(bytes: Bytes) -> Result<Self, serde_json::Error> {
         let value: &RawValue = serde_json::from_slice(&bytes)?;
         let slice = bytes.slice_ref(value.get().as_bytes());
@@ -170,7 +174,7 @@ impl PartialEq for RawJson {
 }
 
 impl fmt::Debug for RawJson {
-    /// Leaves the value out: it is the user's document.
+    /// Leaves out the value, which is the user's document.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.as_bytes().first() {
             Some(b'{') => "object",

@@ -1,4 +1,4 @@
-//! What a finished job produced.
+//! The results and errors of jobs.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ use super::raw_json::RawJson;
 
 /// The result of a finished extraction.
 ///
-/// A member is `None` when the body does not have it, has `null`, or has something of another type
-/// than documented; whatever the body held is still in [`Job::raw`](crate::Job::raw). Strings and
-/// JSON are slices of the body and keep it in memory. `Debug` shows of a text how long it is.
+/// A member is `None` if the body lacks it, has `null`, or has a value of another type than documented;
+/// [`Job::raw`](crate::Job::raw) still has the original. Strings and JSON are slices of the body and
+/// keep it in memory. `Debug` shows the length of a text, not the text.
 ///
-/// Source of the members: the `extract` example in Qomplement's webhook documentation.
+/// The members are those of the `extract` example in Qomplement's webhook documentation.
 #[derive(Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ExtractResult {
@@ -22,52 +22,52 @@ pub struct ExtractResult {
     pub document_type: Option<ByteString>,
     /// The document's language, such as `en`.
     pub language: Option<ByteString>,
-    /// How sure the model is, from 0 to 100. Not checked to be in that range.
+    /// The model's confidence, documented as 0 to 100. The range is not checked.
     pub confidence: Option<f64>,
-    /// The extracted fields: documented as an object of any shape, kept whatever it is.
+    /// The extracted fields, documented as an object of any shape. Any JSON value but `null` is kept.
     pub fields: Option<RawJson>,
-    /// The extracted tables: documented as an array of any shape, kept whatever it is.
+    /// The extracted tables, documented as an array of any shape. Any JSON value but `null` is kept.
     pub tables: Option<RawJson>,
-    /// How many pages were read.
+    /// The number of pages that were read.
     pub pages_processed: Option<u64>,
-    /// How long the job took, in milliseconds.
+    /// The duration of the job, in milliseconds.
     pub processing_time_ms: Option<u64>,
 }
 
-/// The result of a finished PDF or Excel form.
+/// The result of a filled PDF or Excel form.
 ///
-/// A member is `None` under the same conditions as in [`ExtractResult`], whose `Debug` it shares.
+/// `None` members and `Debug` are as in [`ExtractResult`].
 ///
-/// Source of the members: the `fill_pdf` and `fill_excel` examples in Qomplement's webhook
+/// The members are those of the `fill_pdf` and `fill_excel` examples in Qomplement's webhook
 /// documentation.
 #[derive(Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct FillResult {
-    /// Where the filled document is: a path relative to the API's origin,
+    /// The path of the filled document, relative to the API's origin,
     /// `https://developer-api.qomplement.com`.
     ///
-    /// It comes from a request that is not signed: do not send your API key to wherever it points.
-    /// The documented path can be built from [`Job::id`](crate::Job::id).
+    /// Webhooks are not signed, so this value may be forged: never send your API key to an origin that
+    /// it names. The documented path, `/v1/jobs/{id}/download`, needs only [`Job::id`](crate::Job::id).
     pub download_url: Option<ByteString>,
-    /// How many of the form's fields were filled.
+    /// The number of the form's fields that were filled.
     pub fields_filled: Option<u64>,
-    /// How many fields the form has.
+    /// The number of fields that the form has.
     pub fields_total: Option<u64>,
 }
 
-/// Why a job failed, as the sender tells it.
+/// The sender's reason for the failure of a job.
 ///
-/// A member is `None` under the same conditions as in [`ExtractResult`], whose `Debug` it shares.
+/// `None` members and `Debug` are as in [`ExtractResult`].
 #[derive(Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct JobError {
     /// The kind of failure, such as `processing_error`.
     pub code: Option<ByteString>,
-    /// A sentence for people.
+    /// A description for people.
     pub message: Option<ByteString>,
 }
 
-/// A text of the body in `Debug`: its length. The text is the user's document, or says something of it.
+/// Shows the length of a text instead of the text, which is the user's document or quotes it.
 struct Hidden<'a>(&'a Option<ByteString>);
 
 impl fmt::Debug for Hidden<'_> {

@@ -15,7 +15,7 @@ use super::claims::{ClaimHandle, Claims};
 use super::detach::Answer;
 use crate::dedup::Claim;
 use crate::error::chain;
-use crate::event::{JobId, JobStatus, WebhookEvent};
+use crate::event::{JobId, WebhookEvent};
 use crate::execution::drain::Drain;
 use crate::execution::isolation::{CallError, call};
 use crate::execution::lease::{Leases, Renew, Times};
@@ -174,7 +174,7 @@ impl Inline {
     async fn run(&self, claimed: Claimed, event: Box<WebhookEvent>, answer: &Answer) -> Reply {
         let lease = self.leases.hold(&claimed.claim, claimed.since);
         // Only a known status ends a job: after an unknown one, a later `completed` is no duplicate.
-        let last_word = !matches!(&*event, WebhookEvent::Unrecognized { status: JobStatus::Other(_), .. });
+        let last_word = event.job().status().is_final();
         let job = event.job().id().clone();
         let run = pin!(self.runs.run(&job, &lease, dispatch(&*self.handler, event)));
         let run = answer.or_at_deadline(Reply::HandlerTimeout, run).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use qomplement_webhooks::receiver::WebhookReceiverBuilder;
 use qomplement_webhooks::{
-    BoxError, ExtractResult, FillResult, HandlerError, Job, JobError, JobStatus, SharedToken, WebhookHandler,
+    BoxError, ExtractResult, FillResult, HandlerError, Job, JobError, SharedToken, WebhookHandler,
     WebhookReceiver, async_trait,
 };
 use tokio::net::TcpListener;
@@ -30,7 +30,7 @@ impl WebhookHandler for Printer {
         work("job_failed", job).await
     }
 
-    async fn unrecognized(&self, job: &Job, _: JobStatus) -> Result<(), HandlerError> {
+    async fn unrecognized(&self, job: &Job) -> Result<(), HandlerError> {
         work("unrecognized", job).await
     }
 }

@@ -85,7 +85,7 @@ fn any_body() -> impl Strategy<Value = Value> {
         })
 }
 
-/// What an event should be, worked out on a tree.
+/// The expected event, worked out on a tree.
 fn reference(body: &Value) -> Result<(&'static str, Value), &'static str> {
     let id = |value: &Value| value.as_str().and_then(|text| text.parse::<JobId>().ok());
     let data = &body["data"];
@@ -120,7 +120,7 @@ fn reference(body: &Value) -> Result<(&'static str, Value), &'static str> {
     })
 }
 
-/// The same out of an event.
+/// The same summary of a parsed event.
 fn summary(event: &WebhookEvent) -> (&'static str, Value) {
     let tree = |json: &Option<RawJson>| json.as_ref().map(|json| json.to_value().unwrap());
     let read = match event {
@@ -136,7 +136,7 @@ fn summary(event: &WebhookEvent) -> (&'static str, Value) {
             json!([result.download_url.as_deref(), result.fields_filled])
         }
         WebhookEvent::JobFailed { error, .. } => json!([error.code.as_deref(), error.message.as_deref()]),
-        WebhookEvent::Unrecognized { status, .. } => json!([status.as_str()]),
+        WebhookEvent::Unrecognized { job } => json!([job.status().as_str()]),
     };
     (event.name(), read)
 }
