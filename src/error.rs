@@ -1,8 +1,8 @@
-//! Errors of code outside this crate, and how a log line shows them.
+//! Errors of code outside this crate, and their form in a log line.
 
 use std::error::Error;
 
-/// The error of a store, a handler or another implementation outside this crate.
+/// The error of a store, a handler or another implementation that may stand outside this crate.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Formats an error with its causes, for a log line: `error: cause: cause of the cause`.

@@ -1,4 +1,4 @@
-//! The jobs that the application has started: a webhook about any other job is refused.
+//! The list of jobs that the application has started.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,10 +9,11 @@ use dashmap::DashSet;
 use crate::error::BoxError;
 use crate::event::JobId;
 
-/// Knows which jobs you have started, so that a webhook for any other is refused.
+/// Knows the jobs that your application has started. A receiver with a registry answers 404 to the
+/// webhook of any other job.
 ///
-/// Any async closure is one, since most applications already have a table of their jobs; for tests
-/// and small tools there is [`MemoryJobRegistry`].
+/// Implemented for every async closure from [`JobId`] to `Result<bool, E>`, because most applications
+/// already have a table of their jobs. Tests and small tools can use [`MemoryJobRegistry`].
 ///
 /// # Examples
 ///
@@ -32,13 +33,15 @@ use crate::event::JobId;
 /// ```
 #[async_trait]
 pub trait JobRegistry: Send + Sync + 'static {
-    /// Whether you have started this job. A `false` is asked again for two seconds: a webhook can
-    /// be faster than the write that registers its job.
+    /// Whether the application has started this job.
+    ///
+    /// After `false`, the receiver calls again every 200 ms for two seconds, because a webhook can be
+    /// faster than the write that registers its job.
     ///
     /// # Errors
     ///
-    /// When it is not known. The answer is 503, as it is when this takes longer than a second or
-    /// panics, and the sender tries again.
+    /// Returns an error if the lookup failed. The answer is then 503, and the sender delivers again.
+    /// The answer is the same if this method panics or takes longer than one second.
     async fn is_known(&self, job: &JobId) -> Result<bool, BoxError>;
 }
 
@@ -61,29 +64,30 @@ impl<R: JobRegistry + ?Sized> JobRegistry for Arc<R> {
     }
 }
 
-/// A [`JobRegistry`] in this process's memory. Nothing survives a restart, and nothing is dropped by
-/// itself: [`remove`](Self::remove) what has ended.
+/// A [`JobRegistry`] in this process's memory.
 ///
-/// Share it as an `Arc`, between the code that starts jobs and the receiver. For jobs whose lost webhooks are
-/// fetched, register them with [`InboxStore::expect`](crate::InboxStore::expect) instead.
+/// A restart loses all its jobs. A job stays until [`remove`](Self::remove).
+///
+/// Share it as an `Arc` between the code that starts jobs and the receiver. To have lost webhooks
+/// fetched, register jobs with [`InboxStore::expect`](crate::InboxStore::expect) instead.
 #[derive(Default)]
 pub struct MemoryJobRegistry {
     jobs: DashSet<JobId>,
 }
 
 impl MemoryJobRegistry {
-    /// Makes a registry that knows no job.
+    /// Makes an empty registry.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a job that you have started. `false` if it was there.
+    /// Adds a job. Returns `false` if it was already there.
     pub fn insert(&self, job: JobId) -> bool {
         self.jobs.insert(job)
     }
 
-    /// Forgets a job. `false` if it was not there.
+    /// Removes a job. Returns `false` if it was not there.
     pub fn remove(&self, job: &JobId) -> bool {
         self.jobs.remove(job).is_some()
     }

@@ -1,17 +1,17 @@
-//! What every store shares.
+//! The results that dedup stores and inboxes share.
 
 use crate::error::BoxError;
 
-/// Why a store could not do what it was asked.
+/// The error of a call to a store.
 ///
-/// The receiver answers 503 to all of them and the sender tries again.
+/// The receiver answers 503, and the sender delivers again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The store was not reached, or reported an error: whether it did anything is not known.
+    /// The store was not reached, or reported an error. The write may or may not have taken place.
     #[error("the store is unavailable")]
     Unavailable(#[source] BoxError),
-    /// The store has reached its bound and wrote nothing.
+    /// The store has reached its limit and wrote nothing.
     #[error("the store is full")]
     Full,
 }
@@ -23,12 +23,12 @@ impl StoreError {
     }
 }
 
-/// Whether a write by the holder of a claim took place.
+/// Whether a write under a claim or a lease took place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a stale write did nothing"]
 pub enum Fenced {
-    /// The write took place, or had taken place before with the same token.
+    /// The write took place, now or in an earlier call with the same token.
     Applied,
-    /// The token no longer owns the job, and nothing was written.
+    /// The token no longer owns the job. Nothing was written.
     Stale,
 }

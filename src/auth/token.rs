@@ -1,4 +1,4 @@
-//! The token that the sender repeats with every webhook.
+//! The token that authenticates the sender.
 
 use std::borrow::Cow;
 use std::env::VarError;
@@ -11,17 +11,17 @@ use http::request::Parts;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::Access;
+use super::authenticator::Access;
 
-/// A secret that the sender repeats with every webhook, in the URL that you gave it.
+/// A secret in the webhook URL, which the sender repeats with every delivery.
 ///
-/// The sender takes only a URL, so the token stands in its query: `?token=…`. A proxy of yours may
-/// move it to `Authorization: Bearer …`, which is accepted too. It must come exactly once.
+/// The sender stores only a URL, so the token stands in the URL's query: `?token=…`. A proxy may move
+/// it to `Authorization: Bearer …`, which is accepted too. A request must carry exactly one token.
 ///
-/// A token is not a signature: whoever learns it can forge webhooks, and URLs are written to access
-/// logs and traces. Have it replaced with [`also_accept`](Self::also_accept).
+/// A token is not a signature: anyone who learns it can forge webhooks, and URLs are written to access
+/// logs and traces. Rotate it with [`also_accept`](Self::also_accept).
 ///
-/// Digests are compared, in constant time. `Debug` shows nothing of the secret.
+/// Tokens are compared by their digests, in constant time. `Debug` shows nothing of the secret.
 ///
 /// # Examples
 ///
@@ -37,30 +37,30 @@ use super::Access;
 #[derive(Clone)]
 pub struct SharedToken {
     secret: Arc<str>,
-    /// Of the secret, and of what is accepted beside it.
+    /// The digests of the secret and of the other accepted tokens.
     digests: Vec<[u8; 32]>,
 }
 
-/// Why a text cannot be a [`SharedToken`]. Shows nothing of the text.
+/// The error of a text that cannot be a [`SharedToken`]. Shows nothing of the text.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// Shorter than 32 characters: it could be guessed.
+    /// Shorter than 32 characters, and so too easy to guess.
     #[error("the token has {length} characters, and at least {} are needed", SharedToken::MIN_LEN)]
     TooShort {
-        /// How many characters it has.
+        /// The number of characters.
         length: usize,
     },
     /// Longer than a URL should carry.
     #[error("the token has {length} characters, and at most {} are accepted", SharedToken::MAX_LEN)]
     TooLong {
-        /// How many characters it has.
+        /// The number of characters.
         length: usize,
     },
     /// A character other than those of base64url.
     #[error("the token has a character other than A-Z, a-z, 0-9, `-` and `_` (position {position})")]
     Character {
-        /// Where, counted from 0.
+        /// The character's position, counted from 0.
         position: usize,
     },
     /// The environment variable is not set.
@@ -75,22 +75,23 @@ pub enum TokenError {
         /// The variable's name.
         name: String,
     },
-    /// The operating system gives no random numbers.
-    #[error("the operating system gives no random numbers")]
+    /// The operating system's random number generator failed.
+    #[error("the operating system's random number generator failed")]
     Random(#[source] getrandom::Error),
 }
 
 impl SharedToken {
-    /// The fewest characters: 192 random bits.
+    /// The length of the shortest token, in characters: 192 random bits.
     pub const MIN_LEN: usize = 32;
-    /// The most characters.
+    /// The length of the longest token, in characters.
     pub const MAX_LEN: usize = 255;
 
-    /// Takes a token of 32 to 255 base64url characters (`A-Z`, `a-z`, `0-9`, `-`, `_`).
+    /// Makes a token from 32 to 255 base64url characters (`A-Z`, `a-z`, `0-9`, `-`, `_`).
     ///
     /// # Errors
     ///
-    /// When the text is no such token.
+    /// Returns an error if the text is shorter ([`TokenError::TooShort`]), longer
+    /// ([`TokenError::TooLong`]), or has another character ([`TokenError::Character`]).
     pub fn new(secret: impl AsRef<str>) -> Result<Self, TokenError> {
         let secret = secret.as_ref();
         if let Some(position) =
@@ -109,51 +110,53 @@ impl SharedToken {
     ///
     /// # Errors
     ///
-    /// When the variable is missing, or its value is no token.
+    /// Returns an error if the variable is not set ([`TokenError::NotSet`]) or not Unicode
+    /// ([`TokenError::NotUnicode`]), or [`new`](Self::new)'s error for its value.
     pub fn from_env(name: &str) -> Result<Self, TokenError> {
         match std::env::var(name) {
             Ok(secret) => Self::new(secret),
             Err(VarError::NotPresent) => Err(TokenError::NotSet { name: name.to_owned() }),
-            // The error has the value in it, which is the secret.
+            // The error is dropped because it contains the value, which is the secret.
             Err(VarError::NotUnicode(_)) => Err(TokenError::NotUnicode { name: name.to_owned() }),
         }
     }
 
-    /// Draws a new token of 256 random bits; [`expose`](Self::expose) shows it.
+    /// Generates a token of 256 random bits; [`expose`](Self::expose) shows it.
     ///
     /// # Errors
     ///
-    /// When the operating system gives no random numbers.
+    /// Returns [`TokenError::Random`] if the operating system's random number generator fails.
     pub fn generate() -> Result<Self, TokenError> {
         const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-        // 43 characters of six bits: a little more than 256.
+        // 43 characters of six bits are the fewest that hold 256 bits.
         let mut random = [0; 43];
         getrandom::fill(&mut random).map_err(TokenError::Random)?;
         Self::new(String::from_iter(random.map(|byte| char::from(ALPHABET[usize::from(byte % 64)]))))
     }
 
-    /// Accepts another token too, for as long as webhooks may still come with it.
+    /// Accepts the previous token too, while webhooks with it may still arrive.
     ///
-    /// To replace a token: deploy with the new one that also accepts the old one, use the new one in
-    /// the `webhook_url` of new jobs, and drop the old one when the last job started with it has
-    /// ended. [`WebhookUrl`](super::WebhookUrl) carries the token on which this is called.
+    /// To rotate a token: deploy the new one with `.also_accept(old)`, use the new one in the
+    /// `webhook_url` of new jobs, and remove the old one after the last job that was started with it
+    /// has ended. [`WebhookUrl`](super::WebhookUrl) carries the new token: the one that this method is
+    /// called on.
     #[must_use]
     pub fn also_accept(mut self, previous: Self) -> Self {
         self.digests.extend(previous.digests);
         self
     }
 
-    /// The secret itself, to be shown to whoever configures the sender.
+    /// The secret itself, for the configuration of the sender.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.secret
     }
 
     pub(crate) fn check(&self, request: &Parts) -> Access {
-        let Some(given) = Given::find(request) else { return Access::Denied };
-        let given = digest(&given.0);
-        // Every digest is compared, whatever the first comparison says.
-        let found = self.digests.iter().fold(Choice::from(0), |found, known| found | known.ct_eq(&given));
+        let Some(presented) = PresentedToken::find(request) else { return Access::Denied };
+        let presented = digest(&presented.0);
+        // No early return: the time must not tell which digest matched.
+        let found = self.digests.iter().fold(Choice::from(0), |found, known| found | known.ct_eq(&presented));
         if found.into() { Access::Granted } else { Access::Denied }
     }
 }
@@ -162,14 +165,14 @@ fn digest(secret: &str) -> [u8; 32] {
     Sha256::digest(secret).into()
 }
 
-/// The one token that a request gives.
-struct Given<'a>(Cow<'a, str>);
+/// The one token that a request carries.
+struct PresentedToken<'a>(Cow<'a, str>);
 
-impl<'a> Given<'a> {
-    /// `None` when there is no token, or more than one.
+impl<'a> PresentedToken<'a> {
+    /// Finds the token; `None` if the request has no token, or more than one.
     fn find(request: &'a Parts) -> Option<Self> {
         let query = request.uri.query().unwrap_or_default();
-        // One parameter at a time: most need no decoding.
+        // Decodes only the parameters that need it: most do not.
         let in_query = query.split('&').filter_map(|parameter| match parameter.split_once('=') {
             _ if parameter.bytes().any(|byte| matches!(byte, b'%' | b'+')) => decoded_token(parameter),
             Some(("token", value)) => Some(value.into()),
@@ -184,7 +187,7 @@ impl<'a> Given<'a> {
         }
     }
 
-    /// The bearer tokens; `None` within for one that is not text. Other schemes are none of ours.
+    /// The bearer tokens, with `None` for one that is not text. Other schemes are ignored.
     fn in_headers(headers: &'a HeaderMap) -> impl Iterator<Item = Option<Self>> {
         headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
             let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;

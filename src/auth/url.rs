@@ -1,15 +1,15 @@
-//! The webhook URL with its token, for `webhook_url`.
+//! The URL for the API's `webhook_url` parameter.
 
 use std::fmt;
 
 use http::Uri;
 use http::uri::Scheme;
 
-use super::SharedToken;
+use super::token::SharedToken;
 
-/// The URL that the sender is to post to, with the token in it: what goes into `webhook_url`.
+/// The URL that the sender delivers to, with the token in it: the value of `webhook_url`.
 ///
-/// `Debug` and `Display` leave the token out; [`expose`](Self::expose) gives the whole.
+/// `Debug` and `Display` leave out the token; [`expose`](Self::expose) returns the whole URL.
 ///
 /// # Examples
 ///
@@ -26,36 +26,38 @@ use super::SharedToken;
 #[derive(Clone)]
 pub struct WebhookUrl {
     url: String,
-    /// Where the token begins: it is the last thing in the URL.
+    /// The token's position. The token ends the URL.
     token_at: usize,
 }
 
-/// Why a text cannot be a [`WebhookUrl`].
+/// The error of a text that cannot be a [`WebhookUrl`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WebhookUrlError {
-    /// Not an absolute URL.
+    /// The URL has no scheme or no host.
     #[error("the webhook URL is not an absolute URL")]
     NotAbsolute,
-    /// Not a URL at all.
-    #[error("the webhook URL cannot be read")]
+    /// The text is not a URL.
+    #[error("the webhook URL cannot be parsed")]
     Unreadable(#[source] http::uri::InvalidUri),
-    /// Something other than https, to something other than this machine: the token could be read on
-    /// the way.
+    /// The scheme is not https, and the host is not a loopback address: others could read the token on
+    /// its way.
     #[error("the webhook URL must begin with https:// (http:// only for a loopback address)")]
     NotHttps,
-    /// It has a user name, a fragment, or a `token` of its own.
+    /// The URL has a user name, a fragment, or already a `token`.
     #[error("the webhook URL must have no {0}")]
     Superfluous(&'static str),
 }
 
 impl WebhookUrl {
-    /// Adds a token to the URL at which your server is reached from outside.
+    /// Adds a token to your server's public URL.
     ///
     /// # Errors
     ///
-    /// When the URL is not an absolute https URL (http is accepted for loopback addresses), or has a
-    /// user name, a fragment or a `token` in its query.
+    /// Returns an error if the text is not an absolute URL ([`WebhookUrlError::Unreadable`],
+    /// [`WebhookUrlError::NotAbsolute`]), its scheme is not https and its host is not a loopback
+    /// address ([`WebhookUrlError::NotHttps`]), or it has a user name, a fragment or a `token` in its
+    /// query ([`WebhookUrlError::Superfluous`]).
     pub fn new(url: &str, token: &SharedToken) -> Result<Self, WebhookUrlError> {
         if url.contains('#') {
             return Err(WebhookUrlError::Superfluous("fragment"));
@@ -95,6 +97,7 @@ impl WebhookUrl {
     }
 }
 
+/// Whether a URL's host is this machine.
 pub(crate) fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost")
