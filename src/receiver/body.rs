@@ -1,4 +1,4 @@
-//! Reads a request's body, within bounds of size, time and memory.
+//! Reads a request's body within limits of size, time and memory.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -14,81 +14,83 @@ use tokio::task::consume_budget;
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
-use super::Reply;
+use super::reply::WebhookReply;
 use crate::error::{BoxError, chain};
 use crate::execution::isolation::{self, isolate};
 
-/// How many bytes bodies may have.
+/// The limits on bodies, and the counts that they apply to.
 #[derive(Debug)]
 pub(super) struct BodyLimits {
     pub(super) max_bytes: usize,
     pub(super) max_bytes_in_flight: usize,
     /// The bytes of all bodies in memory.
     pub(super) in_flight: Arc<AtomicUsize>,
-    /// How many refused bodies are being discarded.
+    /// The number of refused bodies that are being discarded.
     pub(super) discarding: AtomicUsize,
 }
 
-/// How much of a refused body is discarded, and for how long, before the answer closes the connection.
+/// The most bytes of a refused body that are discarded before the answer closes the connection.
 const MOST_DISCARDED: usize = 2 << 20;
+/// The longest time for which a refused body is discarded.
 const DISCARD_TIME: Duration = Duration::from_secs(1);
-/// How many bodies are discarded at once. More get their answer at once, as a flood of refused requests
-/// should not hold so many connections for a second more.
+/// The most bodies that are discarded at a time. Further requests are answered at once, so that a flood of
+/// refused requests does not hold its connections for another second.
 const MOST_DISCARDING: usize = 256;
 
-/// Bytes that count as in flight.
+/// The bytes of one body, counted in [`BodyLimits::in_flight`] until this is dropped.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct BytesInFlight {
     bytes: usize,
     in_flight: Arc<AtomicUsize>,
 }
 
-impl Room {
-    /// Takes room for more bytes, or refuses: bodies that waited for each other's room could all wait.
-    fn grow(&mut self, more: usize, limits: &BodyLimits) -> Result<(), Reply> {
+impl BytesInFlight {
+    /// Counts more bytes, or refuses them. Does not wait: bodies that waited for each other's memory could
+    /// all wait for ever.
+    fn grow(&mut self, more: usize, limits: &BodyLimits) -> Result<(), WebhookReply> {
         let grown =
             |bytes: usize| bytes.checked_add(more).filter(|&bytes| bytes <= limits.max_bytes_in_flight);
         if self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_err() {
-            warn!("the bodies in memory have reached their limit");
-            return Err(Reply::Unavailable);
+            warn!("the bodies in memory have reached `max_body_bytes_in_flight`; answering 503");
+            return Err(WebhookReply::Unavailable);
         }
-        // Cannot overflow: these bytes are among those in flight.
+        // Cannot overflow: the sum is part of `in_flight`, which did not.
         self.bytes += more;
         Ok(())
     }
 }
 
-impl Drop for Room {
+impl Drop for BytesInFlight {
     fn drop(&mut self) {
         self.in_flight.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
-/// A whole body, and the room in memory that it takes.
+/// A whole body.
 pub(super) struct ReadBody {
     pub(super) bytes: Bytes,
-    /// Given back when the event has been handled, which is when the bytes go.
-    pub(super) room: Room,
+    /// To be dropped after the event has been handled, which is when the bytes are freed.
+    pub(super) in_flight: BytesInFlight,
 }
 
-/// Checks what the head says about the body.
-pub(super) fn check_headers(headers: &HeaderMap, limits: &BodyLimits) -> Result<(), Reply> {
+/// Checks the headers that describe the body.
+pub(super) fn check_headers(headers: &HeaderMap, limits: &BodyLimits) -> Result<(), WebhookReply> {
     if !headers.get_all(CONTENT_TYPE).iter().all(|value| is_json(value.as_bytes())) {
-        return Err(Reply::UnsupportedMediaType);
+        return Err(WebhookReply::UnsupportedMediaType);
     }
     let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
     if !encodings.all(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity")) {
-        return Err(Reply::UnsupportedEncoding);
+        return Err(WebhookReply::UnsupportedEncoding);
     }
-    // One that cannot be read is for the server to refuse; the bytes are counted anyway.
+    // An unreadable length is the server's to refuse; the bytes are counted anyway.
     let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     match usize::try_from(declared.unwrap_or(0)) {
         Ok(declared) if declared <= limits.max_bytes => Ok(()),
-        _ => Err(Reply::BodyTooLarge),
+        _ => Err(WebhookReply::BodyTooLarge),
     }
 }
 
-/// Whether a content type is `application/json` or `application/*+json`, whatever its parameters.
+/// Whether a content type is `application/json` or `application/*+json`, with any parameters.
 fn is_json(content_type: &[u8]) -> bool {
     let essence = content_type.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
     let Some((kind, subtype)) = essence.split_at_checked("application/".len()) else { return false };
@@ -100,55 +102,60 @@ fn is_json(content_type: &[u8]) -> bool {
 }
 
 /// Reads a body to its end.
-pub(super) async fn read<B>(body: Pin<&mut B>, limits: &BodyLimits, until: Instant) -> Result<ReadBody, Reply>
+pub(super) async fn read<B>(
+    body: Pin<&mut B>,
+    limits: &BodyLimits,
+    until: Instant,
+) -> Result<ReadBody, WebhookReply>
 where
     B: Body,
     B::Error: Into<BoxError>,
 {
     let read = pin!(read_all(body, limits));
-    isolation::until(read, || sleep_until(until)).await.unwrap_or(Err(Reply::BodyTimeout))
+    isolation::until(read, || sleep_until(until)).await.unwrap_or(Err(WebhookReply::BodyTimeout))
 }
 
-async fn read_all<B>(mut body: Pin<&mut B>, limits: &BodyLimits) -> Result<ReadBody, Reply>
+async fn read_all<B>(mut body: Pin<&mut B>, limits: &BodyLimits) -> Result<ReadBody, WebhookReply>
 where
     B: Body,
     B::Error: Into<BoxError>,
 {
-    let mut room = Room { bytes: 0, in_flight: limits.in_flight.clone() };
-    // Nearly every body is one frame, which is taken as it is.
+    let mut in_flight = BytesInFlight { bytes: 0, in_flight: limits.in_flight.clone() };
+    // Nearly every body is one frame, which needs no copy.
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(frame) = next_frame(&mut body).await {
         let frame = frame.map_err(|error| {
-            warn!(error = %chain(&*error.into()), "the body broke off");
-            Reply::InvalidJson
+            warn!(error = %chain(&*error.into()), "the body broke off; answering 400");
+            WebhookReply::InvalidJson
         })?;
         let Ok(mut data) = frame.into_data() else { continue };
         if data.remaining() > limits.max_bytes - first.len() - rest.len() {
-            return Err(Reply::BodyTooLarge);
+            return Err(WebhookReply::BodyTooLarge);
         }
-        room.grow(data.remaining(), limits)?;
+        in_flight.grow(data.remaining(), limits)?;
         if rest.is_empty() && first.is_empty() {
             first = data.copy_to_bytes(data.remaining());
         } else {
             if rest.is_empty() {
-                // Grows with what comes: a declared length is not to be trusted with memory.
+                // Grows with the received bytes: a declared length must not reserve memory.
                 rest.put(std::mem::take(&mut first));
             }
             rest.put(data);
         }
     }
     let bytes = if rest.is_empty() { first } else { rest.freeze() };
-    Ok(ReadBody { bytes, room })
+    Ok(ReadBody { bytes, in_flight })
 }
 
-/// The next frame of a body. A body whose frames are always ready lets other tasks run, and timers fire.
+/// The next frame of a body. Consumes the task's budget, so that a body whose frames are always ready lets
+/// other tasks run and timers fire.
 async fn next_frame<B: Body>(body: &mut Pin<&mut B>) -> Option<Result<Frame<B::Data>, B::Error>> {
     consume_budget().await;
     poll_fn(|context| body.as_mut().poll_frame(context)).await
 }
 
-/// Takes a place among the bodies that are discarded, for as long as it lives.
+/// One of the bodies that are being discarded, counted until this is dropped.
 struct Discarding<'a>(&'a AtomicUsize);
 
 impl<'a> Discarding<'a> {
@@ -164,17 +171,17 @@ impl Drop for Discarding<'_> {
     }
 }
 
-/// Takes what still comes of a refused body, within bounds, and keeps nothing of it.
+/// Reads and drops the rest of a refused body, within limits.
 ///
-/// Many a client writes its whole request before it reads the answer. If the connection were closed while it
-/// writes, it would see a broken connection in the place of the answer.
+/// Many clients write their whole request before they read the answer. Such a client would see a broken
+/// connection instead of the answer if the connection were closed while it writes.
 pub(super) async fn discard<B: Body>(
     mut body: Pin<&mut B>,
     headers: &HeaderMap,
     limits: &BodyLimits,
     until: Instant,
 ) {
-    // This client sends its body only when it is asked to, and asking is what reading would do.
+    // This client sends its body only after `100 Continue`, which a read would make the server send.
     if headers.get_all(EXPECT).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         return;
     }
@@ -190,6 +197,6 @@ pub(super) async fn discard<B: Body>(
         }
     });
     let until = until.min(Instant::now() + DISCARD_TIME);
-    // A body that panics has ended.
+    // A panic ends the body as well.
     let _ = isolation::until(isolate(rest), || sleep_until(until)).await;
 }

@@ -1,4 +1,4 @@
-//! How a receiver is configured.
+//! The configuration of a receiver.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,11 +8,14 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tracing::warn;
 
+use super::WebhookReceiver;
+use super::authentication::Authentication;
 use super::body::BodyLimits;
 use super::claims::Claims;
 use super::durable::Durable;
 use super::inline::{Inline, LEASE, Renewals};
-use super::{Authentication, Inner, Mode, WebhookReceiver};
+use super::pipeline::Pipeline;
+use super::work::Mode;
 use crate::auth::{Authenticator, SharedToken};
 use crate::dedup::{DedupStore, MemoryDedupStore};
 use crate::execution::bounds::CENTURY;
@@ -25,11 +28,11 @@ use crate::registry::JobRegistry;
 /// Configures a [`WebhookReceiver`]; made by [`WebhookReceiver::builder`] or [`WebhookReceiver::durable`].
 ///
 /// One of [`token`](Self::token), [`authenticator`](Self::authenticator) and
-/// [`unauthenticated`](Self::unauthenticated) is required; of several, the last counts. Everything
-/// else has a default.
-#[must_use = "nothing is received before `build`"]
+/// [`unauthenticated`](Self::unauthenticated) is required; the last call counts. Every other setting
+/// has a default.
+#[must_use = "the builder makes no receiver before `build`"]
 pub struct WebhookReceiverBuilder {
-    target: Target,
+    destination: Destination,
     store: Option<Arc<dyn DedupStore>>,
     authentication: Option<Authentication>,
     known_jobs: Option<Box<dyn JobRegistry>>,
@@ -39,67 +42,58 @@ pub struct WebhookReceiverBuilder {
     ack_deadline: Duration,
     retention: Duration,
     max_handler_time: Duration,
-    /// What was set that says something about handlers.
+    /// The last call of a setting that only inline receivers have.
     inline_only: Option<&'static str>,
 }
 
-/// Where events go.
-enum Target {
+/// The place where events go.
+enum Destination {
     Handler(Box<dyn WebhookHandler>),
     Inbox(Box<dyn InboxStore>),
 }
 
-/// Why a receiver was not built.
+/// The error of a configuration that makes no receiver.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// Nothing says who may deliver webhooks.
+    /// No authentication was chosen.
     #[error(
-        "nothing says who may deliver webhooks: call `token` or `authenticator`, or `unauthenticated` if anyone may"
+        "no authentication was chosen: call `token` or `authenticator`, or `unauthenticated` if anyone may deliver"
     )]
     NoAuthentication,
-    /// The ack deadline is zero, or so long that the sender's last try could still meet the claim of a
-    /// process that died during the first.
+    /// The ack deadline is zero, or so long that the sender's last delivery could still meet the claim of a
+    /// process that crashed during an earlier one.
     #[error("the ack deadline must be above zero and at most {max:?}, but is {0:?}", max = WebhookReceiverBuilder::MAX_ACK_DEADLINE)]
     AckDeadline(Duration),
-    /// The retention is shorter than the sender's schedule, so that its last try could run the handler
-    /// again.
+    /// The retention is shorter than the sender's schedule: its last delivery could run the handler again.
     #[error("the retention must be at least {min:?}, but is {0:?}", min = WebhookReceiverBuilder::MIN_RETENTION)]
     Retention(Duration),
-    /// The handler is given no time.
-    #[error("the handler's time must be above zero")]
+    /// `max_handler_time` is zero.
+    #[error("`max_handler_time` must be above zero")]
     HandlerTime,
-    /// A limit lets nothing through; the text says which.
+    /// A limit is zero; the text is its name.
     #[error("`{0}` must be above zero")]
     Limit(&'static str),
-    /// A setting says how handlers are run, and this receiver runs none; the text says which.
-    #[error("`{0}` has no meaning for a durable receiver, which runs no handler: its worker does")]
+    /// A durable receiver has a setting that only inline receivers have; the text is its name.
+    #[error("`{0}` is a setting for inline receivers only: set the worker of a durable one instead")]
     InlineOnly(&'static str),
-    /// Not even one body of the greatest length would be let in.
+    /// One body of the greatest length would exceed the limit for all bodies.
     #[error("`max_body_bytes_in_flight` must be at least `max_body_bytes`")]
     BodyLimits,
 }
 
-/// The ack deadline and the lease end together before the sender's third try: 10 s after its second.
-const THIRD_TRY: Duration = Duration::from_secs(10);
+/// The time between the sender's second and third delivery, in which the ack deadline and the lease must end.
+const THIRD_DELIVERY: Duration = Duration::from_secs(10);
 
 impl WebhookReceiverBuilder {
-    /// The longest [`ack_deadline`](Self::ack_deadline): 5 seconds, as the sender waits no longer.
-    pub const MAX_ACK_DEADLINE: Duration = THIRD_TRY.saturating_sub(LEASE);
-    /// The shortest [`retention`](Self::retention): 15 seconds, when the sender's last try comes.
+    /// The longest [`ack_deadline`](Self::ack_deadline): 5 s. The sender waits no longer.
+    pub const MAX_ACK_DEADLINE: Duration = THIRD_DELIVERY.saturating_sub(LEASE);
+    /// The shortest [`retention`](Self::retention): 15 s, the time of the sender's last delivery.
     pub const MIN_RETENTION: Duration = Duration::from_secs(15);
 
-    pub(super) fn inline(handler: Box<dyn WebhookHandler>) -> Self {
-        Self::new(Target::Handler(handler))
-    }
-
-    pub(super) fn durable(inbox: Box<dyn InboxStore>) -> Self {
-        Self::new(Target::Inbox(inbox))
-    }
-
-    fn new(target: Target) -> Self {
+    fn new(destination: Destination) -> Self {
         Self {
-            target,
+            destination,
             store: None,
             authentication: None,
             known_jobs: None,
@@ -113,76 +107,77 @@ impl WebhookReceiverBuilder {
         }
     }
 
-    /// Takes webhooks that carry this token.
+    /// Accepts requests that carry this token.
     pub fn token(mut self, token: SharedToken) -> Self {
         self.authentication = Some(Authentication::Token(token));
         self
     }
 
-    /// Takes webhooks that this authenticator grants access.
+    /// Accepts requests that this authenticator grants access.
     pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
         self.authentication = Some(Authentication::Custom(Box::new(authenticator)));
         self
     }
 
-    /// Takes webhooks from anyone: only for trying things out, or behind something that authenticates.
+    /// Accepts requests from anyone. Use this only for experiments, or behind a proxy that authenticates.
     pub fn unauthenticated(mut self) -> Self {
         self.authentication = Some(Authentication::Anyone);
         self
     }
 
-    /// Where receivers agree on who handles a job. Default: a [`MemoryDedupStore`] of its own. Inline only.
+    /// Sets the store in which receivers claim jobs. Default: a [`MemoryDedupStore`] of this receiver's own.
+    /// Inline only.
     pub fn dedup_store(mut self, store: impl DedupStore) -> Self {
         self.store = Some(Arc::new(store));
         self.inline_only = Some("dedup_store");
         self
     }
 
-    /// Refuses webhooks for jobs that this registry does not know. Default: every job is taken.
+    /// Answers 404 to the webhook of a job that this registry does not know. Default: every job is accepted.
     pub fn known_jobs(mut self, registry: impl JobRegistry) -> Self {
         self.known_jobs = Some(Box::new(registry));
         self
     }
 
-    /// The longest body, in bytes, at least 1. Memory is taken for what has come, whatever length was
-    /// declared. Default: 16 MiB.
+    /// Sets the length of the longest body, in bytes, at least 1. Memory is used for received bytes only, not
+    /// for the declared length. Default: 16 MiB.
     pub fn max_body_bytes(mut self, bytes: usize) -> Self {
         self.max_body_bytes = bytes;
         self
     }
 
-    /// How many bytes all bodies may take that are being read or handled; above it, the answer is 503.
-    /// Default: 256 MiB.
+    /// Sets the most bytes of all bodies that are being read or handled, at least
+    /// [`max_body_bytes`](Self::max_body_bytes). A body that exceeds it is answered 503. Default: 256 MiB.
     pub fn max_body_bytes_in_flight(mut self, bytes: usize) -> Self {
         self.max_body_bytes_in_flight = bytes;
         self
     }
 
-    /// How many handlers may run at once, at least 1; further webhooks wait until the ack deadline. A duplicate of
-    /// a finished job does not wait. Default: 256. Inline only.
+    /// Sets the most handlers that run at a time, at least 1. Further webhooks wait until the ack deadline;
+    /// duplicates of finished jobs do not wait. Default: 256. Inline only.
     pub fn max_handlers_in_flight(mut self, handlers: usize) -> Self {
         self.max_handlers_in_flight = handlers;
         self.inline_only = Some("max_handlers_in_flight");
         self
     }
 
-    /// When the answer is due, counted from the entry of [`receive`](WebhookReceiver::receive); the body
+    /// Sets the time for the answer, counted from the call of [`receive`](WebhookReceiver::receive). The body
     /// must be complete after seven ninths of it. Above zero, at most 5 s. Default: 4.5 s.
     pub fn ack_deadline(mut self, deadline: Duration) -> Self {
         self.ack_deadline = deadline;
         self
     }
 
-    /// How long a finished job is remembered, so that copies of its webhook do not run the handler. At
-    /// least 15 s; more than a century counts as a century. Default: 7 days. Inline only.
+    /// Sets the time for which a finished job is kept in the dedup store, so that duplicates do not run the
+    /// handler. At least 15 s; more than a century counts as a century. Default: 7 days. Inline only.
     pub fn retention(mut self, retention: Duration) -> Self {
         self.retention = retention.min(CENTURY);
         self.inline_only = Some("retention");
         self
     }
 
-    /// How long one run of the handler may take before it is dropped and counts as failed. Above zero; more
-    /// than a century counts as a century. Default: 5 minutes. Inline only.
+    /// Sets the longest time for one run of the handler. A longer run is dropped and counts as failed. Above
+    /// zero; more than a century counts as a century. Default: 5 minutes. Inline only.
     pub fn max_handler_time(mut self, time: Duration) -> Self {
         self.max_handler_time = time.min(CENTURY);
         self.inline_only = Some("max_handler_time");
@@ -193,7 +188,10 @@ impl WebhookReceiverBuilder {
     ///
     /// # Errors
     ///
-    /// When nothing says who may deliver webhooks, or a setting would break what the crate promises.
+    /// Returns an error if no authentication was chosen ([`BuildError::NoAuthentication`]), a duration is out
+    /// of range ([`BuildError::AckDeadline`], [`BuildError::Retention`], [`BuildError::HandlerTime`]), a limit
+    /// is zero or the two body limits contradict each other ([`BuildError::Limit`],
+    /// [`BuildError::BodyLimits`]), or a durable receiver has an inline setting ([`BuildError::InlineOnly`]).
     pub fn build(self) -> Result<WebhookReceiver, BuildError> {
         let authentication = self.authentication.ok_or(BuildError::NoAuthentication)?;
         if self.ack_deadline.is_zero() || self.ack_deadline > Self::MAX_ACK_DEADLINE {
@@ -214,18 +212,16 @@ impl WebhookReceiverBuilder {
         if self.max_body_bytes > self.max_body_bytes_in_flight {
             return Err(BuildError::BodyLimits);
         }
-        if let (Target::Inbox(_), Some(setting)) = (&self.target, self.inline_only) {
+        if let (Destination::Inbox(_), Some(setting)) = (&self.destination, self.inline_only) {
             return Err(BuildError::InlineOnly(setting));
         }
         if matches!(authentication, Authentication::Anyone) {
-            warn!(
-                "webhooks are taken from anyone: set a token before the server can be reached from outside"
-            );
+            warn!("anyone may deliver webhooks: set a token before the server can be reached from outside");
         }
         let drain = Arc::new(Drain::default());
-        let mode = match self.target {
-            Target::Inbox(inbox) => Mode::Durable(Arc::new(Durable { inbox })),
-            Target::Handler(handler) => {
+        let mode = match self.destination {
+            Destination::Inbox(inbox) => Mode::Durable(Arc::new(Durable { inbox })),
+            Destination::Handler(handler) => {
                 let store = self.store.unwrap_or_else(|| Arc::new(MemoryDedupStore::new()));
                 let most = self.max_handlers_in_flight.min(Semaphore::MAX_PERMITS);
                 Mode::Inline(Arc::new(Inline {
@@ -241,7 +237,7 @@ impl WebhookReceiverBuilder {
             }
         };
         Ok(WebhookReceiver {
-            inner: Arc::new(Inner {
+            pipeline: Arc::new(Pipeline {
                 authentication,
                 body_limits: BodyLimits {
                     max_bytes: self.max_body_bytes,
@@ -255,6 +251,47 @@ impl WebhookReceiverBuilder {
                 mode,
             }),
         })
+    }
+}
+
+impl WebhookReceiver {
+    /// Configures an inline receiver, which acknowledges a webhook after the handler has finished.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use qomplement_webhooks::{handler_fn, SharedToken, WebhookReceiver};
+    /// # fn configure() -> Result<WebhookReceiver, Box<dyn std::error::Error>> {
+    /// # let handler = handler_fn(|_| async { Ok(()) });
+    /// let receiver = WebhookReceiver::builder(handler)
+    ///     .token(SharedToken::from_env("WEBHOOK_TOKEN")?)
+    ///     .max_handler_time(Duration::from_secs(60))
+    ///     .build()?;
+    /// # Ok(receiver) }
+    /// ```
+    pub fn builder(handler: impl WebhookHandler) -> WebhookReceiverBuilder {
+        WebhookReceiverBuilder::new(Destination::Handler(Box::new(handler)))
+    }
+
+    /// Configures a durable receiver, which acknowledges a webhook after its event is committed. An
+    /// [`InboxWorker`](crate::InboxWorker) handles the event.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use qomplement_webhooks::{handler_fn, InboxWorker, MemoryInbox, SharedToken, Verification, WebhookReceiver};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let handler = handler_fn(|_| async { Ok(()) });
+    /// # let token = SharedToken::generate()?;
+    /// let inbox = MemoryInbox::new(); // for tests; `SqliteInbox` and `PostgresInbox` survive a restart
+    /// let receiver = WebhookReceiver::durable(inbox.clone()).token(token).build()?;
+    /// let worker = InboxWorker::new(inbox, handler, Verification::Trust).start();
+    /// # worker.shutdown(std::time::Duration::ZERO).await;
+    /// # Ok(()) }
+    /// ```
+    pub fn durable(inbox: impl InboxStore) -> WebhookReceiverBuilder {
+        WebhookReceiverBuilder::new(Destination::Inbox(Box::new(inbox)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Claims, and the release of those whose end is not known.
+//! Claims, and the release of abandoned ones.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,19 +17,19 @@ use crate::execution::drain::Drain;
 use crate::execution::isolation::call;
 use crate::store::{Fenced, StoreError};
 
-/// How long a release is repeated. The sender's third attempt begins within 25 s of the first, and is answered
-/// within 5 s: a claim that arrives later meets no delivery of its job.
+/// The time for which a release is repeated. The sender's third delivery begins within 25 s of the first and is
+/// answered within 5 s, so a claim that reaches the store later delays no delivery.
 const RELEASE_FOR: Duration = Duration::from_secs(30);
 /// The pause before a release is repeated.
-const RELEASE_AGAIN: Duration = Duration::from_secs(1);
-/// How long one release may take.
+const RELEASE_INTERVAL: Duration = Duration::from_secs(1);
+/// The longest time for one call of release.
 const CALL_TIME: Duration = Duration::from_secs(2);
-/// The most claims that wait for their release; the end of its lease frees any other one.
+/// The most claims that wait for their release. Further claims end with their leases.
 const MOST_RELEASES: usize = 1024;
-/// The most releases that are called at once: a store that was away has other things to do.
+/// The most calls of release at a time, so that a store that has just recovered is not flooded.
 const CALLS: usize = 4;
 
-/// Makes claims in a store, and releases those that were abandoned.
+/// Makes claims in a store, and releases abandoned ones.
 pub(super) struct Claims {
     store: Arc<dyn DedupStore>,
     drain: Arc<Drain>,
@@ -39,14 +39,16 @@ pub(super) struct Claims {
     calls: Semaphore,
 }
 
-/// One claim, from before its call on. If it may be in the store when this is dropped, it is released in the
-/// background: the call failed, or nobody waited for its answer, or the work under the claim broke off.
+/// One claim, from before its call to its end.
+///
+/// A drop releases the claim in the background if the store may hold it: the call failed, its future was dropped,
+/// or the work under the claim broke off.
 pub(super) struct ClaimHandle {
     token: ClaimToken,
     claims: Arc<Claims>,
     /// Whether the store granted the claim, and it was neither completed nor released.
     held: AtomicBool,
-    /// Whether there is a claim or a renewal without an answer: the write may come at any time.
+    /// Whether a claim or a renewal has no answer, so that its write may take place at any time.
     unanswered: AtomicBool,
 }
 
@@ -56,7 +58,7 @@ impl Claims {
         Arc::new(Self { store, drain, waiting, calls })
     }
 
-    /// Prepares a claim, which [`ClaimHandle::claim`] makes.
+    /// Prepares a claim; [`ClaimHandle::claim`] makes it.
     pub(super) fn prepare(self: &Arc<Self>, job: &JobId) -> ClaimHandle {
         ClaimHandle {
             token: ClaimToken::new(job),
@@ -66,9 +68,9 @@ impl Claims {
         }
     }
 
-    /// Releases an abandoned claim, again and again: a store may carry out the release before the claim, which
-    /// came by another connection. A release that applied is enough unless a renewal `may_return`. At shutdown, one
-    /// answer is enough.
+    /// Releases an abandoned claim, repeatedly: the claim may come by a slower connection and reach the store after
+    /// the release. Ends after a release that applied, unless a renewal `may_return`. During a shutdown, ends after
+    /// any answer of the store.
     async fn release(&self, token: &ClaimToken, may_return: bool) {
         let until = Instant::now() + RELEASE_FOR;
         let mut is_last = false;
@@ -83,14 +85,14 @@ impl Claims {
                 Ok(_) if is_last || self.drain.is_closed() => return,
                 Ok(_) => {}
                 Err(error) if is_last => {
-                    return warn!(error = %chain(&error), "an abandoned claim was not released: its lease ends it");
+                    return warn!(error = %chain(&error), "an abandoned claim was not released; it ends with its lease");
                 }
                 Err(error) => {
-                    debug!(error = %chain(&error), "an abandoned claim is not yet released; trying again");
+                    debug!(error = %chain(&error), "releasing an abandoned claim failed; retrying in 1 s");
                 }
             }
             tokio::select! {
-                () = sleep(RELEASE_AGAIN) => {}
+                () = sleep(RELEASE_INTERVAL) => {}
                 () = self.drain.closed(), if !self.drain.is_closed() => {}
                 () = self.drain.aborted() => is_last = true,
             }
@@ -109,19 +111,19 @@ impl ClaimHandle {
         claim
     }
 
-    /// Makes the claim last for another lease.
+    /// Extends the claim by a lease from now on.
     pub(super) async fn renew(&self, lease: Duration) -> Result<Fenced, StoreError> {
         let unanswered = self.unanswered.swap(true, Ordering::SeqCst);
         let renewed = self.claims.store.renew(&self.token, lease).await;
         if let Ok(renewed) = &renewed {
-            // Another owns the job, or nobody; an earlier renewal may still come.
+            // Stale: the job has another owner or none, but an earlier renewal may still take place.
             self.held.store(*renewed == Fenced::Applied, Ordering::SeqCst);
             self.unanswered.store(unanswered, Ordering::SeqCst);
         }
         renewed
     }
 
-    /// Records the job as done, which ends the claim: no renewal brings it back.
+    /// Records the job as done. This ends the claim: a later renewal is stale.
     pub(super) async fn complete(&self, retention: Duration) -> Result<Fenced, StoreError> {
         let completed = self.claims.store.complete(&self.token, retention).await?;
         self.held.store(false, Ordering::SeqCst);
@@ -129,12 +131,12 @@ impl ClaimHandle {
         Ok(completed)
     }
 
-    /// Leaves the claim to the end of its lease.
+    /// Keeps the claim in the store until its lease ends.
     pub(super) fn leave(&self) {
         self.held.store(false, Ordering::SeqCst);
     }
 
-    /// Frees the job.
+    /// Releases the claim.
     pub(super) async fn release(&self) -> Result<Fenced, StoreError> {
         let released = self.claims.store.release(&self.token).await?;
         self.held.store(false, Ordering::SeqCst);
@@ -150,7 +152,7 @@ impl Drop for ClaimHandle {
         }
         let waiting = self.claims.waiting.clone().try_acquire_owned();
         let (Ok(waiting), Ok(runtime)) = (waiting, Handle::try_current()) else {
-            return warn!("an abandoned claim is not released: its lease ends it");
+            return warn!("an abandoned claim is not released; it ends with its lease");
         };
         let (claims, token, under_way) = (self.claims.clone(), self.token.clone(), self.claims.drain.more());
         let release = async move {

@@ -1,4 +1,4 @@
-//! Work that outlives its request.
+//! Work that may outlive its request.
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
@@ -8,88 +8,91 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, Span, error, info};
 
-use super::Reply;
+use super::reply::WebhookReply;
 use crate::execution::isolation::{isolate, until};
 
-/// The answer that is due at the ack deadline, whether or not the work is done.
+/// The reply to a request, due at the ack deadline even if the work is not done.
 #[derive(Debug, Clone)]
-pub(super) struct Answer {
+pub(super) struct PendingReply {
     deadline: Instant,
-    given: Arc<OnceLock<Reply>>,
+    sent: Arc<OnceLock<WebhookReply>>,
 }
 
-impl Answer {
+impl PendingReply {
     pub(super) fn due_at(deadline: Instant) -> Self {
-        Self { deadline, given: Arc::default() }
+        Self { deadline, sent: Arc::default() }
     }
 
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// Answers now; the work goes on. Only the first answer counts.
-    pub(super) fn give(&self, reply: Reply) {
-        let _ = self.given.set(reply);
+    /// Replies now; the work continues. Only the first reply counts.
+    pub(super) fn send(&self, reply: WebhookReply) {
+        let _ = self.sent.set(reply);
     }
 
-    /// Waits for a future to its end, and answers in the middle of it if the deadline passes.
-    pub(super) async fn or_at_deadline<F: Future + Unpin>(&self, reply: Reply, mut future: F) -> F::Output {
-        if self.given.get().is_none() {
+    /// Runs a future to its end, and sends the reply at the deadline if the future has not ended by then.
+    pub(super) async fn or_at_deadline<F: Future + Unpin>(
+        &self,
+        reply: WebhookReply,
+        mut future: F,
+    ) -> F::Output {
+        if self.sent.get().is_none() {
             match until(&mut future, || sleep_until(self.deadline)).await {
                 Ok(output) => return output,
-                Err(()) => self.give(reply),
+                Err(()) => self.send(reply),
             }
         }
         future.await
     }
 }
 
-/// Polls work as a part of its request for as long as there is one, which costs nothing, and hands
-/// the remainder to the runtime when the request ends first: because the client left, or because
-/// the [`Answer`] was due.
+/// Work that is polled as a part of its request, and moves to a task of its own if the request ends first:
+/// because the client left, or because the [`PendingReply`] was due. A task for every request would cost more.
 pub(super) struct Detachable {
-    /// `None` when it is done.
-    work: Option<Pin<Box<dyn Future<Output = Reply> + Send>>>,
-    answer: Answer,
-    /// Of the moment when the work began: a drop can happen outside of every runtime.
+    /// `None` once the work is done.
+    work: Option<Pin<Box<dyn Future<Output = WebhookReply> + Send>>>,
+    pending: PendingReply,
+    /// The runtime in which the work began, because a drop can happen outside any runtime.
     runtime: Handle,
     span: Span,
 }
 
 impl Detachable {
     pub(super) fn new(
-        answer: Answer,
+        pending: PendingReply,
         runtime: Handle,
-        work: impl Future<Output = Reply> + Send + 'static,
+        work: impl Future<Output = WebhookReply> + Send + 'static,
     ) -> Self {
-        Self { work: Some(Box::pin(work)), answer, runtime, span: Span::current() }
+        Self { work: Some(Box::pin(work)), pending, runtime, span: Span::current() }
     }
 }
 
-/// Work whose panics are caught. The handler has a catch of its own, which releases its claim; this one
-/// is for what no row of the table foresees, such as a handler's future that panics while it is dropped.
-fn caught(work: impl Future<Output = Reply> + Unpin) -> impl Future<Output = Reply> {
+/// Catches the panics of work. The handler's own panics are caught before, so that its claim is released;
+/// the rest are rare, such as a handler's future that panics in its drop.
+fn caught(work: impl Future<Output = WebhookReply> + Unpin) -> impl Future<Output = WebhookReply> {
     let mut work = isolate(work);
     std::future::poll_fn(move |context| {
         Pin::new(&mut work).poll(context).map(|reply| {
             reply.unwrap_or_else(|panicked| {
-                error!(%panicked, "the webhook was not handled to the end");
-                Reply::HandlerPanicked
+                error!(%panicked, "processing the webhook panicked; answering 500");
+                WebhookReply::HandlerPanicked
             })
         })
     })
 }
 
 impl Future for Detachable {
-    type Output = Reply;
+    type Output = WebhookReply;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Reply> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<WebhookReply> {
         let polled = self.work.as_mut().map(|work| pin!(caught(work)).poll(context));
         if let Some(Poll::Ready(reply)) = polled {
             self.work = None;
             return Poll::Ready(reply);
         }
-        match self.answer.given.get() {
+        match self.pending.sent.get() {
             Some(reply) => Poll::Ready(*reply),
             None => Poll::Pending,
         }

@@ -1,4 +1,4 @@
-//! Durable mode: the answer says that the event is committed.
+//! Durable mode: an acknowledgement means that the event is committed.
 
 use std::fmt;
 use std::pin::pin;
@@ -7,34 +7,34 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
-use super::Reply;
-use super::detach::Answer;
+use super::detach::PendingReply;
+use super::reply::WebhookReply;
 use crate::error::chain;
 use crate::event::Envelope;
 use crate::execution::isolation::call;
 use crate::inbox::{InboxStore, Receipt};
 
-/// How long a commit may go on after its answer was due.
+/// The longest time for a commit, which may continue after the ack deadline.
 const COMMIT_TIME: Duration = Duration::from_secs(30);
 
-/// Stores the event.
+/// Stores events in an inbox.
 pub(super) struct Durable {
     pub(super) inbox: Box<dyn InboxStore>,
 }
 
 impl Durable {
-    pub(super) async fn store(&self, event: &Envelope, answer: &Answer) -> Reply {
+    pub(super) async fn store(&self, event: &Envelope, pending: &PendingReply) -> WebhookReply {
         let stored = pin!(call(|| Instant::now() + COMMIT_TIME, self.inbox.receive(event)));
-        match answer.or_at_deadline(Reply::Unavailable, stored).await {
-            Ok(Receipt::Stored) => Reply::Stored,
-            Ok(Receipt::Duplicate) => Reply::Duplicate,
+        match pending.or_at_deadline(WebhookReply::Unavailable, stored).await {
+            Ok(Receipt::Stored) => WebhookReply::Stored,
+            Ok(Receipt::Duplicate) => WebhookReply::Duplicate,
             Ok(Receipt::Conflict) => {
-                warn!("another event of this job is stored, with other bytes, and is kept");
-                Reply::Conflict
+                warn!("another event of this job is stored, with other bytes; keeping the stored one");
+                WebhookReply::Conflict
             }
             Err(error) => {
-                error!(error = %chain(&error), "the event cannot be stored");
-                Reply::Unavailable
+                error!(error = %chain(&error), "the event was not stored; answering 503");
+                WebhookReply::Unavailable
             }
         }
     }

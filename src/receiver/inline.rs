@@ -1,4 +1,4 @@
-//! Inline mode: the answer says how the handler ended.
+//! Inline mode: an acknowledgement means that the handler finished.
 
 use std::fmt;
 use std::pin::pin;
@@ -10,9 +10,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::{debug, error, warn};
 
-use super::Reply;
 use super::claims::{ClaimHandle, Claims};
-use super::detach::Answer;
+use super::detach::PendingReply;
+use super::reply::WebhookReply;
 use crate::dedup::Claim;
 use crate::error::chain;
 use crate::event::{JobId, WebhookEvent};
@@ -23,10 +23,10 @@ use crate::execution::run::{Run, Runs};
 use crate::handler::{WebhookHandler, dispatch};
 use crate::store::{Fenced, StoreError};
 
-/// How long a claim lasts that is not renewed. Together with the ack deadline it ends before the
-/// sender's third try, so that the job of a process that died in the middle is free by then.
+/// The lease of a claim. Added to the ack deadline, it ends before the sender's third delivery, so that the
+/// delivery can claim the job of a process that crashed during an earlier one.
 pub(super) const LEASE: Duration = Duration::from_secs(5);
-/// How long a claim or a renewal may take: what is left of the lease then is enough to try again.
+/// The longest time for a call of claim or renew. The rest of the lease suffices for another call.
 const CALL_TIME: Duration = Duration::from_secs(2);
 const TIMES: Times = Times {
     lease: LEASE,
@@ -34,21 +34,21 @@ const TIMES: Times = Times {
     call: CALL_TIME,
     tick: Duration::from_millis(500),
 };
-/// How often a duplicate asks whether the delivery that is being handled has ended.
-const CLAIM_AGAIN: Duration = Duration::from_millis(200);
-/// How often a delivery that waits for room asks whether its job is done.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How long one try to record an outcome may take.
+/// The pause before a duplicate claims again, while another delivery's handler runs.
+const CLAIM_INTERVAL: Duration = Duration::from_millis(200);
+/// The pause before a delivery that waits for a permit checks again whether its job is done.
+const DONE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The longest time for one call that records an outcome.
 const RECORD_TIME: Duration = Duration::from_secs(1);
-/// The pause before recording an outcome again; it doubles.
+/// The first pause before an outcome is recorded again; it doubles.
 const RECORD_AGAIN: Duration = Duration::from_millis(100);
 
-/// Claims the job, runs the handler, and records what came of it.
+/// Claims a job, runs the handler, and records the outcome.
 pub(super) struct Inline {
     pub(super) handler: Box<dyn WebhookHandler>,
     pub(super) claims: Arc<Claims>,
     pub(super) leases: Arc<Leases<Renewals>>,
-    /// One permit per handler that may run.
+    /// One permit for each handler that may run.
     pub(super) handlers: Arc<Semaphore>,
     pub(super) retention: Duration,
     pub(super) runs: Runs,
@@ -75,175 +75,200 @@ impl Renew for Renewals {
     }
 }
 
-/// The right to run the handler for a job, and the room to do it.
+/// A claim on a job, and the permit to run its handler.
 struct Claimed {
     claim: Arc<ClaimHandle>,
-    /// When the claim's call began: the lease lasts at least from here.
+    /// The beginning of the claim's call, at which the lease may begin.
     since: Instant,
-    _room: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Inline {
-    pub(super) async fn handle(&self, event: Box<WebhookEvent>, answer: &Answer) -> Reply {
+    pub(super) async fn handle(&self, event: Box<WebhookEvent>, pending: &PendingReply) -> WebhookReply {
         let claimed = {
-            let claim = pin!(self.claim(event.job().id(), answer.deadline()));
+            let claim = pin!(self.claim(event.job().id(), pending.deadline()));
             self.drain.unless_aborted(claim).await
         };
         match claimed {
-            Some(Ok(claimed)) => self.run(claimed, event, answer).await,
+            Some(Ok(claimed)) => self.run(claimed, event, pending).await,
             Some(Err(reply)) => reply,
-            None => Reply::Unavailable,
+            None => WebhookReply::Unavailable,
         }
     }
 
-    /// Claims the job; while another delivery has it, asks again until the deadline.
-    async fn claim(&self, job: &JobId, deadline: Instant) -> Result<Claimed, Reply> {
+    /// Claims the job; while another delivery has the claim, claims again until the deadline.
+    async fn claim(&self, job: &JobId, deadline: Instant) -> Result<Claimed, WebhookReply> {
         let mut in_progress = false;
         loop {
-            // Before the claim: a claim must not run out while it waits for room. And not kept while
-            // waiting for another delivery, or waiting duplicates could fill the room.
-            let room = match self.handlers.clone().try_acquire_owned() {
-                Ok(room) => room,
-                Err(_) => Box::pin(self.room(job, deadline)).await?,
+            // The permit comes before the claim, because a claim could end while it waits for a permit. The
+            // permit is dropped before the pause, because waiting duplicates could hold all permits.
+            let permit = match self.handlers.clone().try_acquire_owned() {
+                Ok(permit) => permit,
+                Err(_) => Box::pin(self.wait_for_permit(job, deadline)).await?,
             };
             let (since, claim) = (Instant::now(), Arc::new(self.claims.prepare(job)));
-            match self.ask(&claim, deadline, in_progress).await? {
-                Claim::Acquired => return Ok(Claimed { claim, since, _room: room }),
-                Claim::Done => return Err(Reply::Duplicate),
+            match self.call_claim(&claim, deadline, in_progress).await? {
+                Claim::Acquired => return Ok(Claimed { claim, since, _permit: permit }),
+                Claim::Done => return Err(WebhookReply::Duplicate),
                 Claim::InProgress { .. } => in_progress = true,
             }
-            drop(room);
-            Box::pin(sleep_until(deadline.min(Instant::now() + CLAIM_AGAIN))).await;
+            drop(permit);
+            Box::pin(sleep_until(deadline.min(Instant::now() + CLAIM_INTERVAL))).await;
             if Instant::now() >= deadline {
-                return Err(Reply::InProgress);
+                return Err(WebhookReply::InProgress);
             }
         }
     }
 
-    /// Calls the store for a claim.
-    async fn ask(&self, claim: &ClaimHandle, deadline: Instant, in_progress: bool) -> Result<Claim, Reply> {
+    /// Makes one claim within its time. `in_progress` says that the store reported another delivery before.
+    async fn call_claim(
+        &self,
+        claim: &ClaimHandle,
+        deadline: Instant,
+        in_progress: bool,
+    ) -> Result<Claim, WebhookReply> {
         let since = Instant::now();
         match call(|| deadline.min(since + CALL_TIME), pin!(claim.claim(LEASE))).await {
             Ok(claim) => Ok(claim),
-            // The store did not fail: it was asked too late.
-            Err(CallError::Late) if in_progress && Instant::now() >= deadline => Err(Reply::InProgress),
+            // Not the store's failure: the call began too close to the deadline.
+            Err(CallError::Late) if in_progress && Instant::now() >= deadline => {
+                Err(WebhookReply::InProgress)
+            }
             Err(error) => {
-                error!(error = %chain(&error), "the job cannot be claimed");
-                Err(Reply::Unavailable)
+                error!(error = %chain(&error), "the dedup store failed to claim the job; answering 503");
+                Err(WebhookReply::Unavailable)
             }
         }
     }
 
-    /// Waits until another handler may run, or until the job needs none.
-    async fn room(&self, job: &JobId, deadline: Instant) -> Result<OwnedSemaphorePermit, Reply> {
+    /// Waits until another handler may run, or until the job is done.
+    async fn wait_for_permit(
+        &self,
+        job: &JobId,
+        deadline: Instant,
+    ) -> Result<OwnedSemaphorePermit, WebhookReply> {
         tokio::select! {
             biased;
-            room = self.handlers.clone().acquire_owned() => room.map_err(|_| Reply::Unavailable),
-            reply = self.look(job, deadline) => Err(reply),
+            permit = self.handlers.clone().acquire_owned() => permit.map_err(|_| WebhookReply::Unavailable),
+            reply = self.until_done(job, deadline) => Err(reply),
         }
     }
 
-    /// Asks the store again and again, without keeping a claim, until the job is done or the deadline passes.
-    async fn look(&self, job: &JobId, deadline: Instant) -> Reply {
+    /// Checks repeatedly, without keeping a claim, whether the job is done, until the deadline passes.
+    async fn until_done(&self, job: &JobId, deadline: Instant) -> WebhookReply {
         let mut in_progress = false;
         loop {
             let claim = self.claims.prepare(job);
-            let again = match self.ask(&claim, deadline, in_progress).await {
-                Ok(Claim::Done) => return Reply::Duplicate,
+            let pause = match self.call_claim(&claim, deadline, in_progress).await {
+                Ok(Claim::Done) => return WebhookReply::Duplicate,
                 Ok(claim) => {
                     in_progress = matches!(claim, Claim::InProgress { .. });
-                    if in_progress { CLAIM_AGAIN } else { LOOK_AGAIN }
+                    if in_progress { CLAIM_INTERVAL } else { DONE_CHECK_INTERVAL }
                 }
                 Err(reply) => return reply,
             };
             if !in_progress {
                 let _ = timeout_at(deadline, self.release(&claim)).await;
             }
-            sleep_until(deadline.min(Instant::now() + again)).await;
+            sleep_until(deadline.min(Instant::now() + pause)).await;
             if Instant::now() >= deadline {
                 if in_progress {
-                    return Reply::InProgress;
+                    return WebhookReply::InProgress;
                 }
-                warn!("the running handlers have reached their limit");
-                return Reply::Unavailable;
+                warn!("the running handlers have reached `max_handlers_in_flight`; answering 503");
+                return WebhookReply::Unavailable;
             }
         }
     }
 
     /// Runs the handler for a claimed job.
-    async fn run(&self, claimed: Claimed, event: Box<WebhookEvent>, answer: &Answer) -> Reply {
+    async fn run(&self, claimed: Claimed, event: Box<WebhookEvent>, pending: &PendingReply) -> WebhookReply {
         let lease = self.leases.hold(&claimed.claim, claimed.since);
-        // Only a known status ends a job: after an unknown one, a later `completed` is no duplicate.
-        let last_word = event.job().status().is_final();
+        // Only a final status completes the job: the `completed` after an unknown status is not a duplicate.
+        let is_final = event.job().status().is_final();
         let job = event.job().id().clone();
         let run = pin!(self.runs.run(&job, &lease, dispatch(&*self.handler, event)));
-        let run = answer.or_at_deadline(Reply::HandlerTimeout, run).await;
+        let run = pending.or_at_deadline(WebhookReply::HandlerTimeout, run).await;
 
         let reply = match &run {
-            Run::Returned(Ok(())) => Reply::Handled,
+            Run::Returned(Ok(())) => WebhookReply::Handled,
             Run::Returned(Err(failure)) if failure.is_permanent() => {
-                error!(error = %chain(failure.source()), "the handler failed for good: the job counts as done");
-                Reply::HandlerFailedForGood
+                error!(error = %chain(failure.source()), "the handler failed permanently; the job counts as done");
+                WebhookReply::HandlerFailedForGood
             }
             Run::Returned(Err(failure)) => {
-                warn!(error = %chain(failure.source()), "the handler failed");
-                Reply::HandlerFailed
+                warn!(
+                    error = %chain(failure.source()),
+                    "the handler failed; releasing the claim for the next delivery"
+                );
+                WebhookReply::HandlerFailed
             }
             Run::Panicked(panicked) => {
-                error!(error = %panicked, "the handler panicked");
-                Reply::HandlerPanicked
+                error!(error = %panicked, "the handler panicked; releasing the claim for the next delivery");
+                WebhookReply::HandlerPanicked
             }
             Run::TimedOut => {
-                error!(after = ?self.max_handler_time, "the handler ran too long and was dropped");
-                Reply::HandlerTimeout
+                error!(
+                    after = ?self.max_handler_time,
+                    "the handler exceeded its time and was dropped; releasing the claim for the next delivery"
+                );
+                WebhookReply::HandlerTimeout
             }
-            Run::LeaseLost => return Reply::Unavailable,
-            // Not released: until the claim ends, the other run has noticed that it lost its own.
+            Run::LeaseLost => return WebhookReply::Unavailable,
+            // The claim is not released, so that it outlasts the other run, which has lost its own claim.
             Run::StillRunning => {
                 error!(
-                    "the job was claimed again while its handler runs here: it is not started a second time"
+                    "the job was claimed again while its handler still runs here; not starting another run"
                 );
                 claimed.claim.leave();
-                return Reply::InProgress;
+                return WebhookReply::InProgress;
             }
             Run::Aborted => {
-                warn!("the handler was dropped, or not begun: the shutdown ran out of grace");
-                Reply::Unavailable
+                warn!(
+                    "the shutdown ran out of grace: the handler was dropped or not started; releasing the claim"
+                );
+                WebhookReply::Unavailable
             }
         };
-        let done = matches!(reply, Reply::Handled | Reply::HandlerFailedForGood);
-        let lease_ends = answer.or_at_deadline(reply, pin!(lease.stop())).await;
-        if done && last_word {
-            self.complete(&claimed.claim, lease_ends, reply, answer).await;
+        let done = matches!(reply, WebhookReply::Handled | WebhookReply::HandlerFailedForGood);
+        let lease_ends = pending.or_at_deadline(reply, pin!(lease.stop())).await;
+        if done && is_final {
+            self.complete(&claimed.claim, lease_ends, reply, pending).await;
         } else {
-            answer.or_at_deadline(reply, pin!(self.release(&claimed.claim))).await;
+            pending.or_at_deadline(reply, pin!(self.release(&claimed.claim))).await;
         }
         reply
     }
 
-    /// Records the job as done. The work is done whatever the store says, so the answer is, too; when
-    /// the first try fails it is given, and the others follow for as long as the lease keeps copies out.
-    async fn complete(&self, claim: &ClaimHandle, lease_ends: Instant, reply: Reply, answer: &Answer) {
+    /// Records the job as done. The handler has finished even if the store fails, so the reply is sent after the first
+    /// failed call; further calls follow while the lease keeps duplicates out.
+    async fn complete(
+        &self,
+        claim: &ClaimHandle,
+        lease_ends: Instant,
+        reply: WebhookReply,
+        pending: &PendingReply,
+    ) {
         let mut pause = RECORD_AGAIN;
         loop {
             let completion = pin!(claim.complete(self.retention));
             let completion = pin!(call(|| Instant::now() + RECORD_TIME, completion));
-            match answer.or_at_deadline(reply, completion).await {
+            match pending.or_at_deadline(reply, completion).await {
                 Ok(Fenced::Applied) => return,
                 Ok(Fenced::Stale) => {
                     error!(
-                        "the job was handled, but its claim had passed to another: it may be handled again"
+                        "the job was handled, but its claim had passed to another delivery: it may be handled again"
                     );
                     return;
                 }
                 Err(error) => {
-                    warn!(error = %chain(&error), "the job was handled, but not recorded as done; trying again");
+                    warn!(error = %chain(&error), "the job was handled; recording it as done failed; retrying");
                 }
             }
-            answer.give(reply);
+            pending.send(reply);
             if Instant::now() + pause >= lease_ends {
                 error!(
-                    "the job was handled, but could not be recorded as done: its next copy will be handled again"
+                    "the job was handled, but not recorded as done: the next duplicate will be handled again"
                 );
                 return;
             }
@@ -252,13 +277,13 @@ impl Inline {
         }
     }
 
-    /// Frees the job for its next delivery. If the store fails, the release is repeated in the background.
+    /// Releases the claim. If the store fails, the drop of the claim repeats the release in the background.
     async fn release(&self, claim: &ClaimHandle) {
         match call(|| Instant::now() + RECORD_TIME, pin!(claim.release())).await {
             Ok(Fenced::Applied) => {}
-            Ok(Fenced::Stale) => debug!("the claim had passed to another before it was released"),
+            Ok(Fenced::Stale) => debug!("the claim had passed to another delivery before its release"),
             Err(error) => {
-                warn!(error = %chain(&error), "the job was not released; trying again");
+                warn!(error = %chain(&error), "releasing the claim failed; retrying in the background");
             }
         }
     }

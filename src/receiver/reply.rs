@@ -1,4 +1,4 @@
-//! The answer to every request: the one place that chooses a status.
+//! The reply to every request. No other file chooses a status.
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -8,9 +8,9 @@ use http_body_util::Full;
 use crate::event::ParseError;
 use crate::telemetry::outcome;
 
-/// One row of the answer table.
+/// The reply to a webhook: one row of the answer table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reply {
+pub(super) enum WebhookReply {
     Handled,
     Stored,
     Duplicate,
@@ -33,18 +33,18 @@ pub(super) enum Reply {
     UnknownJob,
 }
 
-/// How far the request's body was read.
+/// The part of a request's body that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyRead {
-    /// To its end.
+    /// The whole body.
     Whole,
-    /// Not at all, or to where it was refused.
+    /// Nothing, or the part before the refusal. The rest can still be read.
     NotWhole,
-    /// To where it failed: it broke off, or its time was over.
+    /// The part before the stream failed or its time ended. The stream must not be read again.
     Broken,
 }
 
-impl Reply {
+impl WebhookReply {
     pub(super) fn status(self) -> StatusCode {
         match self {
             Self::Handled | Self::Stored | Self::Duplicate | Self::Conflict | Self::HandlerFailedForGood => {
@@ -65,7 +65,7 @@ impl Reply {
         }
     }
 
-    /// The name for logs and metrics; of an error, also the `code` in the body.
+    /// The outcome in logs and metrics, and the `code` in an error's body.
     pub(super) fn outcome(self) -> &'static str {
         match self {
             Self::Handled => outcome::HANDLED,
@@ -91,13 +91,13 @@ impl Reply {
         }
     }
 
-    /// A sentence for whoever reads the sender's log. Never anything of the request.
+    /// The message for readers of the sender's log. It quotes nothing of the request.
     fn message(self) -> &'static str {
         match self {
             Self::Handled | Self::Stored | Self::Duplicate | Self::Conflict | Self::HandlerFailedForGood => {
                 ""
             }
-            Self::InProgress => "another copy of this webhook is still being handled",
+            Self::InProgress => "another delivery of this webhook is still being handled",
             Self::HandlerFailed => "the handler failed",
             Self::HandlerPanicked => "the handler panicked",
             Self::HandlerTimeout => "the handler did not finish in time",
@@ -119,7 +119,7 @@ impl Reply {
         if self.status() == StatusCode::OK {
             return Bytes::from_static(br#"{"received":true}"#);
         }
-        // Codes and messages are our own text, without anything that JSON would have to escape.
+        // Codes and messages are constants without a character that JSON escapes.
         let (code, message) = (self.outcome(), self.message());
         format!(r#"{{"received":false,"error":{{"code":"{code}","message":"{message}"}}}}"#).into()
     }
@@ -141,9 +141,9 @@ impl Reply {
             }
             _ => {}
         }
-        // What is left of the body would be read as the next request; also when nothing is left because the
-        // rest was discarded, so that an answer does not depend on how fast the body came. HTTP/2 ends a
-        // stream by itself and forbids the header.
+        // The rest of the body would be parsed as the next request. The header is sent even if the rest was
+        // discarded, so that a reply does not depend on the speed of the body. HTTP/2 ends a stream by itself
+        // and forbids the header.
         if body != BodyRead::Whole && version <= Version::HTTP_11 {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -151,7 +151,7 @@ impl Reply {
     }
 }
 
-impl From<&ParseError> for Reply {
+impl From<&ParseError> for WebhookReply {
     fn from(error: &ParseError) -> Self {
         match error {
             ParseError::NotUtf8(_) | ParseError::NotJson(_) | ParseError::RepeatedKey(_) => Self::InvalidJson,

@@ -39,7 +39,7 @@ pub fn body() -> Vec<u8> {
 pub fn expected(status: u16, code: &str, read: bool) -> Reply {
     let message = match code {
         "" => "",
-        "in_progress" => "another copy of this webhook is still being handled",
+        "in_progress" => "another delivery of this webhook is still being handled",
         "handler_failed" => "the handler failed",
         "handler_panicked" => "the handler panicked",
         "handler_timeout" => "the handler did not finish in time",

@@ -1,0 +1,178 @@
+//! The steps from a request to its reply.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use http::request::Parts;
+use http_body::Body;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tracing::{Instrument, Span, debug, error, field, warn};
+
+use super::authentication::Authentication;
+use super::body::{self, BodyLimits, ReadBody};
+use super::detach::{Detachable, PendingReply};
+use super::known;
+use super::reply::{BodyRead, WebhookReply};
+use super::work::{Mode, Work};
+use crate::auth::Access;
+use crate::error::{BoxError, chain};
+use crate::execution::drain::{Drain, UnderWay};
+use crate::execution::isolation::isolate;
+use crate::registry::JobRegistry;
+use crate::telemetry;
+
+/// The settings and shared state of one receiver.
+pub(super) struct Pipeline {
+    pub(super) authentication: Authentication,
+    pub(super) body_limits: BodyLimits,
+    pub(super) known_jobs: Option<Box<dyn JobRegistry>>,
+    pub(super) ack_deadline: Duration,
+    pub(super) drain: Arc<Drain>,
+    pub(super) mode: Mode,
+}
+
+/// The times of one request.
+#[derive(Clone, Copy)]
+struct Deadlines {
+    entered: Instant,
+    body: Instant,
+    ack: Instant,
+}
+
+impl Pipeline {
+    fn deadlines(&self) -> Deadlines {
+        let (entered, ack) = (Instant::now(), self.ack_deadline);
+        Deadlines { entered, body: entered + ack * 7 / 9, ack: entered + ack }
+    }
+
+    /// Checks a request's head, and reports the request only if it is refused.
+    pub(super) async fn authenticate(&self, parts: &Parts) -> Result<(), WebhookReply> {
+        let deadlines = self.deadlines();
+        match self.admit(parts, deadlines.ack).await {
+            Ok(_) => Ok(()),
+            Err(refusal) => Err(reported(deadlines.entered, std::future::ready(Err(refusal))).await),
+        }
+    }
+
+    /// Runs a request through all steps. A step that refuses the request ends the pipeline.
+    pub(super) async fn reply<B>(self: &Arc<Self>, parts: &Parts, body: B) -> (WebhookReply, BodyRead)
+    where
+        B: Body,
+        B::Error: Into<BoxError>,
+    {
+        let mut read = if body.is_end_stream() { BodyRead::Whole } else { BodyRead::NotWhole };
+        let mut body = pin!(body);
+        let deadlines = self.deadlines();
+        let limits = &self.body_limits;
+        let reply = async {
+            let under_way = self.admit(parts, deadlines.ack).await?;
+            body::check_headers(&parts.headers, limits)?;
+            // Set before the read, so that it holds after a panic too. A failed body is not polled again.
+            read = BodyRead::Broken;
+            let whole = pin!(body::read(body.as_mut(), limits, deadlines.body));
+            // Otherwise a body that ends after the shutdown would start its handler then.
+            let whole = self.drain.unless_aborted(whole).await.unwrap_or(Err(WebhookReply::Unavailable));
+            let whole = whole.inspect_err(|refusal| {
+                if matches!(refusal, WebhookReply::BodyTooLarge | WebhookReply::Unavailable) {
+                    read = BodyRead::NotWhole;
+                }
+            })?;
+            read = BodyRead::Whole;
+            self.process(whole, under_way, deadlines.ack).await
+        };
+        let reply = reported(deadlines.entered, pin!(reply)).await;
+        if read == BodyRead::NotWhole {
+            body::discard(body, &parts.headers, limits, deadlines.ack).await;
+        }
+        (reply, read)
+    }
+
+    /// Checks the method and the authentication, and counts the request as under way.
+    async fn admit(&self, parts: &Parts, deadline: Instant) -> Result<UnderWay, WebhookReply> {
+        if parts.method != Method::POST {
+            return Err(WebhookReply::MethodNotAllowed);
+        }
+        match self.authentication.check(parts, deadline).await {
+            Ok(Access::Granted) => self.drain.enter().ok_or(WebhookReply::Unavailable),
+            Ok(Access::Denied) => Err(WebhookReply::Unauthorized),
+            Err(error) => {
+                error!(error = %chain(&error), "the authenticator failed; answering 503");
+                Err(WebhookReply::Unavailable)
+            }
+        }
+    }
+
+    /// Parses the body and does its work, which outlives the request if necessary.
+    async fn process(
+        self: &Arc<Self>,
+        body: ReadBody,
+        under_way: UnderWay,
+        deadline: Instant,
+    ) -> Result<WebhookReply, WebhookReply> {
+        let work = self.mode.parse(body.bytes).map_err(|error| {
+            warn!(error = %chain(&error), "the body is not a webhook");
+            WebhookReply::from(&error)
+        })?;
+        let span = Span::current();
+        span.record(telemetry::JOB_ID, field::display(work.job()));
+        if let Some(name) = work.event_name() {
+            span.record(telemetry::EVENT, name);
+        }
+        let runtime = Handle::try_current().map_err(|error| {
+            error!(%error, "the receiver was called outside a tokio runtime; answering 503");
+            WebhookReply::Unavailable
+        })?;
+
+        let pipeline = self.clone();
+        let pending = PendingReply::due_at(deadline);
+        let detachable = Detachable::new(pending.clone(), runtime, async move {
+            let reply = pipeline.finish(work, &pending).await;
+            drop((body.in_flight, under_way));
+            reply
+        });
+        Ok(detachable.await)
+    }
+
+    async fn finish(&self, work: Work, pending: &PendingReply) -> WebhookReply {
+        if let Some(registry) = &self.known_jobs {
+            let known = pin!(known::check(&**registry, work.job(), pending.deadline()));
+            match self.drain.unless_aborted(known).await {
+                Some(Ok(())) => {}
+                Some(Err(reply)) => return reply,
+                None => return WebhookReply::Unavailable,
+            }
+        }
+        work.run(pending).await
+    }
+}
+
+/// Runs a request to its reply inside the request's span, and reports it to log and metrics.
+async fn reported(
+    entered: Instant,
+    reply: impl Future<Output = Result<WebhookReply, WebhookReply>> + Unpin,
+) -> WebhookReply {
+    let span = telemetry::span();
+    async {
+        let reply = isolate(reply).await.unwrap_or_else(|panicked| {
+            error!(%panicked, "receiving the request panicked; answering 503");
+            Err(WebhookReply::Unavailable)
+        });
+        let (Ok(reply) | Err(reply)) = reply;
+        let (outcome, status) = (reply.outcome(), reply.status().as_u16());
+        let span = Span::current();
+        span.record(telemetry::OUTCOME, outcome);
+        span.record(telemetry::STATUS, status);
+        if reply.status().is_success() {
+            debug!("webhook acknowledged");
+        } else {
+            warn!("webhook not acknowledged");
+        }
+        telemetry::request(outcome, entered);
+        reply
+    }
+    .instrument(span)
+    .await
+}
