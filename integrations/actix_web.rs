@@ -1,6 +1,6 @@
 //! The receiver as an actix-web handler: `web::to(receiver.clone())`.
 //!
-//! actix-web 4 speaks version 0.2 of the `http` crate: what it says is carried over as bytes.
+//! actix-web 4 uses version 0.2 of the `http` crate, so methods, headers and targets are converted as bytes.
 
 use std::pin::Pin;
 
@@ -18,7 +18,7 @@ use crate::WebhookReceiver;
 
 impl Handler<(HttpRequest, Payload)> for WebhookReceiver {
     type Output = HttpResponse;
-    /// Not `Send`: neither is the payload.
+    /// Not `Send`, because the payload is not.
     type Future = Pin<Box<dyn Future<Output = HttpResponse>>>;
 
     fn call(&self, (request, payload): (HttpRequest, Payload)) -> Self::Future {
@@ -31,12 +31,12 @@ fn translated(request: &HttpRequest, payload: Payload) -> Request<StreamBody<Pay
     let mut headers = HeaderMap::with_capacity(request.headers().len());
     for (name, value) in request.headers() {
         if name == EXPECT {
-            // actix-web has answered it already, so that the body comes.
+            // actix-web has already answered it, so the body is on its way.
             continue;
         }
         let name = HeaderName::from_bytes(name.as_str().as_bytes());
         if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) {
-            // Appended: what comes twice stays twice.
+            // `append`, because repeated headers must stay repeated.
             headers.append(name, value);
         }
     }
@@ -44,14 +44,14 @@ fn translated(request: &HttpRequest, payload: Payload) -> Request<StreamBody<Pay
     let mut translated = Request::new(body);
     *translated.headers_mut() = headers;
     *translated.uri_mut() = request.uri().to_string().parse().unwrap_or_default();
-    // A method that cannot be read is not the one that is accepted.
+    // An unreadable method is certainly not POST, so any other method leads to the same answer.
     *translated.method_mut() =
         Method::from_bytes(request.method().as_str().as_bytes()).unwrap_or(Method::GET);
     translated
 }
 
-async fn response(answer: Response<Full<Bytes>>) -> HttpResponse {
-    let (head, answer) = answer.into_parts();
+async fn response(reply: Response<Full<Bytes>>) -> HttpResponse {
+    let (head, body) = reply.into_parts();
     let status = StatusCode::from_u16(head.status.as_u16()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = HttpResponse::build(status);
     for (name, value) in &head.headers {
@@ -61,5 +61,5 @@ async fn response(answer: Response<Full<Bytes>>) -> HttpResponse {
         // actix-web writes this header itself.
         response.force_close();
     }
-    response.body(bytes(answer).await)
+    response.body(bytes(body).await)
 }

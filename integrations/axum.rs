@@ -9,7 +9,7 @@ use ::axum::response::Response;
 
 use crate::WebhookReceiver;
 
-/// Tells this handler from the functions that axum takes as handlers; never seen by a user.
+/// The type parameter that keeps this implementation apart from axum's own for functions.
 #[derive(Debug)]
 pub enum Receiver {}
 

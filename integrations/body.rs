@@ -1,4 +1,4 @@
-//! Bodies, for frameworks whose own are no [`http_body::Body`].
+//! Bodies of frameworks that do not use [`http_body::Body`].
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,17 +10,17 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 
-/// A stream of pieces as an [`http_body::Body`].
+/// A stream of chunks as an [`http_body::Body`].
 pub(super) struct StreamBody<S> {
-    pieces: S,
-    /// A stream does not say so by itself, but in HTTP/1 the head does.
+    chunks: S,
+    /// Taken from the head, because a stream does not tell before it is polled.
     is_empty: bool,
 }
 
 impl<S> StreamBody<S> {
-    pub(super) fn new(headers: &HeaderMap, pieces: S) -> Self {
+    pub(super) fn new(headers: &HeaderMap, chunks: S) -> Self {
         let has_length = headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
-        Self { pieces, is_empty: !has_length && !headers.contains_key(TRANSFER_ENCODING) }
+        Self { chunks, is_empty: !has_length && !headers.contains_key(TRANSFER_ENCODING) }
     }
 }
 
@@ -33,7 +33,7 @@ where
     type Error = E;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<D>, E>>> {
-        Pin::new(&mut self.pieces).poll_next(context).map_ok(Frame::data)
+        Pin::new(&mut self.chunks).poll_next(context).map_ok(Frame::data)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -41,9 +41,9 @@ where
     }
 }
 
-/// The bytes of an answer.
-pub(super) async fn bytes(answer: Full<Bytes>) -> Bytes {
-    match answer.collect().await {
+/// The bytes of a reply's body.
+pub(super) async fn bytes(body: Full<Bytes>) -> Bytes {
+    match body.collect().await {
         Ok(collected) => collected.to_bytes(),
         Err(never) => match never {},
     }

@@ -1,5 +1,6 @@
-//! Mounts [`WebhookReceiver`](crate::WebhookReceiver) in web frameworks: each module translates, and
-//! decides nothing. What an adapter owes is in the README beside this file.
+//! Adapters: each mounts [`WebhookReceiver`](crate::WebhookReceiver) in one web framework.
+//!
+//! An adapter translates and holds no policy. The README beside this file lists its duties.
 
 #[cfg(feature = "actix-web")]
 mod actix_web;

@@ -1,4 +1,4 @@
-//! The receiver as a tower service, for every stack that is made of them.
+//! The receiver as a tower service.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -22,7 +22,7 @@ where
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
-    /// Always ready: what is too much is answered with 503.
+    /// Always ready: requests beyond a limit are answered 503.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }

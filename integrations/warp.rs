@@ -12,10 +12,10 @@ use http::{HeaderMap, Method, Request};
 use super::body::{StreamBody, bytes};
 use crate::WebhookReceiver;
 
-/// Answers every request that reaches it: a filter for the end of a path.
+/// Makes a filter that answers every request, for the end of a path.
 ///
-/// Every method is answered, and every answer is a reply: none is a rejection that another filter could
-/// turn into a 404.
+/// Requests of all methods get a reply. The filter never rejects a request, because another filter could
+/// turn a rejection into a 404.
 ///
 /// # Examples
 ///
@@ -28,7 +28,7 @@ use crate::WebhookReceiver;
 pub fn webhook(
     receiver: WebhookReceiver,
 ) -> impl Filter<Extract = (impl Reply + use<>,), Error = Rejection> + Clone {
-    // A request without a query is one as well.
+    // `raw` rejects a request without a query.
     let query = ::warp::query::raw().or_else(async |_| Ok::<_, Infallible>((String::new(),)));
     ::warp::any()
         .map(move || receiver.clone())
@@ -54,8 +54,8 @@ async fn receive<D: Buf>(
     let mut request = Request::new(body);
     *request.method_mut() = method;
     *request.headers_mut() = headers;
-    // Made of the parts of a target, so it is one.
+    // Cannot fail: the parts come from a valid target.
     *request.uri_mut() = target.try_into().unwrap_or_default();
-    let (head, answer) = receiver.receive(request).await.into_parts();
-    http::Response::from_parts(head, bytes(answer).await).into_response()
+    let (head, body) = receiver.receive(request).await.into_parts();
+    http::Response::from_parts(head, bytes(body).await).into_response()
 }

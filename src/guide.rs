@@ -1,4 +1,4 @@
-//! The guide: an hour's reading, from choosing a mode to running in production.
+//! The guide, from the choice of a mode to operation: an hour's reading.
 //!
 //! | you want to | chapter |
 //! |---|---|
@@ -6,17 +6,17 @@
 //! | store events before they are acknowledged | [`durable`] |
 //! | get every result, also those whose webhook is lost or forged | [`never_lose_a_result`] |
 //! | run inline receivers in several processes | [`dedup_stores`] |
-//! | know the answer to every request | [`answers`] |
+//! | look up the answer to a request | [`answers`] |
 //! | keep forged webhooks out, rotate the token | [`security`] |
 //! | deploy, watch, size, back up | [`operating`] |
 //! | send, watch and replay from a terminal | [`command_line`] |
 //! | test your handler, or a store of your own | [`testing`] |
 //! | look up a word | [`glossary`] |
 //!
-//! The chapters are the files in the repository's folder `docs`. This module exists in the documentation only.
+//! The chapters are the files in the repository's folder `docs`. This module exists only in the documentation.
 
-// A chapter links to another by a reference, such as `[durable][durable]`, which its last lines define as a file, for
-// readers on a Git host. Of two definitions Markdown takes the first: these, for readers of the documentation.
+// Chapters link to each other by references such as `[durable][durable]`. Their last lines define each reference as a
+// file, for readers on a Git host. Markdown uses the first of two definitions, so these come first for rustdoc.
 macro_rules! links {
     () => {
         "[answers]: crate::guide::answers
@@ -31,7 +31,7 @@ macro_rules! links {
 [testing]: crate::guide::testing
 [example-compose]: /crate/qomplement-webhooks/latest/source/examples/compose.yaml
 [example-custom]: /crate/qomplement-webhooks/latest/source/examples/custom_dedup_store.rs
-[example-durable]: /crate/qomplement-webhooks/latest/source/examples/durable_inbox.rs
+[example-durable]: /crate/qomplement-webhooks/latest/source/examples/durable.rs
 [example-never-lose]: /crate/qomplement-webhooks/latest/source/examples/never_lose_a_result/main.rs
 "
     };

@@ -16,57 +16,56 @@
 //! # Ok(app) }
 //! ```
 //!
-//! # What is promised
+//! # The promise
 //!
-//! *Inline* ([`WebhookReceiver::builder`]): a 2xx means that the handler finished. Of any number of duplicates of a
-//! job's webhook, over any number of processes that share a [`DedupStore`], at most one runs the handler at a time, as
-//! long as the store keeps the writes that it acknowledged. After a success none runs it until retention ends (in a
-//! [`MemoryDedupStore`], also until a restart). After a failure or a crash, the sender's next delivery runs it again; a
-//! failure of the sender's third delivery is final. A status other than 2xx does not tell whether the handler ran.
+//! *Inline* ([`WebhookReceiver::builder`]): a 2xx means that the handler finished. At most one delivery of a job runs
+//! the handler at a time, over any number of processes that share a [`DedupStore`], as long as the store keeps the
+//! writes that it acknowledged. After a success, no duplicate runs the handler until retention ends (with a
+//! [`MemoryDedupStore`]: or until a restart). After a failure or a crash, the sender's next delivery runs the handler
+//! again; there are three deliveries.
 //!
 //! *Durable* ([`WebhookReceiver::durable`]): a 2xx means that the event is committed to an [`InboxStore`]. An
-//! [`InboxWorker`] then runs the handler at least once, until it succeeds or the event is a dead letter, whatever
+//! [`InboxWorker`] then runs the handler at least once, until it succeeds or the event is a dead letter, even after
 //! crashes.
 //!
 //! In both modes, a request that is not authenticated changes nothing and learns nothing.
 //!
-//! # Where to look
+//! # Modules
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`event`] | events, jobs and their results: [`WebhookEvent`], [`Job`], [`ExtractResult`], [`FillResult`], [`JobError`] |
+//! | [`event`] | events, jobs and results: [`WebhookEvent`], [`Job`], [`ExtractResult`], [`FillResult`], [`JobError`] |
 //! | [`handler`] | your code: [`WebhookHandler`], [`HandlerError`], [`handler_fn`] |
-//! | [`receiver`] | [`WebhookReceiver`] and its limits |
-//! | [`auth`] | [`SharedToken`], [`WebhookUrl`], your own [`Authenticator`](auth::Authenticator) |
+//! | [`receiver`] | [`WebhookReceiver`] and its settings |
+//! | [`auth`] | [`SharedToken`], [`WebhookUrl`], [`Authenticator`](auth::Authenticator) |
 //! | [`registry`] | the list of started jobs: [`JobRegistry`](registry::JobRegistry) |
-//! | [`dedup`] | inline mode, one run per job: [`DedupStore`], [`MemoryDedupStore`], `RedisDedupStore`, `PostgresDedupStore` |
+//! | [`dedup`] | inline mode, claims: [`DedupStore`], [`MemoryDedupStore`], `RedisDedupStore`, `PostgresDedupStore` |
 //! | [`inbox`] | durable mode, stored events: [`InboxStore`], [`MemoryInbox`], `SqliteInbox`, `PostgresInbox`, [`InboxAdmin`](inbox::InboxAdmin) |
 //! | [`worker`] | [`InboxWorker`], which runs the handler for stored events |
 //! | [`fetch`] | results fetched from the API: `JobsClient`, [`JobSource`](fetch::JobSource), [`Reconciler`] |
+//! | [`store`] | the results that both kinds of store share |
 //! | [`telemetry`] | names of spans, fields and metrics |
 //! | `sender`, `conformance` | for tests (features of the same names) |
 //!
 //! # Features
 //!
+//! No feature is on by default.
+//!
 //! - `axum`: mounts the receiver in axum 0.8. Includes `tower`.
-//! - `actix-web`: mounts it in actix-web 4, with `web::to(receiver.clone())`.
-//! - `warp`: mounts it in warp 0.4, with `warp::webhook(receiver)`.
-//! - `hyper`: the receiver as a service of hyper 1.
-//! - `tower`: the receiver as a tower service.
+//! - `actix-web`: mounts the receiver in actix-web 4, with `web::to(receiver.clone())`.
+//! - `warp`: mounts the receiver in warp 0.4, with `warp::webhook(receiver)`.
+//! - `hyper`, `tower`: the receiver as a service of hyper 1 or of tower.
 //! - `metrics`: counters and histograms through the `metrics` facade.
-//! - `sender`: the documented sender, for tests in one process; `sender-http`: deliver to URLs.
-//! - `redis`: `RedisDedupStore`, shared by processes; `redis-tls`: `rediss://` URLs for it.
-//! - `postgres`: `PostgresDedupStore` and `PostgresInbox`, shared by processes; `postgres-tls`:
-//!   `sslmode=require` in URLs for them.
+//! - `redis`: `RedisDedupStore`; `redis-tls`: `rediss://` URLs for it.
+//! - `postgres`: `PostgresDedupStore` and `PostgresInbox`; `postgres-tls`: `sslmode=require` in their URLs.
 //! - `sqlite`: `SqliteInbox`, in one file.
-//! - `client`: `JobsClient`, which asks the API for jobs and downloads documents.
-//! - `conformance`: the suites that any store must pass.
+//! - `client`: `JobsClient`, which fetches jobs and documents from the API.
+//! - `sender`: the documented sender, for tests in one process; `sender-http`: deliveries to URLs.
+//! - `conformance`: test suites for your own stores.
 //!
-//! None is on by default.
+//! # Guide
 //!
-//! # The guide
-//!
-//! [`guide`] has the chapters: [modes](guide::modes), [durable](guide::durable),
+//! The chapters of the [`guide`]: [modes](guide::modes), [durable](guide::durable),
 //! [never lose a result](guide::never_lose_a_result), [dedup stores](guide::dedup_stores), the
 //! [answer to every request](guide::answers), [security](guide::security), [operating](guide::operating), the
 //! [command line](guide::command_line), [testing](guide::testing) and the [glossary](guide::glossary).
@@ -95,7 +94,7 @@ pub mod store;
 pub mod telemetry;
 pub mod worker;
 
-/// The attribute with which this crate's traits are implemented.
+/// The attribute for implementations of this crate's traits.
 pub use async_trait::async_trait;
 
 pub use self::auth::{SharedToken, WebhookUrl};
