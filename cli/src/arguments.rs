@@ -1,4 +1,4 @@
-//! What arguments have in common: an error says what is wrong with a value, and what would be right.
+//! Parsers of arguments. Each error names the valid values.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use reqwest::Url;
 use crate::failure::Failure;
 use crate::output::clean;
 
-/// A whole number in a range.
+/// Parses a whole number in a range.
 pub(crate) fn number<T>(text: &str, range: impl RangeBounds<T>) -> Result<T, String>
 where
     T: FromStr + PartialOrd + Display,
@@ -20,47 +20,47 @@ where
     let number = text.parse().ok().filter(|number| range.contains(number));
     number.ok_or_else(|| match (range.start_bound(), range.end_bound()) {
         (Bound::Included(least), Bound::Included(most)) => {
-            format!("a whole number from {least} to {most} is needed")
+            format!("expected a whole number from {least} to {most}")
         }
-        (Bound::Included(least), _) => format!("a whole number from {least} on is needed"),
-        _ => "a whole number is needed".to_owned(),
+        (Bound::Included(least), _) => format!("expected a whole number, at least {least}"),
+        _ => "expected a whole number".to_owned(),
     })
 }
 
-/// A time, such as `10s`.
+/// Parses a duration, such as `10s`.
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
     parse_duration(text)
-        .map_err(|_| "a time with its unit is needed, such as 500ms, 10s, 5m or 7d".to_owned())
+        .map_err(|_| "expected a duration with a unit, such as 500ms, 10s, 5m or 7d".to_owned())
 }
 
-/// A time that is not shorter than another.
+/// Parses a duration of at least `least`.
 pub(crate) fn time_from(text: &str, least: Duration) -> Result<Duration, String> {
     match time(text)? {
-        time if time < least => Err(format!("{} at least", humantime::format_duration(least))),
+        time if time < least => Err(format!("expected at least {}", humantime::format_duration(least))),
         time => Ok(time),
     }
 }
 
-/// The address of a machine.
+/// Parses an IP address.
 pub(crate) fn address(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| "an IP address is needed, such as 127.0.0.1, 0.0.0.0 or ::1".to_owned())
+    text.parse().map_err(|_| "expected an IP address, such as 127.0.0.1, 0.0.0.0 or ::1".to_owned())
 }
 
-/// An http or https URL, of an option that wants one such as `example`.
+/// Parses an http or https URL. Errors name the option and show the example.
 pub(crate) fn http_url(option: &str, text: &str, example: &str) -> Result<Url, Failure> {
     let wrong = |what: &str| {
-        Failure::usage(format!("{option}: {} {what}\n  Give a URL such as {example}", clean(&shown(text))))
+        Failure::usage(format!("{option}: {} {what}\n  Give a URL such as {example}", clean(&redacted(text))))
     };
     if !["http://", "https://"].iter().any(|scheme| {
         text.get(..scheme.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(scheme))
     }) {
         return Err(wrong("does not begin with http:// or https://"));
     }
-    Url::parse(text).map_err(|error| wrong(&format!("is no URL: {error}")))
+    Url::parse(text).map_err(|error| wrong(&format!("is not a URL: {error}")))
 }
 
-/// A URL without what could be secret in it.
-pub(crate) fn shown(url: &str) -> String {
+/// A URL without the parts that can hold a secret: user, password, query and fragment.
+pub(crate) fn redacted(url: &str) -> String {
     let url = url.split_once(['?', '#']).map_or(url, |(before, _)| before);
     match url.split_once("://") {
         Some((scheme, rest)) => {
@@ -74,17 +74,17 @@ pub(crate) fn shown(url: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::shown;
+    use super::redacted;
 
     #[test]
-    fn a_url_is_shown_without_its_secrets() {
+    fn a_url_is_redacted_to_scheme_host_and_path() {
         for (url, expected) in [
             ("http://host/path?token=secret", "http://host/path"),
             ("https://me:secret@host:1/p@th#secret", "https://host:1/p@th"),
             ("me:secret@host/path", "host/path"),
             ("host", "host"),
         ] {
-            assert_eq!(shown(url), expected);
+            assert_eq!(redacted(url), expected);
         }
     }
 }

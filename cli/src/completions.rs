@@ -1,14 +1,14 @@
-//! `completions`: what a shell needs to complete our commands.
+//! `completions`: scripts that let a shell complete the commands.
 
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
 
 use crate::failure::Failure;
-use crate::{Cli, output};
+use crate::output;
 
-/// Print what a shell needs to complete the commands
+/// Print a script that lets a shell complete the commands
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -21,14 +21,13 @@ pub(crate) struct Completions {
 }
 
 impl Completions {
-    pub(crate) fn run(&self) -> Result<ExitCode, Failure> {
+    pub(crate) fn run(&self, mut program: clap::Command) -> Result<ExitCode, Failure> {
         // Into memory first: the generator panics when its output cannot be written.
         let mut script = Vec::new();
-        let mut command = Cli::command();
-        let name = command.get_name().to_owned();
-        clap_complete::generate(self.shell, &mut command, name, &mut script);
-        // clap_complete 4.6.11 writes the hyphen in our name in two ways in a script for bash, and so completes
-        // no command's options.
+        let name = program.get_name().to_owned();
+        clap_complete::generate(self.shell, &mut program, name, &mut script);
+        // clap_complete 4.6.11 writes the hyphen in the program's name in two ways in a script for bash, and then
+        // completes the options of no command.
         let script =
             String::from_utf8_lossy(&script).replace("qomplement__subcmd__webhooks", "qomplement__webhooks");
         output::bytes(script.as_bytes());

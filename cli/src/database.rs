@@ -1,4 +1,4 @@
-//! Which inbox is meant, and how it is opened. A URL is never printed: it can hold a password.
+//! Opens the inbox that the options or the environment name. Never prints a URL: it can hold a password.
 
 use std::env::VarError;
 use std::io;
@@ -11,57 +11,64 @@ use qomplement_webhooks::postgres::PostgresStoreError;
 use qomplement_webhooks::store::StoreError;
 use qomplement_webhooks::{PostgresInbox, SqliteInbox};
 
-use crate::failure::{Failure, causes};
+use crate::causes::causes;
+use crate::failure::Failure;
 use crate::hint::hint;
 use crate::output::{self, clean};
 use crate::secret;
 
 #[derive(Args)]
 pub(crate) struct DatabaseArgs {
-    /// The inbox: an SQLite file, or a postgres:// URL. A URL with a password is better put into the
-    /// environment variable DATABASE, where others cannot see it
+    /// The inbox: an SQLite file or a postgres:// URL. Put a URL with a password into the environment
+    /// variable DATABASE instead: other users can see command lines
     #[arg(long = "db", value_name = "FILE|URL")]
     database: Option<String>,
 
-    /// The inbox's table in PostgreSQL, unless it is qomplement_inbox in the first schema of the search path
+    /// The table in PostgreSQL; by default qomplement_inbox in the first schema of the search path
     #[arg(long, value_name = "SCHEMA.TABLE")]
     table: Option<String>,
 }
 
-/// The environment variable that says where the inbox is, as in the examples.
+/// The environment variable that names the inbox, as in the examples.
 const DATABASE: &str = "DATABASE";
 
 impl DatabaseArgs {
-    /// Opens the inbox. It is not created, and in PostgreSQL it is looked for.
+    /// Opens an existing inbox. Returns an error if the file or the table does not exist.
     pub(crate) async fn open(&self) -> Result<Arc<dyn InboxAdmin>, Failure> {
         let database = match &self.database {
-            Some(database) => given(database),
-            None => from_env("which inbox? Give --db FILE, --db postgres://…, or set")?,
+            Some(database) => with_warning(database),
+            None => from_env("no inbox given\n  Give --db FILE or --db postgres://…, or set")?,
         };
         open(&database, self.table.as_deref()).await
     }
 }
 
-/// The inbox that is given as an option: itself, or `-` for the one in the environment.
+/// Opens the inbox that an option names; `-` stands for the one in the environment.
 pub(crate) async fn open_given(database: &str, table: Option<&str>) -> Result<Arc<dyn InboxAdmin>, Failure> {
-    let database = if database == "-" { from_env("`-` stands for the inbox in")? } else { given(database) };
+    let database = if database == "-" {
+        from_env("`-` stands for the inbox in DATABASE, which is not set\n  Set")?
+    } else {
+        with_warning(database)
+    };
     open(&database, table).await
 }
 
+/// The database from the environment. `otherwise` begins the message when there is none.
 fn from_env(otherwise: &str) -> Result<String, Failure> {
     match std::env::var(DATABASE) {
         Ok(database) if !database.is_empty() => Ok(database),
-        Err(VarError::NotUnicode(_)) => {
-            Err(Failure::usage(format!("{DATABASE}: it holds something else than text")))
-        }
+        Err(VarError::NotUnicode(_)) => Err(Failure::usage(format!(
+            "{DATABASE} is not valid UTF-8\n  Set it to an SQLite file or a postgres:// URL"
+        ))),
         _ => Err(Failure::usage(format!("{otherwise} {DATABASE}"))),
     }
 }
 
-fn given(database: &str) -> String {
+/// The database from the command line, after a warning if its URL has a password.
+fn with_warning(database: &str) -> String {
     if password(database).is_some() {
         output::warning(format_args!(
-            "a password on the command line can be seen by others, as by `ps`\n  Rather put the URL into {DATABASE}"
+            "other users can see a password on the command line, with `ps`\n  Put the URL into {DATABASE} instead"
         ));
     }
     database.to_owned()
@@ -69,34 +76,37 @@ fn given(database: &str) -> String {
 
 async fn open(database: &str, table: Option<&str>) -> Result<Arc<dyn InboxAdmin>, Failure> {
     match database.split_once("://") {
-        None if table.is_some() => {
-            Err(Failure::usage("--table is for PostgreSQL: an SQLite file has one inbox"))
-        }
+        None if table.is_some() => Err(Failure::usage(
+            "--table needs a postgres:// URL: an SQLite file holds one inbox\n  Leave --table out",
+        )),
         None => Ok(Arc::new(sqlite(Path::new(database))?)),
         Some(("postgres" | "postgresql", _)) => Ok(Arc::new(postgres(database, table).await?)),
         Some(("sqlite" | "file", _)) => {
-            Err(Failure::usage("an SQLite inbox is given as a file, without a scheme: --db inbox.db"))
+            Err(Failure::usage("--db takes an SQLite file without a scheme\n  Give --db inbox.db"))
         }
         Some((scheme, _)) => Err(Failure::usage(format!(
-            "there are no inboxes behind {}://\n  Give an SQLite file or a postgres:// URL",
+            "{}:// is not a supported database\n  Give an SQLite file or a postgres:// URL",
             clean(scheme)
         ))),
     }
 }
 
 async fn postgres(url: &str, table: Option<&str>) -> Result<PostgresInbox, Failure> {
-    let wrong = |error: PostgresStoreError| Failure::usage(format!("the database's URL: {}", causes(&error)));
-    let mut inbox = PostgresInbox::from_url(url).map_err(wrong)?;
+    let invalid =
+        |error: PostgresStoreError| Failure::usage(format!("the URL of the database: {}", causes(&error)));
+    let mut inbox = PostgresInbox::from_url(url).map_err(invalid)?;
     if let Some(table) = table {
         let Some((schema, table)) = table.split_once('.') else {
-            return Err(Failure::usage("--table needs a schema, too, as in --table public.qomplement_inbox"));
+            return Err(Failure::usage(
+                "--table needs a schema before the name\n  Give, for example, --table public.qomplement_inbox",
+            ));
         };
         inbox = inbox
             .with_table(schema, table)
             .map_err(|error| Failure::usage(format!("--table: {}", causes(&error))))?;
     }
-    // Not `check`: it asks for the right to write, and most commands only look.
-    inbox.list(&InboxFilter::default(), None, 0).await.map_err(store)?;
+    // Not `check`: it requires write permission, and most commands only read.
+    inbox.list(&InboxFilter::default(), None, 0).await.map_err(store_failure)?;
     Ok(inbox)
 }
 
@@ -104,19 +114,19 @@ fn sqlite(file: &Path) -> Result<SqliteInbox, Failure> {
     let name = secret::name(file);
     match std::fs::metadata(file) {
         Ok(metadata) if metadata.is_dir() => {
-            return Err(Failure::failed(format!(
-                "{name} is a folder\n  An inbox is a file: give its name, too"
-            )));
+            return Err(Failure::failed(format!("{name} is a folder\n  Give the file of the inbox in it")));
         }
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Failure::failed(missing(&name))),
-        Err(error) => return Err(Failure::failed(format!("{name} cannot be looked for: {error}"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Failure::failed(missing_file(&name)));
+        }
+        Err(error) => return Err(Failure::failed(format!("{name} cannot be found: {error}"))),
     }
     SqliteInbox::builder(file).create(false).open().map_err(|error| {
         let tip = match &error {
             SqliteInboxError::TooNew { .. } | SqliteInboxError::TooOld { .. } => "",
             SqliteInboxError::NotADatabase | SqliteInboxError::NotAnInbox => {
-                "\n  Is it the right file? Nothing in it was changed"
+                "\n  Check the name of the file; nothing in it was changed"
             }
             error => hint(error),
         };
@@ -124,23 +134,23 @@ fn sqlite(file: &Path) -> Result<SqliteInbox, Failure> {
     })
 }
 
-/// Why there is no file of a name, which may be a URL gone wrong.
-fn missing(name: &str) -> String {
+/// The message for a missing file, whose name can be a mistyped URL.
+fn missing_file(name: &str) -> String {
     let begins = |scheme| name.strip_prefix(scheme).is_some_and(|rest| rest.starts_with([':', '/']));
     let tip = if ["postgres", "postgresql"].into_iter().any(begins) {
-        "A URL begins with postgres://, and --help tells what else can be given"
+        "A URL begins with postgres://; `--help` lists what --db takes"
     } else if ["sqlite", "file"].into_iter().any(begins) {
-        "An SQLite inbox is given as a file, without a scheme: --db inbox.db"
+        "Give an SQLite file without a scheme: --db inbox.db"
     } else {
-        "A server with `SqliteInbox::open` creates it; is it in another folder?"
+        "Check the folder: a server creates the file with `SqliteInbox::open`"
     };
-    // It may hold a password.
-    let name = if name.contains('@') { "of that name" } else { name };
-    format!("there is no file {name}\n  {tip}")
+    // A mistyped URL can hold a password.
+    let name = if name.contains('@') { "the file of the inbox" } else { name };
+    format!("{name} does not exist\n  {tip}")
 }
 
-/// What a store could not do.
-pub(crate) fn store(error: StoreError) -> Failure {
+/// The failure for an error of the store.
+pub(crate) fn store_failure(error: StoreError) -> Failure {
     Failure::failed(format!("{}{}", causes(&error), hint(&error)))
 }
 

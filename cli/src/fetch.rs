@@ -1,4 +1,4 @@
-//! `fetch`: asks the API for a job whose webhook did not come.
+//! `fetch`: fetches a job from the API, as for a webhook that never arrived.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,12 +11,13 @@ use qomplement_webhooks::{JobId, JobsClient};
 use serde_json::json;
 
 use crate::arguments::{http_url, time_from};
-use crate::database::{self, store};
-use crate::failure::{Failure, causes};
+use crate::causes::causes;
+use crate::database::{self, store_failure};
+use crate::failure::Failure;
 use crate::output::{self, Format, clean};
 use crate::secret;
 
-/// Ask the API for a job, and put what came of it into an inbox
+/// Fetch a job from the API, and print or store its event
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -24,47 +25,47 @@ Examples:
   qomplement-webhooks fetch JOB_ID --into inbox.db
   qomplement-webhooks fetch JOB_ID --api-key-file api.key --format json
 
-The API key is taken from QOMPLEMENT_API_KEY, or from a file. With --into, what
-came of the job is stored as if its webhook had come, for a worker to handle;
-what the inbox has already, it keeps.
+The API key comes from QOMPLEMENT_API_KEY or from --api-key-file. With --into,
+the event of a finished job is stored like a webhook, for a worker to handle.
+An event that the inbox already has stays.
 
-The exit status is 1 if the job still runs, if there is no such job, or if the
-API could not say.
+The exit status is 1 if the job is not finished, if it does not exist, or if
+the fetch fails.
 
 --format json prints one object:
-  job_id: text
+  job_id: string
   fetched: finished, pending or not_found
-  type, status: texts, or null
-  stored: stored, duplicate or conflict (another event of this job was stored
-    before, and is kept); null without --into, or if the job has not ended
-  body: the event in the form of a webhook, or null")]
+  type, status: strings, or null
+  stored: stored, duplicate, or conflict (the inbox already has another event
+    of this job, and keeps it); null without --into or a finished job
+  body: the event as its webhook would carry it, or null")]
 pub(crate) struct Fetch {
-    /// The job
+    /// The id of the job
     #[arg(value_name = "JOB_ID")]
     job: JobId,
 
-    /// An inbox to put it into: an SQLite file, a postgres:// URL, or "-" for the one in the environment
-    /// variable DATABASE
+    /// The inbox to store the event in: an SQLite file, a postgres:// URL, or "-" for the one in the
+    /// environment variable DATABASE
     #[arg(long, value_name = "FILE|URL")]
     into: Option<String>,
 
-    /// The inbox's table in PostgreSQL, unless it is qomplement_inbox in the first schema of the search path
+    /// The table in PostgreSQL; by default qomplement_inbox in the first schema of the search path
     #[arg(long, value_name = "SCHEMA.TABLE", requires = "into")]
     table: Option<String>,
 
-    /// A file that holds the API key; "-" is standard input
+    /// A file with the API key; "-" reads standard input
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
 
-    /// Where the API is
+    /// The origin of the API
     #[arg(long, value_name = "URL", default_value = JobsClient::ORIGIN)]
     origin: String,
 
-    /// How long the API may take, with what is tried again
+    /// The longest time for the fetch, with its retries
     #[arg(long, value_name = "TIME", value_parser = timeout, default_value = "10s")]
     timeout: Duration,
 
-    /// How to print it
+    /// The output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }
@@ -84,19 +85,21 @@ impl Fetch {
             JobsClientError::Client(_) => Failure::failed(causes(&error)),
             _ => Failure::usage(format!("--origin: {}", causes(&error))),
         })?;
-        // First, so that a mistyped inbox costs no request.
+        // Before the fetch, so that a mistyped inbox costs no request.
         let inbox = match &self.into {
             Some(database) => Some(database::open_given(database, self.table.as_deref()).await?),
             None => None,
         };
-        let fetched = client.fetch(&self.job).await.map_err(|error| failed(&error))?;
+        let fetched = client.fetch(&self.job).await.map_err(|error| fetch_failure(&error))?;
         let receipt = match (&fetched, inbox) {
-            (Fetched::Finished(event), Some(inbox)) => Some(inbox.receive(event).await.map_err(store)?),
+            (Fetched::Finished(event), Some(inbox)) => {
+                Some(inbox.receive(event).await.map_err(store_failure)?)
+            }
             _ => None,
         };
         match self.format {
-            Format::Text => self.tell(&fetched, receipt),
-            Format::Json => self.tell_json(&fetched, receipt),
+            Format::Text => self.print_text(&fetched, receipt),
+            Format::Json => self.print_json(&fetched, receipt),
         }
         Ok(if matches!(fetched, Fetched::Finished(_)) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
@@ -106,34 +109,34 @@ impl Fetch {
             Some(file) => (secret::name(file), ApiKey::new(secret::read(file)?.trim())),
             None if std::env::var_os(API_KEY).is_none() => {
                 return Err(Failure::usage(format!(
-                    "there is no API key\n  Put it into the environment variable {API_KEY}, or give --api-key-file"
+                    "no API key given\n  Set the environment variable {API_KEY}, or give --api-key-file"
                 )));
             }
             None => (API_KEY.to_owned(), ApiKey::from_env(API_KEY)),
         };
-        // Without its cause, which can be the key.
+        // Without the cause, which can show the key.
         key.map_err(|error| Failure::usage(format!("{place}: {error}")))
     }
 
-    fn tell(&self, fetched: &Fetched, receipt: Option<Receipt>) {
+    fn print_text(&self, fetched: &Fetched, receipt: Option<Receipt>) {
         let event = match fetched {
             Fetched::Finished(event) => event,
             Fetched::NotFound => return output::note(format_args!("the API has no job {}", self.job)),
-            _ => return output::note(format_args!("{} still runs", self.job)),
+            _ => return output::note(format_args!("the job {} is not finished", self.job)),
         };
         let (kind, status) = (clean(event.job_type().as_str()), clean(event.status().as_str()));
         output::line(format_args!("{}  {kind}  {status}", self.job));
         match receipt {
-            Some(Receipt::Stored) => output::line("stored; a worker will handle it"),
-            Some(Receipt::Duplicate) => output::line("the inbox has it already"),
+            Some(Receipt::Stored) => output::line("stored; a worker handles it next"),
+            Some(Receipt::Duplicate) => output::line("duplicate; the inbox already has this event"),
             Some(Receipt::Conflict) => {
-                output::line("the inbox has another event of this job already, and keeps that");
+                output::line("conflict; the inbox keeps the other event of this job that it already has");
             }
             None => output::body(event.body(), "--format json"),
         }
     }
 
-    fn tell_json(&self, fetched: &Fetched, receipt: Option<Receipt>) {
+    fn print_json(&self, fetched: &Fetched, receipt: Option<Receipt>) {
         let (word, event) = match fetched {
             Fetched::Finished(event) => ("finished", Some(event)),
             Fetched::NotFound => ("not_found", None),
@@ -154,17 +157,18 @@ impl Fetch {
     }
 }
 
-/// Why the API could not say.
-fn failed(error: &FetchError) -> Failure {
+/// The failure for a fetch without an answer.
+fn fetch_failure(error: &FetchError) -> Failure {
     let tip = match error {
-        FetchError::Unauthorized => format!("\n  Is {API_KEY} the key of the account that started the job?"),
-        FetchError::RateLimited { .. } => "\n  Try again in a minute".to_owned(),
-        FetchError::Refused(_) => format!("\n  Is {API_KEY} the key of the account that started the job?"),
-        FetchError::Unreachable(_) | FetchError::Unavailable { .. } => {
-            "\n  Is the API up, and reachable from here? Try again".to_owned()
+        FetchError::Unauthorized | FetchError::Refused(_) => {
+            "\n  Check that the API key belongs to the account that started the job"
         }
-        FetchError::InvalidId => "\n  An id has letters, digits, `-` and `_`".to_owned(),
-        _ => String::new(),
+        FetchError::RateLimited { .. } => "\n  Try again in a minute",
+        FetchError::Unreachable(_) | FetchError::Unavailable { .. } => {
+            "\n  Check --origin and the network, then try again"
+        }
+        FetchError::InvalidId => "\n  An id consists of letters, digits, `-` and `_`",
+        _ => "",
     };
     Failure::failed(format!("{}{tip}", causes(error)))
 }

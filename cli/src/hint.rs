@@ -1,75 +1,136 @@
-//! What to do about an error of a database.
+//! Hints: what the user can do about an error of a database.
 
 use std::error::Error;
 use std::io;
 
+use deadpool_postgres::PoolError;
+use qomplement_webhooks::inbox::SqliteInboxError;
 use qomplement_webhooks::postgres::PostgresTableError;
-use tokio_postgres::error::SqlState;
+use qomplement_webhooks::store::StoreError;
+use rusqlite::ErrorCode;
+use tokio_postgres::error::{DbError, SqlState};
 
-use crate::failure::causes;
+use crate::causes::causes;
 
-/// What to do about an error, in a line of its own; nothing if that is not known.
+const SILENT: &str = "\n  The database does not answer: check the host, the port and the firewall";
+const LOCKED: &str = "\n  Another program is writing to the file: try again when it has finished";
+const READ_ONLY: &str = "\n  Reading, too, needs write permission for the file and its folder";
+const UNREADABLE: &str = "\n  The file and its folder need read and write permission";
+const FULL: &str = "\n  The inbox has reached its limit, or the disk is full: prune, or free space";
+const NO_TABLE: &str = "\n  A receiving server creates the table (`PostgresInbox::migrate`)\n  \
+    Check the database in the URL, and --table";
+const NO_SCHEMA: &str = "\n  A receiving server creates the schema (`PostgresInbox::migrate`)\n  \
+    Check the database in the URL, and --table";
+
+/// The hint for an error, beginning with a line end; empty if no hint is known.
 pub(crate) fn hint(error: &(dyn Error + 'static)) -> &'static str {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<tokio_postgres::Error>()
-            && let Some(state) = error.code()
-        {
-            return of_postgres(state, &causes(error));
-        }
-        if let Some(PostgresTableError::Missing { .. }) = error.downcast_ref() {
-            return of_postgres(&SqlState::UNDEFINED_TABLE, "");
-        }
-        if let Some(error) = error.downcast_ref::<io::Error>()
-            && error.kind() == io::ErrorKind::ConnectionRefused
-        {
-            return "\n  Is the database running, and is it the right host and port?";
+        if let Some(hint) = hint_of_type(error) {
+            return hint;
         }
         cause = error.source();
     }
-    let text = causes(error);
-    let hints = [
-        ("locked", "\n  Another program is writing to the file for long; try again when it has ended"),
-        ("readonly", "\n  The file and its folder must be writable, also to look into it"),
-        ("unable to open", "\n  The file and its folder must be readable and writable, also to look into it"),
-        ("no such table", "\n  The file has no inbox's tables: is it the right one?"),
-        ("failed to lookup address", "\n  Is the host's name right?"),
-        ("imeout", "\n  The database does not answer: is it the right host and port?"),
-        ("timed out", "\n  The database does not answer: is it the right host and port?"),
-        ("full", "\n  Too much is unfinished, or the disk is full; prune, or make room"),
-    ];
-    hints.into_iter().find(|(sign, _)| text.contains(sign)).map_or("", |(_, hint)| hint)
+    // The standard library has no error kind for a failed name lookup.
+    if causes(error).contains("failed to lookup address") { "\n  Check the name of the host" } else { "" }
 }
 
-fn of_postgres(state: &SqlState, text: &str) -> &'static str {
+/// The hint for one error, without its causes.
+fn hint_of_type(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    if let Some(error) = error.downcast_ref::<DbError>() {
+        return Some(hint_of_state(error));
+    }
+    if let Some(PostgresTableError::Missing { .. }) = error.downcast_ref() {
+        return Some(NO_TABLE);
+    }
+    if let Some(SqliteInboxError::ReadOnly(_)) = error.downcast_ref() {
+        return Some(READ_ONLY);
+    }
+    if let Some(StoreError::Full) = error.downcast_ref() {
+        return Some(FULL);
+    }
+    if let Some(PoolError::Timeout(_)) = error.downcast_ref() {
+        return Some(SILENT);
+    }
+    if error.is::<tokio::time::error::Elapsed>() {
+        return Some(SILENT);
+    }
+    if let Some(error) = error.downcast_ref::<rusqlite::ffi::Error>() {
+        return match error.code {
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Some(LOCKED),
+            ErrorCode::ReadOnly => Some(READ_ONLY),
+            ErrorCode::CannotOpen => Some(UNREADABLE),
+            ErrorCode::DiskFull => Some(FULL),
+            _ => None,
+        };
+    }
+    match error.downcast_ref::<io::Error>()?.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            Some("\n  Check that the database is running, and the host and port in the URL")
+        }
+        io::ErrorKind::TimedOut => Some(SILENT),
+        _ => None,
+    }
+}
+
+fn hint_of_state(error: &DbError) -> &'static str {
     let hints = [
-        (SqlState::INVALID_CATALOG_NAME, "\n  Is the database's name, at the end of the URL, right?"),
-        (
-            SqlState::UNDEFINED_TABLE,
-            "\n  The server that receives creates the table (`PostgresInbox::migrate`)\n  Is it in another database, or another --table?",
-        ),
-        (
-            SqlState::INVALID_SCHEMA_NAME,
-            "\n  The server that receives creates the schema (`PostgresInbox::migrate`)\n  Is it in another database, or another --table?",
-        ),
+        (SqlState::INVALID_CATALOG_NAME, "\n  Check the name of the database, at the end of the URL"),
+        (SqlState::UNDEFINED_TABLE, NO_TABLE),
+        (SqlState::INVALID_SCHEMA_NAME, NO_SCHEMA),
         (
             SqlState::UNDEFINED_COLUMN,
-            "\n  The table is of another version: let a server of this version migrate it",
+            "\n  The table has another version: a server of this version migrates it",
         ),
-        (SqlState::INVALID_PASSWORD, "\n  Are user and password right?"),
-        (SqlState::INSUFFICIENT_PRIVILEGE, "\n  The user needs the right to read and write the table"),
-        (SqlState::TOO_MANY_CONNECTIONS, "\n  Try again when others have ended"),
-        (SqlState::CANNOT_CONNECT_NOW, "\n  The database starts or stops: try again in a moment"),
-        (SqlState::DISK_FULL, "\n  Make room on the database's disk"),
+        (SqlState::INVALID_PASSWORD, "\n  Check the user and the password in the URL"),
+        (SqlState::INSUFFICIENT_PRIVILEGE, "\n  Grant the user the right to read and write the table"),
+        (SqlState::TOO_MANY_CONNECTIONS, "\n  Try again when other connections have ended"),
+        (SqlState::CANNOT_CONNECT_NOW, "\n  The database is starting or stopping: try again in a moment"),
+        (SqlState::DISK_FULL, "\n  Free space on the disk of the database"),
     ];
-    match hints.into_iter().find(|(known, _)| known == state) {
+    match hints.into_iter().find(|(known, _)| known == error.code()) {
         Some((_, hint)) => hint,
-        None if text.contains("pg_hba.conf") => {
-            "\n  The database does not let this user in from here, or only with ?sslmode=require"
+        // An unknown user has the same code: only the text tells the two apart.
+        None if error.message().contains("pg_hba.conf") => {
+            "\n  The database refuses this user from this host, or requires ?sslmode=require"
         }
-        None if *state == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
-            "\n  Is the user in the URL right?"
+        None if *error.code() == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+            "\n  Check the user in the URL"
         }
         None => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use deadpool_postgres::{PoolError, TimeoutType};
+    use qomplement_webhooks::inbox::SqliteInboxError;
+    use qomplement_webhooks::store::StoreError;
+
+    use super::{FULL, LOCKED, READ_ONLY, SILENT, UNREADABLE, hint};
+
+    fn sqlite(code: i32) -> Arc<rusqlite::Error> {
+        Arc::new(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some("text".to_owned())))
+    }
+
+    #[test]
+    fn the_type_of_a_cause_decides_the_hint() {
+        let busy_with_snapshot = 517;
+        for (error, expected) in [
+            (StoreError::Full, FULL),
+            (StoreError::unavailable(PoolError::Timeout(TimeoutType::Wait)), SILENT),
+            (StoreError::unavailable(io::Error::from(io::ErrorKind::TimedOut)), SILENT),
+            (StoreError::unavailable(sqlite(5)), LOCKED),
+            (StoreError::unavailable(sqlite(busy_with_snapshot)), LOCKED),
+            (StoreError::unavailable(sqlite(8)), READ_ONLY),
+            (StoreError::unavailable(SqliteInboxError::ReadOnly("text".into())), READ_ONLY),
+            (StoreError::unavailable(sqlite(14)), UNREADABLE),
+            (StoreError::unavailable("the table is full, locked and timed out"), ""),
+        ] {
+            assert_eq!(hint(&error), expected, "{error:?}");
+        }
     }
 }

@@ -1,7 +1,8 @@
-//! `qomplement-webhooks`, the command-line tool. What its commands do, their help says; what they share:
-//! how they [fail](failure), how they [print](output), and where their secrets come from (`secret`).
+//! `qomplement-webhooks`, the command-line tool. Each command has a module, and its help is its documentation. The
+//! commands share how they fail (`failure`), how they print (`output`), and where secrets come from (`secret`).
 
 mod arguments;
+mod causes;
 mod completions;
 mod confirm;
 mod database;
@@ -19,32 +20,31 @@ mod token;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use self::failure::Failure;
 
 const AFTER_HELP: &str = "\
 Exit status:
-  0    everything was done, and every webhook was acknowledged
-  1    something was not: a webhook is undeliverable, there is no such job
+  0    success; every webhook was acknowledged
+  1    failure: an undeliverable webhook, no such job, an unavailable store
   2    the command line or the environment is wrong; nothing was done
-  130  stopped by Ctrl-C before it was done; `listen` and `inbox watch` end
-       that way, with 0
-When its output is read no further, as by `head`, a command that only shows
-ends with 0. One that does something does all of it in silence, and its exit
-status tells how that ended; `listen` goes on if it forwards.
+  130  interrupted by Ctrl-C; `listen` and `inbox watch` end with 0 then
+A closed pipe, as after `head`, does not change the exit status. A command that
+only shows data ends with 0; any other finishes its work without output.
+`listen` ends, unless it forwards.
 
 Environment:
-  WEBHOOK_TOKEN       the token that webhooks carry
-  DATABASE            the inbox: an SQLite file, or a postgres:// URL
-  QOMPLEMENT_API_KEY  the key of your account at the API, for fetch
-  NO_COLOR            no colours; they are only used on a terminal
+  WEBHOOK_TOKEN       the token in the webhook URL
+  DATABASE            the inbox: an SQLite file or a postgres:// URL
+  QOMPLEMENT_API_KEY  the API key of your account, for `fetch`
+  NO_COLOR            turns colours off; only a terminal gets colours
 
 Try it, in two terminals:
   qomplement-webhooks listen
   qomplement-webhooks send --to http://127.0.0.1:3000";
 
-/// Sends Qomplement's webhooks, listens to them, and looks into inboxes
+/// Sends and receives Qomplement's webhooks, and operates inboxes
 #[derive(Parser)]
 #[command(name = "qomplement-webhooks", version, after_help = AFTER_HELP, max_term_width = 80, arg_required_else_help = true)]
 struct Cli {
@@ -65,20 +65,20 @@ enum Command {
 fn main() -> ExitCode {
     let command = match Cli::try_parse() {
         Ok(cli) => cli.command,
-        Err(error) => return refused(&error),
+        Err(error) => return report_usage(&error),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = match (command, runtime) {
         (Command::Token(token), _) => token.run(),
-        (Command::Completions(completions), _) => completions.run(),
-        (_, Err(error)) => Err(Failure::failed(format!("no threads can be started: {error}"))),
+        (Command::Completions(completions), _) => completions.run(Cli::command()),
+        (_, Err(error)) => Err(Failure::failed(format!("the runtime cannot start: {error}"))),
         (Command::Send(send), Ok(runtime)) => runtime.block_on(send.run()),
         (Command::Listen(listen), Ok(runtime)) => runtime.block_on(listen.run()),
         (Command::Fetch(fetch), Ok(runtime)) => runtime.block_on(fetch.run()),
         (Command::Inbox(inbox), Ok(runtime)) => runtime.block_on(inbox.run()),
     };
     let status = done.unwrap_or_else(Failure::report);
-    match output::failure() {
+    match output::write_error() {
         Some(error) => {
             output::error(format_args!("the output cannot be written: {error}"));
             if status == ExitCode::SUCCESS { ExitCode::FAILURE } else { status }
@@ -87,14 +87,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Tells what is wrong with a command line, or shows the help.
-fn refused(error: &clap::Error) -> ExitCode {
+/// Reports an invalid command line, or prints the help.
+fn report_usage(error: &clap::Error) -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().map(|text| text.to_string_lossy().into_owned()).collect();
     let showable: Vec<_> = arguments.iter().map(|text| output::clean(text)).collect();
     if arguments == showable {
         error.exit();
     }
-    // The error quotes arguments as they are: let it be about showable ones.
+    // The error quotes the arguments: parse printable ones instead.
     match Cli::try_parse_from(showable) {
         Err(error) => error.exit(),
         Ok(_) => {

@@ -1,4 +1,4 @@
-//! Where secrets come from: the environment, or a file. None is ever printed but by `token`, which makes them.
+//! Reads secrets from options, files and the environment. Only `token` prints one.
 
 use std::fs;
 use std::io;
@@ -8,7 +8,8 @@ use clap::Args;
 use qomplement_webhooks::auth::{TokenError, WebhookUrlError};
 use qomplement_webhooks::{SharedToken, WebhookUrl};
 
-use crate::failure::{Failure, causes};
+use crate::causes::causes;
+use crate::failure::Failure;
 use crate::output::{self, clean};
 
 /// The environment variable that holds the token, as in the examples.
@@ -16,39 +17,39 @@ pub(crate) const TOKEN: &str = "WEBHOOK_TOKEN";
 
 #[derive(Args)]
 pub(crate) struct TokenArgs {
-    /// The token. Others can see it in the list of processes: rather set WEBHOOK_TOKEN, or use --token-file
+    /// The token. Other users can see it in the list of processes: prefer WEBHOOK_TOKEN or --token-file
     #[arg(long, conflicts_with = "token_file", allow_hyphen_values = true)]
     token: Option<String>,
 
-    /// A file that holds the token; "-" is standard input
+    /// A file with the token; "-" reads standard input
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
 
 impl TokenArgs {
-    /// The token that was given, on the command line first.
+    /// The token from the command line, or else from the environment.
     pub(crate) fn read(&self) -> Result<Option<SharedToken>, Failure> {
-        match self.explicit()? {
+        match self.read_given()? {
             Some(token) => Ok(Some(token)),
             None => from_env(),
         }
     }
 
-    /// Whether a token was given on the command line.
+    /// Whether the command line has a token.
     pub(crate) fn is_given(&self) -> bool {
         self.token.is_some() || self.token_file.is_some()
     }
 
-    /// Whether the token is read from standard input.
+    /// Whether the token comes from standard input.
     pub(crate) fn is_stdin(&self) -> bool {
         self.token_file.as_deref() == Some(Path::new("-"))
     }
 
-    /// The token that was given on the command line.
-    pub(crate) fn explicit(&self) -> Result<Option<SharedToken>, Failure> {
+    /// The token from the command line.
+    pub(crate) fn read_given(&self) -> Result<Option<SharedToken>, Failure> {
         if let Some(token) = &self.token {
             output::warning(format_args!(
-                "a token on the command line can be seen by others, as by `ps`\n  Rather set {TOKEN}, or use --token-file"
+                "other users can see a token on the command line, with `ps`\n  Set {TOKEN} or give --token-file instead"
             ));
             return SharedToken::new(token).map(Some).map_err(|error| bad_token("--token", &error));
         }
@@ -58,7 +59,7 @@ impl TokenArgs {
     }
 }
 
-/// The token in the environment.
+/// The token from the environment.
 pub(crate) fn from_env() -> Result<Option<SharedToken>, Failure> {
     if std::env::var_os(TOKEN).is_none() {
         return Ok(None);
@@ -66,12 +67,12 @@ pub(crate) fn from_env() -> Result<Option<SharedToken>, Failure> {
     SharedToken::from_env(TOKEN).map(Some).map_err(|error| bad_token(TOKEN, &error))
 }
 
-/// A URL with a token in it, unless it has one.
+/// Adds the token to a URL that has none.
 pub(crate) fn url_with_token(option: &str, url: &str, token: Option<SharedToken>) -> Result<String, Failure> {
     let Some(token) = token.filter(|_| !has_token(url)) else { return Ok(url.to_owned()) };
     WebhookUrl::new(url, &token).map(|url| url.expose().to_owned()).map_err(|error| {
         let tip = match error {
-            WebhookUrlError::NotHttps => "\n  A token was given: it is not sent in the clear",
+            WebhookUrlError::NotHttps => "\n  Give an https:// URL: a token is never sent unencrypted",
             _ => "",
         };
         Failure::usage(format!("{option}: {}{tip}", causes(&error)))
@@ -84,7 +85,7 @@ pub(crate) fn has_token(url: &str) -> bool {
 }
 
 fn bad_token(place: &str, error: &TokenError) -> Failure {
-    Failure::usage(format!("{place}: {error}\n  `qomplement-webhooks token` makes a good one"))
+    Failure::usage(format!("{place}: {error}\n  Make a token with `qomplement-webhooks token`"))
 }
 
 /// Reads a small file, or standard input.
@@ -93,14 +94,14 @@ pub(crate) fn read(file: &Path) -> Result<String, Failure> {
         if file == Path::new("-") { io::read_to_string(io::stdin()) } else { fs::read_to_string(file) };
     text.map_err(|error| {
         let why = match error.kind() {
-            io::ErrorKind::InvalidData => "it holds something else than text".to_owned(),
+            io::ErrorKind::InvalidData => "it is not valid UTF-8".to_owned(),
             _ => error.to_string(),
         };
         Failure::usage(format!("{} cannot be read: {why}", name(file)))
     })
 }
 
-/// The name of a file, to be shown.
+/// The name of a file, escaped for printing.
 pub(crate) fn name(file: &Path) -> String {
     if file == Path::new("-") { "standard input".to_owned() } else { clean(&file.to_string_lossy()) }
 }

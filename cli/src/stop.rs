@@ -1,9 +1,8 @@
-//! When a command is told to stop.
+//! The signals that stop a command.
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Waits for Ctrl-C, or for SIGTERM. From the call on, and not only when it is waited for, neither ends the process
-/// by itself.
+/// Waits for Ctrl-C (SIGINT) or SIGTERM. Both signals are caught from this call on, before the future is polled.
 pub(crate) fn stop() -> impl Future<Output = ()> {
     let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     async {

@@ -1,8 +1,8 @@
-//! How times are written.
+//! Formats of durations.
 
 use std::time::Duration;
 
-/// A time for a narrow column: its largest unit.
+/// A duration in its largest unit alone, for a narrow column.
 pub(crate) fn short(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
@@ -14,7 +14,7 @@ pub(crate) fn short(time: Duration) -> String {
     }
 }
 
-/// A time that was measured, such as that of an answer.
+/// A measured duration, with two or three digits.
 pub(crate) fn precise(time: Duration) -> String {
     let milliseconds = time.as_secs_f64() * 1000.0;
     match milliseconds {

@@ -1,4 +1,4 @@
-//! `token`: makes a token, and the URL that carries it.
+//! `token`: generates a token and the webhook URL with the token.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -11,11 +11,12 @@ use qomplement_webhooks::{SharedToken, WebhookUrl};
 use serde_json::json;
 
 use crate::arguments::http_url;
-use crate::failure::{Failure, causes};
+use crate::causes::causes;
+use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::secret::{self, TOKEN, TokenArgs};
 
-/// Make a strong token, and the webhook URL that carries it
+/// Generate a token, and the webhook URL with the token
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -24,34 +25,39 @@ Examples:
   qomplement-webhooks token --save webhook.token
   qomplement-webhooks token --token-file webhook.token --url https://example.com
 
-Without --url, a new token is printed. With it, webhook_url=… for Qomplement,
-with the token of --token-file, --token or WEBHOOK_TOKEN; if there is none, or
-with --save, with a new one. A new one that is not saved is printed before, as
-WEBHOOK_TOKEN=… for your server's environment.")]
+Without --url, prints a new token. With --url, prints webhook_url=… for
+Qomplement with the token of --token-file, --token or WEBHOOK_TOKEN; without
+one of these, or with --save, the token is new. A new token that is not saved
+comes first, as WEBHOOK_TOKEN=… for the environment of your server.
+
+--format json prints one object with token and webhook_url, each only where
+--format text prints it.")]
 pub(crate) struct Token {
-    /// Where your server is reached from outside: https, or http on this machine
+    /// The public URL of your server: https, or http on a loopback address
     #[arg(long)]
     url: Option<String>,
 
-    /// Write the token to a new file that only you can read, instead of printing it
+    /// Write a new token to a new file that only you can read, and print no token
     #[arg(long, value_name = "FILE", conflicts_with_all = ["token", "token_file"])]
     save: Option<PathBuf>,
 
     #[command(flatten)]
     given: TokenArgs,
 
-    /// {"token", "webhook_url"}, each only if it would be printed otherwise
+    /// The output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }
 
 impl Token {
     pub(crate) fn run(&self) -> Result<ExitCode, Failure> {
-        let given = self.given.explicit()?;
+        let given = self.given.read_given()?;
         if given.is_some() && self.url.is_none() {
-            return Err(Failure::usage("a token was given, and no --url to put it into"));
+            return Err(Failure::usage(
+                "a token without --url: nothing to do\n  Give --url, or leave the token out to generate one",
+            ));
         }
-        // Without a URL, and to be saved, a new one is wanted.
+        // Without --url, or with --save, the token is new.
         let in_use = if self.url.is_some() && self.save.is_none() && given.is_none() {
             secret::from_env()?
         } else {
@@ -93,9 +99,9 @@ impl Token {
             }
         }
         if is_from_env {
-            output::note(format_args!("the URL carries the token in {TOKEN}; without it, a new one is made"));
+            output::note(format_args!("the URL has the token in {TOKEN}; unset it to generate a token"));
         } else if is_new && self.url.is_some() {
-            output::note("the URL carries a new token: your server must have it, too");
+            output::note("the URL has a new token: configure your server with this token");
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -110,7 +116,7 @@ fn save(file: &PathBuf, token: &SharedToken) -> Result<(), Failure> {
         .and_then(|mut file| writeln!(file, "{}", token.expose()));
     written.map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => Failure::usage(format!(
-            "{} exists, and could hold a token in use\n  Move it away first, or give another name",
+            "{} already exists, and can hold a token in use\n  Move the file away, or give another name",
             secret::name(file)
         )),
         _ => Failure::failed(format!("{} cannot be written: {error}", secret::name(file))),

@@ -1,17 +1,17 @@
-//! `inbox list`: the rows of an inbox.
+//! `inbox list`: lists the rows of an inbox.
 
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::FilterArgs;
+use super::filter::FilterArgs;
 use super::rows::{self, Pages};
 use crate::arguments::number;
-use crate::database::DatabaseArgs;
+use crate::database::{DatabaseArgs, store_failure};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
-/// List what is in an inbox, in the order of arrival
+/// List the rows of an inbox, in the order of arrival
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -19,20 +19,20 @@ Examples:
   qomplement-webhooks inbox list --db inbox.db --state dead --limit 0
   qomplement-webhooks inbox list --db inbox.db --status failed --format json
 
-ATTEMPTS are those since the event was received or last replayed, +those
-before. NEXT says what a row waits for: due, waits 5s (for its next attempt),
-leased 20s (a worker has it for so long, or longer if it renews), lease ended
-(its worker is gone), overdue in 5m (its webhook is to come).
+ATTEMPTS counts since receipt or the last replay, +N the attempts before it.
+NEXT is the next step of a row: due, waits 5s (until its next attempt), leased
+20s (to a worker, which can renew the lease), lease ended (the worker crashed
+or hangs), overdue in 5m (unless its webhook arrives), overdue.
 
---format json prints one object a line:
+--format json prints one object per line:
   number, attempts, earlier_attempts: numbers
-  fetches: how often the job was fetched, without a result so far
-  verified: true if the event is what the API says
-  job_id, state: texts
-  type, status, error: texts, or null
-  age_seconds: since it was received or registered
-  due_in_seconds: until it is due, its lease ends or it is overdue, 0 if that
-    is past; null if it waits for nothing")]
+  fetches: number of fetches without a result so far
+  verified: true if the event was fetched from the API
+  job_id, state: strings
+  type, status, error: strings, or null
+  age_seconds: time since receipt or registration
+  due_in_seconds: time until the row is due, its lease ends or it is overdue;
+    0 if that time is past, null if the row has no next step")]
 pub(super) struct List {
     #[command(flatten)]
     database: DatabaseArgs,
@@ -40,15 +40,15 @@ pub(super) struct List {
     #[command(flatten)]
     filter: FilterArgs,
 
-    /// How many rows at most; 0 for all
+    /// The most rows to list; 0 lists all
     #[arg(long, default_value_t = 100, value_parser = |text: &str| number::<u64>(text, 0..))]
     limit: u64,
 
-    /// Only rows after the one with this number
+    /// Only rows after the row with this number
     #[arg(long, value_name = "NUMBER", value_parser = |text: &str| number::<u64>(text, 0..))]
     after: Option<u64>,
 
-    /// How to print them
+    /// The output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }
@@ -66,7 +66,7 @@ impl List {
             match self.format {
                 Format::Json => page.iter().for_each(|row| output::json(&rows::json(row))),
                 Format::Text => {
-                    // The header once, though the columns of later pages may be wider.
+                    // Only once, although the columns of later pages can be wider.
                     let table = rows::table(&page);
                     let header = if listed == 0 { &table.header[..] } else { &[] };
                     output::lines(header.iter().chain(&table.rows));
@@ -78,15 +78,20 @@ impl List {
             }
         }
         if listed == 0 && self.format == Format::Text {
-            output::note(if self.filter.is_empty() { "the inbox is empty" } else { "no row is so" });
+            output::note(if self.filter.is_empty() {
+                "the inbox is empty"
+            } else {
+                "no row matches the filter"
+            });
         }
         if listed == most
             && let Some(last) = last
         {
-            let more =
-                inbox.list(&self.filter.filter(), Some(last), 1).await.map_err(crate::database::store)?;
+            let more = inbox.list(&self.filter.filter(), Some(last), 1).await.map_err(store_failure)?;
             if !more.is_empty() {
-                output::note(format_args!("there are more: --after {last} shows the next, --limit 0 all"));
+                output::note(format_args!(
+                    "more rows follow: --after {last} lists the next, --limit 0 lists all"
+                ));
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -1,4 +1,4 @@
-//! `inbox prune`: deletes what is no longer needed of what is done.
+//! `inbox prune`: deletes old bodies and rows of done events.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,47 +11,48 @@ use serde_json::json;
 use super::rows::Pages;
 use crate::arguments::time;
 use crate::confirm::confirm;
-use crate::database::{DatabaseArgs, store};
+use crate::database::{DatabaseArgs, store_failure};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
-/// Delete old bodies and rows of what is done
+/// Delete old bodies and rows of done events
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   qomplement-webhooks inbox prune --db inbox.db --dry-run
   qomplement-webhooks inbox prune --db inbox.db --bodies 1d --rows 30d --yes
 
-Only what is done is pruned, never what is dead or unfinished. Workers do it
-by themselves, too, with the same times. A row without its body still tells a
-copy of its webhook from a new one; when the row is gone, a copy is handled
-again.
+Dead letters and unfinished events stay. Workers prune, too, with the same
+default times. A row without its body still rejects a duplicate; after the row
+is deleted, a duplicate counts as a new event, and the handler runs again.
 
-It asks first, unless --yes is given; without a terminal, --yes is needed.
+The command asks before it deletes. --yes skips the question, and is required
+without a terminal.
 
---format json prints one object: bodies, rows: how many were deleted, or with
---dry-run how many would be at most; dry_run: true or false.")]
+--format json prints one object:
+  bodies, rows: numbers of deletions; with --dry-run, their upper bounds
+  dry_run: true or false")]
 pub(super) struct Prune {
     #[command(flatten)]
     database: DatabaseArgs,
 
-    /// For how long bodies are kept after they were handled
+    /// How long to keep a body after its event is done
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "7d")]
     bodies: Duration,
 
-    /// For how long rows are
+    /// How long to keep a row after its event is done
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "30d")]
     rows: Duration,
 
-    /// Only count what could be pruned
+    /// Count only; delete nothing
     #[arg(long)]
     dry_run: bool,
 
-    /// Do not ask
+    /// Delete without a question
     #[arg(long, short)]
     yes: bool,
 
-    /// How to print what was done
+    /// The output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }
@@ -69,18 +70,18 @@ impl Prune {
                 if page.is_empty() {
                     break;
                 }
-                // What was received so long ago has been done for less.
+                // An upper bound: the age counts from the receipt, and retention from the end.
                 let older = |than| page.iter().filter(|row| row.age >= than).count() as u64;
                 pruned.rows += older(self.rows);
                 pruned.payloads += older(self.bodies.min(self.rows));
             }
         }
         if self.dry_run {
-            return self.tell(pruned, "would be deleted, at most");
+            return self.print(pruned, "would be deleted, at most");
         }
         if !self.yes {
             let question = format!(
-                "Delete bodies {} after they were handled, and rows {} after?\n  That is {} and {}, at most",
+                "Delete bodies of events done for {}, and rows for {}?\n  At most {} and {}",
                 format_duration(self.bodies),
                 format_duration(self.rows),
                 output::count(pruned.payloads, "body", "bodies"),
@@ -94,16 +95,16 @@ impl Prune {
         let retention = Retention { payload: self.bodies, row: self.rows };
         let mut all = Pruned::default();
         loop {
-            let pruned = inbox.prune(&retention).await.map_err(store)?;
+            let pruned = inbox.prune(&retention).await.map_err(store_failure)?;
             if pruned == Pruned::default() {
-                return self.tell(all, "deleted");
+                return self.print(all, "deleted");
             }
             all.payloads += pruned.payloads;
             all.rows += pruned.rows;
         }
     }
 
-    fn tell(&self, pruned: Pruned, what: &str) -> Result<ExitCode, Failure> {
+    fn print(&self, pruned: Pruned, what: &str) -> Result<ExitCode, Failure> {
         let Pruned { payloads, rows } = pruned;
         match self.format {
             Format::Text => output::line(format_args!(

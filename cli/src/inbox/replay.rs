@@ -1,4 +1,4 @@
-//! `inbox replay`: lets events be handled again.
+//! `inbox replay`: makes dead or done events due again.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,15 +9,15 @@ use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState};
 use serde_json::json;
 use tokio::task::JoinSet;
 
+use super::filter::{FilterArgs, StateArg};
 use super::rows::{self, Pages};
-use super::{FilterArgs, State};
 use crate::arguments::number;
 use crate::confirm::confirm;
-use crate::database::{DatabaseArgs, store};
+use crate::database::{DatabaseArgs, store_failure};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
-/// Let events that are dead or done be handled again
+/// Make dead or done events due again
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -25,19 +25,20 @@ Examples:
   qomplement-webhooks inbox replay --db inbox.db --state dead --dry-run
   qomplement-webhooks inbox replay --db inbox.db --type extract --yes
 
-Give job ids, or a filter. A filter without --state means what is dead;
---state done handles again what was handled already. Other states are not
-replayed: those events will be handled anyway. A worker handles what is
-replayed, and counts its attempts anew; a job that died without an event is
-expected again, and asked for.
+Give job ids or a filter. A filter without --state selects dead letters;
+--state done runs the handler again for events it has finished. A worker
+handles each replayed event, and counts its attempts from 1 again. A dead row
+without an event becomes expected and overdue, and is fetched.
 
-It asks first, unless --yes is given; without a terminal, --yes is needed. The
-exit status is 1 if a job that was named was not replayed.
+The command asks before it replays. --yes skips the question, and is required
+without a terminal. The exit status is 1 if a given job was not replayed.
 
---format json prints one object: matched, replayed: numbers; not_replayed:
-{JOB_ID: reason} of the jobs that were named; dry_run: true or false.")]
+--format json prints one object:
+  matched, replayed: numbers
+  not_replayed: {JOB_ID: reason}, of the given jobs
+  dry_run: true or false")]
 pub(super) struct Replay {
-    /// The jobs
+    /// The ids of the jobs
     #[arg(value_name = "JOB_ID", conflicts_with_all = ["state", "job_type", "status", "limit"])]
     jobs: Vec<JobId>,
 
@@ -47,31 +48,31 @@ pub(super) struct Replay {
     #[command(flatten)]
     filter: FilterArgs,
 
-    /// How many at most, the oldest first; 0 for all
+    /// The most events to replay, the oldest first; 0 replays all
     #[arg(long, default_value_t = 0, value_parser = |text: &str| number::<u64>(text, 0..))]
     limit: u64,
 
-    /// Only show what would be replayed
+    /// Show the selected events only; replay nothing
     #[arg(long)]
     dry_run: bool,
 
-    /// Do not ask
+    /// Replay without a question
     #[arg(long, short)]
     yes: bool,
 
-    /// How to print what was done
+    /// The output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }
 
-/// How many are replayed at once: a store commits them together.
+/// The replays under way at once: a store commits them together.
 const AT_ONCE: usize = 64;
-/// How many a question shows.
+/// The rows shown before the question.
 const SHOWN: usize = 20;
 
-/// What came of it.
+/// The result of the command.
 #[derive(Default)]
-struct Replayed {
+struct ReplayReport {
     matched: u64,
     replayed: u64,
     not_replayed: Vec<(JobId, String)>,
@@ -80,11 +81,16 @@ struct Replayed {
 impl Replay {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         if self.jobs.is_empty() && self.filter.is_empty() {
-            return Err(Failure::usage("replay what? Give job ids, or a filter such as --state dead"));
+            return Err(Failure::usage(
+                "no events selected\n  Give job ids, or a filter such as --state dead",
+            ));
         }
-        if let Some(state @ (State::Expected | State::Received | State::Running)) = self.filter.state {
+        if let Some(state @ (StateArg::Expected | StateArg::Received | StateArg::Running)) = self.filter.state
+        {
             let state = InboxState::from(state);
-            return Err(Failure::usage(format!("what is {state} cannot be replayed: only dead or done")));
+            return Err(Failure::usage(format!(
+                "--state: {state} events cannot be replayed\n  Give --state dead or --state done"
+            )));
         }
         let inbox = self.database.open().await?;
         let replayed =
@@ -93,11 +99,11 @@ impl Replay {
             output::note("nothing was replayed");
             return Ok(ExitCode::FAILURE);
         };
-        self.tell(&replayed);
+        self.print(&replayed);
         Ok(if replayed.not_replayed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    fn tell(&self, replayed: &Replayed) {
+    fn print(&self, replayed: &ReplayReport) {
         if self.format == Format::Json {
             let not_replayed: serde_json::Map<_, _> =
                 replayed.not_replayed.iter().map(|(job, why)| (job.to_string(), json!(why))).collect();
@@ -109,13 +115,13 @@ impl Replay {
             }));
         }
         for (job, why) in &replayed.not_replayed {
-            output::note(format_args!("{job} is not replayed: {why}"));
+            output::note(format_args!("{job} not replayed: {why}"));
         }
         match (self.dry_run, replayed.matched) {
             (true, matched) => output::line(format_args!("{matched} would be replayed")),
             (false, matched) if matched > replayed.replayed && self.jobs.is_empty() => {
                 output::line(format_args!(
-                    "{} replayed; {} had changed meanwhile, or cannot be replayed",
+                    "{} replayed; {} not: changed meanwhile, or without a valid id",
                     replayed.replayed,
                     matched - replayed.replayed
                 ));
@@ -124,19 +130,19 @@ impl Replay {
         }
     }
 
-    /// `None` if the answer was no.
-    async fn by_id(&self, inbox: &Arc<dyn InboxAdmin>) -> Result<Option<Replayed>, Failure> {
-        let mut replayed = Replayed::default();
+    /// Replays the given jobs; `None` if the answer to the question was no.
+    async fn by_id(&self, inbox: &Arc<dyn InboxAdmin>) -> Result<Option<ReplayReport>, Failure> {
+        let mut replayed = ReplayReport::default();
         let mut rows = Vec::new();
         for job in &self.jobs {
-            match inbox.get(job).await.map_err(store)? {
-                None => replayed.not_replayed.push((job.clone(), "the inbox has no such job".to_owned())),
+            match inbox.get(job).await.map_err(store_failure)? {
+                None => replayed.not_replayed.push((job.clone(), "the inbox has no row for it".to_owned())),
                 Some((row, body)) => match (row.state, body) {
                     (InboxState::Dead, _) | (InboxState::Done, Some(_)) => rows.push(row),
                     (InboxState::Done, None) => {
-                        replayed.not_replayed.push((job.clone(), "its event was pruned".to_owned()));
+                        replayed.not_replayed.push((job.clone(), "the event was pruned".to_owned()));
                     }
-                    (state, _) => replayed.not_replayed.push((job.clone(), format!("it is {state}"))),
+                    (state, _) => replayed.not_replayed.push((job.clone(), format!("the event is {state}"))),
                 },
             }
         }
@@ -155,24 +161,24 @@ impl Replay {
         }
         for row in rows {
             let Some(job) = row.job() else { continue };
-            // A question may have waited long for its answer.
-            let now = inbox.get(&job).await.map_err(store)?;
+            // The row can have changed while the question waited for its answer.
+            let now = inbox.get(&job).await.map_err(store_failure)?;
             let is_same = now.is_some_and(|(now, _)| (now.number, now.state) == (row.number, row.state));
-            if is_same && inbox.replay(&job).await.map_err(store)? {
+            if is_same && inbox.replay(&job).await.map_err(store_failure)? {
                 replayed.replayed += 1;
             } else {
-                replayed.not_replayed.push((job, "it has changed meanwhile".to_owned()));
+                replayed.not_replayed.push((job, "the row changed meanwhile".to_owned()));
             }
         }
         Ok(Some(replayed))
     }
 
-    /// `None` if the answer was no.
-    async fn by_filter(&self, inbox: &Arc<dyn InboxAdmin>) -> Result<Option<Replayed>, Failure> {
+    /// Replays the rows that match the filter; `None` if the answer to the question was no.
+    async fn by_filter(&self, inbox: &Arc<dyn InboxAdmin>) -> Result<Option<ReplayReport>, Failure> {
         let mut filter = self.filter.filter();
         filter.state.get_or_insert(InboxState::Dead);
         let most = if self.limit == 0 { u64::MAX } else { self.limit };
-        let mut replayed = Replayed::default();
+        let mut replayed = ReplayReport::default();
         let mut numbers = Vec::new();
         let mut pages = Pages::new(inbox, filter.clone(), None, most);
         loop {
@@ -200,8 +206,8 @@ impl Replay {
     }
 }
 
-/// Replays the rows that were counted, by their numbers in order, if they are still so: nothing that came, or died,
-/// after the question was asked.
+/// Replays the rows with these numbers that still match the filter, and none that matched only after the question.
+/// `numbers` is sorted.
 async fn replay_all(
     inbox: &Arc<dyn InboxAdmin>,
     filter: InboxFilter,
@@ -218,33 +224,33 @@ async fn replay_all(
         }
         for row in page.into_iter().filter(|row| numbers.binary_search(&row.number).is_ok()) {
             if under_way.len() >= AT_ONCE {
-                count += replayed(under_way.join_next().await, count)?;
+                count += joined_count(under_way.join_next().await, count)?;
             }
-            // What no version accepts as an id cannot be replayed.
+            // A row with an invalid id cannot be replayed.
             let Some(job) = row.job() else { continue };
             let inbox = inbox.clone();
             under_way.spawn(async move { inbox.replay(&job).await });
         }
     }
     while !under_way.is_empty() {
-        count += replayed(under_way.join_next().await, count)?;
+        count += joined_count(under_way.join_next().await, count)?;
     }
     Ok(count)
 }
 
 type Joined = Option<Result<Result<bool, qomplement_webhooks::store::StoreError>, tokio::task::JoinError>>;
 
-/// Whether one more was replayed, after so many.
-fn replayed(joined: Joined, before: u64) -> Result<u64, Failure> {
+/// The number of rows that a task replayed, 0 or 1. An error says how many were replayed `before`.
+fn joined_count(joined: Joined, before: u64) -> Result<u64, Failure> {
     match joined {
         Some(Ok(Ok(replayed))) => Ok(replayed.into()),
-        Some(Ok(Err(error))) => match store(error) {
+        Some(Ok(Err(error))) => match store_failure(error) {
             Failure::Failed(text) => {
-                Err(Failure::failed(format!("{text}\n  {before} or more were replayed before")))
+                Err(Failure::failed(format!("{text}\n  At least {before} were replayed before the error")))
             }
             failure => Err(failure),
         },
-        Some(Err(died)) => Err(Failure::failed(format!("a bug: {died}"))),
+        Some(Err(died)) => Err(Failure::failed(format!("a task panicked, which is a bug: {died}"))),
         None => Ok(0),
     }
 }

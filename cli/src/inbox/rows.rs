@@ -1,4 +1,4 @@
-//! How rows are shown, and how all of them are gone through.
+//! Rows: read page by page, and formatted as JSON or as a table.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -7,15 +7,15 @@ use console::{Term, measure_text_width};
 use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxRow, InboxState};
 use serde_json::{Value, json};
 
-use crate::database::store;
+use crate::database::store_failure;
 use crate::failure::Failure;
 use crate::output::{Line, clean, cut, is_terminal};
 use crate::time::short;
 
-/// How many rows are asked for at once.
+/// The rows that one query reads.
 const PAGE: usize = 1000;
 
-/// Rows page by page: it takes no more memory for more of them.
+/// Reads rows page by page, in constant memory.
 pub(super) struct Pages {
     inbox: Arc<dyn InboxAdmin>,
     filter: InboxFilter,
@@ -24,7 +24,7 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    /// At most `most` rows, from the one after `after` on.
+    /// At most `most` rows, beginning after the row with the number `after`.
     pub(super) fn new(
         inbox: &Arc<dyn InboxAdmin>,
         filter: InboxFilter,
@@ -34,13 +34,13 @@ impl Pages {
         Self { inbox: inbox.clone(), filter, after, left: most }
     }
 
-    /// The next page, empty when there is none.
+    /// The next page; empty after the last one.
     pub(super) async fn next(&mut self) -> Result<Vec<InboxRow>, Failure> {
         let most = PAGE.min(usize::try_from(self.left).unwrap_or(PAGE));
         if most == 0 {
             return Ok(Vec::new());
         }
-        let rows = self.inbox.list(&self.filter, self.after, most).await.map_err(store)?;
+        let rows = self.inbox.list(&self.filter, self.after, most).await.map_err(store_failure)?;
         if let Some(last) = rows.last() {
             self.after = Some(last.number);
         }
@@ -49,7 +49,7 @@ impl Pages {
     }
 }
 
-/// What happens with a row next.
+/// The next step of a row.
 pub(super) fn next(row: &InboxRow) -> String {
     let Some(due_in) = row.due_in else { return "-".to_owned() };
     match (row.state, due_in.is_zero()) {
@@ -86,8 +86,7 @@ pub(super) fn json(row: &InboxRow) -> Value {
     })
 }
 
-/// A table of rows: its header, and a line for each. On a terminal that is too narrow, what the event is and why it
-/// failed stand below the row.
+/// Formats rows as a table. On a terminal too narrow for it, the columns of the event stand on a second line of each row.
 pub(super) fn table(rows: &[InboxRow]) -> Table {
     let columns = [
         Column::new("JOB", rows, |row| clean(&row.job_id)),
@@ -123,7 +122,7 @@ pub(super) fn table(rows: &[InboxRow]) -> Table {
     Table { header, rows: lines.collect() }
 }
 
-/// Lines to print.
+/// The lines of a table.
 pub(super) struct Table {
     pub(super) header: Vec<Line>,
     pub(super) rows: Vec<Line>,
@@ -149,13 +148,13 @@ impl Column {
         Self { header, cells, width }
     }
 
-    /// The cell of a row, or the header.
+    /// The cell of a row; the header for `None`.
     fn cell(&self, row: Option<usize>) -> &str {
         row.and_then(|row| self.cells.get(row)).map_or(self.header, String::as_str)
     }
 }
 
-/// The cells of a row, each as wide as its column but the last.
+/// The cells of a row. Each but the last is padded to the width of its column.
 fn line(columns: &[Column], row: Option<usize>) -> String {
     let Some((last, others)) = columns.split_last() else { return String::new() };
     let others = others.iter().map(|column| padded(column.cell(row), column.width + 2));
@@ -166,13 +165,13 @@ fn padded(text: &str, width: usize) -> String {
     format!("{text}{}", " ".repeat(width.saturating_sub(measure_text_width(text))))
 }
 
-/// A type or a status, of which all rows are as wide as the widest.
+/// A type or a status. Cut, since the widest one widens every row.
 fn cut_or_dash(text: Option<&str>) -> String {
     const WIDEST: usize = 32;
     text.map_or_else(|| "-".to_owned(), |text| cut(text, WIDEST))
 }
 
-/// In the colour of a state, on a terminal.
+/// A text in the colour of a state.
 pub(super) fn paint(state: InboxState, text: impl Display) -> Line {
     Line::styled(text, |text| match state {
         InboxState::Dead => text.red(),
@@ -182,7 +181,7 @@ pub(super) fn paint(state: InboxState, text: impl Display) -> Line {
     })
 }
 
-/// No longer than the terminal is wide, if there is one.
+/// Cuts a line off at the width of the terminal, if there is one.
 pub(super) fn fit(line: &Line) -> Line {
     match terminal_width() {
         Some(width) => line.fit(width),

@@ -1,4 +1,4 @@
-//! `inbox show`: one row, and its event.
+//! `inbox show`: shows the row and the event of one job.
 
 use std::process::ExitCode;
 
@@ -7,12 +7,12 @@ use qomplement_webhooks::JobId;
 use qomplement_webhooks::inbox::InboxState;
 
 use super::rows;
-use crate::database::{DatabaseArgs, store};
+use crate::database::{DatabaseArgs, store_failure};
 use crate::failure::Failure;
 use crate::output::{self, Format, Line, clean};
 use crate::time::short;
 
-/// Show a job's row, and its event
+/// Show the row and the event of a job
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -20,21 +20,21 @@ Examples:
   qomplement-webhooks inbox show --db inbox.db JOB_ID --raw > body.json
   qomplement-webhooks send body.json --to URL
 
---format json prints what `inbox list` prints of a row, and body: the event,
-or null if there is none.")]
+--format json prints the object of `inbox list` with one more member:
+  body: the event, or null if the row has none")]
 pub(super) struct Show {
-    /// The job
+    /// The id of the job
     #[arg(value_name = "JOB_ID")]
     job: JobId,
 
     #[command(flatten)]
     database: DatabaseArgs,
 
-    /// Print the body of the event alone, byte for byte unless that is to a terminal
+    /// Print the body of the event alone, byte for byte; a terminal gets escapes for control characters
     #[arg(long, conflicts_with = "format")]
     raw: bool,
 
-    /// How to print it
+    /// The output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }
@@ -42,12 +42,12 @@ pub(super) struct Show {
 impl Show {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let inbox = self.database.open().await?;
-        let Some((row, body)) = inbox.get(&self.job).await.map_err(store)? else {
-            return Err(Failure::failed(format!("the inbox has no job {}", self.job)));
+        let Some((row, body)) = inbox.get(&self.job).await.map_err(store_failure)? else {
+            return Err(Failure::failed(format!("the inbox has no row for the job {}", self.job)));
         };
         if self.raw {
             let Some(body) = body else {
-                return Err(Failure::failed(format!("there is no body: {}", no_body(row.state))));
+                return Err(Failure::failed(format!("the row has no body: {}", no_body(row.state))));
             };
             output::raw_body(&body);
             return Ok(ExitCode::SUCCESS);
@@ -79,11 +79,11 @@ impl Show {
     }
 }
 
-/// Why there is no event.
+/// The reason why a row has no body.
 fn no_body(state: InboxState) -> &'static str {
     match state {
-        InboxState::Done => "it was pruned",
-        InboxState::Dead => "no event came, or the API disowned it",
-        _ => "it has yet to come",
+        InboxState::Done => "the body was pruned",
+        InboxState::Dead => "no event arrived, or the API rejected the job",
+        _ => "the event has not arrived",
     }
 }

@@ -1,4 +1,4 @@
-//! `inbox stats`: how much there is of what.
+//! `inbox stats`: counts the rows of an inbox by state.
 
 use std::process::ExitCode;
 
@@ -7,12 +7,12 @@ use qomplement_webhooks::inbox::{InboxState, InboxStats};
 use serde_json::json;
 
 use super::rows;
-use crate::database::{DatabaseArgs, store};
+use crate::database::{DatabaseArgs, store_failure};
 use crate::failure::Failure;
 use crate::output::{self, Format, Line};
 use crate::time::short;
 
-/// Count what is in an inbox
+/// Count the rows of an inbox by state
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -20,15 +20,15 @@ Examples:
   qomplement-webhooks inbox stats --db inbox.db --format json | jq .dead
 
 --format json prints one object:
-  expected, received, running, done, dead: how many rows
-  bytes: of the bodies that are kept
-  oldest_due_seconds: for how long the row that is due for longest has been;
-    null if none is due")]
+  expected, received, running, done, dead: numbers of rows
+  bytes: size of all kept bodies
+  oldest_due_seconds: time since the oldest due row became due; null if no row
+    is due")]
 pub(super) struct Stats {
     #[command(flatten)]
     database: DatabaseArgs,
 
-    /// How to print them
+    /// The output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }
@@ -36,7 +36,7 @@ pub(super) struct Stats {
 impl Stats {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let inbox = self.database.open().await?;
-        let stats = inbox.stats().await.map_err(store)?;
+        let stats = inbox.stats().await.map_err(store_failure)?;
         match self.format {
             Format::Text => output::lines(&lines(&stats)),
             Format::Json => output::json(&json!({
@@ -56,10 +56,10 @@ impl Stats {
 pub(super) fn lines(stats: &InboxStats) -> Vec<Line> {
     let states = [
         (InboxState::Expected, stats.expected, ""),
-        (InboxState::Received, stats.received, "wait to be handled"),
-        (InboxState::Running, stats.running, "are being handled"),
+        (InboxState::Received, stats.received, "waiting for an attempt"),
+        (InboxState::Running, stats.running, "leased to workers"),
         (InboxState::Done, stats.done, ""),
-        (InboxState::Dead, stats.dead, "stay until they are replayed"),
+        (InboxState::Dead, stats.dead, "dead letters, kept until replayed"),
     ];
     let mut lines: Vec<_> = states
         .into_iter()
@@ -69,9 +69,9 @@ pub(super) fn lines(stats: &InboxStats) -> Vec<Line> {
             if count == 0 { line.into() } else { rows::paint(state, line) }
         })
         .collect();
-    lines.push(format!("{:<9} {:>9}  bytes of bodies", "", stats.bytes).into());
+    lines.push(format!("{:<9} {:>9}  bytes in bodies", "", stats.bytes).into());
     if let Some(due) = stats.oldest_due {
-        lines.push(format!("the oldest that is due has been for {}", short(due)).into());
+        lines.push(format!("oldest due row: due for {}", short(due)).into());
     }
     lines
 }

@@ -1,4 +1,4 @@
-//! `inbox watch`: an inbox as it changes.
+//! `inbox watch`: follows the changes of an inbox.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -13,30 +13,30 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{rows, stats};
 use crate::arguments::{number, time_from};
-use crate::database::{DatabaseArgs, store};
+use crate::database::{DatabaseArgs, store_failure};
 use crate::failure::Failure;
 use crate::output::{self, Line};
 use crate::stop::stop;
 
-/// Watch an inbox: a table that follows what happens
+/// Follow the changes of an inbox in a table
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   qomplement-webhooks inbox watch --db inbox.db
   qomplement-webhooks inbox watch --db inbox.db --rows 20 --every 500ms
 
-On a terminal, the table is written again in its place; Ctrl-C ends it. In a
-pipe, the counts are printed whenever they have changed. A database that goes
-away is told of and waited for.")]
+On a terminal, the table updates in place until Ctrl-C. In a pipe, each change
+of the counts prints one line. While the database does not answer, the command
+shows the error and keeps trying.")]
 pub(super) struct Watch {
     #[command(flatten)]
     database: DatabaseArgs,
 
-    /// How often to look
+    /// The time between two updates
     #[arg(long, value_name = "TIME", value_parser = every, default_value = "1s")]
     every: Duration,
 
-    /// How many rows to show of what is running, waits or is dead, the oldest of each
+    /// The most rows to show of each state: running, received and dead, the oldest first
     #[arg(long, default_value_t = 5, value_parser = |text: &str| number::<usize>(text, 0..))]
     rows: usize,
 }
@@ -59,12 +59,12 @@ impl Watch {
             }
             let lines = tokio::select! {
                 () = &mut stopped => return Ok(ExitCode::SUCCESS),
-                lines = self.look(&inbox, screen.terminal.is_some()) => lines,
+                lines = self.read(&inbox, screen.terminal.is_some()) => lines,
             };
             match lines {
                 Ok(lines) => screen.show(lines),
                 Err(error) => {
-                    let Failure::Failed(text) = store(error) else { continue };
+                    let Failure::Failed(text) = store_failure(error) else { continue };
                     screen.fail(&text);
                 }
             }
@@ -74,7 +74,7 @@ impl Watch {
         }
     }
 
-    async fn look(&self, inbox: &Arc<dyn InboxAdmin>, with_rows: bool) -> Result<Vec<Line>, StoreError> {
+    async fn read(&self, inbox: &Arc<dyn InboxAdmin>, with_rows: bool) -> Result<Vec<Line>, StoreError> {
         let counts = inbox.stats().await?;
         if !with_rows {
             return Ok(vec![Line::from(format_args!(
@@ -97,7 +97,7 @@ impl Watch {
     }
 }
 
-/// Where the table is written: in its place on a terminal, and one after the other otherwise.
+/// Writes the table in place on a terminal, and each changed version otherwise.
 struct Screen {
     terminal: Option<Term>,
     last: Vec<Line>,
@@ -120,7 +120,7 @@ impl Screen {
             }
             return;
         };
-        // What has scrolled off the screen cannot be written again.
+        // Lines that have scrolled off the screen cannot be overwritten.
         let (height, _) = terminal.size();
         lines.truncate(usize::from(height).saturating_sub(1));
         let written = (|| {
@@ -140,7 +140,7 @@ impl Screen {
         }
     }
 
-    /// Shows why there is no table now.
+    /// Shows an error instead of the table.
     fn fail(&mut self, why: &str) {
         let lines: Vec<_> = why.lines().map(Line::from).collect();
         if self.terminal.is_some() {
@@ -155,7 +155,7 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         if let Some(terminal) = &self.terminal {
-            // Below what Ctrl-C was shown as.
+            // Below the `^C` that the terminal echoes.
             let _ = terminal.write_line("");
             let _ = terminal.show_cursor();
             let _ = terminal.flush();

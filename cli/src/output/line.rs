@@ -1,31 +1,31 @@
-//! A line to print.
+//! Text that is safe to print.
 
 use std::fmt::Display;
 
 use console::{StyledObject, measure_text_width, style, truncate_str};
 
-use super::text::showable;
+use super::text::printable;
 
-/// A text that a terminal only shows: all that it would obey is escaped, but line ends and colours of our own.
+/// A text in which only line ends and this program's own colours reach the terminal unescaped.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Line(String);
 
 impl Line {
-    /// A text in a colour, on a terminal.
+    /// A text in a colour, if the output is a terminal.
     pub(crate) fn styled(
         text: impl Display,
         paint: impl FnOnce(StyledObject<String>) -> StyledObject<String>,
     ) -> Self {
-        Self(paint(style(showable(&text.to_string()))).to_string())
+        Self(paint(style(printable(&text.to_string()))).to_string())
     }
 
-    /// With another text behind it.
+    /// Appends another text.
     pub(crate) fn and(mut self, next: impl Into<Self>) -> Self {
         self.0 += &next.into().0;
         self
     }
 
-    /// Cut off after so many columns.
+    /// Cuts the text off after `columns` columns.
     pub(crate) fn fit(&self, columns: usize) -> Self {
         Self(truncate_str(&self.0, columns, "…").into_owned())
     }
@@ -41,6 +41,6 @@ impl Line {
 
 impl<T: Display> From<T> for Line {
     fn from(text: T) -> Self {
-        Self(showable(&text.to_string()))
+        Self(printable(&text.to_string()))
     }
 }

@@ -1,29 +1,29 @@
-//! JSON as people like to read it.
+//! Indents JSON for people.
 
-/// JSON that was laid out.
+/// Indented JSON.
 pub(super) struct Pretty {
     pub(super) text: String,
-    /// Whether all of it is laid out. What lies too deep stands in one line.
+    /// Whether all of it is indented. Values nested too deeply stand in one line.
     pub(super) is_whole: bool,
 }
 
-/// How deep is laid out: every line of a level is indented by as much as all levels above it.
+/// The deepest indented level. Without a limit, the size of the output grows with the square of the depth.
 const LEVELS: usize = 32;
-/// How many bytes of white space there may be, beside four for each byte of the JSON.
+/// The bytes of white space allowed in addition to four for each byte of the JSON.
 const WHITE_SPACE: usize = 64 << 10;
 
-/// JSON laid out in its own order; `None` if it is none.
+/// Indents JSON and keeps the order of members; `None` if the bytes are not JSON.
 pub(super) fn pretty(json: &[u8]) -> Option<Pretty> {
     let json = text_of_json(json)?;
     let (mut text, mut depth, mut in_text, mut escaped) = (String::new(), 0_usize, false, false);
     let (mut is_whole, mut left) = (true, json.len() * 4 + WHITE_SPACE);
     let mut new_line = |text: &mut String, depth: usize| {
-        let indented = 1 + 2 * depth;
-        if depth > LEVELS || indented > left {
+        let width = 1 + 2 * depth;
+        if depth > LEVELS || width > left {
             is_whole = false;
             return;
         }
-        left -= indented;
+        left -= width;
         text.push('\n');
         text.extend(std::iter::repeat_n("  ", depth));
     };
@@ -49,7 +49,7 @@ pub(super) fn pretty(json: &[u8]) -> Option<Pretty> {
                 }
             }
             '}' | ']' => {
-                // Where the last item stands, so that what was opened in one line is closed in it.
+                // The level of the last item: a value opened within a line is closed within it.
                 let is_deep = depth > LEVELS;
                 depth -= 1;
                 if !is_deep {
@@ -71,7 +71,7 @@ pub(super) fn pretty(json: &[u8]) -> Option<Pretty> {
     Some(Pretty { text, is_whole })
 }
 
-/// The text of a body that is JSON.
+/// The text of a body; `None` if the body is not JSON.
 pub(super) fn text_of_json(json: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(json).ok()?;
     serde_json::from_str::<serde::de::IgnoredAny>(text).ok()?;
@@ -83,7 +83,7 @@ mod tests {
     use super::pretty;
 
     #[test]
-    fn json_is_laid_out_in_its_own_order_and_nothing_in_it_changes() {
+    fn json_is_indented_in_its_own_order_and_its_tokens_stay() {
         let json = br#" {"z": [ ], "a" :[1,{ }, 1e400],
             "b\" {[,:": "\\\"x, y: {}", "c":12345678901234567890.10}"#;
         let expected = r#"{
@@ -96,21 +96,21 @@ mod tests {
   "b\" {[,:": "\\\"x, y: {}",
   "c": 12345678901234567890.10
 }"#;
-        let laid_out = pretty(json).unwrap();
-        assert_eq!((laid_out.text.as_str(), laid_out.is_whole), (expected, true));
+        let indented = pretty(json).unwrap();
+        assert_eq!((indented.text.as_str(), indented.is_whole), (expected, true));
         assert!(pretty(b"{\"a\"").is_none());
         assert!(pretty(b"\"\xff\"").is_none());
     }
 
     #[test]
-    fn deep_json_grows_no_more_than_by_a_few_times() {
+    fn deeply_nested_json_grows_by_a_bounded_factor() {
         let brackets = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
         let comb = format!("{}{}1{}", "[".repeat(30), "[],".repeat(60_000), "]".repeat(30));
         for json in [brackets, comb] {
-            let laid_out = pretty(json.as_bytes()).unwrap();
-            assert!(!laid_out.is_whole);
-            assert!(laid_out.text.len() <= json.len() * 5 + super::WHITE_SPACE, "{}", laid_out.text.len());
-            assert_eq!(laid_out.text.replace(['\n', ' '], ""), json, "something is missing");
+            let indented = pretty(json.as_bytes()).unwrap();
+            assert!(!indented.is_whole);
+            assert!(indented.text.len() <= json.len() * 5 + super::WHITE_SPACE, "{}", indented.text.len());
+            assert_eq!(indented.text.replace(['\n', ' '], ""), json, "something is missing");
         }
     }
 }

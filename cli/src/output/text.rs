@@ -1,16 +1,16 @@
-//! Text from elsewhere, made showable: the one place that knows which characters a terminal obeys, or hides.
+//! Escapes the characters that a terminal obeys or hides. No other file knows which these are.
 
-/// A text in one line.
+/// A text in one line, escaped.
 pub(crate) fn clean(text: &str) -> String {
     escape(text, |_| false)
 }
 
-/// A text in lines.
-pub(crate) fn showable(text: &str) -> String {
+/// A text of several lines, escaped.
+pub(crate) fn printable(text: &str) -> String {
     escape(text, |char| char == '\n')
 }
 
-/// The first characters of a text, in one line.
+/// The first `most` characters of a text, in one line, escaped.
 pub(crate) fn cut(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", clean(&text[..end])),
@@ -30,8 +30,8 @@ fn escape(text: &str, is_kept: impl Fn(char) -> bool) -> String {
     escaped
 }
 
-/// A text that is JSON, and is the same JSON afterwards. White space becomes spaces, and line ends what is given:
-/// within strings, JSON has neither.
+/// Escapes a JSON text without changing its meaning. Each line end becomes `line_end`, and other white space a space:
+/// JSON strings hold neither.
 pub(super) fn json(text: &str, line_end: char) -> String {
     let mut escaped = String::with_capacity(text.len());
     for char in text.chars() {
@@ -49,8 +49,8 @@ pub(super) fn json(text: &str, line_end: char) -> String {
     escaped
 }
 
-/// Whether a terminal would do something else with a character than show it: the controls, what turns or joins the
-/// text around it, what ends lines, and what cannot be seen.
+/// Whether a terminal does not simply show a character: controls, characters that change the direction of text or join
+/// it, line separators, and invisible characters.
 fn is_obeyed(char: char) -> bool {
     char.is_control()
         || matches!(
@@ -84,12 +84,12 @@ fn is_obeyed(char: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{clean, cut, json, showable};
+    use super::{clean, cut, json, printable};
 
     #[test]
-    fn a_terminal_obeys_nothing_that_comes_from_elsewhere() {
+    fn what_a_terminal_obeys_or_hides_is_escaped() {
         assert_eq!(clean("a\u{1b}[31m\r\n\u{9b}2Jé"), "a\\u{1b}[31m\\r\\n\\u{9b}2Jé");
-        assert_eq!(showable("a\n\u{202e}b\u{2028}"), "a\n\\u{202e}b\\u{2028}");
+        assert_eq!(printable("a\n\u{202e}b\u{2028}"), "a\n\\u{202e}b\\u{2028}");
         assert_eq!(clean("\u{7f}\u{61c}\u{200b}\u{feff}").len(), 29);
         assert_eq!(clean("日本語 العربية ❤\u{fe0f} –"), "日本語 العربية ❤\u{fe0f} –");
         assert_eq!((cut("abcd", 3).as_str(), cut("ab\u{7f}", 3).as_str()), ("abc…", "ab\\u{7f}"));

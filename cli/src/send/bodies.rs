@@ -1,4 +1,4 @@
-//! What is sent: one body, or many that differ in their job's id.
+//! The bodies to send: one, or many with different job ids.
 
 use std::fs;
 use std::io::{self, Read};
@@ -15,12 +15,12 @@ use super::edit;
 use crate::failure::Failure;
 use crate::output::clean;
 
-/// `PATH=VALUE`, of `--set`.
+/// A `PATH=VALUE` of `--set`.
 #[derive(Debug, Clone)]
 pub(crate) enum Setting {
-    /// The job's id, wherever it stands.
+    /// The job id, in all its places.
     JobId(String),
-    /// A JSON text, for what the keys lead to.
+    /// A JSON text, at the end of the keys.
     At(Vec<String>, String),
 }
 
@@ -28,13 +28,12 @@ impl FromStr for Setting {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (path, value) =
-            text.split_once('=').ok_or("a PATH=VALUE is needed, such as data.status=failed")?;
+        let (path, value) = text.split_once('=').ok_or("expected PATH=VALUE, such as data.status=failed")?;
         let keys = match path {
             "" => {
-                return Err("there is no path before the `=`: give one, such as data.status".to_owned());
+                return Err("the path before the `=` is empty; give one, such as data.status".to_owned());
             }
-            // An id is a text, also one that looks like a number.
+            // A job id is a string, even if it looks like a number.
             "job_id" => {
                 return Ok(Self::JobId(serde_json::from_str(value).unwrap_or_else(|_| value.to_owned())));
             }
@@ -51,20 +50,19 @@ impl FromStr for Setting {
     }
 }
 
-/// The bodies of a run.
+/// Makes the body of each webhook.
 #[derive(Debug)]
 pub(crate) struct Bodies {
-    /// What stands between the places of the job's id; all of it, if that does not change.
+    /// The text between the places of the job id; the whole body if the id is fixed.
     pieces: Vec<Bytes>,
-    /// The id, if it does not change.
+    /// The fixed id, if there is one.
     job: Option<String>,
-    /// Where the ids that are made begin.
+    /// The first generated id.
     first: u128,
 }
 
 impl Bodies {
-    /// Of a documented event, or of a file. In a file that is sent as it is, the job's id changes only if there are
-    /// to be many webhooks.
+    /// Reads a documented event or a file. The job id of a file changes only if there are `many` webhooks.
     pub(crate) fn new(what: &str, settings: &[Setting], many: bool) -> Result<Self, Failure> {
         let documented = match what {
             "extract" => Some(Payload::extract_completed()),
@@ -103,12 +101,12 @@ impl Bodies {
         Self { pieces, job, first }
     }
 
-    /// The job and the body of one webhook.
+    /// The job id and the body of one webhook.
     pub(crate) fn of(&self, number: u64) -> (String, Bytes) {
         if let (Some(job), [body, ..]) = (&self.job, &self.pieces[..]) {
             return (job.clone(), body.clone());
         }
-        // One draw of randomness, and then one number after the other: all differ.
+        // One random number, then its successors: no two ids are equal.
         let random = self.first.wrapping_add(number.into()).to_be_bytes();
         let job = uuid::Builder::from_random_bytes(random).into_uuid().to_string();
         let body = self.pieces.join(job.as_bytes());
@@ -120,19 +118,22 @@ fn fixes_id(settings: &[Setting]) -> bool {
     settings.iter().any(|setting| matches!(setting, Setting::JobId(_)))
 }
 
-/// The job of a body, and its text, if it is a webhook's.
+/// The job id and the text of a body; `None` if the body is not a webhook.
 fn webhook(body: &Bytes) -> Option<(String, &str)> {
     let envelope = Envelope::try_from(body.clone()).ok()?;
     Some((envelope.job().to_string(), std::str::from_utf8(body).ok()?))
 }
 
-/// A body in which something is set, and the rest stays byte for byte.
+/// Applies the settings to a body, and keeps all other bytes.
 fn set(what: &str, body: &Bytes, settings: &[Setting]) -> Result<String, Failure> {
     let is_json =
         |body: &Bytes| serde_json::from_slice::<IgnoredAny>(body).map_err(|error| error.to_string());
     let text = std::str::from_utf8(body).map_err(|error| error.to_string());
     let text = text.and_then(|text| is_json(body).map(|_| text)).map_err(|error| {
-        Failure::usage(format!("{} is not JSON, so nothing can be set in it\n  {error}", clean(what)))
+        Failure::usage(format!(
+            "--set needs JSON, and {} is not: {error}\n  Mend the file, or leave --set out",
+            clean(what)
+        ))
     })?;
     let mut text = text.to_owned();
     for setting in settings {
@@ -165,7 +166,7 @@ fn read(file: &str) -> Result<Bytes, Failure> {
     match body {
         Ok(body) => Ok(body.into()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::usage(format!(
-            "there is no file {}, and no event of that name\n  Events are extract, fill-pdf, fill-excel and failed",
+            "{} is neither an event nor an existing file\n  The events are extract, fill-pdf, fill-excel and failed",
             clean(file)
         ))),
         Err(error) => Err(Failure::usage(format!("{} cannot be read: {error}", clean(file)))),
@@ -179,7 +180,7 @@ mod tests {
     use super::{Bodies, Setting};
 
     #[test]
-    fn nothing_but_the_id_of_the_job_changes() {
+    fn only_the_job_id_changes() {
         let body = r#"{"job_id":"12","data":{"id":"12","type":"extract","status":"completed",
             "result":{"pages":12,"file_url":"/v1/files/12/download","name":"a12","n":112}}}"#;
         let file = std::env::temp_dir().join(format!("qomplement-webhooks-bodies-{}", std::process::id()));
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_set_wherever_it_stands_however_it_is_escaped() {
+    fn the_job_id_is_set_in_all_its_places_however_it_is_escaped() {
         let body = r#"{"data":{"type":"extract","status":"failed","id":"\u0061b","u":"\/jobs\/ab"},"n":1.0,"job_id":"ab"}"#;
         let id = "a\"b\\";
         let set = super::set("file", &body.into(), &[Setting::JobId(id.to_owned())]).unwrap();

@@ -1,4 +1,4 @@
-//! Changes in a text that is JSON. All other bytes stay as they are: numbers, escapes, white space, the order of members.
+//! Changes values in a JSON text, and keeps all other bytes: numbers, escapes, white space, the order of members.
 
 use std::ops::Range;
 
@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use crate::output::cut;
 
-/// Sets what the keys lead to. Members that are missing are made; in an array, keys are places, and the one behind the
-/// last item makes another.
+/// Sets the value at the end of the keys. Adds missing members. In an array, a key is an index; the index after the last
+/// item, or `-`, adds an item.
 pub(super) fn set(json: &str, keys: &[String], value: &str) -> Result<String, String> {
     let mut place = Scanner { text: json.as_bytes(), at: 0 }.value();
     for (depth, key) in keys.iter().enumerate() {
@@ -17,7 +17,7 @@ pub(super) fn set(json: &str, keys: &[String], value: &str) -> Result<String, St
             Some(b'{') => {
                 let members = scanner.members();
                 let is_named = |member: &&Member| text_of(&json[member.key.clone()]).as_ref() == Some(key);
-                // Of two with the same name, most programs take the last.
+                // Of two members with one name, most parsers take the last.
                 match members.iter().rev().find(is_named) {
                     Some(member) => member.value.clone(),
                     None => {
@@ -38,7 +38,7 @@ pub(super) fn set(json: &str, keys: &[String], value: &str) -> Result<String, St
                     }
                     None => {
                         return Err(format!(
-                            "{} is an array with the items 0 to {}: there is no place {key} in it",
+                            "{} is an array with the items 0 to {} and has no item {key}",
                             path(&keys[..depth]),
                             items.len().saturating_sub(1)
                         ));
@@ -48,7 +48,7 @@ pub(super) fn set(json: &str, keys: &[String], value: &str) -> Result<String, St
             Some(b'n') => return Ok(replaced(json, &[place], &nested(&keys[depth..], value))),
             _ => {
                 return Err(format!(
-                    "{} is {}, which has no member {key}: set {0} itself",
+                    "{} is {}, which has no member {key}; set {0} itself",
                     path(&keys[..depth]),
                     cut(&json[place], 40)
                 ));
@@ -58,8 +58,7 @@ pub(super) fn set(json: &str, keys: &[String], value: &str) -> Result<String, St
     Ok(replaced(json, &[place], value))
 }
 
-/// Where an id stands: as a whole text, or as a part of a path. Texts are compared by what they mean, not by how they
-/// are escaped.
+/// The places of an id: a whole string, or a part of a path. Strings are compared by meaning, whatever their escapes.
 pub(super) fn places_of(json: &str, id: &str) -> Vec<Range<usize>> {
     let mut scanner = Scanner { text: json.as_bytes(), at: 0 };
     let mut places = Vec::new();
@@ -70,7 +69,7 @@ pub(super) fn places_of(json: &str, id: &str) -> Vec<Range<usize>> {
         }
         let string = scanner.string();
         if scanner.peek() == Some(b':') {
-            // The name of a member.
+            // A member's name.
             continue;
         }
         let content = string.start + 1..string.end - 1;
@@ -83,7 +82,7 @@ pub(super) fn places_of(json: &str, id: &str) -> Vec<Range<usize>> {
     places
 }
 
-/// A text with something else in some of its places, which are in order.
+/// Replaces places of a text, given in order.
 pub(super) fn replaced(text: &str, places: &[Range<usize>], new: &str) -> String {
     let (mut changed, mut rest) = (String::with_capacity(text.len()), 0);
     for place in places {
@@ -94,22 +93,22 @@ pub(super) fn replaced(text: &str, places: &[Range<usize>], new: &str) -> String
     changed + &text[rest..]
 }
 
-/// A text as JSON.
+/// A text as a JSON string.
 pub(super) fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-/// What a JSON string means, if it is one that Rust can hold.
+/// The meaning of a JSON string; `None` for a lone surrogate, which a Rust string cannot hold.
 fn text_of(string: &str) -> Option<String> {
     serde_json::from_str(string).ok()
 }
 
-/// A value with objects around it, for keys that are missing.
+/// A value within the objects of the missing keys.
 fn nested(keys: &[String], value: &str) -> String {
     keys.iter().rev().fold(value.to_owned(), |value, key| format!("{{{}:{value}}}", quoted(key)))
 }
 
-/// An object or an array with another item behind its last one.
+/// Adds an item at the end of an object or array.
 fn with_item(json: &str, start: usize, last: Option<usize>, new: &str) -> String {
     match last {
         Some(last) => format!("{},{new}{}", &json[..last], &json[last..]),
@@ -121,7 +120,7 @@ fn path(keys: &[String]) -> String {
     if keys.is_empty() { "the body".to_owned() } else { keys.join(".") }
 }
 
-/// The parts of a string between slashes, which may be escaped.
+/// The parts of a string between slashes. A slash can be escaped.
 fn parts(json: &str, string: Range<usize>) -> Vec<Range<usize>> {
     let (mut parts, mut start, mut at) = (Vec::new(), string.start, string.start);
     while at < string.end {
@@ -132,7 +131,7 @@ fn parts(json: &str, string: Range<usize>) -> Vec<Range<usize>> {
             at += slash.len();
             start = at;
         } else {
-            // What follows a backslash is no slash that stands alone.
+            // A slash after a backslash belongs to the escape.
             let escaped = usize::from(rest.starts_with('\\'));
             at += rest.chars().take(1 + escaped).map(char::len_utf8).sum::<usize>();
         }
@@ -141,7 +140,7 @@ fn parts(json: &str, string: Range<usize>) -> Vec<Range<usize>> {
     parts
 }
 
-/// A place in a text that is known to be JSON.
+/// A cursor in a text that is valid JSON.
 struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
@@ -153,7 +152,7 @@ struct Member {
 }
 
 impl Scanner<'_> {
-    /// The next byte that is no white space.
+    /// The next byte that is not white space.
     fn peek(&mut self) -> Option<u8> {
         while let Some(byte) = self.text.get(self.at) {
             if !byte.is_ascii_whitespace() {
@@ -164,7 +163,7 @@ impl Scanner<'_> {
         None
     }
 
-    /// Reads a string, with its quotes.
+    /// Reads a string with its quotes.
     fn string(&mut self) -> Range<usize> {
         let start = self.at;
         self.at += 1;
@@ -214,7 +213,7 @@ impl Scanner<'_> {
         start..self.at
     }
 
-    /// Reads an object's members.
+    /// Reads the members of an object.
     fn members(&mut self) -> Vec<Member> {
         let mut members = Vec::new();
         self.at += 1;
@@ -231,7 +230,7 @@ impl Scanner<'_> {
         members
     }
 
-    /// Reads an array's items.
+    /// Reads the items of an array.
     fn items(&mut self) -> Vec<Range<usize>> {
         let mut items = Vec::new();
         self.at += 1;
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_bytes_of_what_is_set_change() {
+    fn only_the_bytes_of_the_set_value_change() {
         let json = r#" { "z" : 1.0 , "a":{"n": 12345678901234567890.10,"a\u0062":"\/x\u00e9", "l":[1e400,{ "k":null} ]},
             "d":1,"d": 2, "e": { } , "\ud83d":"\ud83d", "s":"}\"]" }
         "#;
@@ -276,9 +275,9 @@ mod tests {
             assert_eq!(set(json, &keys(path), value).unwrap(), json.replace(old, new), "{path}");
         }
         for (path, expected) in [
-            ("a.l.3", "a.l is an array with the items 0 to 1: there is no place 3 in it"),
-            ("a.l.x", "a.l is an array with the items 0 to 1: there is no place x in it"),
-            ("z.x", "z is 1.0, which has no member x: set z itself"),
+            ("a.l.3", "a.l is an array with the items 0 to 1 and has no item 3"),
+            ("a.l.x", "a.l is an array with the items 0 to 1 and has no item x"),
+            ("z.x", "z is 1.0, which has no member x; set z itself"),
         ] {
             assert_eq!(set(json, &keys(path), "1").unwrap_err(), expected);
         }

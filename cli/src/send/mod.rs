@@ -1,4 +1,4 @@
-//! `send`: delivers webhooks as Qomplement does.
+//! `send`: delivers webhooks on the schedule of Qomplement.
 
 mod bodies;
 mod edit;
@@ -18,14 +18,15 @@ use tokio::time::{Instant, sleep_until};
 
 use self::bodies::{Bodies, Setting};
 use self::summary::{Summary, Tally};
-use crate::arguments::{http_url, number, shown};
-use crate::failure::{Failure, causes};
+use crate::arguments::{http_url, number, redacted};
+use crate::causes::causes;
+use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::secret::{self, TokenArgs};
 use crate::stop::stop;
 use crate::time::precise;
 
-/// Deliver webhooks as Qomplement does
+/// Deliver webhooks on the schedule of Qomplement
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -34,103 +35,106 @@ Examples:
   qomplement-webhooks send invoice.json --to URL --schedule none
   qomplement-webhooks send fill-pdf --to URL --count 1000 --duplicates 2
 
-An attempt has five seconds. Any 2xx acknowledges a webhook; after the last
-attempt, it is undeliverable. Redirects are not followed. Each webhook is of a
-new job, unless --set job_id=… says otherwise; a file that is sent once, and
-nothing set in it, goes as it is, byte for byte.
+A delivery waits five seconds for its answer. Any 2xx acknowledges the webhook;
+after the last delivery without one, it is undeliverable. Redirects are not
+followed. Each webhook has a new job id, unless --set job_id=… sets one; a
+single file without --set goes out unchanged, byte for byte.
 
-The token is taken from WEBHOOK_TOKEN, --token-file or --token, unless the URL
-has one.
+The token comes from WEBHOOK_TOKEN, --token-file or --token, unless the URL has
+one.
 
 --format json prints one object at the end:
-  webhooks, deliveries, acknowledged, undeliverable, unfinished, attempts:
-    numbers
-  answers: how many attempts had which status, with the code or the reason that
-    the server gave unless it is a success, or which error
+  webhooks, duplicates: numbers, as requested
+  acknowledged, undeliverable, unfinished: numbers of webhooks and duplicates
+  deliveries: number of HTTP requests
+  answers: number of deliveries for each status, with the error code or reason
+    unless it is 2xx, and for each transport error
   seconds, deliveries_per_second: numbers
-  latency_ms: {p50, p99, max} of the attempts that were answered; null if none
-    was")]
+  latency_ms: {p50, p99, max} of the answered deliveries; null without any")]
 pub(crate) struct Send {
-    /// A documented event (extract, fill-pdf, fill-excel, failed), or a file with a body; "-" is standard input
+    /// A documented event (extract, fill-pdf, fill-excel, failed), or a file with a body; "-" reads standard
+    /// input
     #[arg(value_name = "EVENT|FILE", default_value = "extract")]
     what: String,
 
-    /// Where to deliver to
+    /// The URL to deliver to
     #[arg(long, value_name = "URL")]
     to: String,
 
-    /// Set something in the body, as often as you like: data.result.confidence=40, job_id=my-job; or, with a
-    /// JSON pointer, /data/id=other. The value is JSON, or else a text. All other bytes stay as they are
+    /// Set a value in the body, such as data.result.confidence=40, job_id=my-job or, with a JSON pointer,
+    /// /data/id=other. A value that is not JSON is a string. All other bytes stay the same. Can be repeated
     #[arg(long = "set", value_name = "PATH=VALUE")]
     settings: Vec<Setting>,
 
-    /// How many webhooks
+    /// The number of webhooks
     #[arg(long, default_value_t = 1, value_parser = |text: &str| number::<u64>(text, 1..))]
     count: u64,
 
-    /// How many deliveries at once
+    /// The most deliveries at once
     #[arg(long, default_value_t = 16, value_parser = |text: &str| number::<u64>(text, 1..=10_000))]
     concurrency: u64,
 
-    /// How many more copies of each webhook, at the same time
-    #[arg(long, value_name = "COPIES", default_value_t = 0, value_parser = |text: &str| number::<u64>(text, 0..))]
+    /// The number of duplicates of each webhook, delivered at the same time
+    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = |text: &str| number::<u64>(text, 0..))]
     duplicates: u64,
 
-    /// When a delivery that failed is tried again
+    /// The waits between the deliveries of a webhook that is not acknowledged
     #[arg(long, value_enum, default_value_t = Schedule::Documented)]
     schedule: Schedule,
 
     #[command(flatten)]
     token: TokenArgs,
 
-    /// How to print the summary
+    /// The output format of the summary
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Schedule {
-    /// After 5 s, and after 10 s more
+    /// 5 s, then 10 s
     Documented,
-    /// After 50 ms, and after 100 ms more
+    /// 50 ms, then 100 ms
     Fast,
-    /// Never
+    /// One delivery only
     None,
 }
 
-/// Up to how many deliveries are each worth a line.
+/// The most webhooks and duplicates that get a line each.
 const LINES: u64 = 20;
 
 impl Send {
     pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
         let target = self.target()?;
         let bodies = Bodies::new(&self.what, &self.settings, self.count > 1)?;
-        let copies = self.duplicates.saturating_add(1);
-        let Some(deliveries) = self.count.checked_mul(copies) else {
-            return Err(Failure::usage("--count and --duplicates together are more than can be counted"));
+        let each = self.duplicates.saturating_add(1);
+        let Some(total) = self.count.checked_mul(each) else {
+            return Err(Failure::usage(
+                "--count times --duplicates exceeds the largest number of webhooks\n  Give smaller numbers",
+            ));
         };
-        // The retries are ours, so that attempts count as soon as they have ended.
+        // The retries happen in `Sending`, which counts each delivery as soon as it ends.
         let sender = Sender::to_url(&target)
             .map_err(|error| Failure::usage(format!("--to: {}", causes(&error))))?
             .retry_delays([]);
-        let progress = progress(deliveries);
-        let run = Arc::new(Run {
+        let progress = progress(total);
+        let sending = Arc::new(Sending {
             sender,
             delays: self.schedule.delays(),
             bodies,
-            copies,
-            deliveries,
+            each,
+            total,
             next: AtomicU64::new(0),
             tally: Mutex::new(Tally::new()),
             progress,
-            lines: self.format == Format::Text && deliveries <= LINES,
+            lines: self.format == Format::Text && total <= LINES,
         });
 
         let mut stopped = std::pin::pin!(stop());
         let began = Instant::now();
         let mut workers = JoinSet::new();
-        for _ in 0..self.concurrency.min(deliveries) {
-            workers.spawn(run.clone().work());
+        for _ in 0..self.concurrency.min(total) {
+            workers.spawn(sending.clone().work());
         }
         let ended = loop {
             tokio::select! {
@@ -138,22 +142,22 @@ impl Send {
                 worker = workers.join_next() => match worker {
                     None => break Ok(()),
                     Some(Ok(())) => {}
-                    Some(Err(died)) => break Err(Failure::failed(format!("a bug: {died}"))),
+                    Some(Err(died)) => break Err(Failure::failed(format!("a task panicked, which is a bug: {died}"))),
                 },
             }
         };
         workers.shutdown().await;
-        run.progress.finish_and_clear();
+        sending.progress.finish_and_clear();
         if let Err(failure @ Failure::Failed(_)) = ended {
             return Err(failure);
         }
 
         let summary = Summary {
-            target: shown(&target),
+            target: redacted(&target),
             webhooks: self.count,
-            deliveries,
+            duplicates: total - self.count,
             took: began.elapsed(),
-            tally: &run.tally(),
+            tally: &sending.tally(),
         };
         match self.format {
             Format::Text => output::line(&summary),
@@ -166,67 +170,73 @@ impl Send {
     /// The URL, with the token in it.
     fn target(&self) -> Result<String, Failure> {
         if self.what == "-" && self.token.is_stdin() {
-            return Err(Failure::usage("the body and the token cannot both come from standard input"));
+            return Err(Failure::usage(
+                "the body and the token cannot both come from standard input\n  Read one of them from a file",
+            ));
         }
         http_url("--to", &self.to, "http://127.0.0.1:3000")?;
         let token = self.token.read()?;
         if secret::has_token(&self.to) && self.token.is_given() {
-            return Err(Failure::usage("--to: the URL has a token, and another one was given"));
+            return Err(Failure::usage(
+                "--to: the URL already has a token\n  Leave out the other token, or the one in the URL",
+            ));
         }
         secret::url_with_token("--to", &self.to, token)
     }
 }
 
-/// What all workers share.
-struct Run {
+/// The state that all workers share.
+struct Sending {
     sender: Sender,
     delays: Vec<Duration>,
     bodies: Bodies,
-    copies: u64,
-    deliveries: u64,
+    /// The webhook and its duplicates.
+    each: u64,
+    /// All webhooks and duplicates.
+    total: u64,
     next: AtomicU64,
     tally: Mutex<Tally>,
     progress: ProgressBar,
     lines: bool,
 }
 
-impl Run {
+impl Sending {
     async fn work(self: Arc<Self>) {
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
-            if number >= self.deliveries {
+            if number >= self.total {
                 return;
             }
-            let (job, body) = self.bodies.of(number / self.copies);
-            let (is_acknowledged, attempts) = self.deliver(&body).await;
-            self.tally().delivery(is_acknowledged);
+            let (job, body) = self.bodies.of(number / self.each);
+            let (is_acknowledged, deliveries) = self.deliver(&body).await;
+            self.tally().webhook(is_acknowledged);
             self.progress.inc(1);
             if self.lines {
-                let told = told(&job, is_acknowledged, &attempts);
-                self.progress.suspend(|| output::line(told));
+                let result = result_text(&job, is_acknowledged, &deliveries);
+                self.progress.suspend(|| output::line(result));
             }
         }
     }
 
-    /// Delivers a webhook as [`Sender::deliver`] does, and counts each attempt when it ends. Returns whether it was
-    /// acknowledged, and what the attempts brought, if that is told.
+    /// Delivers a webhook on the schedule, and counts each delivery when it ends. Returns whether the webhook was
+    /// acknowledged, and the start and answer of each delivery if they get a line.
     async fn deliver(&self, body: &Bytes) -> (bool, Vec<(Duration, String)>) {
         let began = Instant::now();
-        let mut attempts = Vec::new();
+        let mut deliveries = Vec::new();
         let mut delays = self.delays.iter();
         loop {
             let at = began.elapsed();
             let report = self.sender.deliver(body.clone()).await;
             for delivery in &report.deliveries {
                 let answer = summary::answer(delivery);
-                self.tally().attempt(delivery, &answer);
+                self.tally().delivery(delivery, &answer);
                 if self.lines {
-                    attempts.push((at, answer));
+                    deliveries.push((at, answer));
                 }
             }
             match delays.next() {
                 Some(delay) if !report.is_delivered() => sleep_until(began + at + *delay).await,
-                _ => return (report.is_delivered(), attempts),
+                _ => return (report.is_delivered(), deliveries),
             }
         }
     }
@@ -236,17 +246,17 @@ impl Run {
     }
 }
 
-/// What became of a delivery, in words.
-fn told(job: &str, is_acknowledged: bool, attempts: &[(Duration, String)]) -> String {
+/// The result of a webhook, with the answers to its deliveries.
+fn result_text(job: &str, is_acknowledged: bool, deliveries: &[(Duration, String)]) -> String {
     let verdict = if is_acknowledged { "acknowledged" } else { "undeliverable" };
-    match attempts {
+    match deliveries {
         [(_, answer)] if summary::fits(&[job, verdict, answer]) => format!("{job}  {verdict}  {answer}"),
         _ => {
-            let attempts = attempts.iter().enumerate().map(|(number, (at, answer))| match number {
+            let answers = deliveries.iter().enumerate().map(|(number, (at, answer))| match number {
                 0 => format!("\n    {answer}"),
                 _ => format!("\n    {answer} after {}", precise(*at)),
             });
-            format!("{job}  {verdict}{}", attempts.collect::<String>())
+            format!("{job}  {verdict}{}", answers.collect::<String>())
         }
     }
 }
@@ -261,15 +271,15 @@ impl Schedule {
     }
 }
 
-/// A bar on standard error, if that is a terminal.
-fn progress(deliveries: u64) -> ProgressBar {
+/// A progress bar on standard error, if that is a terminal.
+fn progress(total: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {per_sec}  {elapsed}, {eta} left");
     let bar = match style {
-        Ok(style) => ProgressBar::new(deliveries).with_style(style),
-        Err(_) => ProgressBar::new(deliveries),
+        Ok(style) => ProgressBar::new(total).with_style(style),
+        Err(_) => ProgressBar::new(total),
     };
     if !bar.is_hidden() {
-        // A retry is up to ten seconds away: the time shows that we are not stuck.
+        // A retry can be ten seconds away: the running time shows that the command is alive.
         bar.enable_steady_tick(Duration::from_millis(100));
     }
     bar

@@ -1,4 +1,4 @@
-//! What came of a run.
+//! Counts deliveries and webhooks, and formats the summary.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,48 +9,48 @@ use qomplement_webhooks::sender::{Delivery, DeliveryError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::failure::root_cause;
+use crate::causes::root_cause;
 use crate::output::{self, COLUMNS, Line, cut};
 use crate::time::precise;
 
-/// Counts attempts and deliveries; takes the same memory for any number of them.
+/// Counts webhooks and deliveries, in constant memory.
 #[derive(Debug)]
 pub(crate) struct Tally {
     acknowledged: u64,
     undeliverable: u64,
-    attempts: u64,
+    deliveries: u64,
     answers: BTreeMap<String, u64>,
-    /// Microseconds. `None` if that many cannot be counted, which the bounds below rule out.
+    /// In microseconds. `None` if the histogram refuses its bounds, which are constant and valid.
     latency: Option<Histogram<u64>>,
 }
 
-/// How many different answers are told apart.
+/// The most different answers counted one by one.
 const ANSWERS: usize = 20;
-/// How much of a reason is told.
+/// The most characters of a reason.
 const REASON: usize = 60;
 
 impl Tally {
     pub(crate) fn new() -> Self {
         let latency = Histogram::new_with_bounds(1, 3_600_000_000, 3).ok();
-        Self { acknowledged: 0, undeliverable: 0, attempts: 0, answers: BTreeMap::new(), latency }
+        Self { acknowledged: 0, undeliverable: 0, deliveries: 0, answers: BTreeMap::new(), latency }
     }
 
-    /// Counts an attempt, which brought this.
-    pub(crate) fn attempt(&mut self, delivery: &Delivery, answer: &str) {
-        self.attempts += 1;
-        let is_told = self.answers.len() < ANSWERS || self.answers.contains_key(answer);
-        *self.answers.entry(if is_told { answer } else { "other" }.to_owned()).or_default() += 1;
+    /// Counts a delivery with its answer.
+    pub(crate) fn delivery(&mut self, delivery: &Delivery, answer: &str) {
+        self.deliveries += 1;
+        let is_listed = self.answers.len() < ANSWERS || self.answers.contains_key(answer);
+        *self.answers.entry(if is_listed { answer } else { "other" }.to_owned()).or_default() += 1;
         if let (Ok(_), Some(latency)) = (&delivery.result, &mut self.latency) {
             latency.saturating_record(delivery.took.as_micros().try_into().unwrap_or(u64::MAX));
         }
     }
 
-    /// Counts a delivery that has ended.
-    pub(crate) fn delivery(&mut self, is_acknowledged: bool) {
+    /// Counts a webhook or duplicate that was acknowledged, or is undeliverable.
+    pub(crate) fn webhook(&mut self, is_acknowledged: bool) {
         *if is_acknowledged { &mut self.acknowledged } else { &mut self.undeliverable } += 1;
     }
 
-    /// The times below which half of the answers, 99 of a hundred and all of them came.
+    /// The latency of the answers: median, 99th percentile and maximum.
     fn latency(&self) -> Option<[Duration; 3]> {
         let latency = self.latency.as_ref().filter(|latency| !latency.is_empty())?;
         let at = |quantile| Duration::from_micros(latency.value_at_quantile(quantile));
@@ -58,8 +58,7 @@ impl Tally {
     }
 }
 
-/// What an attempt brought: a status, with the reason that the server gives unless it is a success, or what went
-/// wrong.
+/// The answer to a delivery: its status, with the error code or reason unless it is 2xx; or the transport error.
 pub(crate) fn answer(delivery: &Delivery) -> String {
     let reason = match &delivery.result {
         Ok(answer) if answer.status().is_success() => return answer.status().as_u16().to_string(),
@@ -76,42 +75,43 @@ pub(crate) fn answer(delivery: &Delivery) -> String {
     cut(reason.trim_end(), REASON)
 }
 
-/// The code of an error in an answer, as of this library's receivers.
+/// The error code in an answer: `error.code` as this library's receivers write it, or a string `error`.
 fn code(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
-    struct Reply {
-        error: Error,
+    struct ErrorBody {
+        error: ErrorMember,
     }
     #[derive(Deserialize)]
     #[serde(untagged)]
-    enum Error {
+    enum ErrorMember {
         Code { code: String },
         Text(String),
     }
-    let reply: Reply = serde_json::from_slice(body).ok()?;
-    let (Error::Code { code } | Error::Text(code)) = reply.error;
+    let body: ErrorBody = serde_json::from_slice(body).ok()?;
+    let (ErrorMember::Code { code } | ErrorMember::Text(code)) = body.error;
     (!code.is_empty()).then_some(code)
 }
 
+/// The result of all webhooks.
 pub(crate) struct Summary<'a> {
     pub(crate) target: String,
     pub(crate) webhooks: u64,
-    pub(crate) deliveries: u64,
+    pub(crate) duplicates: u64,
     pub(crate) took: Duration,
     pub(crate) tally: &'a Tally,
 }
 
 impl Summary<'_> {
     pub(crate) fn is_all_acknowledged(&self) -> bool {
-        self.tally.acknowledged == self.deliveries
+        self.tally.acknowledged == self.webhooks + self.duplicates
     }
 
     fn unfinished(&self) -> u64 {
-        self.deliveries - self.tally.acknowledged - self.tally.undeliverable
+        self.webhooks + self.duplicates - self.tally.acknowledged - self.tally.undeliverable
     }
 
     fn per_second(&self) -> f64 {
-        (self.tally.acknowledged + self.tally.undeliverable) as f64 / self.took.as_secs_f64().max(1e-6)
+        self.tally.deliveries as f64 / self.took.as_secs_f64().max(1e-6)
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -121,11 +121,11 @@ impl Summary<'_> {
         });
         json!({
             "webhooks": self.webhooks,
-            "deliveries": self.deliveries,
+            "duplicates": self.duplicates,
             "acknowledged": self.tally.acknowledged,
             "undeliverable": self.tally.undeliverable,
             "unfinished": self.unfinished(),
-            "attempts": self.tally.attempts,
+            "deliveries": self.tally.deliveries,
             "answers": self.tally.answers,
             "seconds": self.took.as_secs_f64(),
             "deliveries_per_second": self.per_second(),
@@ -134,30 +134,28 @@ impl Summary<'_> {
     }
 }
 
-/// Whether texts fit beside each other.
+/// Whether texts fit beside each other in one line.
 pub(crate) fn fits(texts: &[&str]) -> bool {
     texts.iter().map(|text| Line::from(text).width() + 2).sum::<usize>() - 2 <= COLUMNS
 }
 
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Tally { acknowledged, undeliverable, attempts, answers, .. } = self.tally;
-        let copies = match self.deliveries / self.webhooks {
-            1 => String::new(),
-            copies => format!(", {copies} copies of each"),
-        };
-        let webhooks = output::count(self.webhooks, "webhook", "webhooks");
+        let Tally { acknowledged, undeliverable, deliveries, answers, .. } = self.tally;
+        let mut webhooks = output::count(self.webhooks, "webhook", "webhooks");
+        if self.duplicates > 0 {
+            webhooks = format!("{webhooks}, {}", output::count(self.duplicates, "duplicate", "duplicates"));
+        }
         let target = format!("to {}", self.target);
-        let what = format!("{webhooks}{copies},");
-        let space = if fits(&[&what, &target]) { " " } else { "\n  " };
-        writeln!(f, "{what}{space}{target}")?;
+        let space = if fits(&[&webhooks, &target]) { " " } else { "\n  " };
+        writeln!(f, "{webhooks}{space}{target}")?;
         writeln!(f, "  acknowledged   {acknowledged}")?;
         writeln!(f, "  undeliverable  {undeliverable}")?;
         if self.unfinished() > 0 {
             writeln!(f, "  unfinished     {}", self.unfinished())?;
         }
         let answers: Vec<_> = answers.iter().map(|(answer, count)| format!("{answer}: {count}")).collect();
-        let total = format!("  attempts       {attempts}");
+        let total = format!("  deliveries     {deliveries}");
         let in_one = format!("({})", answers.join(", "));
         match &answers[..] {
             [] => writeln!(f, "{total}")?,

@@ -14,7 +14,7 @@ async fn inbox(url: &str, args: &[&str]) -> super::Ran {
 }
 
 #[tokio::test]
-async fn an_inbox_in_postgresql_is_looked_into_replayed_and_pruned() {
+async fn an_inbox_in_postgresql_is_listed_replayed_and_pruned() {
     let url = postgres().url();
     let store = PostgresInbox::from_url(&url).unwrap().with_table("cli", "inbox").unwrap();
     store.migrate().await.unwrap();
@@ -33,45 +33,49 @@ async fn an_inbox_in_postgresql_is_looked_into_replayed_and_pruned() {
     assert_eq!(named.code, Some(0));
     assert_eq!(
         named.err,
-        "warning: a password on the command line can be seen by others, as by `ps`\n  Rather put the URL into DATABASE\n"
+        "warning: other users can see a password on the command line, with `ps`\n  Put the URL into DATABASE instead\n"
     );
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_database_is_told_without_its_password() {
+async fn the_error_of_a_database_shows_no_password() {
     let url = postgres().url();
-    inbox(&url, &["stats", "--table", "cli.nothing"]).await.shows(
-        1,
-        "",
-        "error: the store is unavailable: there is no table \"cli\".\"nothing\"; `migrate` creates it\n  \
-            The server that receives creates the table (`PostgresInbox::migrate`)\n  \
-            Is it in another database, or another --table?\n",
-    );
+    let missing = inbox(&url, &["stats", "--table", "cli.nothing"]).await;
+    let hint = "\n  A receiving server creates the table (`PostgresInbox::migrate`)\n  \
+        Check the database in the URL, and --table\n";
+    assert!(missing.code == Some(1) && missing.err.ends_with(hint), "{missing:?}");
+    assert!(missing.err.contains(r#""cli"."nothing""#), "{missing:?}");
     let other = url.rsplit_once('/').map(|(server, _)| format!("{server}/nothing")).unwrap();
     let other = inbox(&other, &["stats"]).await;
     assert!(
-        other.code == Some(1) && other.err.contains("Is the database's name, at the end of"),
+        other.code == Some(1) && other.err.contains("Check the name of the database, at the end of the URL"),
         "{other:?}"
     );
     let refused = inbox(&url.replace("postgres:open", "nobody:open"), &["stats"]).await;
-    assert!(refused.code == Some(1) && refused.err.contains("Are user and password right?"), "{refused:?}");
+    assert!(
+        refused.code == Some(1) && refused.err.contains("Check the user and the password"),
+        "{refused:?}"
+    );
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let away = inbox(&format!("postgres://me:{PASSWORD}@{gone}/db"), &["stats"]).await;
-    assert!(away.code == Some(1) && away.err.contains("Is the database running"), "{away:?}");
+    assert!(away.code == Some(1) && away.err.contains("Check that the database is running"), "{away:?}");
     for url in [format!("postgres://me:{PASSWORD}@[::1/db"), format!("postgres://me:{PASSWORD}@host:port/db")]
     {
         let wrong = inbox(&url, &["stats"]).await;
-        assert!(wrong.code == Some(2) && wrong.err.starts_with("error: the database's URL: "), "{wrong:?}");
+        assert!(
+            wrong.code == Some(2) && wrong.err.starts_with("error: the URL of the database: "),
+            "{wrong:?}"
+        );
     }
     inbox(&url, &["stats", "--table", "inbox"]).await.shows(
         2,
         "",
-        "error: --table needs a schema, too, as in --table public.qomplement_inbox\n",
+        "error: --table needs a schema before the name\n  Give, for example, --table public.qomplement_inbox\n",
     );
 }
 
 #[tokio::test]
-async fn a_role_that_may_only_read_looks_into_an_inbox() {
+async fn a_role_without_write_permission_reads_an_inbox() {
     let url = postgres().url();
     let store = PostgresInbox::from_url(&url).unwrap().with_table("cli_looking", "inbox").unwrap();
     store.migrate().await.unwrap();
@@ -90,7 +94,7 @@ async fn a_role_that_may_only_read_looks_into_an_inbox() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_tells_of_a_database_that_goes_away_and_waits_for_it() {
+async fn a_watch_shows_an_outage_and_goes_on_after_it() {
     let mut server = Server::postgres(&[], &[]);
     let store = PostgresInbox::from_url(&server.url()).unwrap();
     store.migrate().await.unwrap();
@@ -101,7 +105,7 @@ async fn a_watch_tells_of_a_database_that_goes_away_and_waits_for_it() {
     let expected = "expected 1  received 0  running 0  done 0  dead 0";
     assert_eq!(counts.next_line().await.unwrap().unwrap(), expected);
     server.kill();
-    while !watch.next_err().await.contains("Is the database running") {}
+    while !watch.next_err().await.contains("Check that the database is running") {}
     server.restart();
     assert_eq!(counts.next_line().await.unwrap().unwrap(), expected);
     let ended = watch.interrupt().await;

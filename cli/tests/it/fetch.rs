@@ -1,8 +1,9 @@
-//! `fetch`, beside an API of our own.
+//! `fetch`, with an API in the test's process.
 
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use qomplement_webhooks::SqliteInbox;
+use qomplement_webhooks::fetch::{FetchError, JobsClientError};
 use qomplement_webhooks::inbox::InboxAdmin;
 use qomplement_webhooks::sender::Payload;
 use serde_json::{Value, json};
@@ -53,7 +54,7 @@ async fn fetch(api: &Api, args: &[&str]) -> Ran {
 }
 
 #[tokio::test]
-async fn what_came_of_a_job_is_shown() {
+async fn the_result_of_a_job_is_shown() {
     let api = api().await;
     fetch(&api, &["ended"]).await.shows(
         0,
@@ -73,7 +74,7 @@ async fn what_came_of_a_job_is_shown() {
 "#,
         "",
     );
-    fetch(&api, &["runs"]).await.shows(1, "", "runs still runs\n");
+    fetch(&api, &["runs"]).await.shows(1, "", "the job runs is not finished\n");
     fetch(&api, &["nothing"]).await.shows(1, "", "the API has no job nothing\n");
     let pending = fetch(&api, &["runs", "--format", "json"]).await;
     let expected = json!({
@@ -83,12 +84,12 @@ async fn what_came_of_a_job_is_shown() {
 }
 
 #[tokio::test]
-async fn what_came_of_a_job_is_put_into_an_inbox_once() {
+async fn the_event_of_a_job_is_stored_once() {
     let (api, folder) = (api().await, Folder::new());
     let file = folder.file("inbox.db");
     let inbox = SqliteInbox::open(&file).unwrap();
     let stored = fetch(&api, &["ended", "--into", &file]).await;
-    stored.shows(0, "ended  extract  failed\nstored; a worker will handle it\n", "");
+    stored.shows(0, "ended  extract  failed\nstored; a worker handles it next\n", "");
     let (row, body) = inbox.get(&"ended".parse().unwrap()).await.unwrap().unwrap();
     assert_eq!((row.state.as_str(), row.status.as_deref()), ("received", Some("failed")));
     let again = fetch(&api, &["ended", "--into", &file, "--format", "json"]).await.json();
@@ -107,49 +108,51 @@ async fn what_came_of_a_job_is_put_into_an_inbox_once() {
 
     let mut from_env = command(&["fetch", "ended", "--origin", &api.origin, "--into", "-"]);
     let ran = finish(from_env.env("QOMPLEMENT_API_KEY", KEY).env("DATABASE", &file), "").await;
-    ran.shows(0, "ended  extract  failed\nthe inbox has it already\n", "");
+    ran.shows(0, "ended  extract  failed\nduplicate; the inbox already has this event\n", "");
     let missing = fetch(&api, &["ended", "--into", &folder.file("missing.db")]).await;
-    assert!(missing.code == Some(1) && missing.err.starts_with("error: there is no file"), "{missing:?}");
+    assert!(missing.code == Some(1) && missing.err.contains("missing.db does not exist"), "{missing:?}");
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_told_without_the_key() {
+async fn an_error_shows_no_api_key() {
     let (api, folder) = (api().await, Folder::new());
     let keyless = finish(&mut command(&["fetch", "ended", "--origin", &api.origin]), "").await;
     keyless.shows(
         2,
         "",
-        "error: there is no API key\n  \
-            Put it into the environment variable QOMPLEMENT_API_KEY, or give --api-key-file\n",
+        "error: no API key given\n  \
+            Set the environment variable QOMPLEMENT_API_KEY, or give --api-key-file\n",
     );
     let wrong = folder.write("wrong.key", "hidden-secret");
     fetch(&api, &["ended", "--api-key-file", &wrong]).await.shows(
         1,
         "",
-        "error: the API key was refused\n  \
-            Is QOMPLEMENT_API_KEY the key of the account that started the job?\n",
+        &format!(
+            "error: {}\n  Check that the API key belongs to the account that started the job\n",
+            FetchError::Unauthorized
+        ),
     );
     let right = folder.write("right.key", format!("{KEY}\n"));
     assert_eq!(fetch(&api, &["ended", "--api-key-file", &right]).await.code, Some(0));
     fetch(&api, &["a/../b"]).await.shows(
         1,
         "",
-        "error: no job can have this id\n  An id has letters, digits, `-` and `_`\n",
+        &format!("error: {}\n  An id consists of letters, digits, `-` and `_`\n", FetchError::InvalidId),
     );
     let mut in_the_clear = command(&["fetch", "ended", "--origin", "http://example.com"]);
     finish(in_the_clear.env("QOMPLEMENT_API_KEY", KEY), "").await.shows(
         2,
         "",
-        "error: --origin: the API's origin must begin with https:// (http:// only for a loopback address)\n",
+        &format!("error: --origin: {}\n", JobsClientError::NotHttps),
     );
 }
 
 #[tokio::test]
-async fn an_api_that_is_down_is_told_of() {
+async fn an_unreachable_api_is_an_error() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let mut command =
         command(&["fetch", "ended", "--origin", &format!("http://{gone}"), "--timeout", "200ms"]);
     let ran = finish(command.env("QOMPLEMENT_API_KEY", KEY), "").await;
-    assert!(ran.code == Some(1) && ran.err.starts_with("error: the API cannot be reached"), "{ran:?}");
-    assert!(ran.err.ends_with("Is the API up, and reachable from here? Try again\n"), "{ran:?}");
+    assert!(ran.code == Some(1) && ran.err.starts_with("error: "), "{ran:?}");
+    assert!(ran.err.ends_with("Check --origin and the network, then try again\n"), "{ran:?}");
 }

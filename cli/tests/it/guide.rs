@@ -1,4 +1,4 @@
-//! The command line does what the guide's chapter about it shows.
+//! The transcripts of the guide's chapter about the command line are real.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn arguments(line: &str) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn the_minute_in_the_guide_is_a_real_one() {
+async fn the_transcripts_of_send_and_listen_are_real() {
     let consoles = consoles();
     let [listen, send, ..] = &consoles[..] else { panic!("{consoles:?}") };
     let mut args = arguments(listen[0]);
@@ -45,7 +45,7 @@ async fn the_minute_in_the_guide_is_a_real_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_inbox_in_the_guide_is_a_real_one() {
+async fn the_transcripts_of_the_inbox_are_real() {
     let consoles = consoles();
     let [_, _, console] = &consoles[..] else { panic!("{consoles:?}") };
     let folder = Folder::new();
@@ -57,7 +57,7 @@ async fn the_inbox_in_the_guide_is_a_real_one() {
     let run_as_shown = async |shown: &[&str]| {
         let command =
             shown[0].replace("127.0.0.1:3000", &server.address.to_string()).replace("inbox.db", &file);
-        // As many take long on a busy machine.
+        // 10,000 take long on a busy machine.
         let command = command.replace("--count 10000", "--count 3000");
         let ran = run(&arguments(&command)).await;
         assert_eq!(ran.code, Some(0), "{command}: {ran:?}");
@@ -67,7 +67,7 @@ async fn the_inbox_in_the_guide_is_a_real_one() {
         assert_eq!(said, without_numbers(&shown[1..].join("\n")), "{command}");
     };
     run_as_shown(commands.next().unwrap()).await;
-    // What a worker would have done by now.
+    // In place of a worker, with known results.
     let fails =
         Outcome::Retry { after: Duration::ZERO, error: "this one fails, as FAIL_PERCENT asks".to_owned() };
     for (number, leased) in inbox.lease(9, Duration::from_secs(60)).await.unwrap().iter().enumerate() {

@@ -1,6 +1,8 @@
-//! Help, completions, and command lines that are wrong.
+//! Help, completions, and invalid command lines.
 
 use std::process::Stdio;
+
+use qomplement_webhooks::auth::WebhookUrlError;
 
 use super::{command, end, finish, run};
 
@@ -20,22 +22,22 @@ const COMMANDS: [&[&str]; 12] = [
 ];
 
 #[tokio::test]
-async fn the_help_says_what_there_is_and_how_to_begin() {
+async fn the_help_lists_the_commands_and_how_to_begin() {
     let help = run(&["--help"]).await;
     help.shows(
         0,
         "\
-Sends Qomplement's webhooks, listens to them, and looks into inboxes
+Sends and receives Qomplement's webhooks, and operates inboxes
 
 Usage: qomplement-webhooks <COMMAND>
 
 Commands:
-  send  Deliver webhooks as Qomplement does
-  listen  Show webhooks as they arrive, and answer as you are told to
-  inbox  Look into an inbox, replay and prune
-  fetch  Ask the API for a job, and put what came of it into an inbox
-  token  Make a strong token, and the webhook URL that carries it
-  completions  Print what a shell needs to complete the commands
+  send  Deliver webhooks on the schedule of Qomplement
+  listen  Show webhooks as they arrive, and answer them
+  inbox  Show, replay and prune the rows of an inbox
+  fetch  Fetch a job from the API, and print or store its event
+  token  Generate a token, and the webhook URL with the token
+  completions  Print a script that lets a shell complete the commands
   help  Print this message or the help of the given subcommand(s)
 
 Options:
@@ -43,20 +45,19 @@ Options:
   -V, --version  Print version
 
 Exit status:
-  0  everything was done, and every webhook was acknowledged
-  1  something was not: a webhook is undeliverable, there is no such job
+  0  success; every webhook was acknowledged
+  1  failure: an undeliverable webhook, no such job, an unavailable store
   2  the command line or the environment is wrong; nothing was done
-  130  stopped by Ctrl-C before it was done; `listen` and `inbox watch` end
-       that way, with 0
-When its output is read no further, as by `head`, a command that only shows
-ends with 0. One that does something does all of it in silence, and its exit
-status tells how that ended; `listen` goes on if it forwards.
+  130  interrupted by Ctrl-C; `listen` and `inbox watch` end with 0 then
+A closed pipe, as after `head`, does not change the exit status. A command that
+only shows data ends with 0; any other finishes its work without output.
+`listen` ends, unless it forwards.
 
 Environment:
-  WEBHOOK_TOKEN  the token that webhooks carry
-  DATABASE  the inbox: an SQLite file, or a postgres:// URL
-  QOMPLEMENT_API_KEY  the key of your account at the API, for fetch
-  NO_COLOR  no colours; they are only used on a terminal
+  WEBHOOK_TOKEN  the token in the webhook URL
+  DATABASE  the inbox: an SQLite file or a postgres:// URL
+  QOMPLEMENT_API_KEY  the API key of your account, for `fetch`
+  NO_COLOR  turns colours off; only a terminal gets colours
 
 Try it, in two terminals:
   qomplement-webhooks listen
@@ -90,7 +91,7 @@ async fn the_help_of_every_command_has_examples_and_fits_on_a_terminal() {
 }
 
 #[tokio::test]
-async fn a_wrong_command_line_is_refused_with_what_would_be_right() {
+async fn the_error_of_an_invalid_command_line_names_a_valid_one() {
     for (args, expected) in [
         (
             &["sned"] as &[_],
@@ -118,7 +119,7 @@ For more information, try '--help'.
         (
             &["send", "--to", "http://127.0.0.1", "--set", "data.status"],
             "\
-error: invalid value 'data.status' for '--set <PATH=VALUE>': a PATH=VALUE is needed, such as data.status=failed
+error: invalid value 'data.status' for '--set <PATH=VALUE>': expected PATH=VALUE, such as data.status=failed
 
 For more information, try '--help'.
 ",
@@ -126,7 +127,7 @@ For more information, try '--help'.
         (
             &["send", "--to", "http://127.0.0.1", "--count", "0"],
             "\
-error: invalid value '0' for '--count <COUNT>': a whole number from 1 on is needed
+error: invalid value '0' for '--count <COUNT>': expected a whole number, at least 1
 
 For more information, try '--help'.
 ",
@@ -134,8 +135,8 @@ For more information, try '--help'.
         (
             &["send", "invoice.json", "--to", "http://127.0.0.1"],
             "\
-error: there is no file invoice.json, and no event of that name
-  Events are extract, fill-pdf, fill-excel and failed
+error: invoice.json is neither an event nor an existing file
+  The events are extract, fill-pdf, fill-excel and failed
 ",
         ),
         (
@@ -148,7 +149,8 @@ error: --to: example.com does not begin with http:// or https://
         (
             &["inbox", "list"],
             "\
-error: which inbox? Give --db FILE, --db postgres://…, or set DATABASE
+error: no inbox given
+  Give --db FILE or --db postgres://…, or set DATABASE
 ",
         ),
         (
@@ -163,31 +165,30 @@ For more information, try '--help'.
         (
             &["inbox", "list", "--db", "mysql://me:secret@host/db"],
             "\
-warning: a password on the command line can be seen by others, as by `ps`
-  Rather put the URL into DATABASE
-error: there are no inboxes behind mysql://
+warning: other users can see a password on the command line, with `ps`
+  Put the URL into DATABASE instead
+error: mysql:// is not a supported database
   Give an SQLite file or a postgres:// URL
 ",
         ),
         (
             &["inbox", "replay", "--db", "inbox.db"],
             "\
-error: replay what? Give job ids, or a filter such as --state dead
+error: no events selected
+  Give job ids, or a filter such as --state dead
 ",
         ),
         (
             &["inbox", "watch", "--db", "inbox.db", "--every", "1"],
             "\
-error: invalid value '1' for '--every <TIME>': a time with its unit is needed, such as TIME, TIME, 5m or 7d
+error: invalid value '1' for '--every <TIME>': expected a duration with a unit, such as TIME, TIME, 5m or 7d
 
 For more information, try '--help'.
 ",
         ),
         (
             &["token", "--url", "http://example.com/webhooks"],
-            "\
-error: --url: the webhook URL must begin with https:// (http:// only for a loopback address)
-",
+            &format!("error: --url: {}\n", WebhookUrlError::NotHttps),
         ),
     ] {
         let ran = run(args).await;
@@ -196,40 +197,40 @@ error: --url: the webhook URL must begin with https:// (http:// only for a loopb
 }
 
 #[tokio::test]
-async fn an_error_says_what_is_wrong_with_a_value_and_what_would_be_right() {
+async fn the_error_of_an_invalid_value_names_the_valid_ones() {
     let inbox = |option: &'static str| vec!["inbox", option];
     let to = vec!["send", "--to", "http://127.0.0.1:1"];
-    let number = "a whole number from ";
-    let time = "a time with its unit is needed, such as 500ms, 10s, 5m or 7d";
+    let number = "expected a whole number, at least ";
+    let time = "expected a duration with a unit, such as 500ms, 10s, 5m or 7d";
     for (command, option, value, expected) in [
-        (&to, "--count", "x", "a whole number from 1 on is needed"),
-        (&to, "--concurrency", "0", "a whole number from 1 to 10000 is needed"),
-        (&to, "--concurrency", "1.5", "a whole number from 1 to 10000 is needed"),
+        (&to, "--count", "x", "expected a whole number, at least 1"),
+        (&to, "--concurrency", "0", "expected a whole number from 1 to 10000"),
+        (&to, "--concurrency", "1.5", "expected a whole number from 1 to 10000"),
         (&to, "--duplicates", "two", number),
-        (&to, "--set", "=1", "give one, such as data.status"),
+        (&to, "--set", "=1", "is empty; give one, such as data.status"),
         (&inbox("list"), "--limit", "ten", number),
         (&inbox("list"), "--after", "", number),
         (&inbox("replay"), "--limit", "x", number),
         (&inbox("watch"), "--rows", "x", number),
-        (&inbox("watch"), "--every", "1ms", "50ms at least"),
+        (&inbox("watch"), "--every", "1ms", "expected at least 50ms"),
         (&inbox("prune"), "--bodies", "7", time),
         (&inbox("prune"), "--rows", "seven days", time),
         (&inbox("show"), "--", "job with spaces", "a job id is 1 to 255 visible ASCII characters"),
-        (&vec!["fetch", "job"], "--timeout", "0s", "1ms at least"),
+        (&vec!["fetch", "job"], "--timeout", "0s", "expected at least 1ms"),
         (
             &vec!["fetch", "job"],
             "--origin",
             "api.example.com",
             "--origin: api.example.com does not begin with",
         ),
-        (&vec!["listen"], "--port", "65536", "a whole number from 0 to 65535 is needed"),
+        (&vec!["listen"], "--port", "65536", "expected a whole number from 0 to 65535"),
+        (&vec!["listen"], "--host", "localhost", "expected an IP address, such as 127.0.0.1, 0.0.0.0 or ::1"),
         (
             &vec!["listen"],
             "--host",
-            "localhost",
-            "an IP address is needed, such as 127.0.0.1, 0.0.0.0 or ::1",
+            "192.0.2.1",
+            "This machine does not have the address: give another --host",
         ),
-        (&vec!["listen"], "--host", "192.0.2.1", "This machine has no such address: try another --host"),
         (&vec!["listen"], "--fail-first", "x", number),
         (&vec!["listen"], "--delay", "5", time),
         (
@@ -248,9 +249,9 @@ async fn an_error_says_what_is_wrong_with_a_value_and_what_would_be_right() {
             &vec!["send"],
             "--to",
             "http://h:99999/?hidden",
-            "--to: http://h:99999/ is no URL: invalid port number",
+            "--to: http://h:99999/ is not a URL: invalid port number",
         ),
-        (&vec!["send"], "--to", "http://", "--to: http:// is no URL: empty host"),
+        (&vec!["send"], "--to", "http://", "--to: http:// is not a URL: empty host"),
         (&vec!["inbox", "list", "--db", "postgres://h/db"], "--table", ".", "--table: a schema's name has"),
         (&vec!["token"], "--url", "example.com", "Give a URL such as https://example.com/webhooks"),
     ] {
@@ -280,7 +281,7 @@ async fn there_are_completions_for_every_shell() {
 }
 
 #[tokio::test]
-async fn nobody_who_reads_is_no_reason_to_panic() {
+async fn a_closed_pipe_causes_no_panic() {
     for args in [&["--help"] as &[_], &["completions", "bash"], &["token"], &["inbox", "--help"]] {
         let mut child = command(args).spawn().unwrap();
         // As `head` does.

@@ -1,4 +1,4 @@
-//! Characters that a terminal obeys, or hides, wherever they come from.
+//! Characters that a terminal obeys or hides, from every source.
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -13,11 +13,11 @@ use tokio::net::TcpListener;
 
 use super::{Folder, Going, Ran, command, finish, run};
 
-/// Controls, what turns text around, line ends, and what cannot be seen.
+/// Controls, characters that change the direction of text, line ends and invisible characters.
 const HOSTILE: &str = "\u{1}\u{7}\u{8}\t\n\r\u{1b}[31m\u{7f}\u{85}\u{9b}2J\u{ad}\u{61c}\u{200b}\u{200e}\u{200f}\u{202a}\u{202e}\
     \u{2066}\u{2069}\u{2028}\u{2029}\u{2060}\u{feff}\u{fff9}\u{e0041}";
 
-/// Whether it may be printed. Written apart from what the program goes by.
+/// Whether a character may be printed. Independent of the program's own list.
 fn may_be_printed(char: char) -> bool {
     char == '\n'
         || (!char.is_control()
@@ -25,9 +25,9 @@ fn may_be_printed(char: char) -> bool {
                 | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{fff9}' | '\u{e0000}'..='\u{e0fff}'))
 }
 
-/// Nothing that is hostile is there, and all of it is told of `times` times.
+/// The output has no hostile character, and at least `times` escapes of each.
 #[track_caller]
-fn is_shown_harmless(what: &str, ran: &Ran, times: usize) {
+fn is_escaped(what: &str, ran: &Ran, times: usize) {
     let shown = format!("{}{}", ran.out, ran.err);
     let hostile = shown.chars().find(|char| !may_be_printed(*char));
     assert!(hostile.is_none(), "{what}: {hostile:?} in {ran:?}");
@@ -52,7 +52,7 @@ async fn filled(folder: &Folder) -> String {
 }
 
 #[tokio::test]
-async fn what_an_inbox_holds_is_shown_harmless() {
+async fn text_from_an_inbox_is_escaped() {
     let folder = Folder::new();
     let file = filled(&folder).await;
     for (args, times) in [
@@ -65,7 +65,7 @@ async fn what_an_inbox_holds_is_shown_harmless() {
         (&["replay", "--state", "dead"], 1),
     ] {
         let ran = run(&[&["inbox", args[0], "--db", &file], &args[1..]].concat()).await;
-        is_shown_harmless(&format!("{args:?}"), &ran, times);
+        is_escaped(&format!("{args:?}"), &ran, times);
         assert!(!ran.out.contains("\n["), "a line of another's making: {ran:?}");
     }
     let listed = run(&["inbox", "list", "--db", &file]).await;
@@ -79,14 +79,14 @@ async fn what_an_inbox_holds_is_shown_harmless() {
 }
 
 #[tokio::test]
-async fn what_arrives_is_shown_harmless() {
+async fn text_from_webhooks_is_escaped() {
     for args in [&[] as &[_], &["--whole"], &["--format", "json"]] {
         let mut going = Going::start(&mut command(&[&["listen", "--port", "0"], args].concat()));
         let url = going.next_err().await.strip_prefix("listening on ").unwrap().to_owned();
         let sender = Sender::to_url(&url).unwrap().retry_delays([]);
         assert!(sender.deliver(body("job")).await.is_delivered());
         let ran = going.interrupt().await;
-        is_shown_harmless(&format!("listen {args:?}"), &ran, 1);
+        is_escaped(&format!("listen {args:?}"), &ran, 1);
         if args.last() == Some(&"json") {
             assert_eq!(ran.json()["body"], serde_json::from_str::<Value>(&body("job")).unwrap());
         }
@@ -94,7 +94,7 @@ async fn what_arrives_is_shown_harmless() {
 }
 
 #[tokio::test]
-async fn what_a_server_or_the_api_says_is_shown_harmless() {
+async fn text_from_a_server_or_the_api_is_escaped() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());
     let app = Router::new().fallback(|uri: axum::http::Uri| async move {
@@ -109,19 +109,19 @@ async fn what_a_server_or_the_api_says_is_shown_harmless() {
     let server = tokio::spawn(axum::serve(listener, app).into_future());
     for format in ["text", "json"] {
         let sent = run(&["send", "--to", &origin, "--schedule", "none", "--format", format]).await;
-        is_shown_harmless("send", &sent, 1);
+        is_escaped("send", &sent, 1);
         let mut fetch = command(&["fetch", "job", "--origin", &origin, "--format", format]);
         let fetched = finish(fetch.env("QOMPLEMENT_API_KEY", "key"), "").await;
         assert_eq!(fetched.code, Some(0), "{fetched:?}");
-        is_shown_harmless("fetch", &fetched, 2);
+        is_escaped("fetch", &fetched, 2);
     }
     server.abort();
 }
 
 #[tokio::test]
-async fn what_the_command_line_holds_is_shown_harmless() {
+async fn text_from_the_command_line_is_escaped() {
     let folder = Folder::new();
-    // No file has a name with a NUL or a slash, and this has neither.
+    // A file name can hold all of these: only NUL and the slash are excluded.
     let named = folder.write(HOSTILE, "no JSON");
     let missing = folder.file(&format!("missing{HOSTILE}"));
     for args in [
@@ -145,7 +145,7 @@ async fn what_the_command_line_holds_is_shown_harmless() {
     ] {
         let ran = run(args).await;
         assert!(matches!(ran.code, Some(1 | 2)), "{args:?}: {ran:?}");
-        is_shown_harmless(&format!("{args:?}"), &ran, 1);
+        is_escaped(&format!("{args:?}"), &ran, 1);
     }
 }
 
@@ -160,7 +160,7 @@ async fn a_body_that_is_nested_deeply_is_shown_in_a_few_times_its_size() {
     );
     inbox.receive(&Envelope::try_from(Bytes::from(body.clone())).unwrap()).await.unwrap();
     let shown = run(&["inbox", "show", "job", "--db", &file]).await;
-    assert_eq!(shown.err, "the body is too deep to lay out all of it; --raw prints it as it is\n");
+    assert_eq!(shown.err, "the body is nested too deeply to indent all of it\n  --raw prints it unchanged\n");
     assert!(shown.out.len() < 5 * body.len() + (64 << 10), "{} bytes", shown.out.len());
     let (_, printed) = shown.out.split_once(" bytes\n").unwrap();
     assert_eq!(printed.replace(['\n', ' '], ""), body, "something is left out");

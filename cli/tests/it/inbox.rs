@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use qomplement_webhooks::event::Envelope;
-use qomplement_webhooks::inbox::Outcome;
+use qomplement_webhooks::inbox::{Outcome, SqliteInboxError};
 use qomplement_webhooks::{InboxStore, SqliteInbox};
 use serde_json::{Value, json};
 
 use super::{Folder, Going, Ran, command, end, run};
 
 pub const HOUR: Duration = Duration::from_secs(3600);
-/// More than an hour for longer than a test takes.
+/// Shown as `1h` throughout a test.
 const LEASE: Duration = Duration::from_secs(5400);
 
-/// A row in each state, and two that are dead. A retry is always two hours away.
+/// Stores a row in each state, and two dead ones. A retry is due in two hours.
 pub(super) async fn fill(inbox: &dyn InboxStore) {
     let take = async || inbox.lease(1, LEASE).await.unwrap().remove(0).lease;
     for (job, job_type, status, outcome) in [
@@ -69,7 +69,7 @@ job-expected  expected  0  TIME  overdue in 2h  -  -
 ";
 
 #[tokio::test]
-async fn what_is_in_an_inbox_is_listed_with_the_reasons() {
+async fn rows_are_listed_with_their_last_errors() {
     let folder = Folder::new();
     let file = filled(&folder).await;
     inbox(&file, &["list"]).await.shows(0, LIST, "");
@@ -86,9 +86,9 @@ async fn what_is_in_an_inbox_is_listed_with_the_reasons() {
         inbox(&file, &[&["list"], args].concat()).await.shows(0, &lines(shown), "");
     }
     let page = inbox(&file, &["list", "--limit", "2"]).await;
-    page.shows(0, &lines(&[0, 1, 2]), "there are more: --after 2 shows the next, --limit 0 all\n");
+    page.shows(0, &lines(&[0, 1, 2]), "more rows follow: --after 2 lists the next, --limit 0 lists all\n");
     inbox(&file, &["list", "--limit", "7"]).await.shows(0, LIST, "");
-    inbox(&file, &["list", "--type", "none"]).await.shows(0, "", "no row is so\n");
+    inbox(&file, &["list", "--type", "none"]).await.shows(0, "", "no row matches the filter\n");
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn a_row_whose_id_no_version_accepts_is_listed_and_not_replayed() {
 }
 
 #[tokio::test]
-async fn json_holds_all_of_a_row() {
+async fn json_holds_every_member_of_a_row() {
     let folder = Folder::new();
     let file = filled(&folder).await;
     let listed = inbox(&file, &["list", "--format", "json"]).await;
@@ -169,34 +169,38 @@ body  82 bytes
         raw.out,
         r#"{"job_id":"job-new","data":{"type":"extract","status":"completed","id":"job-new"}}"#
     );
-    inbox(&file, &["show", "job-nobody"]).await.shows(1, "", "error: the inbox has no job job-nobody\n");
+    inbox(&file, &["show", "job-nobody"]).await.shows(
+        1,
+        "",
+        "error: the inbox has no row for the job job-nobody\n",
+    );
     let expected = inbox(&file, &["show", "job-expected", "--raw"]).await;
-    expected.shows(1, "", "error: there is no body: it has yet to come\n");
+    expected.shows(1, "", "error: the row has no body: the event has not arrived\n");
     let invalid = inbox(&file, &["show", "not a job"]).await;
     assert_eq!(invalid.code, Some(2), "{invalid:?}");
 }
 
 #[tokio::test]
-async fn what_is_there_is_counted() {
+async fn rows_are_counted_by_state() {
     let folder = Folder::new();
     let file = filled(&folder).await;
     inbox(&file, &["stats"]).await.shows(
         0,
         "\
 expected  1
-received  2  wait to be handled
-running  1  are being handled
+received  2  waiting for an attempt
+running  1  leased to workers
 done  1
-dead  2  stay until they are replayed
-                509  bytes of bodies
-the oldest that is due has been for TIME
+dead  2  dead letters, kept until replayed
+                509  bytes in bodies
+oldest due row: due for TIME
 ",
         "",
     );
 }
 
 #[tokio::test]
-async fn what_is_dead_is_replayed_after_a_look() {
+async fn dead_letters_are_replayed_after_a_dry_run() {
     let folder = Folder::new();
     let file = filled(&folder).await;
     let table = "\
@@ -210,7 +214,8 @@ job-odd  dead  1  TIME  -  summarize  processing  an unknown type
         2,
         table,
         "error: Replay these 2 events?\n  \
-            There is no terminal to answer that on\n  Give --yes to do it, or --dry-run to look at it\n",
+            This question needs a terminal to answer on\n  \
+            Give --yes to go on without it, or --dry-run to see the effect\n",
     );
     inbox(&file, &["list"]).await.shows(0, LIST, "");
 
@@ -226,7 +231,7 @@ job-odd  dead  1  TIME  -  summarize  processing  an unknown type
     inbox(&file, &["replay", "--state", "running", "--yes"]).await.shows(
         2,
         "",
-        "error: what is running cannot be replayed: only dead or done\n",
+        "error: --state: running events cannot be replayed\n  Give --state dead or --state done\n",
     );
     let none = inbox(&file, &["replay", "--type", "nothing", "--yes"]).await;
     none.shows(0, "0 replayed\n", "");
@@ -243,7 +248,7 @@ JOB  STATE  ATTEMPTS  AGE  NEXT  TYPE  STATUS  LAST ERROR
 job-dead  dead  1  TIME  -  fill_pdf  failed  no such\\u{1b}[31m customer
 1 replayed
 ",
-        "job-running is not replayed: it is running\njob-nobody is not replayed: the inbox has no such job\n",
+        "job-running not replayed: the event is running\njob-nobody not replayed: the inbox has no row for it\n",
     );
     let done = inbox(&file, &["replay", "job-done", "--yes", "--format", "json"]).await;
     assert_eq!((done.code, done.json()["replayed"].as_u64()), (Some(0), Some(1)));
@@ -261,7 +266,7 @@ async fn a_job_that_died_without_an_event_is_expected_again() {
     let disowned = Outcome::Rejected { error: "the API has no such job".into() };
     let _ = store.settle(&lease, &disowned).await.unwrap();
     let shown = inbox(&file, &["show", "job-none"]).await;
-    assert!(shown.out.ends_with("\nbody      no event came, or the API disowned it\n"), "{shown:?}");
+    assert!(shown.out.ends_with("\nbody      no event arrived, or the API rejected the job\n"), "{shown:?}");
     inbox(&file, &["replay", "job-none", "--yes"]).await.shows(
         0,
         "\
@@ -276,7 +281,7 @@ job-none  dead  0  TIME  -  -  -  the API has no such job
 }
 
 #[tokio::test]
-async fn many_events_are_replayed_and_none_that_comes_meanwhile() {
+async fn many_events_are_replayed_each_once() {
     let folder = Folder::new();
     let file = folder.file("inbox.db");
     let store = SqliteInbox::open(&file).unwrap();
@@ -312,7 +317,7 @@ async fn many_events_are_replayed_and_none_that_comes_meanwhile() {
 }
 
 #[tokio::test]
-async fn only_what_is_done_is_pruned() {
+async fn only_done_events_are_pruned() {
     let folder = Folder::new();
     let file = filled(&folder).await;
     let prune = async |args: &[&str]| inbox(&file, &[&["prune"], args].concat()).await;
@@ -325,15 +330,16 @@ async fn only_what_is_done_is_pruned() {
     prune(&["--bodies", "0s"]).await.shows(
         2,
         "",
-        "error: Delete bodies TIME after they were handled, and rows 30days after?\n  \
-            That is 1 body and 0 rows, at most\n  \
-            There is no terminal to answer that on\n  Give --yes to do it, or --dry-run to look at it\n",
+        "error: Delete bodies of events done for TIME, and rows for 30days?\n  \
+            At most 1 body and 0 rows\n  \
+            This question needs a terminal to answer on\n  \
+            Give --yes to go on without it, or --dry-run to see the effect\n",
     );
     prune(&["--bodies", "0s", "--yes"]).await.shows(0, "1 body and 0 rows deleted\n", "");
     inbox(&file, &["replay", "job-done", "--yes"]).await.shows(
         1,
         "0 replayed\n",
-        "job-done is not replayed: its event was pruned\n",
+        "job-done not replayed: the event was pruned\n",
     );
     let rows = prune(&["--bodies", "0s", "--rows", "0s", "--yes", "--format", "json"]).await;
     assert_eq!(rows.json(), json!({"bodies": 0, "rows": 1, "dry_run": false}));
@@ -342,53 +348,65 @@ async fn only_what_is_done_is_pruned() {
 }
 
 #[tokio::test]
-async fn nothing_is_made_or_changed_by_a_wrong_path() {
+async fn a_wrong_path_creates_and_changes_nothing() {
     let folder = Folder::new();
     let missing = folder.file("missing.db");
     let command = "list";
     inbox(&missing, &[command]).await.shows(
         1,
         "",
-        "error: there is no file FOLDER/missing.db\n  \
-            A server with `SqliteInbox::open` creates it; is it in another folder?\n",
+        "error: FOLDER/missing.db does not exist\n  \
+            Check the folder: a server creates the file with `SqliteInbox::open`\n",
     );
     assert!(!std::path::Path::new(&missing).exists(), "a file was made");
     for (name, content, what) in [
-        ("empty.db", "".as_bytes(), "the file is an SQLite database, but not an inbox"),
-        ("text.db", &[b'x'; 5000], "the file is no SQLite database"),
+        ("empty.db", "".as_bytes(), SqliteInboxError::NotAnInbox),
+        ("text.db", &[b'x'; 5000], SqliteInboxError::NotADatabase),
     ] {
         let file = folder.write(name, content);
         let refused = inbox(&file, &[command]).await;
         refused.shows(
             1,
             "",
-            &format!("error: FOLDER/{name}: {what}\n  Is it the right file? Nothing in it was changed\n"),
+            &format!(
+                "error: FOLDER/{name}: {what}\n  Check the name of the file; nothing in it was changed\n"
+            ),
         );
         assert_eq!(std::fs::read(&file).unwrap(), content, "{name} was changed");
     }
     let other = folder.file("other.db");
     rusqlite::Connection::open(&other).unwrap().execute_batch("CREATE TABLE mine (id INTEGER)").unwrap();
     let refused = inbox(&other, &[command]).await;
-    assert!(refused.code == Some(1) && refused.err.contains("but not an inbox"), "{refused:?}");
+    assert!(
+        refused.code == Some(1) && refused.err.contains(&SqliteInboxError::NotAnInbox.to_string()),
+        "{refused:?}"
+    );
     let typo = inbox("postgres:/me:hidden-secret@host/db", &[command]).await;
     assert!(typo.code == Some(1) && !typo.err.contains("hidden-secret"), "{typo:?}");
     assert!(typo.err.contains("A URL begins with postgres://"), "{typo:?}");
     let folder_itself = folder.0.to_str().unwrap();
     let refused = inbox(folder_itself, &[command]).await;
     assert!(
-        refused.code == Some(1) && refused.err.contains("is a folder\n  An inbox is a file"),
+        refused.code == Some(1) && refused.err.contains("is a folder\n  Give the file of the inbox in it"),
         "{refused:?}"
     );
     for scheme in ["sqlite:inbox.db", "sqlite://inbox.db", "file:inbox.db", "file:///inbox.db"] {
         let refused = inbox(scheme, &[command]).await;
-        assert!(refused.err.contains("without a scheme: --db inbox.db"), "{refused:?}");
+        assert!(
+            refused.err.contains("without a scheme") && refused.err.contains("--db inbox.db"),
+            "{refused:?}"
+        );
     }
     let table = inbox(&other, &[command, "--table", "a.b"]).await;
-    table.shows(2, "", "error: --table is for PostgreSQL: an SQLite file has one inbox\n");
+    table.shows(
+        2,
+        "",
+        "error: --table needs a postgres:// URL: an SQLite file holds one inbox\n  Leave --table out\n",
+    );
 }
 
 #[tokio::test]
-async fn a_locked_file_is_read_and_what_would_write_to_it_says_so() {
+async fn a_locked_file_is_read_and_a_write_says_that_it_is_locked() {
     let folder = Folder::new();
     let file = filled(&folder).await;
     let writer = rusqlite::Connection::open(&file).unwrap();
@@ -398,7 +416,7 @@ async fn a_locked_file_is_read_and_what_would_write_to_it_says_so() {
         1,
         "",
         "error: the store is unavailable: database is locked\n  \
-            Another program is writing to the file for long; try again when it has ended\n",
+            Another program is writing to the file: try again when it has finished\n",
     );
     writer.execute_batch("ROLLBACK").unwrap();
     inbox(&file, &["list"]).await.shows(0, LIST, "");
@@ -414,14 +432,14 @@ async fn the_database_is_taken_from_the_environment_too() {
         end(command(&["inbox", "list", "--db", &file]).env("DATABASE", "other").spawn().unwrap()).await;
     other.shows(0, LIST, "");
     let empty = end(command(&["inbox", "list"]).env("DATABASE", "").spawn().unwrap()).await;
-    empty.shows(2, "", "error: which inbox? Give --db FILE, --db postgres://…, or set DATABASE\n");
+    empty.shows(2, "", "error: no inbox given\n  Give --db FILE or --db postgres://…, or set DATABASE\n");
     let odd = std::ffi::OsStr::from_bytes(b"hidden-\xff");
     let odd = end(command(&["inbox", "list"]).env("DATABASE", odd).spawn().unwrap()).await;
-    odd.shows(2, "", "error: DATABASE: it holds something else than text\n");
+    odd.shows(2, "", "error: DATABASE is not valid UTF-8\n  Set it to an SQLite file or a postgres:// URL\n");
 }
 
 #[tokio::test]
-async fn a_watch_in_a_pipe_prints_what_has_changed() {
+async fn a_watch_in_a_pipe_prints_each_change() {
     use tokio::io::{AsyncBufReadExt, BufReader};
 
     let folder = Folder::new();

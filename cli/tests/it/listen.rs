@@ -36,7 +36,7 @@ impl Listening {
 }
 
 #[tokio::test]
-async fn what_arrives_is_shown_and_what_is_refused_beside_it() {
+async fn webhooks_and_refused_requests_are_shown() {
     let listening = listen(&[], None).await;
     let sender = listening.sender();
     for payload in [
@@ -59,7 +59,7 @@ async fn what_arrives_is_shown_and_what_is_refused_beside_it() {
 NOW  200  extract  completed  JOB
 NOW  200  fill_pdf  completed  JOB
 NOW  200  fill_excel  failed  job-7
-NOW  200  fill_excel  failed  job-7  try 2
+NOW  200  fill_excel  failed  job-7  #2
 NOW  200  \\u{1b}[31m\\u{9b}2J\\n  completed  odd
 ",
         "\
@@ -71,7 +71,7 @@ NOW  405  GET /a/path  method_not_allowed
 }
 
 #[tokio::test]
-async fn filters_say_what_is_shown_and_not_what_is_answered() {
+async fn filters_hide_webhooks_that_are_still_answered() {
     let listening = listen(&["--type", "extract,fill_pdf", "--status", "failed"], None).await;
     let sender = listening.sender();
     for payload in [
@@ -90,7 +90,7 @@ async fn filters_say_what_is_shown_and_not_what_is_answered() {
 }
 
 #[tokio::test]
-async fn a_whole_body_is_shown_in_its_own_order() {
+async fn a_whole_body_keeps_the_order_of_its_members() {
     let listening = listen(&["--whole"], None).await;
     let body =
         r#"{"data":{"id":"z","status":"failed","type":"extract","n":12345678901234567890.10},"job_id":"z"}"#;
@@ -113,7 +113,7 @@ async fn a_whole_body_is_shown_in_its_own_order() {
 }
 
 #[tokio::test]
-async fn json_is_one_object_a_line_with_the_body_as_it_came() {
+async fn json_is_one_object_per_line_with_the_unchanged_body() {
     let listening = listen(&["--format", "json"], None).await;
     let body =
         "{\"job_id\":\"z\",\n\"data\":{\"id\":\"z\",\"status\":\"failed\",\"type\":\"extract\",\"n\":1.50}}";
@@ -126,14 +126,14 @@ async fn json_is_one_object_a_line_with_the_body_as_it_came() {
     assert!(time.as_str().is_some_and(|time| time.ends_with('Z')), "{time}");
     let body: Value = serde_json::from_str(body).unwrap();
     let expected = json!({
-        "time": null, "job_id": "z", "type": "extract", "status": "failed", "try": 1, "answer": 200,
+        "time": null, "job_id": "z", "type": "extract", "status": "failed", "delivery": 1, "answer": 200,
         "forwarded": null, "body": body,
     });
     assert_eq!(shown, expected);
 }
 
 #[tokio::test]
-async fn the_first_tries_of_each_job_fail_if_told_so() {
+async fn the_first_deliveries_of_each_job_fail_with_fail_first() {
     let listening = listen(&["--fail-first", "2", "--delay", "20ms"], None).await;
     let delays = [std::time::Duration::ZERO; 2];
     let sender = listening.sender().retry_delays(delays);
@@ -148,13 +148,13 @@ async fn the_first_tries_of_each_job_fail_if_told_so() {
     }
     let ran = listening.interrupt().await;
     let once = "NOW  503  extract  completed  JOB\n\
-        NOW  503  extract  completed  JOB  try 2\n\
-        NOW  200  extract  completed  JOB  try 3\n";
+        NOW  503  extract  completed  JOB  #2\n\
+        NOW  200  extract  completed  JOB  #3\n";
     ran.shows(0, &once.repeat(2), "6 webhooks, 0 requests refused\n");
 }
 
 #[tokio::test]
-async fn the_token_is_required_and_goes_along_when_forwarded() {
+async fn the_token_is_required_and_forwarded() {
     let script = Script::new([Act::Succeed, Act::Fail]);
     let token = SharedToken::new(TOKEN).unwrap();
     let receiver = WebhookReceiver::builder(script.handler()).token(token.clone()).build().unwrap();
@@ -165,7 +165,7 @@ async fn the_token_is_required_and_goes_along_when_forwarded() {
     let with = without.token(&token);
     assert_eq!(with.deliver(Payload::extract_completed()).await.statuses(), [Some(200)]);
     let failed = with.deliver(Payload::extract_completed()).await;
-    assert_eq!(failed.statuses(), [Some(503)], "the other's answer is passed on");
+    assert_eq!(failed.statuses(), [Some(503)], "the answer of the other server is passed on");
     let body = failed.deliveries[0].result.as_ref().unwrap().body();
     assert!(body.starts_with(br#"{"received":false,"error":{"code":"handler_failed""#), "{body:?}");
     assert_eq!(script.runs(), 2);
@@ -188,7 +188,7 @@ NOW  401  POST /  unauthorized
 }
 
 #[tokio::test]
-async fn what_cannot_be_forwarded_is_not_acknowledged() {
+async fn a_webhook_that_cannot_be_forwarded_is_not_acknowledged() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let listening = listen(&["--forward", &format!("http://{gone}/?token={TOKEN}")], None).await;
     assert_eq!(listening.sender().deliver(Payload::extract_completed()).await.statuses(), [Some(502)]);
@@ -200,13 +200,14 @@ async fn what_cannot_be_forwarded_is_not_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_told_of() {
+async fn a_port_in_use_is_an_error() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     run(&["listen", "--port", &port]).await.shows(
         1,
         "",
-        "error: cannot listen on ADDRESS: Address already in use (os error 98)\n  Is another program there? Try another --port\n",
+        "error: cannot listen on ADDRESS: Address already in use (os error 98)\n  \
+            Another program uses the port: stop it, or give another --port\n",
     );
     for url in ["not a url", "ftp://127.0.0.1/"] {
         assert_eq!(run(&["listen", "--forward", url]).await.code, Some(2), "{url}");
@@ -214,7 +215,7 @@ async fn a_port_that_is_taken_is_told_of() {
 }
 
 #[tokio::test]
-async fn it_ends_when_nobody_reads_what_it_shows() {
+async fn listen_ends_when_its_output_is_closed() {
     let mut listening = listen(&[], None).await;
     drop(listening.going.child.stdout.take());
     let _ = listening.sender().deliver(Payload::extract_completed()).await;
@@ -223,7 +224,7 @@ async fn it_ends_when_nobody_reads_what_it_shows() {
 }
 
 #[tokio::test]
-async fn what_one_shows_another_sends() {
+async fn the_body_that_listen_shows_can_be_sent() {
     let folder = Folder::new();
     let listening = listen(&["--format", "json"], None).await;
     let sent = run(&["send", "fill-excel", "--to", &format!("{}/any/path", listening.url)]).await;

@@ -1,4 +1,4 @@
-//! The command line, as people and scripts meet it.
+//! The command line, run as a program.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 mod databases;
@@ -26,10 +26,10 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_qomplement-webhooks");
-/// More than any command here takes.
+/// Longer than any command takes.
 const LONG: Duration = Duration::from_secs(30);
 
-/// The program, in an environment that says nothing of tokens, databases or terminals.
+/// The program, in an environment without tokens, databases or terminal settings.
 fn command(args: &[&str]) -> Command {
     let mut command = Command::from(plain_command(args));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -54,7 +54,7 @@ fn plain_command(args: &[&str]) -> std::process::Command {
     command
 }
 
-/// What a command said, and how it ended.
+/// The output and the exit status of a command.
 #[derive(Debug)]
 struct Ran {
     code: Option<i32>,
@@ -66,11 +66,11 @@ async fn run(args: &[&str]) -> Ran {
     finish(&mut command(args), "").await
 }
 
-/// Runs a command to its end, with something on its standard input.
+/// Runs a command to its end, with a standard input.
 async fn finish(command: &mut Command, input: &str) -> Ran {
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    // One that does not read it, does not read it.
+    // Fails if the command does not read it.
     let _ = stdin.write_all(input.as_bytes()).await;
     drop(stdin);
     end(child).await
@@ -86,7 +86,7 @@ async fn end(child: Child) -> Ran {
 }
 
 impl Ran {
-    /// Compares what is shown with a transcript in which what differs from run to run is masked.
+    /// Compares the output with a transcript whose varying parts are masked.
     #[track_caller]
     fn shows(&self, code: i32, out: &str, err: &str) -> &Self {
         let shown = (self.code, masked(&self.out), masked(&self.err));
@@ -101,7 +101,7 @@ impl Ran {
     }
 }
 
-/// A text without what differs from run to run; columns are two spaces apart.
+/// Masks the parts of a text that differ from run to run; columns are two spaces apart.
 fn masked(text: &str) -> String {
     static MASKS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         let masks = [
@@ -120,7 +120,7 @@ fn masked(text: &str) -> String {
     MASKS.iter().fold(text.to_owned(), |text, (regex, mask)| regex.replace_all(&text, *mask).into_owned())
 }
 
-/// A command that goes on, and the lines of its standard error.
+/// A running command, and the lines of its standard error.
 struct Going {
     child: Child,
     err: tokio::io::Lines<BufReader<tokio::process::ChildStderr>>,
@@ -159,7 +159,7 @@ impl Going {
     }
 }
 
-/// A folder that is gone after the test.
+/// A folder that is deleted after the test.
 struct Folder(PathBuf);
 
 impl Folder {

@@ -1,5 +1,4 @@
-//! A reader that goes away, as `head` does, and an output that takes nothing: work goes on, and the exit status tells
-//! how it ended.
+//! A closed pipe, as after `head`, and a full disk: the work goes on, and the exit status tells its result.
 
 use std::fs::File;
 
@@ -14,14 +13,14 @@ use super::{Folder, Going, Ran, command, end};
 use crate::support::servers::{Framework, Server};
 use crate::support::{Act, Script};
 
-/// Runs a command of which nobody reads what it prints.
+/// Runs a command with a closed standard output.
 async fn unread(command: &mut Command) -> Ran {
     let mut child = command.spawn().unwrap();
     drop(child.stdout.take());
     end(child).await
 }
 
-/// Runs a command of which only the first line is read.
+/// Runs a command whose standard output closes after the first line.
 async fn read_once(command: &mut Command) -> Ran {
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -38,7 +37,7 @@ async fn filled(folder: &Folder) -> (String, SqliteInbox) {
 }
 
 #[tokio::test]
-async fn everything_is_sent_and_the_verdict_stays() {
+async fn everything_is_sent_and_the_exit_status_stays() {
     for (act, code) in [(Act::Succeed, 0), (Act::Fail, 1)] {
         let script = Script::new([act]);
         let receiver = WebhookReceiver::builder(script.handler()).unauthenticated().build().unwrap();
@@ -87,7 +86,7 @@ async fn a_server_that_forwards_goes_on() {
 }
 
 #[tokio::test]
-async fn a_command_that_only_shows_ends_well() {
+async fn a_command_that_only_shows_data_ends_with_0() {
     let folder = Folder::new();
     let (file, _) = filled(&folder).await;
     for args in [
@@ -103,11 +102,11 @@ async fn a_command_that_only_shows_ends_well() {
         assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{args:?}");
     }
     let ran = unread(&mut command(&["inbox", "show", "job-nobody", "--db", &file])).await;
-    assert_eq!(ran.code, Some(1), "there is no such job: {ran:?}");
+    assert_eq!(ran.code, Some(1), "no such job: {ran:?}");
 }
 
 #[tokio::test]
-async fn an_output_that_takes_nothing_is_told_of_after_the_work() {
+async fn an_output_that_cannot_be_written_is_an_error_after_the_work() {
     let folder = Folder::new();
     let (file, inbox) = filled(&folder).await;
     let script = Script::default();

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use qomplement_webhooks::auth::WebhookUrlError;
 use qomplement_webhooks::{SharedToken, WebhookReceiver};
 use serde_json::json;
 
@@ -16,7 +17,7 @@ async fn server(token: &str) -> Server {
 }
 
 #[tokio::test]
-async fn a_token_is_made_with_the_url_that_carries_it() {
+async fn a_token_is_generated_with_its_url() {
     run(&["token"]).await.shows(0, "TOKEN\n", "");
     let one = run(&["token"]).await.out;
     assert_ne!(one, run(&["token"]).await.out, "the same token twice");
@@ -33,7 +34,7 @@ async fn a_token_is_made_with_the_url_that_carries_it() {
     assert_eq!(run(&["token", "--format", "json"]).await.json().as_object().unwrap().len(), 1);
 }
 
-const NEW: &str = "the URL carries a new token: your server must have it, too\n";
+const NEW: &str = "the URL has a new token: configure your server with this token\n";
 
 #[tokio::test]
 async fn the_url_carries_the_token_of_the_environment_if_there_is_one() {
@@ -47,7 +48,7 @@ async fn the_url_carries_the_token_of_the_environment_if_there_is_one() {
     with(&url).await.shows(
         0,
         &format!("webhook_url=https://example.com/?token={TOKEN}\n").replace(TOKEN, "TOKEN"),
-        "the URL carries the token in WEBHOOK_TOKEN; without it, a new one is made\n",
+        "the URL has the token in WEBHOOK_TOKEN; unset it to generate a token\n",
     );
     assert!(with(&url).await.out.contains(TOKEN), "another token");
     let json = with(&[&url[..], &["--format", "json"]].concat()).await.json();
@@ -72,15 +73,19 @@ async fn a_token_is_saved_where_only_its_owner_reads_it_and_never_over_another()
     again.shows(
         2,
         "",
-        "error: FOLDER/webhook.token exists, and could hold a token in use\n  \
-            Move it away first, or give another name\n",
+        "error: FOLDER/webhook.token already exists, and can hold a token in use\n  \
+            Move the file away, or give another name\n",
     );
     assert_eq!(std::fs::read_to_string(&file).unwrap(), token);
 
     let url = run(&["token", "--token-file", &file, "--url", "https://example.com/"]).await;
     assert_eq!(url.out, format!("webhook_url=https://example.com/?token={token}"));
     let nothing = run(&["token", "--token-file", &file]).await;
-    nothing.shows(2, "", "error: a token was given, and no --url to put it into\n");
+    nothing.shows(
+        2,
+        "",
+        "error: a token without --url: nothing to do\n  Give --url, or leave the token out to generate one\n",
+    );
 }
 
 #[tokio::test]
@@ -118,22 +123,25 @@ async fn the_token_comes_from_the_environment_a_file_standard_input_or_the_url()
 }
 
 #[tokio::test]
-async fn a_token_on_the_command_line_is_taken_with_a_warning() {
-    // A token can begin with what an option begins with.
+async fn a_token_on_the_command_line_is_accepted_with_a_warning() {
+    // A token can begin with dashes, like an option.
     let token = format!("--{TOKEN}");
     let server = server(&token).await;
     let ran = run(&["send", "--to", &server.url(), "--token", &token, "--format", "json"]).await;
     assert_eq!((ran.code, &ran.json()["answers"]), (Some(0), &json!({"200": 1})));
     assert_eq!(
         ran.err,
-        "warning: a token on the command line can be seen by others, as by `ps`\n  Rather set WEBHOOK_TOKEN, or use --token-file\n"
+        "warning: other users can see a token on the command line, with `ps`\n  Set WEBHOOK_TOKEN or give --token-file instead\n"
     );
 }
 
 #[tokio::test]
-async fn a_bad_token_is_refused_and_not_shown() {
+async fn an_invalid_token_is_refused_and_not_shown() {
     let folder = Folder::new();
-    let file = folder.write("token", "not a token, with spaces: hidden-secret");
+    const MAKE: &str = "\n  Make a token with `qomplement-webhooks token`\n";
+    const SPACED: &str = "not a token, with spaces: hidden-secret";
+    let invalid = |token: &str| SharedToken::new(token).unwrap_err();
+    let file = folder.write("token", SPACED);
     let url = format!("http://127.0.0.1:1/?token={TOKEN}");
     let in_env = |args: &[&str], token: &str| {
         let mut command = command(args);
@@ -143,18 +151,12 @@ async fn a_bad_token_is_refused_and_not_shown() {
     for (mut command, expected) in [
         (
             in_env(&["send", "--to", "http://127.0.0.1:1"], "hidden-secret"),
-            "error: WEBHOOK_TOKEN: the token has 13 characters, and at least 32 are needed\n  \
-                `qomplement-webhooks token` makes a good one\n",
+            &*format!("error: WEBHOOK_TOKEN: {}{MAKE}", invalid("hidden-secret")),
         ),
-        (
-            in_env(&["listen"], ""),
-            "error: WEBHOOK_TOKEN: the token has 0 characters, and at least 32 are needed\n  \
-                `qomplement-webhooks token` makes a good one\n",
-        ),
+        (in_env(&["listen"], ""), &format!("error: WEBHOOK_TOKEN: {}{MAKE}", invalid(""))),
         (
             command(&["listen", "--token-file", &file]),
-            "error: FOLDER/token: the token has a character other than A-Z, a-z, 0-9, `-` and `_` (position 3)\n  \
-                `qomplement-webhooks token` makes a good one\n",
+            &format!("error: FOLDER/token: {}{MAKE}", invalid(SPACED)),
         ),
         (
             command(&["send", "--to", "http://127.0.0.1:1", "--token-file", "/no/such/file"]),
@@ -162,16 +164,18 @@ async fn a_bad_token_is_refused_and_not_shown() {
         ),
         (
             command(&["send", "--to", &url, "--token-file", "-"]),
-            "error: --to: the URL has a token, and another one was given\n",
+            "error: --to: the URL already has a token\n  Leave out the other token, or the one in the URL\n",
         ),
         (
             in_env(&["send", "--to", "http://example.com/hooks"], TOKEN),
-            "error: --to: the webhook URL must begin with https:// (http:// only for a loopback address)\n  \
-                A token was given: it is not sent in the clear\n",
+            &format!(
+                "error: --to: {}\n  Give an https:// URL: a token is never sent unencrypted\n",
+                WebhookUrlError::NotHttps
+            ),
         ),
         (
             command(&["send", "-", "--to", "http://127.0.0.1:1", "--token-file", "-"]),
-            "error: the body and the token cannot both come from standard input\n",
+            "error: the body and the token cannot both come from standard input\n  Read one of them from a file\n",
         ),
     ] {
         let ran = finish(&mut command, TOKEN).await;

@@ -15,7 +15,7 @@ async fn server(script: &Script) -> Server {
     Server::start(Framework::Axum, receiver).await
 }
 
-/// A server that notes the bodies it gets.
+/// A server that records the bodies it receives.
 async fn noting() -> (Server, Arc<Mutex<Vec<Bytes>>>) {
     let bodies = Arc::new(Mutex::new(Vec::new()));
     let noted = bodies.clone();
@@ -33,7 +33,7 @@ fn free_url() -> String {
 }
 
 #[tokio::test]
-async fn every_documented_event_is_sent_and_told_of() {
+async fn every_documented_event_is_sent_and_shown() {
     let (server, bodies) = noting().await;
     for (what, job_type, status) in [
         ("extract", "extract", "completed"),
@@ -46,10 +46,10 @@ async fn every_documented_event_is_sent_and_told_of() {
             0,
             "\
 JOB  acknowledged  200
-1 webhook, to http://ADDRESS/api/webhooks/qomplement
+1 webhook to http://ADDRESS/api/webhooks/qomplement
   acknowledged  1
   undeliverable  0
-  attempts  1  (200: 1)
+  deliveries  1  (200: 1)
   answered in  p50 TIME, p99 TIME, max TIME
   took  TIME, N deliveries/s
 ",
@@ -62,7 +62,7 @@ JOB  acknowledged  200
 }
 
 #[tokio::test]
-async fn what_fails_is_tried_again_on_the_schedule() {
+async fn a_failed_delivery_is_repeated_on_the_schedule() {
     let script = Script::new([Act::Fail, Act::FailAfter(std::time::Duration::ZERO), Act::Succeed]);
     let target = server(&script).await;
     run(&["send", "--to", &target.url(), "--schedule", "fast"]).await.shows(
@@ -72,10 +72,10 @@ JOB  acknowledged
     503 handler_failed
     503 handler_failed after TIME
     200 after TIME
-1 webhook, to http://ADDRESS/api/webhooks/qomplement
+1 webhook to http://ADDRESS/api/webhooks/qomplement
   acknowledged  1
   undeliverable  0
-  attempts  3  (200: 1, 503 handler_failed: 2)
+  deliveries  3  (200: 1, 503 handler_failed: 2)
   answered in  p50 TIME, p99 TIME, max TIME
   took  TIME, N deliveries/s
 ",
@@ -83,15 +83,15 @@ JOB  acknowledged
     );
     let script = Script::new([Act::Fail]);
     let target = server(&script).await;
-    for (schedule, attempts) in [("none", 1), ("fast", 3)] {
+    for (schedule, deliveries) in [("none", 1), ("fast", 3)] {
         let ran = run(&["send", "--to", &target.url(), "--schedule", schedule, "--format", "json"]).await;
         assert_eq!(ran.code, Some(1), "an undeliverable webhook");
-        assert_eq!(ran.json()["answers"], json!({"503 handler_failed": attempts}), "{schedule}");
+        assert_eq!(ran.json()["answers"], json!({"503 handler_failed": deliveries}), "{schedule}");
     }
 }
 
 #[tokio::test]
-async fn a_server_that_is_down_is_told_of() {
+async fn a_server_that_is_down_is_named_as_the_reason() {
     let url = free_url();
     run(&["send", "--to", &url, "--schedule", "fast"]).await.shows(
         1,
@@ -100,10 +100,10 @@ JOB  undeliverable
     Connection refused
     Connection refused after TIME
     Connection refused after TIME
-1 webhook, to http://ADDRESS/
+1 webhook to http://ADDRESS/
   acknowledged  0
   undeliverable  1
-  attempts  3  (Connection refused: 3)
+  deliveries  3  (Connection refused: 3)
   took  TIME, N deliveries/s
 ",
         "",
@@ -111,7 +111,7 @@ JOB  undeliverable
 }
 
 #[tokio::test]
-async fn many_webhooks_are_each_of_a_job_of_its_own_and_copies_of_the_same() {
+async fn each_webhook_has_its_own_job_and_duplicates_share_it() {
     let script = Script::default();
     let target = server(&script).await;
     let args = ["--count", "300", "--duplicates", "2", "--concurrency", "32", "--format", "json"];
@@ -121,8 +121,8 @@ async fn many_webhooks_are_each_of_a_job_of_its_own_and_copies_of_the_same() {
     let of = |name: &str| summary[name].as_u64();
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert_eq!(
-        ["webhooks", "deliveries", "acknowledged", "undeliverable", "unfinished", "attempts"].map(of),
-        [300, 900, 900, 0, 0, 900].map(Some),
+        ["webhooks", "duplicates", "acknowledged", "undeliverable", "unfinished", "deliveries"].map(of),
+        [300, 600, 900, 0, 0, 900].map(Some),
         "{summary}"
     );
     assert_eq!(summary["answers"], json!({"200": 900}));
@@ -136,7 +136,7 @@ async fn many_webhooks_are_each_of_a_job_of_its_own_and_copies_of_the_same() {
 }
 
 #[tokio::test]
-async fn what_is_in_the_body_can_be_set() {
+async fn values_in_the_body_can_be_set() {
     let (server, bodies) = noting().await;
     let url = server.url();
     let settings = ["job_id=order-7", "data.result.confidence=40", "data.result.language=null"]
@@ -172,7 +172,7 @@ async fn what_is_in_the_body_can_be_set() {
 }
 
 #[tokio::test]
-async fn a_file_goes_as_it_is_unless_it_is_to_be_many() {
+async fn one_file_is_sent_unchanged_and_many_differ_in_their_ids() {
     let folder = Folder::new();
     let (server, bodies) = noting().await;
     let body = "{ \"data\" : {\"id\":\"x-1\",\n \"status\":\"failed\",\"type\":\"extract\", \"n\": 1.50},\"job_id\":\"x-1\"}\n";
@@ -181,7 +181,7 @@ async fn a_file_goes_as_it_is_unless_it_is_to_be_many() {
     assert_eq!(run(&["send", &file, "--to", &url]).await.code, Some(0));
     assert_eq!(bodies.lock().unwrap().drain(..).collect::<Vec<_>>(), [body]);
     let piped = finish(&mut command(&["send", "-", "--to", &url, "--format", "json"]), body).await;
-    assert_eq!(piped.json()["acknowledged"], json!(1), "a copy, from standard input");
+    assert_eq!(piped.json()["acknowledged"], json!(1), "a duplicate, from standard input");
 
     assert_eq!(run(&["send", &file, "--to", &url, "--count", "3"]).await.code, Some(0));
     let mut many: Vec<_> = bodies.lock().unwrap().drain(..).collect();
@@ -199,10 +199,10 @@ async fn a_file_goes_as_it_is_unless_it_is_to_be_many() {
         1,
         "\
 (no webhook)  undeliverable  400 invalid_json
-1 webhook, to http://ADDRESS/api/webhooks/qomplement
+1 webhook to http://ADDRESS/api/webhooks/qomplement
   acknowledged  0
   undeliverable  1
-  attempts  1  (400 invalid_json: 1)
+  deliveries  1  (400 invalid_json: 1)
   answered in  p50 TIME, p99 TIME, max TIME
   took  TIME, N deliveries/s
 ",
@@ -212,12 +212,12 @@ async fn a_file_goes_as_it_is_unless_it_is_to_be_many() {
     set.shows(
         2,
         "",
-        "error: FOLDER/odd.json is not JSON, so nothing can be set in it\n  expected value at line 1 column 8\n",
+        "error: --set needs JSON, and FOLDER/odd.json is not: expected value at line 1 column 8\n  Mend the file, or leave --set out\n",
     );
 }
 
 #[tokio::test]
-async fn ctrl_c_ends_a_run_with_what_it_came_to() {
+async fn ctrl_c_ends_a_run_with_a_summary() {
     let script = Script::new([Act::Succeed, Act::Hang]);
     let target = server(&script).await;
     let args = ["send", "--to", &target.url(), "--count", "9", "--concurrency", "1"];
@@ -227,11 +227,11 @@ async fn ctrl_c_ends_a_run_with_what_it_came_to() {
         130,
         "\
 JOB  acknowledged  200
-9 webhooks, to http://ADDRESS/api/webhooks/qomplement
+9 webhooks to http://ADDRESS/api/webhooks/qomplement
   acknowledged  1
   undeliverable  0
   unfinished  8
-  attempts  1  (200: 1)
+  deliveries  1  (200: 1)
   answered in  p50 TIME, p99 TIME, max TIME
   took  TIME, N deliveries/s
 ",
@@ -248,20 +248,20 @@ JOB  acknowledged  200
 }
 
 #[tokio::test]
-async fn what_has_ended_when_a_run_is_interrupted_counts() {
+async fn finished_deliveries_of_an_interrupted_run_count() {
     let script = Script::new([Act::Fail, Act::Hang]);
     let target = server(&script).await;
     let args = ["send", "--to", &target.url(), "--schedule", "fast", "--format", "json"];
     let going = Going::start(&mut command(&args));
-    script.until("a second attempt that hangs", |script| script.running() == 1 && script.runs() == 2).await;
+    script.until("a second delivery that hangs", |script| script.running() == 1 && script.runs() == 2).await;
     let ran = going.interrupt().await;
     let summary = ran.json();
-    assert_eq!((ran.code, &summary["attempts"], &summary["unfinished"]), (Some(130), &json!(1), &json!(1)));
+    assert_eq!((ran.code, &summary["deliveries"], &summary["unfinished"]), (Some(130), &json!(1), &json!(1)));
     assert_eq!(summary["answers"], json!({"503 handler_failed": 1}));
 }
 
 #[tokio::test]
-async fn only_what_is_set_in_a_file_changes() {
+async fn only_the_set_values_of_a_file_change() {
     let folder = Folder::new();
     let (server, bodies) = noting().await;
     let body = r#"{ "z": 1.0, "data": {"status":"\u0066ailed", "type":"extract","n":12345678901234567890.10,
@@ -287,10 +287,10 @@ async fn only_what_is_set_in_a_file_changes() {
         .collect();
     assert_eq!(jobs.len(), 3, "one job many times, since its id is escaped");
     let stuck = run(&["send", &file, "--to", &url, "--set", "z.x=1"]).await;
-    stuck.shows(2, "", "error: --set: z is 1.0, which has no member x: set z itself\n");
+    stuck.shows(2, "", "error: --set: z is 1.0, which has no member x; set z itself\n");
 }
 
-/// A server that answers everything alike.
+/// A server with one answer to every request.
 async fn answering(status: u16, body: String) -> (String, tokio::task::AbortHandle) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -300,7 +300,7 @@ async fn answering(status: u16, body: String) -> (String, tokio::task::AbortHand
 }
 
 #[tokio::test]
-async fn the_reason_for_each_failure_is_told_and_fits() {
+async fn the_reason_for_each_failure_is_shown_and_fits() {
     let reason = "a reason that goes on and on, and on and on, and on and on, and on";
     for (status, body, expected) in [
         (422, r#"{"error":{"code":"invalid_payload"}}"#.to_owned(), "422 invalid_payload"),

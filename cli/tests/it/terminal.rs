@@ -1,4 +1,4 @@
-//! On a terminal: colours, questions, bars and tables that are written again in their place.
+//! On a terminal: colours, questions, progress bars, and tables that update in place.
 
 use std::time::Duration;
 
@@ -36,10 +36,10 @@ impl Terminal {
         self.0.send_control('c').unwrap();
     }
 
-    /// What else is shown, and the exit status, or how else it ended.
+    /// The rest of the output, and the exit status; or the text of another end, such as a signal.
     fn end(mut self) -> (String, Result<i32, String>) {
         let rest = self.0.exp_eof().unwrap();
-        // The type is another crate's, which we do not depend on.
+        // Its type belongs to a crate that is not a dependency here.
         let status = format!("{:?}", self.0.process().wait().unwrap());
         let code = status.strip_prefix("Exited(").and_then(|status| status.rsplit_once(", "));
         let code = code.and_then(|(_, code)| code.trim_end_matches(')').parse().ok());
@@ -77,13 +77,13 @@ async fn colours_are_for_terminals_that_want_them() {
         assert!(!shown.contains('\u{1b}'), "{variable:?}: {shown:?}");
     }
     let (shown, status) = Terminal::start(&["inbox", "list"], &[]).end();
-    assert!(status == Ok(2) && shown.contains("\u{1b}[31m\u{1b}[1merror:\u{1b}[0m which"), "{shown:?}");
+    assert!(status == Ok(2) && shown.contains("\u{1b}[31m\u{1b}[1merror:\u{1b}[0m no inbox"), "{shown:?}");
 }
 
 /// The columns of a line without its escape sequences.
 fn console_width(line: &str) -> usize {
     let escape = regex::Regex::new("\u{1b}\\[[0-9;]*m").unwrap();
-    // Each byte comes as a character.
+    // `rexpect` turns each byte into a character.
     escape.replace_all(line, "").replace("â\u{80}¦", "…").chars().count()
 }
 
@@ -119,7 +119,7 @@ async fn a_replay_is_asked_for_and_only_yes_is_yes() {
 }
 
 #[tokio::test]
-async fn what_dies_while_a_question_waits_is_not_replayed() {
+async fn an_event_that_dies_while_the_question_waits_is_not_replayed() {
     let folder = Folder::new();
     let file = folder.file("inbox.db");
     let inbox = SqliteInbox::open(&file).unwrap();
@@ -138,7 +138,7 @@ async fn what_dies_while_a_question_waits_is_not_replayed() {
 
     let mut terminal = Terminal::start(&["inbox", "replay", "--db", &file, "--state", "dead"], &[]);
     terminal.until("Replay these 2 events? [y/N] ");
-    // One that was there before, between the others, and one that was not.
+    // An older row between the two, and a new one.
     kill(running).await;
     kill(receive("new").await).await;
     terminal.type_line("y");
@@ -159,7 +159,7 @@ async fn what_dies_while_a_question_waits_is_not_replayed() {
     }
     terminal.type_line("y");
     let (rest, status) = terminal.end();
-    assert!(rest.contains("new is not replayed: it has changed meanwhile"), "{rest:?}");
+    assert!(rest.contains("new not replayed: the row changed meanwhile"), "{rest:?}");
     assert_eq!(
         (status, inbox.stats().await.unwrap().done),
         (Ok(1), 3),
@@ -179,7 +179,7 @@ async fn a_terminal_obeys_no_body() {
         let (shown, status) =
             Terminal::start(&[&["inbox", args[0], "--db", &file], &args[1..]].concat(), &[]).end();
         assert_eq!(status, Ok(0));
-        // Each byte comes as a character.
+        // `rexpect` turns each byte into a character.
         let shown: Vec<u8> = shown.chars().map(|char| u8::try_from(char).unwrap()).collect();
         let shown = String::from_utf8(shown).unwrap();
         assert!(!shown.contains(['\u{9b}', '\u{202e}']) && shown.contains("202e"), "{args:?}: {shown:?}");
@@ -207,13 +207,13 @@ async fn a_watch_is_written_again_in_its_place_and_leaves_the_terminal_as_it_was
     let (file, inbox) = filled(&folder).await;
     let mut terminal = Terminal::start(&["inbox", "watch", "--db", &file, "--every", "50ms"], &[]);
     terminal.until(HIDE_CURSOR);
-    terminal.until("received          2  wait");
+    terminal.until("received          2  waiting");
     terminal.until("job-again");
-    // Up over the counts and their two last lines, the empty one, the header, and five rows with a line for their
-    // events each: the terminal is narrow.
+    // Up over seven lines of counts, an empty one, the header and five rows. The narrow terminal gives the header and
+    // the rows two lines each.
     terminal.until("\u{1b}[20A");
     assert!(inbox.replay(&"job-dead".parse().unwrap()).await.unwrap());
-    terminal.until("received          3  wait");
+    terminal.until("received          3  waiting");
     let lease = inbox.lease(1, Duration::from_secs(60)).await.unwrap().remove(0).lease;
     let _ = inbox.settle(&lease, &Outcome::Done).await.unwrap();
     terminal.until("done              2");

@@ -1,0 +1,60 @@
+//! The options that select rows.
+
+use clap::{Args, ValueEnum};
+use qomplement_webhooks::inbox::{InboxFilter, InboxState};
+
+#[derive(Args)]
+pub(super) struct FilterArgs {
+    /// Only rows in this state
+    #[arg(long, value_enum)]
+    pub(super) state: Option<StateArg>,
+
+    /// Only events of this type, such as extract, fill_pdf or fill_excel
+    #[arg(long = "type", value_name = "TYPE")]
+    job_type: Option<String>,
+
+    /// Only events with this status, such as completed or failed
+    #[arg(long, value_name = "STATUS")]
+    status: Option<String>,
+}
+
+impl FilterArgs {
+    pub(super) fn filter(&self) -> InboxFilter {
+        let mut filter = InboxFilter::default();
+        filter.state = self.state.map(StateArg::into);
+        filter.job_type.clone_from(&self.job_type);
+        filter.status.clone_from(&self.status);
+        filter
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.state.is_none() && self.job_type.is_none() && self.status.is_none()
+    }
+}
+
+/// An [`InboxState`] as an argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum StateArg {
+    /// Registered; the event has not arrived
+    Expected,
+    /// The event waits for its first or next attempt
+    Received,
+    /// An attempt is under way, or its lease has ended
+    Running,
+    /// The handler succeeded
+    Done,
+    /// A dead letter: no attempt is left
+    Dead,
+}
+
+impl From<StateArg> for InboxState {
+    fn from(state: StateArg) -> Self {
+        match state {
+            StateArg::Expected => Self::Expected,
+            StateArg::Received => Self::Received,
+            StateArg::Running => Self::Running,
+            StateArg::Done => Self::Done,
+            StateArg::Dead => Self::Dead,
+        }
+    }
+}
