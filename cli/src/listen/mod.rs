@@ -163,6 +163,10 @@ impl Listen {
                 }
             }
         }
+        // The clients of these already have their answers.
+        while let Ok(arrival) = to_show.try_recv() {
+            self.show_arrival(&arrival, &mut counts);
+        }
         output::note(format_args!(
             "{}, {} refused",
             output::count(counts.webhooks, "webhook", "webhooks"),

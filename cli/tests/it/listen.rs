@@ -224,6 +224,21 @@ async fn listen_ends_when_its_output_is_closed() {
 }
 
 #[tokio::test]
+async fn every_answered_webhook_is_shown_before_the_end() {
+    let listening = listen(&["--format", "json"], None).await;
+    let sender = listening.sender();
+    // More than a pipe holds: the others are answered, and wait to be shown.
+    let large = Payload::extract_completed().set("/data/result/fields/text", "x".repeat(200 << 10));
+    assert!(sender.deliver(large).await.is_delivered());
+    for _ in 0..20 {
+        assert!(sender.deliver(Payload::extract_completed()).await.is_delivered());
+    }
+    let ran = listening.interrupt().await;
+    let shown = (ran.out.lines().count(), ran.err.as_str());
+    assert_eq!(shown, (21, "21 webhooks, 0 requests refused\n"));
+}
+
+#[tokio::test]
 async fn the_body_that_listen_shows_can_be_sent() {
     let folder = Folder::new();
     let listening = listen(&["--format", "json"], None).await;
