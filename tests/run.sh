@@ -58,6 +58,8 @@ if ! $quick; then
 fi
 cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+# Unoptimized: two minutes instead of six.
+$quick || cargo deny --version >/dev/null 2>&1 || cargo install --quiet --locked --debug cargo-deny
 
 # The unit tests of the crate as it is published, which leaves most of the repository out.
 package() {
@@ -88,6 +90,8 @@ if ! $quick; then
     for feature in $features; do
         check "clippy, only $feature" cargo clippy --locked --features "$feature" -- -D warnings
     done
+    # Advisories are left to a machine that reaches their database.
+    check "dependencies" cargo deny --workspace --all-features check --allow duplicate bans licenses sources
     RUSTDOCFLAGS="-D warnings" check "documentation, everything" cargo doc --locked --no-deps --all-features
     RUSTDOCFLAGS="-D warnings" check "documentation, no feature" cargo doc --locked --no-deps
     for example in $examples; do
