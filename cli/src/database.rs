@@ -53,7 +53,7 @@ pub(crate) async fn open_given(database: &str, table: Option<&str>) -> Result<Ar
     open(&database, table).await
 }
 
-/// The database from the environment. `otherwise` begins the message when there is none.
+/// The database from the environment. `otherwise` begins the error if no variable is set.
 fn from_env(otherwise: &str) -> Result<String, Failure> {
     match std::env::var(DATABASE) {
         Ok(database) if !database.is_empty() => Ok(database),
