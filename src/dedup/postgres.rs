@@ -1,4 +1,4 @@
-//! The store that processes share through PostgreSQL.
+//! The dedup store in PostgreSQL.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -7,24 +7,24 @@ use std::time::Duration;
 use async_trait::async_trait;
 use deadpool_postgres::Pool;
 use tokio::time::Instant;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::{Claim, ClaimToken, DedupStore};
 use crate::error::chain;
 use crate::postgres::{
-    self, Connector, Database, PostgresStoreError, Schema, TableName, column, microseconds,
+    self, Connector, Database, Parameter, PostgresStoreError, Schema, TableName, column, microseconds,
 };
 use crate::store::{Fenced, StoreError};
 
-/// A [`DedupStore`] in PostgreSQL (feature `postgres`): processes that share it run a job's handler one at
+/// A [`DedupStore`] in PostgreSQL (feature `postgres`): the processes that share it run a job's handler one at
 /// a time.
 ///
-/// One row per job in one table; the unique index decides who claims a job, and the database's clock when
-/// a lease ends. Each statement is a transaction of its own, without advisory locks, session state or named
-/// prepared statements, so it works behind PgBouncer in transaction mode. A fresh job costs one `INSERT` and
-/// one `UPDATE`; a duplicate costs an `INSERT` that finds the row and writes nothing, and one `SELECT`.
+/// One table has one row per job. Its unique index decides between claims, and the database's clock ends leases. Each
+/// statement is a transaction of its own, without advisory locks, session state or named prepared statements, so the
+/// store works behind PgBouncer in transaction mode. A fresh job costs one `INSERT` and one `UPDATE`; a duplicate
+/// costs an `INSERT` that finds the row and writes nothing, and one `SELECT`.
 ///
 /// ```no_run
 /// # async fn app() -> Result<(), Box<dyn std::error::Error>> {
@@ -40,29 +40,30 @@ use crate::store::{Fenced, StoreError};
 /// # Ok(()) }
 /// ```
 ///
-/// # What it promises, and what it cannot
+/// # Guarantees and limits
 ///
-/// It keeps [`DedupStore`]'s contract for as long as the database keeps what it committed: a crash of the
-/// server loses nothing with `synchronous_commit = on` (the default); a failover loses what an
-/// asynchronous replica had not received, and those jobs may be handled again.
+/// The store keeps [`DedupStore`]'s contract as long as the database keeps its commits. With `synchronous_commit = on`
+/// (the default), a crash of the server loses nothing. A failover to an asynchronous replica loses the commits that the
+/// replica had not received; the handler may run again for those jobs.
 ///
 /// # The table
 ///
-/// `qomplement_dedup`, in the first schema of the `search_path`, unless [`with_table`](Self::with_table) says
-/// otherwise. [`migrate`](Self::migrate) creates it; [`migrations`](Self::migrations) are the SQL for
-/// migrations of your own. The role needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on it.
+/// By default, the table is `qomplement_dedup` in the first schema of the `search_path`;
+/// [`with_table`](Self::with_table) chooses another. [`migrate`](Self::migrate) creates it;
+/// [`migrations`](Self::migrations) returns the SQL for your own migration tool. The role needs `SELECT`, `INSERT`,
+/// `UPDATE` and `DELETE` on it.
 ///
-/// Rows that have expired are deleted in the background, once a minute while claims come, in batches of a
-/// thousand that skip rows in use; [`prune`](Self::prune) deletes a batch when you like.
+/// While claims arrive, the store prunes expired rows once a minute in the background, in batches of a thousand that
+/// skip locked rows. [`prune`](Self::prune) deletes one batch at once.
 ///
-/// # Errors
+/// # Connections
 ///
-/// With [`from_url`](Self::from_url), a call waits up to two seconds for one of sixteen connections. The holders of
-/// claims have two more for when all of these are in use. A connection is not used again after a call that failed
-/// or was dropped.
+/// With [`from_url`](Self::from_url), the store has sixteen connections, and a call waits up to two seconds for one.
+/// Renewing, completing and releasing have two more, for when all sixteen are in use. After a call that failed or was
+/// dropped, its connection is closed.
 pub struct PostgresDedupStore {
     database: Database,
-    statements: Statements,
+    statements: DedupStatements,
     next_pruning: Mutex<Instant>,
 }
 
@@ -72,46 +73,47 @@ const PRUNE_EVERY: Duration = Duration::from_secs(60);
 const PRUNE_ROWS: i64 = 1000;
 
 impl PostgresDedupStore {
-    /// Makes a store in the database at a `postgres://` URL. It connects when it is first used.
+    /// Makes a store in the database at a `postgres://` URL. It connects on first use; [`check`](Self::check) tells whether
+    /// the database is reachable.
     ///
-    /// With `sslmode=require` the connection is made with TLS (feature `postgres-tls`), and the server's
-    /// certificate must be one that the system trusts; without it, there is no TLS.
+    /// With `sslmode=require`, connections use TLS (feature `postgres-tls`), and the system must trust the server's
+    /// certificate. Without it, connections do not use TLS.
     ///
-    /// A URL may name several hosts (`postgres://user:password@first,second/database`). They are tried one after
-    /// another, each for its share of two seconds, or of the URL's `connect_timeout` if that is longer; of several, one is
-    /// used that takes writes, unless the URL's `target_session_attrs` says `read-only`.
+    /// A URL may name several hosts (`postgres://user:password@first,second/database`). The store connects to the first
+    /// of them that takes writes, or to any if the URL's `target_session_attrs` is `read-only`. Each host gets a share of
+    /// two seconds, or of the URL's `connect_timeout` if that is longer.
     ///
     /// # Errors
     ///
-    /// When the URL is not one, or has a setting that is not supported. Whether the database is there,
-    /// [`check`](Self::check) says.
+    /// Returns [`PostgresStoreError::Url`] or [`PostgresStoreError::Setting`] if the URL is not valid, and
+    /// [`PostgresStoreError::Tls`] if it requires TLS that cannot be set up.
     pub fn from_url(url: &str) -> Result<Self, PostgresStoreError> {
         Connector::from_url(url)?.pool().map(Self::from_pool)
     }
 
-    /// Makes a store on a pool of your own. Its timeouts are the pool's.
+    /// Makes a store on your own pool, with the pool's timeouts.
     ///
-    /// Handlers may use the same pool. When they hold all its connections, renewing, completing and releasing use
-    /// two that the first claim has taken out of the pool, which opens two others in their place when it needs them: so
-    /// there are two more than the pool's size. What the pool does with a new connection is done with these, too.
+    /// Handlers may use the same pool. While they hold all its connections, renewing, completing and releasing use a
+    /// reserve of two connections, which the first claim takes out of the pool. The pool opens two others in their place,
+    /// so the server has up to two connections more than the pool's size. The pool's hooks run for the reserve, too.
     #[must_use]
     pub fn from_pool(pool: Pool) -> Self {
         let schema = schema(TableName::unqualified(TABLE));
         Self::new(Database::new(pool, schema))
     }
 
-    /// Uses another table.
+    /// Uses another table. Names are quoted, so they may contain any character but NUL.
     ///
     /// # Errors
     ///
-    /// When a name is empty, holds a NUL, or is longer than 63 bytes (the schema's) or 50 (the table's).
-    /// Any other character is fine: names are quoted.
+    /// Returns [`PostgresStoreError::Name`] if a name is empty, contains a NUL, or is longer than 63 bytes (the schema's)
+    /// or 50 bytes (the table's).
     pub fn with_table(self, schema: &str, table: &str) -> Result<Self, PostgresStoreError> {
         let schema = self::schema(TableName::new(schema, table)?);
         Ok(Self::new(self.database.with_schema(schema)))
     }
 
-    /// Knows one version of the table more, for tests of what comes after this one.
+    /// Adds a version of the table, for tests of future upgrades.
     #[doc(hidden)]
     #[must_use]
     pub fn with_next_version(self, statements: &str) -> Self {
@@ -120,54 +122,53 @@ impl PostgresDedupStore {
     }
 
     fn new(database: Database) -> Self {
-        let statements = Statements::new(database.schema().table());
+        let statements = DedupStatements::new(database.schema().table());
         Self { database, statements, next_pruning: Mutex::new(Instant::now() + PRUNE_EVERY) }
     }
 
-    /// Creates the table, and its schema if one was named, or brings the table up to this version of the crate. Any
+    /// Creates the table, and its schema if one was named, or upgrades the table to this version of the crate. Any
     /// number of processes may do so at once.
     ///
-    /// The table's comment says which version it has.
+    /// The table's comment holds its version.
     ///
     /// # Errors
     ///
-    /// When the database is not reached, the role may not create tables, or there is such a table that is not one of
-    /// these or has a newer version: the source is a [`PostgresTableError`](crate::postgres::PostgresTableError) then.
+    /// Returns [`StoreError::Unavailable`] if the database is not reachable, the role may not create tables, or a table of
+    /// that name is another program's or has a newer version. In the last two cases, the source is a
+    /// [`PostgresTableError`](crate::postgres::PostgresTableError).
     pub async fn migrate(&self) -> Result<(), StoreError> {
         self.database.migrate().await
     }
 
-    /// The SQL that [`migrate`](Self::migrate) runs, for migrations of your own: one text for each version of the
-    /// table. The first creates it, each other one upgrades the table from the version before.
+    /// The SQL of [`migrate`](Self::migrate), for your own migration tool: one text for each version of the table. The
+    /// first creates the table, each other one upgrades it from the version before.
     #[must_use]
     pub fn migrations(&self) -> Vec<String> {
         self.database.schema().migrations()
     }
 
-    /// Reaches the database, and looks for what would make calls fail: a table that is missing, has another
-    /// version, other columns, or is not the one that [`migrate`](Self::migrate) would create; privileges that the
-    /// role lacks; a server that takes no writes; a database that cannot hold every text. Good for a program's start and
-    /// for health checks.
+    /// Checks that calls can succeed: the database is reachable; the table exists, is the one that
+    /// [`migrate`](Self::migrate) creates, and has this version and its columns; the role has its privileges; the server
+    /// takes writes; the encoding is UTF-8. For a program's start and for health checks.
     ///
     /// # Errors
     ///
-    /// When the database is not reached, refuses the credentials, or one of these is found: the source is a
-    /// [`PostgresTableError`](crate::postgres::PostgresTableError) then.
+    /// Returns [`StoreError::Unavailable`] if one of these is not so. If the table, a privilege, the server's state or the
+    /// encoding is wrong, the source is a [`PostgresTableError`](crate::postgres::PostgresTableError).
     pub async fn check(&self) -> Result<(), StoreError> {
-        self.database.check().await?;
-        postgres::query(&self.database, &self.statements.check, &[]).await.map(drop)
+        self.database.check(&self.statements.check).await
     }
 
-    /// Deletes up to a thousand expired rows, and returns how many.
+    /// Deletes up to a thousand expired rows, and returns their number.
     ///
     /// # Errors
     ///
-    /// When the database is not reached.
+    /// Returns an error if the rows may not have been deleted.
     pub async fn prune(&self) -> Result<u64, StoreError> {
         prune(&self.database, &self.statements.prune).await
     }
 
-    /// Deletes expired rows in the background, if it is time.
+    /// Prunes in the background, if a minute has passed since the last time.
     fn prune_now_and_then(&self) {
         let now = Instant::now();
         let mut next = self.next_pruning.lock().unwrap_or_else(PoisonError::into_inner);
@@ -180,9 +181,9 @@ impl PostgresDedupStore {
             loop {
                 match prune(&database, &statement).await {
                     Ok(rows) if rows < PRUNE_ROWS.unsigned_abs() => return,
-                    Ok(rows) => debug!(rows, "expired rows were deleted"),
+                    Ok(rows) => debug!(rows, "pruned expired rows; pruning more now"),
                     Err(error) => {
-                        warn!(error = %chain(&error), "expired rows cannot be deleted; trying again in a minute");
+                        warn!(error = %chain(&error), "pruning expired rows failed; repeating it in 60 s");
                         return;
                     }
                 }
@@ -190,7 +191,7 @@ impl PostgresDedupStore {
         });
     }
 
-    /// Runs one of the writes of a claim, and says whether it took place.
+    /// Runs one of a claim's writing statements, and returns whether it wrote the row.
     async fn claim_by(
         &self,
         statement: &str,
@@ -202,14 +203,15 @@ impl PostgresDedupStore {
         Ok(!written.is_empty())
     }
 
-    /// Writes for the token that owns the job, or may have owned it when nobody does.
+    /// Writes for the token that owns the job, or for any token if the job is free.
     async fn write_as_owner(
         &self,
         token: &ClaimToken,
         done: bool,
         time: Duration,
     ) -> Result<Fenced, StoreError> {
-        let (values, Statements { take, insert, .. }) = (Values::new(token, done, time), &self.statements);
+        let (values, DedupStatements { take, insert, .. }) =
+            (Values::new(token, done, time), &self.statements);
         for statement in [take, insert] {
             let written = postgres::query_leased(&self.database, statement, &values.parameters()).await?;
             if !written.is_empty() {
@@ -220,7 +222,7 @@ impl PostgresDedupStore {
     }
 }
 
-/// What makes the table, version by version.
+/// The statements that create the table, version by version.
 fn schema(table: TableName) -> Schema {
     let index = table.index("until");
     let first = format!(
@@ -250,7 +252,7 @@ impl DedupStore for PostgresDedupStore {
             if self.claim_by(&self.statements.insert, claim, lease).await? {
                 break;
             }
-            let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&id, Type::TEXT), (&owner, Type::UUID)];
+            let parameters: [Parameter<'_>; 2] = [(&id, Type::TEXT), (&owner, Type::UUID)];
             let held = postgres::query(&self.database, &self.statements.held, &parameters).await?;
             if let Some(held) = held.first() {
                 if column(held, "done")? {
@@ -260,7 +262,7 @@ impl DedupStore for PostgresDedupStore {
                 let left = left.map_or(lease, |left| Duration::from_micros(left.unsigned_abs()));
                 return Ok(Claim::InProgress { retry_after: left });
             }
-            // It has expired, or it is this claim's own and the reply to the insertion was lost.
+            // The row has expired, or is this token's own: the reply to its insertion was lost.
             if self.claim_by(&self.statements.take, claim, lease).await? {
                 break;
             }
@@ -279,7 +281,7 @@ impl DedupStore for PostgresDedupStore {
 
     async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
         let (job, owner) = (claim.job().to_string(), owner(claim));
-        let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&job, Type::TEXT), (&owner, Type::UUID)];
+        let parameters: [Parameter<'_>; 2] = [(&job, Type::TEXT), (&owner, Type::UUID)];
         let deleted = postgres::query_leased(&self.database, &self.statements.release, &parameters).await?;
         Ok(if deleted.is_empty() { Fenced::Stale } else { Fenced::Applied })
     }
@@ -289,7 +291,7 @@ fn owner(token: &ClaimToken) -> Uuid {
     Uuid::from_u128(token.owner())
 }
 
-/// The values of a write: job, owner, whether the job is done, and for how long.
+/// The parameters of a write: job, owner, whether the job is done, and the microseconds until the row expires.
 struct Values(String, Uuid, bool, i64);
 
 impl Values {
@@ -297,39 +299,39 @@ impl Values {
         Self(token.job().to_string(), owner(token), done, microseconds(time))
     }
 
-    fn parameters(&self) -> [(&(dyn ToSql + Sync), Type); 4] {
+    fn parameters(&self) -> [Parameter<'_>; 4] {
         [(&self.0, Type::TEXT), (&self.1, Type::UUID), (&self.2, Type::BOOL), (&self.3, Type::INT8)]
     }
 }
 
-/// The statements, with the table's name in them. Each is planned anew whenever it runs, so they are simple:
-/// one that looks and writes took twice the server's time.
+/// The statements, with the table's name. The server plans each of them whenever it runs, so they are simple: a
+/// statement that reads and writes took twice the server's time.
 ///
-/// Whether something has expired is asked of the time when the statement began, and new ends are counted
-/// from the time when the row is written, after a wait for another statement: both err on the safe side.
-struct Statements {
-    /// Writes a job that has no row.
+/// A row has expired if its end precedes the *beginning* of the statement, and a new end counts from the time of the
+/// *write*, which may follow a wait for another transaction. Both are on the safe side: they never end a lease early.
+struct DedupStatements {
+    /// Writes a row for a job that has none.
     insert: String,
-    /// Writes a job that has expired, or is the token's own.
+    /// Writes the row of a job if it has expired or is the token's own.
     take: String,
-    /// Reads a job that is done, or another's.
+    /// Reads the row of a job if it is done or another token's.
     held: String,
     release: String,
     prune: String,
     check: String,
 }
 
-impl Statements {
+impl DedupStatements {
     fn new(table: &TableName) -> Self {
         const NEW_END: &str = "clock_timestamp() + $4 * interval '1 microsecond'";
         Self {
-            // A row that is there is neither locked nor written.
+            // An existing row is neither locked nor written.
             insert: format!(
                 "INSERT INTO {table} (job_id, owner, done, until) VALUES ($1, $2, $3, {NEW_END})
                 ON CONFLICT (job_id) DO NOTHING
                 RETURNING true"
             ),
-            // What is done may be completed again, and is not claimed again.
+            // A token may complete its done job again, but not claim it again.
             take: format!(
                 "UPDATE {table} SET owner = $2, done = $3, until = {NEW_END}
                 WHERE job_id = $1 AND (until <= statement_timestamp() OR (owner = $2 AND (NOT done OR $3)))

@@ -1,6 +1,5 @@
-//! How a server is reached: the URL, its hosts one after another, and TLS.
+//! Connecting to a server: the URL, its hosts one after another, and TLS.
 
-use crate::error::BoxError;
 use std::future::{pending, poll_fn};
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -19,20 +18,22 @@ use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, NoTls, Not
 use tracing::debug;
 
 use super::{PostgresStoreError, quote};
+use crate::error::BoxError;
 
-/// How many connections a pool of ours may have.
+/// The size of the pool for a URL.
 const CONNECTIONS: usize = 16;
-/// How long a call waits for a connection from the pool, and for a server to accept a new one.
+/// How long a call waits for a connection from the pool, and how long a new connection may take with all hosts
+/// together.
 const CONNECT_TIME: Duration = Duration::from_secs(2);
 
-/// How a server is reached.
+/// Connects to the hosts of a URL.
 #[derive(Clone)]
 pub(crate) struct Connector {
     config: Config,
     tls: Option<Tls>,
-    /// How long it may take to connect, with all hosts together.
+    /// How long a connection may take, with all hosts together.
     time: Duration,
-    /// The host that was last connected to. It is tried first.
+    /// The host of the last connection. It comes first next time.
     last: Arc<AtomicUsize>,
 }
 
@@ -45,14 +46,14 @@ impl Connector {
     pub(crate) fn from_url(url: &str) -> Result<Self, PostgresStoreError> {
         let mut config = parse(url)?;
         if config.get_tcp_user_timeout().is_none() {
-            // A server that vanished without a word is given up, and connected to anew.
+            // Otherwise a connection to a host that has lost its power stays open for a quarter of an hour.
             config.tcp_user_timeout(Duration::from_secs(5));
         }
         if config.get_application_name().is_none() {
             config.application_name(env!("CARGO_PKG_NAME"));
         }
         if hosts(&config) > 1 && config.get_target_session_attrs() == TargetSessionAttrs::Any {
-            // All but one may be standbys, and a store writes.
+            // All but one can be standbys, and a store writes.
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
         let tls = match config.get_ssl_mode() {
@@ -63,7 +64,7 @@ impl Connector {
         Ok(Self { config, tls, time, last: Arc::default() })
     }
 
-    /// A pool, which connects when it is first used.
+    /// Makes a pool that connects on first use.
     pub(crate) fn pool(&self) -> Result<Pool, PostgresStoreError> {
         let manager = Manager::from_connect(self.config.clone(), self.clone(), ManagerConfig::default());
         let pool = Pool::builder(manager)
@@ -72,19 +73,19 @@ impl Connector {
             .create_timeout(Some(self.time))
             .runtime(Runtime::Tokio1)
             .build();
-        // All that can be missing is the runtime, which is given.
+        // The builder fails only without a runtime.
         pool.map_err(|_| PostgresStoreError::Url(None))
     }
 
-    /// Connects to a channel, and hands over what is sent to it until the connection ends. The first call
-    /// of `notified`, without a notification, says that the channel is listened to from now on.
+    /// Listens to a channel on a connection of its own, and calls `notified` with each notification until the connection
+    /// ends. The first call, with `None`, means that no notification is missed from now on.
     pub(crate) async fn listen(
         &self,
         channel: &str,
         notified: impl Fn(Option<&Notification>),
     ) -> Result<(), Error> {
         let mut config = self.config.clone();
-        // Nothing is ever sent on it that would show that the server is gone.
+        // Nothing is sent on this connection, so only keepalives detect a server that is gone.
         config.keepalives_idle(Duration::from_secs(60));
         let until = Instant::now() + self.time;
         match &self.tls {
@@ -99,9 +100,10 @@ impl Connector {
         }
     }
 
-    /// Connects to the first host that can be reached and, if there are several, takes writes. Each gets a share of the
-    /// time, so that one that is silent leaves some for the others. It does not return when the time is up; the
-    /// caller counts, too.
+    /// Connects to the first host that is reachable and, if there are several, takes writes. Each host gets a share of
+    /// the time, so a silent host leaves some for the others.
+    ///
+    /// Never returns if all hosts are silent: the caller limits the time.
     async fn connect_to_any<T>(
         &self,
         config: &Config,
@@ -114,7 +116,7 @@ impl Connector {
         let (names, addresses) = (config.get_hosts().len(), config.get_hostaddrs().len());
         let ports = config.get_ports().len();
         if hosts == 0 || (addresses > 0 && names > 0 && addresses != names) || (ports > 1 && ports != hosts) {
-            // The driver says what is wrong.
+            // The driver's error says what is wrong with the URL.
             return config.connect(tls).await;
         }
         let first = match config.get_load_balance_hosts() {
@@ -125,18 +127,18 @@ impl Connector {
         for tried in 0..hosts {
             let host = (first + tried) % hosts;
             let host_until = share(until, hosts - tried);
-            let Ok(places) = timeout_at(host_until, places(config, host)).await else { continue };
-            let left = places.len();
-            for (number, place) in places.into_iter().enumerate() {
+            let Ok(endpoints) = timeout_at(host_until, endpoints(config, host)).await else { continue };
+            let left = endpoints.len();
+            for (number, endpoint) in endpoints.into_iter().enumerate() {
                 let until = share(host_until, left - number);
-                let place = at(config, place, until.saturating_duration_since(Instant::now()));
-                match timeout_at(until, place.connect(tls.clone())).await {
+                let config = at(config, endpoint, until.saturating_duration_since(Instant::now()));
+                match timeout_at(until, config.connect(tls.clone())).await {
                     Ok(Ok(connected)) => {
                         self.last.store(host, Ordering::Relaxed);
                         return Ok(connected);
                     }
                     Ok(Err(error)) => failed = Some(error),
-                    Err(_) => debug!("a host of the database is silent; trying the next"),
+                    Err(_) => debug!("a host of the database is silent; connecting to the next one now"),
                 }
             }
         }
@@ -162,35 +164,35 @@ impl Connect for Connector {
     }
 }
 
-/// Starts the task of a connection.
+/// Starts the task that drives a connection.
 fn run<T>((client, connection): (Client, Connection<Socket, T>)) -> (Client, JoinHandle<()>)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let task = tokio::spawn(async move {
         if let Err(error) = connection.await {
-            debug!(%error, "a connection to the database has ended");
+            debug!(%error, "a connection to the database broke; the pool opens another when one is needed");
         }
     });
     (client, task)
 }
 
-/// How many hosts a URL names.
+/// The number of hosts in a URL.
 fn hosts(config: &Config) -> usize {
     config.get_hosts().len().max(config.get_hostaddrs().len())
 }
 
-/// When the first of so many has to be done.
+/// The time at which the next of `among` equal shares of the time until `until` ends.
 fn share(until: Instant, among: usize) -> Instant {
     let now = Instant::now();
     now + until.saturating_duration_since(now) / u32::try_from(among.max(1)).unwrap_or(u32::MAX)
 }
 
-/// One place to connect to: a host's name, its address and its port.
-type Place = (Option<Host>, Option<IpAddr>, u16);
+/// A host's name, its address and its port.
+type Endpoint = (Option<Host>, Option<IpAddr>, u16);
 
-/// The addresses of one of the hosts.
-async fn places(config: &Config, number: usize) -> Vec<Place> {
+/// Resolves one of the hosts.
+async fn endpoints(config: &Config, number: usize) -> Vec<Endpoint> {
     let ports = config.get_ports();
     let port = ports.get(number).or(ports.first()).copied().unwrap_or(5432);
     let host = config.get_hosts().get(number).cloned();
@@ -199,13 +201,13 @@ async fn places(config: &Config, number: usize) -> Vec<Place> {
     let found = lookup_host((&**name, port)).await;
     match found {
         Ok(found) => found.map(|found| (host.clone(), Some(found.ip()), port)).collect(),
-        // The driver looks again, and tells why.
+        // The driver resolves the name again, and its error says why that fails.
         Err(_) => vec![(host.clone(), None, port)],
     }
 }
 
-/// The same configuration with a single place.
-fn at(from: &Config, (host, address, port): Place, time: Duration) -> Config {
+/// Copies a configuration for one endpoint. The driver cannot replace the hosts of a configuration.
+fn at(from: &Config, (host, address, port): Endpoint, time: Duration) -> Config {
     let mut config = Config::new();
     match host {
         Some(Host::Tcp(name)) => drop(config.host(name)),
@@ -281,7 +283,7 @@ where
     }
 }
 
-/// The settings that the driver knows, of those that can have a wrong value.
+/// The settings of a URL that can have an invalid value.
 const SETTINGS: [&str; 14] = [
     "sslmode",
     "target_session_attrs",
@@ -303,8 +305,8 @@ fn parse(url: &str) -> Result<Config, PostgresStoreError> {
     let rest = ["postgres://", "postgresql://"].iter().find_map(|scheme| url.strip_prefix(scheme));
     let Some(rest) = rest else { return Err(PostgresStoreError::Url(None)) };
     url.parse().map_err(|_| {
-        // The driver quotes what it does not understand. What it says without user and password is
-        // safe to show; if it has nothing to say then, they are what is wrong.
+        // The driver's error quotes what it does not understand, perhaps the password. Its error about the URL without
+        // user and password is safe to show. Without such an error, the fault is in the user or the password.
         let server = rest.rsplit_once('@').map_or(rest, |(_, server)| server);
         let settings = server.split_once('?').map_or("", |(_, settings)| settings).split('&');
         let mut wrong = settings.filter_map(|setting| {
@@ -337,5 +339,5 @@ fn tls() -> Result<Tls, BoxError> {
 
 #[cfg(not(feature = "postgres-tls"))]
 fn tls() -> Result<Tls, BoxError> {
-    Err("that needs the feature postgres-tls, or a pool of your own".into())
+    Err("enable the feature postgres-tls, or make a pool with TLS yourself".into())
 }

@@ -1,4 +1,4 @@
-//! Connections: lent for one call each, and some kept back for leases.
+//! Connections: each lent for one call, and two kept in reserve for leases.
 
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,22 +7,20 @@ use deadpool_postgres::{Client, ClientWrapper, Pool, PoolError, TimeoutType};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_postgres::Row;
-use tokio_postgres::types::{ToSql, Type};
 
-use super::Isolation;
+use super::{Isolation, Parameter};
 
-/// How many connections are kept back. A call on one of them waits for no handler, so they serve some thousand
-/// leases.
+/// The size of the reserve. No handler holds its connections, so two are enough for some thousand leases.
 const CONNECTIONS: usize = 2;
 
-/// Connections that were taken out of a pool for good: the pool opens others in their place. So they are made as the
-/// pool makes its own, its hooks included.
+/// Connections that were taken out of a pool for good; the pool opens others in their place. Taken from the pool, they
+/// are made as the pool makes its own, with its hooks.
 #[derive(Clone)]
 pub(super) struct Reserve {
     idle: Arc<Mutex<Vec<ClientWrapper>>>,
-    /// One permit for each connection that is not lent, whether it is open or not.
+    /// A permit for each connection that is not lent, open or still to be opened.
     room: Arc<Semaphore>,
-    /// Held by the one call that fills it.
+    /// Held by the call that fills the reserve.
     filling: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -34,7 +32,7 @@ impl Default for Reserve {
 }
 
 impl Reserve {
-    /// Opens the connections that are missing, unless another call is about to.
+    /// Opens the missing connections, unless another call is doing so.
     pub(super) async fn fill(&self, pool: &Pool) -> Result<(), PoolError> {
         let Ok(_filling) = self.filling.try_lock() else { return Ok(()) };
         while self.is_missing() {
@@ -44,13 +42,14 @@ impl Reserve {
         Ok(())
     }
 
+    /// Drops connections that have closed, and tells whether any is missing.
     fn is_missing(&self) -> bool {
         let mut idle = self.idle();
         idle.retain(|client| !client.is_closed());
         idle.len() < self.room.available_permits()
     }
 
-    /// Lends a connection, once one is back.
+    /// Lends a connection; waits until one is free, for the pool's wait timeout at most.
     pub(super) async fn lend(&self, pool: &Pool) -> Result<Lent, PoolError> {
         let room = self.room.clone().acquire_owned();
         let room = match pool.timeouts().wait {
@@ -64,7 +63,7 @@ impl Reserve {
             Some(client) => client,
             None => Client::take(pool.get().await?),
         };
-        Ok(Lent(Some(Connection::Reserved(client, self.clone(), room))))
+        Ok(Lent(Some(AnyConnection::Reserved(client, self.clone(), room))))
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<ClientWrapper>> {
@@ -72,12 +71,13 @@ impl Reserve {
     }
 }
 
-enum Connection {
+/// A connection of the pool or of the reserve.
+enum AnyConnection {
     Pooled(Client),
     Reserved(ClientWrapper, Reserve, OwnedSemaphorePermit),
 }
 
-impl Deref for Connection {
+impl Deref for AnyConnection {
     type Target = ClientWrapper;
 
     fn deref(&self) -> &ClientWrapper {
@@ -88,19 +88,19 @@ impl Deref for Connection {
     }
 }
 
-/// A connection that goes back only after a call that ended well. What another call left half done, or a server that
-/// is no longer the primary, must not be in the way of the next one.
-pub(super) struct Lent(Option<Connection>);
+/// A connection that is used again only after a call that succeeded. After any other it is closed: a statement may
+/// still be running on it, or the server may no longer be the primary.
+pub(super) struct Lent(Option<AnyConnection>);
 
 impl Lent {
     pub(super) fn pooled(client: Client) -> Self {
-        Self(Some(Connection::Pooled(client)))
+        Self(Some(AnyConnection::Pooled(client)))
     }
 
     pub(super) async fn query(
         mut self,
         statement: &str,
-        parameters: &[(&(dyn ToSql + Sync), Type)],
+        parameters: &[Parameter<'_>],
         isolation: Isolation,
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
         let rows = match (self.0.as_deref(), isolation) {
@@ -114,7 +114,7 @@ impl Lent {
             (None, _) => Vec::new(),
         };
         match self.0.take() {
-            Some(Connection::Reserved(client, reserve, room)) => {
+            Some(AnyConnection::Reserved(client, reserve, room)) => {
                 reserve.idle().push(client);
                 drop(room);
             }
@@ -127,7 +127,7 @@ impl Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         match self.0.take() {
-            Some(Connection::Pooled(client)) => drop(Client::take(client)),
+            Some(AnyConnection::Pooled(client)) => drop(Client::take(client)),
             reserved => drop(reserved),
         }
     }

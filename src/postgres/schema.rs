@@ -1,39 +1,41 @@
-//! The version of a store's table, which stands in the table's comment.
+//! Creating, upgrading and checking a store's table. The table's comment holds its version.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use deadpool_postgres::{Client, GenericClient, Pool, Transaction};
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 use tokio_postgres::{IsolationLevel, Row};
 
-use super::{Connections, TableName, column, repeat};
+use super::{Connections, Parameter, TableName, column, repeat};
 use crate::store::StoreError;
 
 /// Why a table in PostgreSQL cannot be used.
 ///
-/// It is the source of the [`StoreError`] that `migrate` and `check` of a store return. A store's first call fails for
-/// a table that is missing or of another version, too.
+/// The source of the [`StoreError`] that a store's `migrate` and `check` return. A store's first call also fails with
+/// it if the table is missing or has another version.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PostgresTableError {
-    /// There is no such table.
+    /// The table does not exist.
     #[error("there is no table {table}; `migrate` creates it")]
     Missing {
         /// The table, quoted.
         table: String,
     },
-    /// The table has no version in its comment: it is another program's, or the comment was changed.
-    #[error("the table {table} does not say in its comment that it is `{wanted}`")]
+    /// The table's comment has no version: it is another program's table, or the comment was changed.
+    #[error(
+        "the comment of the table {table} does not begin with `{wanted}`: use another table, or restore the comment"
+    )]
     Unversioned {
         /// The table, quoted.
         table: String,
-        /// The beginning of the comment that was looked for.
+        /// The text that the comment should begin with.
         wanted: String,
     },
     /// The table was made by a newer version of this crate.
     #[error(
-        "the table {table} has version {found}, and this program knows versions up to {known}: use a newer one"
+        "the table {table} has version {found}, and this program knows versions up to {known}: use a newer program"
     )]
     TooNew {
         /// The table, quoted.
@@ -55,9 +57,10 @@ pub enum PostgresTableError {
         /// The version that this program needs.
         known: u32,
     },
-    /// The table is not in the schema where `migrate` creates it: the first that exists in the `search_path`.
+    /// The `search_path` finds the table in another schema than the one where `migrate` creates it, which is the first
+    /// schema of the `search_path` that exists.
     #[error(
-        "the table {table} was found in the schema {found}, and `migrate` would create it in {wanted}: say which with `with_table`"
+        "the table {table} is in the schema {found}, and `migrate` would create it in {wanted}: choose one with `with_table`"
     )]
     Elsewhere {
         /// The table, quoted.
@@ -72,40 +75,42 @@ pub enum PostgresTableError {
     NotAllowed {
         /// The table, quoted.
         table: String,
-        /// The privileges that it lacks, with commas between them.
+        /// The missing privileges, separated by commas.
         lacking: String,
     },
-    /// The server is a standby, or transactions are read-only by a setting of the server, the database or the role.
-    #[error("the server {}: nothing can be written", if *standby { "is a standby" } else { "begins transactions as read-only (default_transaction_read_only)" })]
+    /// The server is a standby, or a setting of the server, the database or the role makes transactions read-only.
+    #[error("the server {}: it takes no writes", if *standby { "is a standby" } else { "begins transactions as read-only (default_transaction_read_only)" })]
     ReadOnly {
         /// Whether the server is a standby.
         standby: bool,
     },
-    /// The database cannot hold every text.
-    #[error("the database's encoding is {found} instead of UTF8: it cannot hold every text")]
+    /// The database's encoding lacks characters.
+    #[error("the database's encoding is {found}, which lacks characters: use a database with UTF8")]
     Encoding {
         /// The database's encoding.
         found: String,
     },
 }
 
-/// A table, and what makes it: one step for each version.
+/// A table, and the statements that create and upgrade it.
 #[derive(Clone)]
 pub(crate) struct Schema {
     table: TableName,
-    /// What the table is, as its comment says before the version.
+    /// The text before the version in the table's comment.
     kind: &'static str,
+    /// The statements of each version.
     steps: Vec<String>,
-    /// Whether the version was looked at.
+    /// Whether [`Schema::check_once`] found the right version.
     is_checked: Arc<AtomicBool>,
 }
 
-/// Keeps migrations apart, of all tables. It is held until the end of a transaction, so it works behind a pooler in
-/// transaction mode.
+/// Makes migrations, of any table, wait for each other. The lock is held until the end of the transaction, so it works
+/// behind a pooler in transaction mode.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(7814416281309472353)";
 
-/// Describes what the statements' name of the table (`$1`) stands for, and the table that `migrate` makes: `$3` in the
-/// schema `$2`, or in the first schema of the search path.
+/// Describes two tables, which should be one: that of the name in the store's statements (`$1`), and the one that
+/// `migrate` makes (`$3`, in the schema `$2` or else in the first of the search path). `$4` finds the version in a
+/// comment.
 const DESCRIBE: &str = r"
     SELECT named IS NOT NULL AS is_named, made IS NOT NULL AS is_made, named IS NOT DISTINCT FROM made AS is_one,
         substring(obj_description(named, 'pg_class') FROM $4)::int4 AS named_version,
@@ -124,8 +129,8 @@ const DESCRIBE: &str = r"
     ) AS tables";
 
 impl Schema {
-    /// `steps` are the statements that bring the table from each version to the next, starting from nothing. A step
-    /// that is released is never changed.
+    /// Each of `steps` holds the statements that upgrade the table by one version; the first creates it. A released step
+    /// is never changed.
     pub(crate) fn new(table: TableName, kind: &'static str, steps: Vec<String>) -> Self {
         Self { table, kind, steps, is_checked: Arc::default() }
     }
@@ -134,14 +139,14 @@ impl Schema {
         &self.table
     }
 
-    /// The same with one version more.
+    /// Adds a version.
     pub(crate) fn with_step(&self, statements: &str) -> Self {
         let mut steps = self.steps.clone();
         steps.push(statements.to_owned());
         Self::new(self.table.clone(), self.kind, steps)
     }
 
-    /// The statements of each version.
+    /// The complete SQL of each version.
     pub(crate) fn migrations(&self) -> Vec<String> {
         let versions = 1..;
         let schema = self.create_schema().map(|create| format!("{create};\n")).unwrap_or_default();
@@ -160,12 +165,14 @@ impl Schema {
         format!("COMMENT ON TABLE {} IS '{}, version {version}'", self.table, self.kind)
     }
 
+    /// The newest version that this program knows.
     fn known(&self) -> u32 {
         u32::try_from(self.steps.len()).unwrap_or(u32::MAX)
     }
 
+    /// Creates the table, or upgrades it to the newest version.
     pub(super) async fn migrate(&self, pool: &Pool) -> Result<(), StoreError> {
-        // FetchHistory first, so that a role that may not create anything finds a table that needs nothing.
+        // Before the lock, so that a role without the right to create succeeds if the table is up to date.
         if self.describe(pool).await?.made.is_some_and(|version| version == Some(self.known())) {
             return Ok(());
         }
@@ -178,12 +185,12 @@ impl Schema {
     }
 
     async fn migrate_locked(&self, client: &mut Client) -> Result<(), StoreError> {
-        // In a stricter isolation, what another process has done meanwhile could not be seen.
+        // At a stricter level, the migration of another process would be invisible after the wait for the lock.
         let transaction = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
         let transaction = transaction.start().await.map_err(StoreError::unavailable)?;
         execute(&transaction, LOCK).await?;
         if let (Some(create), Some(schema)) = (self.create_schema(), self.table.schema()) {
-            // Not by `IF NOT EXISTS`: that asks for the right to create before it looks.
+            // `IF NOT EXISTS` alone would demand the right to create a schema even if the schema exists.
             let exists = "SELECT to_regnamespace($1) IS NOT NULL AS exists";
             let exists = transaction.query_typed(exists, &[(&schema, Type::TEXT)]).await;
             let exists = exists.map_err(StoreError::unavailable)?;
@@ -210,7 +217,7 @@ impl Schema {
         transaction.commit().await.map_err(StoreError::unavailable)
     }
 
-    /// Whether a version is this program's.
+    /// Checks that a version is the one this program needs.
     fn judge(&self, version: Option<u32>) -> Result<(), PostgresTableError> {
         let (table, known) = (self.table.to_string(), self.known());
         match version {
@@ -221,7 +228,7 @@ impl Schema {
         }
     }
 
-    /// Looks at the version before the first call. What has no version is not judged here: the comment may be gone.
+    /// Checks the version before the first call. A table without a version passes: a restore may have lost its comment.
     pub(super) async fn check_once(&self, pool: &Pool) -> Result<(), StoreError> {
         if self.is_checked.load(Ordering::Relaxed) {
             return Ok(());
@@ -238,6 +245,7 @@ impl Schema {
         Ok(())
     }
 
+    /// Checks the table, the role's privileges, the server and the database.
     pub(super) async fn check(&self, pool: &Pool) -> Result<(), StoreError> {
         let described = self.describe(pool).await?;
         self.judge_all(described).map_err(StoreError::unavailable)
@@ -282,22 +290,25 @@ async fn execute(transaction: &Transaction<'_>, statements: &str) -> Result<(), 
     transaction.batch_execute(statements).await.map_err(StoreError::unavailable)
 }
 
-/// What [`DESCRIBE`] asks for.
+/// The parameters of [`DESCRIBE`].
 type Names = (String, Option<String>, String, String);
 
-fn parameters((named, schema, table, version): &Names) -> [(&(dyn ToSql + Sync), Type); 4] {
+fn parameters((named, schema, table, version): &Names) -> [Parameter<'_>; 4] {
     [(named, Type::TEXT), (schema, Type::TEXT), (table, Type::TEXT), (version, Type::TEXT)]
 }
 
-/// The table, its database and the role.
+/// The result of [`DESCRIBE`]. `None` stands for a table that does not exist, `Some(None)` for one without a version.
 struct Described {
-    /// The table that the statements mean: whether there is one, and its version.
+    /// The version of the table that the store's statements use.
     named: Option<Option<u32>>,
-    /// The table that `migrate` makes, if it is there.
+    /// The version of the table that `migrate` makes.
     made: Option<Option<u32>>,
+    /// Whether the two are the same table.
     is_one: bool,
+    /// The schemas of the two tables.
     named_in: String,
     made_in: String,
+    /// The privileges that the role lacks.
     lacking: Vec<String>,
     is_standby: bool,
     is_read_only: bool,
@@ -307,7 +318,7 @@ struct Described {
 impl Described {
     fn new(rows: &[Row]) -> Result<Self, StoreError> {
         let Some(row) = rows.first() else {
-            return Err(StoreError::unavailable("the database did not describe the table"));
+            return Err(StoreError::unavailable("the database returned no description of the table"));
         };
         let version = |is: &str, version: &str| -> Result<Option<Option<u32>>, StoreError> {
             let found: Option<i32> = column(row, version)?;

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use deadpool_postgres::Pool;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 use tokio_postgres::{Row, Transaction};
 
 use self::batch::Queue;
@@ -29,7 +29,7 @@ use self::text::{Texts, is_untranslatable};
 use super::InboxStore;
 use crate::error::BoxError;
 use crate::event::{Job, JobId};
-use crate::postgres::{self, Connector, Database, PostgresStoreError, Schema, TableName};
+use crate::postgres::{self, Connector, Database, Parameter, PostgresStoreError, Schema, TableName};
 use crate::registry::JobRegistry;
 use crate::store::StoreError;
 
@@ -127,7 +127,6 @@ pub enum CompleteError {
 
 const TABLE: &str = "qomplement_inbox";
 const LIMITS: Limits = Limits { rows: 100_000, bytes: 10 << 30 };
-type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 impl PostgresInbox {
     /// Makes an inbox in the database at a `postgres://` URL. It connects when it is first used.
@@ -255,8 +254,7 @@ impl PostgresInbox {
     /// Returns an error if the database is not reached or refuses the credentials. If one of these faults is found, the
     /// source is a [`PostgresTableError`](crate::postgres::PostgresTableError).
     pub async fn check(&self) -> Result<(), StoreError> {
-        self.inner.database.check().await?;
-        self.query(&self.inner.statements.check, &[]).await.map(drop)
+        self.inner.database.check(&self.inner.statements.check).await
     }
 
     /// Marks a handler's event as done in a transaction of yours: the transaction's other writes and the completion

@@ -1,0 +1,214 @@
+//! What the stores in PostgreSQL share: connecting, querying, and creating and checking their tables.
+
+mod connect;
+mod reserve;
+mod schema;
+mod table_name;
+
+use std::time::Duration;
+
+use deadpool_postgres::{Pool, PoolError, TimeoutType, Timeouts};
+use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{FromSql, ToSql, Type};
+use tracing::debug;
+
+pub(crate) use self::connect::Connector;
+use self::reserve::{Lent, Reserve};
+pub use self::schema::PostgresTableError;
+pub(crate) use self::schema::Schema;
+pub(crate) use self::table_name::TableName;
+use self::table_name::quote;
+use crate::error::BoxError;
+use crate::store::StoreError;
+
+/// Why a store in PostgreSQL cannot be made.
+///
+/// No variant shows the URL's user or password.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PostgresStoreError {
+    /// The text is not the URL of a PostgreSQL server. The source is the driver's reason, if that cannot quote the
+    /// password.
+    #[error("not a URL of a PostgreSQL server, such as postgres://user:password@host:5432/database")]
+    Url(#[source] Option<tokio_postgres::Error>),
+    /// A setting in the URL has an unsupported value. The value is not shown.
+    #[error("the URL's {setting} has an unsupported value{}", values_of(setting))]
+    Setting {
+        /// The setting's name, such as `sslmode`.
+        setting: &'static str,
+    },
+    /// The URL asks for TLS, and TLS cannot be set up.
+    #[error("TLS cannot be set up, which the URL's sslmode=require needs")]
+    Tls(#[source] BoxError),
+    /// The name of a schema or a table is empty, too long, or contains a NUL.
+    #[error("a schema's name has 1 to 63 bytes, a table's 1 to 50, and neither contains a NUL")]
+    Name,
+}
+
+/// The values that a setting may have, for the message of [`PostgresStoreError::Setting`].
+fn values_of(setting: &str) -> &'static str {
+    match setting {
+        "sslmode" => {
+            ": use `disable`, `prefer` (without TLS here) or `require` (TLS; certificate and host name are \
+            checked, as with `verify-full` elsewhere)"
+        }
+        "target_session_attrs" => ": use `any`, `read-write` or `read-only`",
+        _ => "",
+    }
+}
+
+/// The database of a store's table.
+///
+/// Most calls take a connection from the pool. Calls that keep or end a lease do not wait for the pool: other calls
+/// and, in a pool of the user's, handlers can hold all its connections for longer than a lease lasts. They use the
+/// reserve instead.
+#[derive(Clone)]
+pub(crate) struct Database {
+    pool: Pool,
+    reserve: Reserve,
+    schema: Schema,
+}
+
+/// The source of a call's connection.
+#[derive(Clone, Copy)]
+enum Connections<'a> {
+    Pool(&'a Pool),
+    /// The pool if it has a free connection at once, otherwise the reserve.
+    PoolOrReserve(&'a Pool, &'a Reserve),
+}
+
+impl Connections<'_> {
+    async fn lend(self) -> Result<Lent, PoolError> {
+        let (pool, reserve) = match self {
+            Self::Pool(pool) => return pool.get().await.map(Lent::pooled),
+            Self::PoolOrReserve(pool, reserve) => (pool, reserve),
+        };
+        let at_once = Timeouts { wait: Some(Duration::ZERO), ..pool.timeouts() };
+        match pool.timeout_get(&at_once).await {
+            Err(PoolError::Timeout(TimeoutType::Wait)) => reserve.lend(pool).await,
+            got => got.map(Lent::pooled),
+        }
+    }
+}
+
+impl Database {
+    pub(crate) fn new(pool: Pool, schema: Schema) -> Self {
+        Self { pool, reserve: Reserve::default(), schema }
+    }
+
+    /// Returns the same database with another table.
+    pub(crate) fn with_schema(&self, schema: Schema) -> Self {
+        Self::new(self.pool.clone(), schema)
+    }
+
+    pub(crate) fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// The pool's size, in connections.
+    pub(crate) fn connections(&self) -> usize {
+        self.pool.status().max_size
+    }
+
+    /// Creates the table, or upgrades it to this version of the crate.
+    pub(crate) async fn migrate(&self) -> Result<(), StoreError> {
+        self.schema.migrate(&self.pool).await
+    }
+
+    /// Checks that the database, the table and the role's privileges allow every call; `probe` is a statement that
+    /// names all columns the store uses.
+    pub(crate) async fn check(&self, probe: &str) -> Result<(), StoreError> {
+        self.schema.check(&self.pool).await?;
+        query(self, probe, &[]).await.map(drop)
+    }
+
+    /// Opens the connections of the reserve, for calls that begin a lease: one that cannot be renewed must not begin.
+    pub(crate) async fn reserve(&self) -> Result<(), StoreError> {
+        self.reserve.fill(&self.pool).await.map_err(StoreError::unavailable)
+    }
+}
+
+/// A value of a statement, with its type.
+pub(crate) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// Runs one statement in a transaction of its own, and returns its rows.
+///
+/// The statement is sent in one message with its parameters and their types, and never prepared under a name, so it
+/// works through a pooler that gives each transaction another connection.
+///
+/// The statement may run twice: it is repeated if the connection turns out to be broken, or if another transaction
+/// made it fail.
+pub(crate) async fn query(
+    database: &Database,
+    statement: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>, StoreError> {
+    database.schema.check_once(&database.pool).await?;
+    repeat(Connections::Pool(&database.pool), statement, parameters).await
+}
+
+/// Runs a statement that begins, keeps or ends a lease: like [`query`], without waiting for the pool.
+pub(crate) async fn query_leased(
+    database: &Database,
+    statement: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>, StoreError> {
+    database.schema.check_once(&database.pool).await?;
+    repeat(Connections::PoolOrReserve(&database.pool, &database.reserve), statement, parameters).await
+}
+
+/// Runs a statement, and repeats it up to twice after transient errors, each time on another connection.
+async fn repeat(
+    connections: Connections<'_>,
+    statement: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>, StoreError> {
+    let (mut repetitions_left, mut isolation) = (2, Isolation::Default);
+    loop {
+        let connection = connections.lend().await.map_err(StoreError::unavailable)?;
+        match connection.query(statement, parameters, isolation).await {
+            Ok(rows) => return Ok(rows),
+            Err(error) if repetitions_left > 0 && is_transient(&error) => {
+                repetitions_left -= 1;
+                if error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE) {
+                    isolation = Isolation::ReadCommitted;
+                }
+                debug!(%error, "transient error of a statement; repeating it now on another connection");
+            }
+            Err(error) if error.code() == Some(&SqlState::DISK_FULL) => return Err(StoreError::Full),
+            Err(error) => return Err(StoreError::unavailable(error)),
+        }
+    }
+}
+
+/// Whether a repetition on another connection can succeed.
+fn is_transient(error: &tokio_postgres::Error) -> bool {
+    match error.code() {
+        Some(code) => {
+            [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::ADMIN_SHUTDOWN]
+                .contains(code)
+        }
+        None => error.is_closed(),
+    }
+}
+
+/// The isolation level of a statement's transaction.
+#[derive(Clone, Copy)]
+enum Isolation {
+    /// The database's default, nearly always `READ COMMITTED`.
+    Default,
+    /// `READ COMMITTED`, which waits for other transactions where a stricter level fails. Takes three round trips.
+    ReadCommitted,
+}
+
+/// A column of a row that a statement returned.
+pub(crate) fn column<'a, T: FromSql<'a>>(row: &'a Row, name: &str) -> Result<T, StoreError> {
+    row.try_get(name).map_err(StoreError::unavailable)
+}
+
+/// A duration in PostgreSQL's unit: at least one microsecond, at most a century.
+pub(crate) fn microseconds(duration: Duration) -> i64 {
+    const CENTURY: i64 = 100 * 365 * 24 * 3600 * 1_000_000;
+    i64::try_from(duration.as_micros()).map_or(CENTURY, |time| time.clamp(1, CENTURY))
+}
