@@ -1,4 +1,4 @@
-//! The dedup store of one process.
+//! The dedup store in this process's memory.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,29 +15,30 @@ use super::{Claim, ClaimToken, DedupStore};
 use crate::event::JobId;
 use crate::store::{Fenced, StoreError};
 
-/// A [`DedupStore`] in this process's memory: no server, and nothing survives a restart.
+/// A [`DedupStore`] in this process's memory. It needs no server, and a restart loses its content.
 ///
-/// After a restart, or in another process, a duplicate runs the handler again. That is enough for a
-/// single process with idempotent effects; several processes behind one URL need a store that they
+/// After a restart, or in another process, a duplicate runs the handler again. That is good enough for a
+/// single process whose handler may run twice; several processes behind one URL need a store that they
 /// share.
 ///
 /// # Bounds
 ///
-/// The store remembers a million jobs unless told otherwise, in about 95 bytes each when their ids are
-/// UUIDs. Memory grows in small steps, so no call waits for a large table to grow or to be swept. At the
-/// bound, a job that finished more than a minute ago makes room, the oldest among some thousands (the
-/// oldest of all, in a store of up to 4096 jobs); without one, the claim fails with
-/// [`StoreError::Full`]. A claim never makes room for another.
+/// By default, the store remembers a million jobs, in about 95 bytes each if their ids are UUIDs. Memory grows in
+/// small steps, so no call waits for a large table to grow or to be swept.
+///
+/// A full store forgets a job that finished more than a minute ago: the oldest of some thousands (the oldest of all,
+/// in a store of up to 4096 jobs). Without such a job, the claim fails with [`StoreError::Full`]. A full store never
+/// forgets a claim whose lease has not ended.
 ///
 /// # Clock
 ///
-/// Tokio's, so a test with paused time can move it.
+/// The store measures time by tokio's clock, so a test with paused time can move it.
 pub struct MemoryDedupStore {
-    jobs: DashMap<JobId, State, RandomState>,
-    /// The hash of each job in `jobs`, once, in the order in which the jobs came. Locked before a shard
-    /// of `jobs`, never after.
+    jobs: DashMap<JobId, JobState, RandomState>,
+    /// The hash of each job in `jobs`, once, in the order of the jobs' arrival. Always locked before a shard of
+    /// `jobs`, never after it.
     orders: Box<[Mutex<Order>]>,
-    /// Jobs in the store. A `DashMap` counts its own by locking every shard.
+    /// The number of jobs. `DashMap::len` would lock every shard.
     len: AtomicUsize,
     capacity: usize,
     epoch: Instant,
@@ -46,18 +47,19 @@ pub struct MemoryDedupStore {
 /// Nanoseconds since the store was made.
 type Time = u64;
 
-/// A claim, or a finished job. 16 bytes: a `DashMap` has up to twice as many places as entries.
+/// A claim or a finished job, in 16 bytes: a `DashMap` reserves up to twice as many of them as it has entries.
 #[derive(Clone, Copy)]
-struct State {
-    /// When the lease or the retention ends.
+struct JobState {
+    /// The end of the lease or the retention.
     until: Time,
-    /// The low bits of the token's owner, which is a counter: two tokens for one job look alike only 2³²
-    /// claims apart.
+    /// The low bits of the token's owner, which is a counter: two tokens for one job have the same bits only if they
+    /// are 2³² claims apart.
     owner: u32,
-    /// In seconds, rounded up, plus one; zero for a claim.
+    /// When the job finished, in seconds, rounded up, plus one. Zero for a claim.
     finished: u32,
 }
 
+/// The arrival order of a part of the jobs.
 #[derive(Default)]
 struct Order {
     hashes: VecDeque<u64>,
@@ -65,15 +67,15 @@ struct Order {
     expires: Time,
 }
 
-/// A duplicate comes within 15 seconds, so a job that finished a minute ago may be forgotten.
+/// How long a full store keeps a finished job, in seconds. A duplicate arrives within 15 seconds.
 const KEEP: u32 = 60;
 const JOBS_PER_ORDER: usize = 4096;
-/// How many jobs one call forgets at most: more than it adds.
+/// The most jobs that one call forgets. More than one, so that a store shrinks faster than it grows.
 const FORGET_AT_ONCE: usize = 4;
 const SECOND: Time = 1_000_000_000;
 
 impl MemoryDedupStore {
-    /// How many jobs a store remembers unless told otherwise.
+    /// How many jobs a store remembers by default.
     pub const DEFAULT_CAPACITY: usize = 1_000_000;
 
     /// Makes a store for [`DEFAULT_CAPACITY`](Self::DEFAULT_CAPACITY) jobs.
@@ -82,11 +84,11 @@ impl MemoryDedupStore {
         Self::with_capacity(Self::DEFAULT_CAPACITY)
     }
 
-    /// Makes a store that remembers up to `jobs` jobs, at least one, claims included.
+    /// Makes a store that remembers up to `jobs` jobs, claims included; at least one.
     #[must_use]
     pub fn with_capacity(jobs: usize) -> Self {
         let orders = (jobs / JOBS_PER_ORDER).next_power_of_two().clamp(1, 256);
-        // A shard of a thousand jobs doubles in some ten microseconds.
+        // A shard doubles its table while it is locked. With a thousand jobs, that takes some ten microseconds.
         let jobs_in = DashMap::with_hasher_and_shard_amount(RandomState::default(), orders * 4);
         Self {
             jobs: jobs_in,
@@ -97,7 +99,7 @@ impl MemoryDedupStore {
         }
     }
 
-    /// How many jobs the store holds: claimed, finished, and expired ones that are not yet forgotten.
+    /// The number of jobs in the store: claimed, finished, and expired but not yet forgotten.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len.load(Ordering::Relaxed)
@@ -114,18 +116,19 @@ impl MemoryDedupStore {
     }
 
     fn order(&self, hash: u64) -> MutexGuard<'_, Order> {
-        // Bits that choose neither a shard nor a place in it.
+        // Bits that select neither a shard nor a bucket in it: orders and shards are independent.
         let index = (hash >> 32) as usize & (self.orders.len() - 1);
         self.orders[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes the state that `next` gives for the job's present one, or returns its error.
+    /// Replaces the job's state by the one that `next` returns, or returns the error of `next`. An expired state counts as
+    /// `None`.
     fn write<E>(
         &self,
         job: &JobId,
         now: Time,
-        next: impl Fn(Option<State>) -> Result<State, E>,
-    ) -> Result<Result<State, E>, StoreError> {
+        next: impl Fn(Option<JobState>) -> Result<JobState, E>,
+    ) -> Result<Result<JobState, E>, StoreError> {
         let hash = self.jobs.hash_usize(job) as u64;
         let mut may_make_room = true;
         loop {
@@ -139,7 +142,7 @@ impl MemoryDedupStore {
                     entry.insert(state);
                     drop(entry);
                     if !old.holds(now) {
-                        // It is young again.
+                        // The job begins anew, so it moves to the end of its order.
                         let mut order = self.order(hash);
                         order.remove(hash);
                         order.push(hash, state.until);
@@ -161,15 +164,15 @@ impl MemoryDedupStore {
                     self.len.fetch_sub(1, Ordering::Relaxed);
                 }
             }
-            // The entry's lock is free again: an order is locked before a shard.
+            // The entry, and with it the shard's lock, is dropped by now: an order is locked before a shard.
             if !std::mem::take(&mut may_make_room) || !self.make_room(&mut self.order(hash), now) {
                 return Err(StoreError::Full);
             }
         }
     }
 
-    /// Forgets finished jobs whose retention has ended. An expired claim stays, as long as there is room: its
-    /// owner may come back.
+    /// Forgets finished jobs whose retention has ended. An expired claim stays as long as there is room, because its
+    /// owner may still renew or complete it.
     fn forget_expired(&self, order: &mut Order, now: Time) {
         if now < order.expires {
             return;
@@ -177,7 +180,7 @@ impl MemoryDedupStore {
         for _ in 0..FORGET_AT_ONCE {
             let Some(&hash) = order.hashes.front() else { return };
             match self.forget_if(hash, |state| !state.is_claim() && !state.holds(now)) {
-                // Its end is not known yet, and others must not wait for it.
+                // A claim may be renewed for long, and must not keep the jobs behind it in memory.
                 Some(state) if state.is_claim() => order.hashes.rotate_left(1),
                 Some(state) => return order.expires = state.until,
                 None => drop(order.hashes.pop_front()),
@@ -185,12 +188,13 @@ impl MemoryDedupStore {
         }
     }
 
-    /// Forgets some jobs that have expired, or the oldest that finished long enough ago.
+    /// Forgets a few expired jobs, claims included, or else the oldest job that finished more than [`KEEP`] seconds ago.
+    /// Returns whether it forgot any.
     fn make_room(&self, order: &mut Order, now: Time) -> bool {
         let mut forgotten = 0;
         for _ in 0..order.hashes.len() {
             let Some(&hash) = order.hashes.front().filter(|_| forgotten < FORGET_AT_ONCE) else { break };
-            let is_old = |state: &State| forgotten == 0 && state.finished_before(KEEP, now);
+            let is_old = |state: &JobState| forgotten == 0 && state.finished_before(KEEP, now);
             match self.forget_if(hash, |state| !state.holds(now) || is_old(state)) {
                 Some(state) if state.is_claim() => order.hashes.rotate_left(1),
                 None => {
@@ -203,8 +207,8 @@ impl MemoryDedupStore {
         forgotten > 0
     }
 
-    /// Removes the job with a hash if its state is such; otherwise returns the state.
-    fn forget_if(&self, hash: u64, condition: impl Fn(&State) -> bool) -> Option<State> {
+    /// Removes the job with a hash if `condition` holds for its state, otherwise returns the state.
+    fn forget_if(&self, hash: u64, condition: impl Fn(&JobState) -> bool) -> Option<JobState> {
         let mut shard = self.jobs.shards()[self.jobs.determine_shard(hash as usize)].write();
         let is_it = |(job, _): &(JobId, _)| self.jobs.hash_usize(job) as u64 == hash;
         let state = *shard.get(hash, is_it)?.1.get();
@@ -217,7 +221,7 @@ impl MemoryDedupStore {
     }
 }
 
-impl State {
+impl JobState {
     fn claim(token: &ClaimToken, now: Time, lease: Duration) -> Self {
         Self { until: after(now, lease), owner: owner(token), finished: 0 }
     }
@@ -227,7 +231,7 @@ impl State {
         Self { until: after(now, retention), owner: owner(token), finished }
     }
 
-    /// Whether it keeps others out.
+    /// Whether the lease or the retention has not ended.
     fn holds(&self, now: Time) -> bool {
         self.until > now
     }
@@ -248,7 +252,7 @@ impl State {
 impl Order {
     fn push(&mut self, hash: u64, until: Time) {
         if self.hashes.len() == self.hashes.capacity() {
-            // In small steps: doubling would leave up to half of the memory unused.
+            // By an eighth: doubling would leave up to half of the memory unused.
             self.hashes.reserve_exact((self.hashes.len() / 8).max(16));
         }
         if self.hashes.is_empty() {
@@ -257,7 +261,7 @@ impl Order {
         self.hashes.push_back(hash);
     }
 
-    /// Looks from the end: a claim that is released is young.
+    /// Searches from the end, since a released claim is mostly young.
     fn remove(&mut self, hash: u64) {
         if let Some(place) = self.hashes.iter().rposition(|&other| other == hash) {
             self.hashes.remove(place);
@@ -269,14 +273,14 @@ impl Order {
 impl DedupStore for MemoryDedupStore {
     async fn claim(&self, token: &ClaimToken, lease: Duration) -> Result<Claim, StoreError> {
         let now = self.now();
-        let taken = |state: &State| {
+        let taken = |state: &JobState| {
             if state.is_claim() {
                 Claim::InProgress { retry_after: Duration::from_nanos(state.until - now) }
             } else {
                 Claim::Done
             }
         };
-        // Most duplicates are of finished jobs, and need no write.
+        // Most duplicates are of finished jobs, for which a read is enough.
         if let Some(state) = self.jobs.get(token.job())
             && state.holds(now)
             && !state.is_of(token)
@@ -285,7 +289,7 @@ impl DedupStore for MemoryDedupStore {
         }
         let claimed = self.write(token.job(), now, |held| match held {
             Some(state) if !state.is_claim() || !state.is_of(token) => Err(taken(&state)),
-            _ => Ok(State::claim(token, now, lease)),
+            _ => Ok(JobState::claim(token, now, lease)),
         })?;
         Ok(claimed.map_or_else(|taken| taken, |_| Claim::Acquired))
     }
@@ -294,7 +298,7 @@ impl DedupStore for MemoryDedupStore {
         let now = self.now();
         let renewed = self.write(claim.job(), now, |held| match held {
             Some(state) if !state.is_claim() || !state.is_of(claim) => Err(Fenced::Stale),
-            _ => Ok(State::claim(claim, now, lease)),
+            _ => Ok(JobState::claim(claim, now, lease)),
         })?;
         Ok(renewed.map_or_else(|stale| stale, |_| Fenced::Applied))
     }
@@ -304,7 +308,7 @@ impl DedupStore for MemoryDedupStore {
         let completed = self.write(claim.job(), now, |held| match held {
             Some(state) if !state.is_of(claim) => Err(Fenced::Stale),
             Some(state) if !state.is_claim() => Ok(state),
-            _ => Ok(State::done(claim, now, retention)),
+            _ => Ok(JobState::done(claim, now, retention)),
         })?;
         Ok(completed.map_or_else(|stale| stale, |_| Fenced::Applied))
     }

@@ -1,4 +1,4 @@
-//! Which jobs are being handled, and which have been.
+//! The dedup stores: which jobs are claimed, and which are done.
 
 mod memory;
 #[cfg(feature = "postgres")]
@@ -24,7 +24,7 @@ pub use self::redis::{RedisDedupStore, RedisStoreError};
 use crate::event::JobId;
 use crate::store::{Fenced, StoreError};
 
-/// Where receivers agree on who handles a job.
+/// A store in which receivers claim jobs, so that one at a time runs a job's handler.
 ///
 /// # Contract
 ///
@@ -34,33 +34,32 @@ use crate::store::{Fenced, StoreError};
 /// - [`claim`](Self::claim) is atomic: of any number of tokens that claim one free job, over all handles
 ///   and processes that share the store, one gets [`Claim::Acquired`]. A check followed by a write is not
 ///   atomic.
-/// - A claim whose lease has ended is free: the next `claim` acquires it. The token and the lease are part
-///   of the claim's own write, never of a second one: a claim whose caller did not wait for the answer, or
-///   got an error, is freed by a [`release`](Self::release) of its token, and otherwise by its lease.
+/// - A job whose lease has ended is free: the next `claim` acquires it. The store writes token and lease together
+///   with the claim, never in a second write. So a claim whose caller left early, or got an error, is freed by a
+///   [`release`](Self::release) of its token, or else by the end of its lease.
 /// - [`renew`](Self::renew), [`complete`](Self::complete) and [`release`](Self::release) act for the
-///   token that owns the job: the last one that acquired it, also when its lease has ended since. While
-///   the job is claimed by another token, or done by another, they change nothing and return
-///   [`Fenced::Stale`]. When the job is free, a store need not remember who had it: it may take any
-///   earlier token for the owner.
-/// - An id is opaque: it is compared exactly and may hold any visible ASCII character.
-/// - What a store returned `Ok` for is kept until its lease or retention ends; what it cannot keep,
-///   it refuses with [`StoreError::Full`].
+///   token that owns the job: the last one that acquired it, even if its lease has ended since. While
+///   the job is claimed or done by another token, they change nothing and return [`Fenced::Stale`]. A store need not
+///   remember the owner of a free job: it may take any earlier token for the owner.
+/// - A job id is opaque: it is compared exactly and may contain any visible ASCII character.
+/// - The store keeps every write that it answered `Ok` until the lease or retention ends. A write that it has no room
+///   for, it refuses with [`StoreError::Full`].
 ///
 /// # Durations
 ///
-/// They count from the moment when the store writes. A lease is some seconds, a retention some
+/// Leases and retentions count from the moment of the write. A lease is some seconds, a retention some
 /// days; neither is zero.
 ///
 /// # Cancel safety
 ///
-/// The receiver drops a call that takes too long. The write may have happened by then, may happen later, or
-/// never; the store must stay usable and must not lose another job's write. After a claim that was dropped or
+/// The receiver drops a call that takes too long. The write may have happened by then, may happen later, or may
+/// never happen; the store must stay usable and must not lose another job's write. After a claim that was dropped or
 /// failed, the receiver releases the token, and repeats the release for as long as the claim could still
 /// arrive and meet a delivery of the job.
 ///
 /// # Examples
 ///
-/// A whole store of one's own, for one process:
+/// A complete custom store, for one process:
 ///
 /// ```
 #[doc = include_str!("../../examples/custom_dedup_store.rs")]
@@ -69,61 +68,62 @@ use crate::store::{Fenced, StoreError};
 pub trait DedupStore: fmt::Debug + Send + Sync + 'static {
     /// Claims the token's job for the length of a lease, atomically.
     ///
-    /// Idempotent for one token: a repetition while the token holds the job is [`Claim::Acquired`], too.
+    /// Idempotent for one token: a repetition while the token holds the job returns [`Claim::Acquired`] again.
     ///
     /// # Errors
     ///
-    /// Returns an error if it is not known whether the job is free. The claim may take effect all the same,
-    /// even later; [`release`](Self::release) ends it.
+    /// Returns [`StoreError::Full`] if the store has no room for the claim, and wrote nothing. Returns
+    /// [`StoreError::Unavailable`] if the result is not known: the claim may take effect all the same, even later.
+    /// [`release`](Self::release) ends it.
     async fn claim(&self, claim: &ClaimToken, lease: Duration) -> Result<Claim, StoreError>;
 
-    /// Makes a claim last for another lease, counted from now.
+    /// Extends a claim by another lease, counted from now.
     ///
-    /// It applies also when the lease has ended, as long as nobody else has acquired the job since. A
-    /// job that is done is not claimed again by it.
+    /// Applies even if the lease has ended, unless another token has acquired the job since. Never turns a done job
+    /// into a claimed one.
     ///
     /// # Errors
     ///
-    /// When it is not known whether the claim was renewed.
+    /// Returns an error if the claim may not have been renewed.
     async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError>;
 
     /// Records a job as done for the length of a retention, and ends the claim.
     ///
-    /// Idempotent for one token: a repetition is [`Fenced::Applied`]. It applies also when the lease
-    /// has ended, as long as nobody else has acquired the job since: the work was done.
+    /// Idempotent for one token: a repetition returns [`Fenced::Applied`] again. Applies even if the lease
+    /// has ended, unless another token has acquired the job since: the work was done.
     ///
     /// # Errors
     ///
-    /// When it is not known whether the job was recorded.
+    /// Returns an error if the job may not have been recorded as done.
     async fn complete(&self, claim: &ClaimToken, retention: Duration) -> Result<Fenced, StoreError>;
 
-    /// Frees a job that was not done, so that the next claim acquires it at once. The token is not used
+    /// Frees a job that is not done, so that the next claim acquires it at once. The caller does not use the token
     /// again.
     ///
     /// # Errors
     ///
-    /// When it is not known whether the job was freed; its lease frees it later.
+    /// Returns an error if the job may not have been freed; the end of its lease frees it later.
     async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError>;
 }
 
-/// What a store says to a claim.
+/// The result of [`DedupStore::claim`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
-    /// The job was free, and is now claimed by the token.
+    /// The token has claimed the job.
     Acquired,
-    /// Somebody else has claimed the job.
+    /// Another token has claimed the job.
     InProgress {
-        /// How long the other's lease still lasts, unless it is renewed or released.
+        /// How long the other claim's lease still lasts, unless it is renewed or released.
         retry_after: Duration,
     },
-    /// The job has been done.
+    /// The job is done.
     Done,
 }
 
-/// The name of one claim: the job, and an owner that no other claim has. The caller draws it before the claim,
-/// and so can release the claim whatever the answer was.
+/// The identity of one claim: the job, and an owner that no other claim has.
 ///
-/// `Debug` leaves the owner out: whoever knows it can release the claim.
+/// The caller draws it before the claim, and so can release the claim even if no answer came. `Debug` hides the owner,
+/// because knowing it is enough to release the claim.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ClaimToken {
     job: JobId,
@@ -134,9 +134,9 @@ impl ClaimToken {
     /// Draws a new owner for a job.
     #[must_use]
     pub fn new(job: &JobId) -> Self {
-        /// Sets this process apart from every other one.
+        /// Differs in every process.
         static PROCESS: LazyLock<u64> = LazyLock::new(random_number);
-        /// Sets this claim apart from the process's other ones.
+        /// Differs for every claim of this process.
         static CLAIMS: AtomicU64 = AtomicU64::new(0);
 
         let claim = CLAIMS.fetch_add(1, Ordering::Relaxed);
@@ -149,14 +149,14 @@ impl ClaimToken {
         &self.job
     }
 
-    /// The number that no other claim has, in this process or another: what a store compares.
+    /// The number that a store compares. No other claim has it, in this process or another.
     #[must_use]
     pub fn owner(&self) -> u128 {
         self.owner
     }
 }
 
-/// From the operating system; if it refuses, from what the standard library seeded its hashers with.
+/// A random number of the operating system or, if that fails, of the standard library's hasher seeds.
 fn random_number() -> u64 {
     getrandom::u64().unwrap_or_else(|_| RandomState::new().hash_one(std::process::id()))
 }

@@ -1,4 +1,4 @@
-//! The contract of a store, kept by the memory store; against a plain map, and in races.
+//! The memory store: its contract, a comparison with a plain map, and races.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ const RETENTION: Duration = Duration::from_secs(3600);
 const NANOSECOND: Duration = Duration::from_nanos(1);
 
 fn job(number: usize) -> JobId {
-    // UUIDs and other texts take different forms.
+    // A `JobId` stores UUIDs and other texts differently.
     let text = if number.is_multiple_of(2) {
         format!("550e8400-e29b-41d4-a716-{number:012}")
     } else {
@@ -29,7 +29,7 @@ async fn acquire(store: &MemoryDedupStore, job: &JobId) -> ClaimToken {
     token
 }
 
-/// The answer to a claim by a new token.
+/// Claims the job with a new token.
 async fn claim(store: &MemoryDedupStore, job: &JobId) -> Result<Claim, StoreError> {
     store.claim(&ClaimToken::new(job), LEASE).await
 }
@@ -117,7 +117,7 @@ async fn a_full_store_forgets_the_oldest_that_is_over_a_minute_old_and_never_a_c
         advance(Duration::from_secs(1)).await;
     }
     assert!(matches!(claim(&store, &job(4)).await, Err(StoreError::Full)), "a young job was forgotten");
-    // An expired claim is not counted on either, as long as its owner may come back with a renewal.
+    // An expired claim whose owner renews it is not forgotten either.
     assert_eq!(store.renew(&claimed, RETENTION).await.unwrap(), Fenced::Applied);
     advance(Duration::from_secs(60)).await;
     finish(&store, &job(4)).await;
@@ -215,12 +215,12 @@ enum Step {
         job: usize,
         lease: u64,
     },
-    /// By one of the tokens so far.
+    /// Repeats an earlier token's claim.
     ClaimAgain {
         token: usize,
         lease: u64,
     },
-    /// By one of the tokens so far.
+    /// Renews an earlier token's claim.
     Renew {
         token: usize,
         lease: u64,
@@ -247,12 +247,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A store as plain as can be: the last state of each job.
+/// A store that is as plain as possible: the last state of each job.
 #[derive(Default)]
-struct Model(HashMap<JobId, State>);
+struct Model(HashMap<JobId, Known>);
 
 #[derive(Clone, Copy)]
-struct State {
+struct Known {
     owner: u128,
     done: bool,
     until: Instant,
@@ -260,18 +260,18 @@ struct State {
 
 impl Model {
     /// The state of a job that is not free.
-    fn holds(&self, job: &JobId) -> Option<State> {
+    fn holds(&self, job: &JobId) -> Option<Known> {
         self.0.get(job).copied().filter(|state| state.until > Instant::now())
     }
 
-    /// Whether the token's claim was the last one, and nothing has come of it.
+    /// Whether the token's claim was the job's last, and is neither completed nor released.
     fn claimed_by(&self, token: &ClaimToken) -> bool {
         self.0.get(token.job()).is_some_and(|state| state.owner == token.owner() && !state.done)
     }
 
     fn set(&mut self, token: &ClaimToken, done: bool, seconds: u64) {
         let until = Instant::now() + Duration::from_secs(seconds);
-        self.0.insert(token.job().clone(), State { owner: token.owner(), done, until });
+        self.0.insert(token.job().clone(), Known { owner: token.owner(), done, until });
     }
 
     fn claim(&mut self, token: &ClaimToken, seconds: u64) -> Claim {
@@ -355,7 +355,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_store_is_a_plain_map_to_whoever_uses_it(steps in prop::collection::vec(step(), 1..80)) {
+    fn the_store_behaves_like_a_plain_map(steps in prop::collection::vec(step(), 1..80)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(agrees(steps))?;
     }
