@@ -1,5 +1,5 @@
-//! The rows of inboxes, written by hand: what a store can be compared with. No look for duplicates, no limits, no
-//! answer; 64 rows a commit.
+//! Inbox rows written by hand, as a reference for the stores: no check for duplicates, no limits, no answers; 64 rows a
+//! commit.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -11,10 +11,10 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-/// How many rows are committed together.
+/// Rows in one commit.
 pub const BATCH: usize = 64;
 
-/// A folder that is gone afterwards.
+/// A folder that is removed on drop.
 pub struct Folder(PathBuf);
 
 impl Folder {
@@ -35,13 +35,13 @@ impl Drop for Folder {
     }
 }
 
-/// A UUID that is not in the order of arrival, as those of jobs are not.
+/// A UUID. As with the ids of jobs, its order is not that of arrival.
 pub fn id(number: u64) -> String {
     let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     format!("{:08x}-41d4-4716-a716-{number:012x}", mixed >> 32)
 }
 
-/// The documented extraction of some jobs, with more in it.
+/// The documented extraction for some jobs, made larger.
 pub fn events(numbers: std::ops::Range<u64>, padding: usize) -> Vec<Envelope> {
     let mut payload = Payload::extract_completed();
     if padding > 0 {
@@ -54,7 +54,7 @@ pub fn events(numbers: std::ops::Range<u64>, padding: usize) -> Vec<Envelope> {
         .collect()
 }
 
-/// Into the tables of a `SqliteInbox`, with prepared statements.
+/// Writes into the tables of a `SqliteInbox`, with prepared statements.
 pub fn sqlite(file: &Path, events: &[Envelope]) {
     let mut connection = Connection::open(file).unwrap();
     connection.execute_batch("PRAGMA synchronous = FULL").unwrap();
@@ -88,7 +88,7 @@ pub fn sqlite(file: &Path, events: &[Envelope]) {
     }
 }
 
-/// Into the table of a `PostgresInbox`, with a statement that is not prepared, as none can be behind a pooler.
+/// Writes into the table of a `PostgresInbox`, with an unprepared statement: a pooler allows no other.
 pub async fn postgres(client: &Client, table: &str, events: &[Envelope]) {
     let insert = format!(
         "INSERT INTO {table} (job_id, job_type, status, body, state, due_at, received_at)

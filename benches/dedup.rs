@@ -1,4 +1,4 @@
-//! The memory store: a claim and its completion, and the claim of a copy. Beside it, the least that a
+//! The memory store: a claim and its completion, and the claim of a duplicate. Beside it, the least that a
 //! `DashMap` from job to state would do.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -45,7 +45,7 @@ impl Plain {
     }
 }
 
-/// Runs a future that never waits.
+/// Runs a future that never pends.
 fn now<F: Future>(future: F) -> F::Output {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match std::pin::pin!(future).poll(&mut context) {
@@ -60,7 +60,7 @@ fn memory_fresh(store: &MemoryDedupStore, job: &JobId) {
     let _ = black_box(now(store.complete(&token, RETENTION)).unwrap());
 }
 
-/// The time that so many operations take, spread over threads; each gets ids of its own.
+/// The time of a number of operations, spread over threads. Each operation gets a new id.
 fn on_threads(
     threads: u64,
     operations: u64,

@@ -5,10 +5,11 @@
 //! ```
 //!
 //! The server is this program once more; `wrk` (from the package of that name) posts webhooks of 393 bytes with
-//! distinct ids over 64 connections. By hand is one thread that commits as many rows (a row takes longer the more there
-//! are), 64 at a time, without HTTP. Without a store, a server reads the body and answers a static 200: all share the
-//! machine's cores, and the database, too.
-//! At half the load, webhooks come at a steady rate, and an answer's time counts from when its webhook was due.
+//! distinct ids over 64 connections. "By hand" is one thread that commits the same number of rows, 64 at a time, without
+//! HTTP; the number matters, since rows get slower as a table grows. "Without a store" is a server that reads the body
+//! and answers a static 200. `wrk`, the server and the database share the machine's cores.
+//!
+//! At half the load, webhooks come at a steady rate, and an answer's time counts from the time its webhook was due.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 use std::io::{Read, Write};
@@ -53,7 +54,7 @@ fn main() {
         }
         ["sqlite", "--bench"] => sqlite(),
         ["postgres", "--bench"] => postgres(),
-        // `cargo test --benches` asks whether it runs at all.
+        // `cargo test --benches` only checks that the program runs.
         [] => {}
         _ => panic!("usage: durable [sqlite|postgres]"),
     }
@@ -61,7 +62,7 @@ fn main() {
 
 #[tokio::main]
 async fn serve(database: &str) {
-    // Nothing is handled meanwhile, so the usual limits would be in the way.
+    // No worker runs, so the default limits would be reached.
     let route = match database {
         "nothing" => post(|body: Bytes| async move {
             std::hint::black_box(body);
@@ -115,7 +116,7 @@ fn postgres() {
     );
 }
 
-/// Lets a receiver, a server without a store and rows by hand take turns, since the machine has moods.
+/// Measures a receiver, a server without a store and rows by hand in turns, since the machine's speed varies.
 fn compare(store: &str, url: impl Fn(u64) -> String, by_hand: impl Fn(u64, &[Envelope]) -> Duration) {
     let (mut durable, mut bare, mut hand, mut times) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
@@ -147,7 +148,7 @@ fn compare(store: &str, url: impl Fn(u64) -> String, by_hand: impl Fn(u64, &[Env
     println!("    at half that load: p50 {:.2?}, p99 {:.2?}, p99.9 {:.2?}", at(0.5), at(0.99), at(0.999));
 }
 
-/// How long the answers take when so many webhooks come a second.
+/// The times of the answers at a steady number of webhooks a second.
 fn answer_times(address: SocketAddr, rate: f64, round: u64) -> Vec<Duration> {
     let each = Duration::from_secs_f64(CONNECTIONS as f64 / rate);
     let requests = SECONDS * rate as u64 / CONNECTIONS as u64;
@@ -157,7 +158,7 @@ fn answer_times(address: SocketAddr, rate: f64, round: u64) -> Vec<Duration> {
             events(first..first + requests, 0).iter().map(request).collect()
         })
         .collect();
-    // Threads, since the timers of tokio are a millisecond coarse.
+    // Threads, since tokio's timers have a resolution of one millisecond.
     let began = Instant::now() + Duration::from_millis(200);
     let threads: Vec<_> = requests
         .into_iter()

@@ -1,11 +1,11 @@
-//! What the inboxes cost: events a second into the store, without HTTP, and what handling one adds.
+//! The cost of the inboxes without HTTP: of receiving an event, and of leasing and settling it.
 //!
 //! ```sh
 //! cargo bench --all-features --bench inbox
 //! ```
 //!
 //! Beside `SqliteInbox`, the same rows written by hand: one thread, prepared statements, a commit after every 64.
-//! The two take turns, since the disk of a shared machine has moods.
+//! The two take turns, since the speed of a shared machine's disk varies.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 use std::path::Path;
@@ -29,7 +29,7 @@ const EVENTS: u64 = 20_000;
 const ROUNDS: usize = 5;
 const LEASE: Duration = Duration::from_secs(3600);
 
-/// How long `TASKS` tasks take to receive the events, each waiting for its answer before the next.
+/// The time that `TASKS` tasks take to receive the events, each waiting for one answer before the next.
 fn receive(runtime: &Runtime, inbox: &SqliteInbox, events: &[Envelope]) -> Duration {
     let shares: Vec<Vec<Envelope>> = (0..TASKS as usize)
         .map(|task| events.iter().skip(task).step_by(TASKS as usize).cloned().collect())
@@ -50,14 +50,14 @@ fn receive(runtime: &Runtime, inbox: &SqliteInbox, events: &[Envelope]) -> Durat
     })
 }
 
-/// The same rows into the same tables, by hand.
+/// Writes the same rows into the same tables by hand.
 fn receive_by_hand(file: &Path, events: &[Envelope]) -> Duration {
     let began = Instant::now();
     by_hand::sqlite(file, events);
     began.elapsed()
 }
 
-/// Leases so many rows at a time, and settles each in a task of its own.
+/// Leases `at_once` rows at a time, and settles each in a task of its own.
 fn handle(runtime: &Runtime, inbox: &SqliteInbox, events: u64, at_once: usize) -> Duration {
     runtime.block_on(async {
         let began = Instant::now();
@@ -77,7 +77,7 @@ fn handle(runtime: &Runtime, inbox: &SqliteInbox, events: u64, at_once: usize) -
     })
 }
 
-/// Fills a file with rows that are done, quickly.
+/// Fills a file with finished rows, quickly.
 fn fill_with_done(file: &Path, rows: u64) {
     let mut connection = Connection::open(file).unwrap();
     let transaction = connection.transaction().unwrap();
@@ -173,7 +173,7 @@ fn alone(runtime: &Runtime, folder: &Folder) {
 }
 
 fn main() {
-    // `cargo test --benches` leaves it out, and asks only whether it runs at all.
+    // Without `--bench`, as by `cargo test --benches`, only check that the program runs.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }

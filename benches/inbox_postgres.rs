@@ -1,6 +1,8 @@
-//! The inbox in PostgreSQL, beside statements that insert the same rows without asking anything.
+//! The inbox in PostgreSQL, beside plain inserts of the same rows.
 //!
-//! `cargo bench --all-features --bench inbox_postgres`; it starts a server of its own.
+//! ```sh
+//! cargo bench --all-features --bench inbox_postgres     # starts a server of its own
+//! ```
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 use std::sync::Arc;
@@ -30,7 +32,7 @@ async fn connect(url: &str) -> Client {
     client
 }
 
-/// Rows per second of `tasks` tasks, each of which writes some rows per call, for a while.
+/// Rows per second of `tasks` tasks, each of which writes a number of rows per call.
 async fn rate<F, Fut>(tasks: u64, call: F) -> f64
 where
     F: Fn(u64) -> Fut + Clone + Send + 'static,
@@ -66,7 +68,7 @@ async fn receive_rate(inbox: &PostgresInbox, next: &Arc<AtomicU64>, tasks: u64) 
     .await
 }
 
-/// Batches of 64 of the same rows, from so many connections at once.
+/// Inserts batches of 64 of the same rows, from a number of connections at once.
 async fn raw_rate(url: &str, table: &'static str, next: &Arc<AtomicU64>, connections: u64) -> f64 {
     let mut clients = Vec::new();
     for _ in 0..connections {
@@ -112,14 +114,14 @@ async fn prepare(client: &Client, inbox: &PostgresInbox, finished: u64) {
         FROM generate_series(1, {finished})"
     );
     client.batch_execute(&fill).await.unwrap();
-    // Neither runs in the transaction that statements in one message share.
+    // Neither statement may run in a transaction, which several statements in one message would share.
     for statement in ["VACUUM ANALYZE bench.inbox", "CHECKPOINT"] {
         client.batch_execute(statement).await.unwrap();
     }
 }
 
 fn main() {
-    // `cargo test --benches` leaves it out, and asks only whether it runs at all.
+    // Without `--bench`, as by `cargo test --benches`, only check that the program runs.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
@@ -132,7 +134,7 @@ fn main() {
         inbox().migrate().await.unwrap();
 
         println!("rows per second");
-        // In turns, since other programs may be busy on the machine.
+        // In turns, since other programs may use the machine.
         for _ in 0..3 {
             prepare(&client, &inbox(), 0).await;
             let raw = raw_rate(&server.url(), "bench.inbox", &next, 1).await;

@@ -1,5 +1,5 @@
-//! What the receiver adds to the cost of a server: its CPU time per request beside that of the same
-//! framework's bare handler, which reads the body and answers a static 200.
+//! The receiver's cost in a server: CPU time per request, beside that of the same framework's bare handler, which
+//! reads the body and answers a static 200.
 //!
 //! ```sh
 //! cargo bench --features axum,actix-web,warp,hyper --bench load            # or: -- axum, for one framework
@@ -8,7 +8,7 @@
 //! The server is this program once more, on one core; `wrk` (from the package of that name) is on the
 //! other, and posts webhooks with distinct ids over loopback: of 393 bytes, and of a megabyte, where a
 //! third server skips over the body with serde_json. CPU time is read from `/proc`. The servers take
-//! turns, so that what disturbs one disturbs all, and the ratio is that of the medians.
+//! turns, so that a disturbance hits all of them. Ratios are of medians.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 use std::convert::Infallible;
@@ -37,7 +37,7 @@ const FRAMEWORKS: [&str; 4] = ["axum", "actix-web", "warp", "hyper"];
 const ROUNDS: usize = 3;
 const CONNECTIONS: usize = 16;
 const SECONDS: u64 = 4;
-/// What a tick of `/proc/PID/stat` is on Linux, in microseconds.
+/// A tick of `/proc/PID/stat` on Linux, in microseconds.
 const TICK: f64 = 10_000.0;
 
 fn main() {
@@ -46,13 +46,13 @@ fn main() {
         ["serve", framework, kind] => serve(framework, kind),
         ["--bench"] => FRAMEWORKS.iter().for_each(|framework| compare(framework)),
         [framework, "--bench"] => compare(framework),
-        // `cargo test --benches` asks whether it runs at all.
+        // `cargo test --benches` only checks that the program runs.
         [] => {}
         _ => panic!("usage: load [FRAMEWORK]"),
     }
 }
 
-/// What a bare handler does with a body.
+/// The work of a bare handler.
 fn bare(body: &[u8], scan: bool) -> &'static str {
     if scan {
         serde_json::from_slice::<IgnoredAny>(body).unwrap();
@@ -133,14 +133,14 @@ fn receiver() -> WebhookReceiver {
     WebhookReceiver::builder(handler).token(served::token()).build().unwrap()
 }
 
-/// CPU time of a process so far, user and system, in microseconds.
+/// The CPU time of a process so far, user and system, in microseconds.
 fn cpu(process: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) * TICK
 }
 
-/// CPU time of a server per request, in microseconds.
+/// The CPU time of a server per request, in microseconds.
 fn cost(framework: &str, kind: &str, is_large: bool) -> f64 {
     let server = Served::start(Cores::OneEach, &[framework, kind]);
     let before = cpu(server.id());

@@ -1,5 +1,5 @@
-//! Memory: the allocations of a parse, the bytes of a remembered job, and what a single call waits while
-//! a store grows to a million jobs. Beside it, a `DashMap` from job to state.
+//! Memory: the allocations of a parse, the bytes of a remembered job, and the longest call while a store grows to a
+//! million jobs. Beside it, a `DashMap` from job to state.
 //!
 //! ```sh
 //! cargo bench --features sender --bench memory
@@ -28,7 +28,7 @@ fn id(number: u64) -> JobId {
     format!("550e8400-e29b-41d4-a716-{number:012x}").parse().unwrap()
 }
 
-/// Runs a future that never waits.
+/// Runs a future that never pends.
 fn now<F: Future>(future: F) -> F::Output {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match std::pin::pin!(future).poll(&mut context) {
@@ -50,7 +50,7 @@ fn allocations_of_a_parse() {
     }
 }
 
-/// Lets a store grow, and prints what a job takes and how long the calls took.
+/// Lets a store grow, and prints the bytes of a job and the times of the calls.
 fn grow(name: &str, mut remember: impl FnMut(&JobId)) {
     let ids: Vec<JobId> = (0..JOBS).map(id).collect();
     let mut times: Vec<u32> = vec![0; ids.len()];
@@ -76,7 +76,7 @@ fn grow(name: &str, mut remember: impl FnMut(&JobId)) {
 
 fn main() {
     allocations_of_a_parse();
-    // `cargo test --benches` leaves it out, and has no time for the rest.
+    // Without `--bench`, as by `cargo test --benches`, skip the long part.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }

@@ -1,4 +1,4 @@
-//! Reading a body, beside serde_json's ways of reading it and the limit: skipping over it.
+//! Reading a body, beside other ways to read it with serde_json and the limit: skipping over it.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-/// What one would write without this crate.
+/// The types that a user would write without this crate.
 #[derive(Deserialize)]
 #[allow(dead_code)]
 struct Envelope {
@@ -81,7 +81,7 @@ fn parse(criterion: &mut Criterion) {
             group.bench_function("IgnoredAny (limit)", |bencher| {
                 bencher.iter(|| serde_json::from_slice::<IgnoredAny>(black_box(&body)).unwrap());
             });
-            // A handle on shared bytes, as a server hands it over.
+            // A handle on shared bytes, as a server passes it on.
             group.bench_function("WebhookEvent", |bencher| {
                 bencher.iter(|| WebhookEvent::try_from(Bytes::clone(black_box(&body))).unwrap());
             });

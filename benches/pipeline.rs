@@ -1,4 +1,4 @@
-//! The receiver without a network: `receive` on a body that is ready, with everything on.
+//! The receiver without a network: `receive` on a complete body, with every check enabled.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::hint::black_box;

@@ -1,4 +1,4 @@
-//! A server that is this program once more, and `wrk` (from the package of that name) against it.
+//! A server process, which is this program once more, and `wrk` (from the package of that name) as its client.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -17,16 +17,16 @@ pub fn token() -> SharedToken {
     SharedToken::new(TOKEN).unwrap()
 }
 
-/// Who has which of the machine's cores.
+/// The assignment of the machine's cores.
 #[derive(Clone, Copy)]
 pub enum Cores {
-    /// The server has the first, and `wrk` the second.
+    /// The server has the first core, and `wrk` the second.
     OneEach,
-    /// Whoever wants them.
+    /// Both have all cores.
     Shared,
 }
 
-/// A server process; killed when it is dropped.
+/// A server process. It is killed on drop.
 pub struct Served {
     child: Child,
     address: SocketAddr,
@@ -34,7 +34,7 @@ pub struct Served {
 }
 
 impl Served {
-    /// Starts this program with `serve` and more arguments. Its first line is the address that it listens on.
+    /// Starts this program with `serve` and more arguments. Its first line is its address.
     pub fn start(cores: Cores, arguments: &[&str]) -> Self {
         let mut command = command(cores, "0", std::env::current_exe().unwrap().to_str().unwrap());
         let mut child = command.arg("serve").args(arguments).stdout(Stdio::piped()).spawn().unwrap();
@@ -51,7 +51,7 @@ impl Served {
         self.child.id()
     }
 
-    /// Posts webhooks with distinct ids for so long, and returns how many: all were acknowledged.
+    /// Posts webhooks with distinct ids for some time, and returns their number. Panics unless all were acknowledged.
     pub fn load(&self, connections: usize, seconds: u64, is_large: bool) -> f64 {
         let mut wrk = command(self.cores, "1", "wrk");
         wrk.args(["-t1", &format!("-c{connections}"), "-d", &format!("{seconds}s"), "-s"])

@@ -1,15 +1,14 @@
-//! The stores in databases beside bare commands on the same server: how many jobs a second, and how long
-//! each takes.
+//! The stores in databases beside bare commands on the same server: jobs a second, and the time of each.
 //!
 //! ```sh
 //! cargo bench --features postgres,redis --bench stores                # two minutes
-//! cargo bench --features postgres,redis --bench stores -- postgres    # what has that in its name
+//! cargo bench --features postgres,redis --bench stores -- postgres    # only cases with that in their names
 //! ```
 //!
-//! It starts the servers itself, on loopback: redis-server and PostgreSQL have to be installed. "Raw" is the
-//! least that two writes and one look can cost with the same driver, the same settings of its connections
-//! and the same table: no owner, no fence, and no answer to a duplicate. Store and raw take short turns, so
-//! that what disturbs one disturbs both; a ratio is that of two turns of one round: the median of all rounds,
+//! The benchmark starts the servers itself, on loopback: redis-server and PostgreSQL must be installed. "Raw" is the
+//! least that two writes and one read can cost with the same driver, the same settings of its connections
+//! and the same table: no owner, no fencing, and no answer to a duplicate. Store and raw take short turns, so
+//! that a disturbance hits both. A ratio compares the two turns of one round; the figures are the median of all rounds
 //! and the middle half.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -44,7 +43,7 @@ const TURN: Duration = Duration::from_millis(70);
 #[tokio::main]
 async fn main() {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    // `cargo test --benches` leaves it out, and asks only whether it runs at all.
+    // Without `--bench`, as by `cargo test --benches`, only check that the program runs.
     let Some(bench) = arguments.iter().position(|argument| argument == "--bench") else { return };
     arguments.remove(bench);
     let filter = match &arguments[..] {
@@ -107,7 +106,7 @@ async fn on_redis(title: &str, options: &[&str]) {
     }
 }
 
-/// A connection with the settings of the store's own.
+/// A connection with the settings of the store's own connections.
 async fn redis_connection(server: &Server) -> ConnectionManager {
     let tcp = TcpSettings::default().set_nodelay(true);
     let address = server.url().into_connection_info().unwrap().set_tcp_settings(tcp);
@@ -128,7 +127,7 @@ async fn redis_command(raw: &ConnectionManager, command: &Cmd) -> Value {
 
 async fn redis_set(raw: &ConnectionManager, job: &JobId, time: Duration, only_if_absent: bool) {
     let mut set = cmd("SET");
-    // As long as what the store writes.
+    // Of the same length as the store's value.
     set.arg(redis_key(job)).arg("claimed:00000000000000000000000000000000");
     if only_if_absent {
         set.arg("NX");
@@ -187,7 +186,7 @@ async fn on_postgres(title: &str) {
     }
 }
 
-/// A pool with the settings of the store's own.
+/// A pool with the settings of the store's own pool.
 fn postgres_pool(server: &Server) -> Pool {
     Pool::builder(Manager::new(server.url().parse().unwrap(), NoTls))
         .max_size(16)
@@ -212,12 +211,12 @@ async fn postgres_insert(raw: &Pool, job: &JobId) {
 
 const FINISHED: u64 = 1000;
 
-/// A job that nobody has seen.
+/// A new job.
 fn fresh(number: u64) -> JobId {
     id(FINISHED + number)
 }
 
-/// One of the jobs that were done before.
+/// One of the finished jobs.
 fn finished(number: u64) -> JobId {
     id(number % FINISHED)
 }
@@ -252,12 +251,12 @@ fn looks<S: DedupStore>(store: Arc<S>) -> impl Fn(JobId) -> Work {
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Something that is done with jobs, and how it did.
+/// A contender: work on jobs, and its results.
 struct Contender {
     name: &'static str,
     jobs: fn(u64) -> JobId,
     work: Arc<dyn Fn(JobId) -> Work + Send + Sync>,
-    /// Per second, in each round.
+    /// Jobs per second in each round.
     rates: Vec<f64>,
     times: Vec<Duration>,
 }
@@ -272,7 +271,7 @@ impl Contender {
         Self { name, jobs, work, rates: Vec::new(), times: Vec::new() }
     }
 
-    /// Works for a moment, on so many jobs at once.
+    /// Works for one turn, on a number of jobs at once.
     async fn run(&mut self, in_flight: usize) {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (jobs, began) = (self.jobs, Instant::now());
@@ -301,7 +300,7 @@ impl Contender {
 
 const HEAD: &str = "| in flight | | per second | p50 | p99 | of raw |\n|---|---|---|---|---|---|";
 
-/// Lets the contenders take turns, and prints what each did beside the first.
+/// Lets the contenders take turns, and prints the result of each beside the first one's.
 async fn compare<const N: usize>(in_flight: usize, mut contenders: [Contender; N]) {
     for round in 0..=ROUNDS {
         for turn in 0..N {
