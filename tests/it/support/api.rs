@@ -1,4 +1,4 @@
-//! A source of jobs that answers as it is told to, and notes what it was asked.
+//! A stand-in for the API: a source of jobs with scripted answers that records every fetch.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,15 +10,15 @@ use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::{JobId, async_trait};
 use tokio::time::{Instant, sleep};
 
-/// What is said of a job.
+/// The answer to a fetch.
 #[derive(Debug, Clone)]
 pub enum Says {
     Pending,
     NotFound,
     Finished(Envelope),
-    /// It cannot be asked.
+    /// The API is not reachable.
     Down,
-    /// It has no answer for a job, as with 500.
+    /// The API has no answer for a job, as with 500.
     Failing,
     Unauthorized,
     RateLimited(Duration),
@@ -26,7 +26,7 @@ pub enum Says {
     Panic,
 }
 
-/// Says the same of every job, unless it was told what to say of one. All clones are one.
+/// Gives every job the same answer, except for jobs with answers of their own. All clones are one.
 #[derive(Debug, Clone)]
 pub struct Api(Arc<Mutex<State>>);
 
@@ -42,8 +42,8 @@ struct State {
     twice_at_once: usize,
 }
 
-/// Counts a question for as long as its future lives.
-struct Asking(Api, JobId);
+/// Counts a fetch as in flight until it is dropped.
+struct InFlight(Api, JobId);
 
 impl Api {
     pub fn new(of_all: Says) -> Self {
@@ -66,68 +66,68 @@ impl Api {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long an answer takes.
+    /// Sets how long every answer takes.
     pub fn takes(self, time: Duration) -> Self {
         self.state().takes = time;
         self
     }
 
-    /// How long an answer about one job takes.
+    /// Sets how long the answers about one job take.
     pub fn takes_for(&self, job: &JobId, time: Duration) {
         self.state().takes_of_one.insert(job.clone(), time);
     }
 
-    /// What it says from now on of all of which nothing else was said.
+    /// Sets the answer for all jobs without one of their own.
     pub fn says(&self, says: Says) {
         self.state().of_all = says;
     }
 
-    /// What it says from now on of one job.
+    /// Sets the answer for one job.
     pub fn says_of(&self, job: &JobId, says: Says) {
         self.state().of_one.insert(job.clone(), says);
     }
 
-    /// It says from now on that a job has ended, and returns with what.
+    /// Lets a job be finished from now on, and returns its event.
     pub fn finish(&self, job: &JobId) -> Envelope {
         let event = finished(job);
         self.says_of(job, Says::Finished(event.clone()));
         event
     }
 
-    /// How often it was asked.
+    /// The number of fetches.
     pub fn asked(&self) -> usize {
         self.state().asked.len()
     }
 
-    /// When it was asked for a job.
+    /// The times of the fetches of a job.
     pub fn times(&self, job: &JobId) -> Vec<Instant> {
         let state = self.state();
         state.asked.iter().filter(|(asked, _)| asked == job).map(|(_, at)| *at).collect()
     }
 
-    /// How long it was between one question for a job and the next.
+    /// The times between the fetches of a job.
     pub fn pauses(&self, job: &JobId) -> Vec<Duration> {
         self.times(job).windows(2).map(|two| two[1] - two[0]).collect()
     }
 
-    /// How often it was asked for a job while it was asked for the same one.
+    /// The number of fetches of a job that began during another fetch of the same job.
     pub fn twice_at_once(&self) -> usize {
         self.state().twice_at_once
     }
 
-    /// The most questions at one time.
+    /// The most fetches at one time.
     pub fn most_in_flight(&self) -> usize {
         self.state().most_in_flight
     }
 }
 
-/// What the API says of a job that has ended: not what any webhook of the tests says.
+/// The event of a finished job at the API. It differs from every webhook of the tests.
 pub fn finished(job: &JobId) -> Envelope {
     let payload = Payload::extract_completed().job_id(job.to_string());
     payload.set("/data/result/model", "what the API says").to_bytes().try_into().unwrap()
 }
 
-impl Asking {
+impl InFlight {
     fn begin(api: &Api, job: &JobId) -> Self {
         let mut state = api.state();
         state.asked.push((job.clone(), Instant::now()));
@@ -142,7 +142,7 @@ impl Asking {
     }
 }
 
-impl Drop for Asking {
+impl Drop for InFlight {
     fn drop(&mut self) {
         *self.0.state().in_flight.get_mut(&self.1).unwrap() -= 1;
     }
@@ -151,7 +151,7 @@ impl Drop for Asking {
 #[async_trait]
 impl JobSource for Api {
     async fn fetch(&self, job: &JobId) -> Result<Fetched, FetchError> {
-        let _asking = Asking::begin(self, job);
+        let _in_flight = InFlight::begin(self, job);
         let takes = {
             let state = self.state();
             state.takes_of_one.get(job).copied().unwrap_or(state.takes)

@@ -1,7 +1,7 @@
-//! Redis and PostgreSQL servers of our own, on free ports, each in a folder of its own.
+//! Redis, PostgreSQL and PgBouncer servers of the tests, on free ports, each in a folder of its own.
 //!
-//! A server ends with the program that started it, however that ends, and its folder goes with it: a shell
-//! waits for the end of its standard input, and kills the server then.
+//! A server ends with the program that started it, even if that is killed, and its folder is removed: a shell
+//! waits for the end of its standard input, and then kills the server.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -20,7 +20,7 @@ pub struct Server {
     kind: Kind,
     port: u16,
     folder: PathBuf,
-    /// More of its command line.
+    /// Further arguments of its command line.
     options: Vec<String>,
     process: Process,
 }
@@ -37,13 +37,13 @@ struct Process {
     pid: u32,
 }
 
-/// A Redis server for all tests that do no harm to it. It keeps what it acknowledged.
+/// The Redis server of all tests that do not harm it. It keeps every write that it acknowledged.
 pub fn redis() -> &'static Server {
     static SERVER: LazyLock<Server> = LazyLock::new(|| Server::redis(&[], &[]));
     &SERVER
 }
 
-/// A PostgreSQL server for all tests that do no harm to it.
+/// The PostgreSQL server of all tests that do not harm it.
 pub fn postgres() -> &'static Server {
     static SERVER: LazyLock<Server> = LazyLock::new(|| Server::postgres(&[], &[]));
     &SERVER
@@ -85,7 +85,7 @@ impl Server {
         for (file, content) in files {
             let file = folder.join(file);
             fs::write(&file, content).unwrap();
-            // PostgreSQL takes no key that others can read.
+            // PostgreSQL refuses a key that others can read.
             fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
         }
         if kind != Kind::Redis && is_root() {
@@ -113,7 +113,7 @@ impl Server {
         let port = self.port;
         match self.kind {
             Kind::Redis => format!("redis://:{PASSWORD}@127.0.0.1:{port}"),
-            // A machine that is busy with other things makes no connection in the two seconds of a store's own.
+            // On a busy machine, the store's default of two seconds is not enough for a connection.
             _ => format!("postgres://postgres:{PASSWORD}@127.0.0.1:{port}/postgres?connect_timeout=30"),
         }
     }
@@ -138,13 +138,13 @@ impl Server {
         });
     }
 
-    /// Starts it again, on its port and with what it had on its disk.
+    /// Starts the server again, on its port and with its data.
     pub fn restart(&mut self) {
         let process = start(self.kind, self.port, &self.folder, &self.options);
         self.process = process.unwrap_or_else(|| panic!("the server does not start again: {}", self.log()));
     }
 
-    /// Stops all its processes where they are.
+    /// Stops all processes of the server until [`resume`](Self::resume).
     pub fn pause(&self) {
         self.signal("STOP");
     }
@@ -160,11 +160,11 @@ impl Server {
     /// Sends a signal to all processes of the server, and returns their ids.
     fn signal(&self, signal: &str) -> Vec<String> {
         let pid = self.process.pid.to_string();
-        // A child may be gone by now.
+        // A child process may have ended meanwhile.
         let send = |signal: &str, pids: &[String]| {
             Command::new("kill").arg(signal).args(pids).stderr(Stdio::null()).status().unwrap()
         };
-        // It stands still before its children are listed, so that there is no other one afterwards.
+        // The parent stops before its children are listed, so that it starts no other one afterwards.
         send("-STOP", std::slice::from_ref(&pid));
         wait_until("the server stands still", || matches!(state(&pid), None | Some('T' | 'Z' | 'X')));
         let children = Command::new("pgrep").args(["-P", &pid]).output().unwrap();
@@ -175,10 +175,10 @@ impl Server {
     }
 }
 
-/// The state of a process, as `ps` shows it; `None` when there is none.
+/// The state of a process, as `ps` shows it; `None` if the process has ended.
 fn state(pid: &str) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // After the name, which may hold anything.
+    // The state follows the name, which may contain anything.
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
@@ -198,12 +198,12 @@ impl Drop for Server {
     }
 }
 
-/// A port that was free a moment ago. It is below those that connections are made from, so that none of these takes
-/// it while its server is away: not even one to that very port, which would be connected to itself.
+/// A port that was free a moment ago. It is below the range of outgoing connections, so that none of them takes
+/// it while its server is down: not even one to that very port, which would then be connected to itself.
 pub fn free_port() -> u16 {
     const PORTS: std::ops::Range<u16> = 12_000..32_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Processes that run side by side begin at different places.
+    // Test processes that run at the same time start at different ports.
     let first = std::process::id().wrapping_mul(2_654_435_761) >> 16;
     loop {
         let number = first as u16 ^ NEXT.fetch_add(1, Ordering::Relaxed);
@@ -262,7 +262,7 @@ fn start(kind: Kind, port: u16, folder: &Path, options: &[String]) -> Option<Pro
             line.push("pgbouncer.ini".to_owned());
         }
     }
-    // The first line is the server's process id; its own words follow.
+    // The first line is the server's process id; its own output follows.
     let script = r#"exec 3<&0; sh -c 'echo $$; exec "$@"' sh "$@" </dev/null 2>&1 & pid=$!
         (read -r _; kill -QUIT $pid; kill -KILL $pid; rm -rf "$PWD") <&3 & wait $pid; kill $!"#;
     let mut shell = Command::new("sh")
@@ -285,7 +285,7 @@ fn start(kind: Kind, port: u16, folder: &Path, options: &[String]) -> Option<Pro
         let _ = shell.wait();
         return None;
     }
-    // Read on, so that the server never waits for us.
+    // Read on, so that a full pipe never blocks the server.
     std::thread::spawn(move || output.for_each(|line| drop(writeln!(log, "{line}"))));
     Some(Process { shell, pid })
 }

@@ -1,4 +1,4 @@
-//! Dedup stores that fail, or stand still.
+//! Dedup stores that fail or stall.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Call, Fault, Faults};
 
-/// A memory store whose calls fail as they are told to, and that notes every call.
+/// A memory store that injects faults and records every call.
 #[derive(Debug, Clone)]
 pub struct FaultyStore {
     inner: Arc<MemoryDedupStore>,
@@ -49,7 +49,7 @@ impl FaultyStore {
         self.state(job).await == Claim::Done
     }
 
-    /// The answer that a claim would get.
+    /// The result of a claim.
     pub async fn state(&self, job: &JobId) -> Claim {
         let token = ClaimToken::new(job);
         let state = self.inner.claim(&token, Duration::from_nanos(1)).await.unwrap();
@@ -85,8 +85,8 @@ impl DedupStore for FaultyStore {
     }
 }
 
-/// A memory store that stands still for a while, and then carries out what was sent to it meanwhile, whether or not
-/// somebody still waits for the answer: claims and renewals 400 ms after the rest, as by a slower connection.
+/// A memory store that stalls for a while, and then carries out every call of that time, even if its caller has left:
+/// claims and renewals 400 ms after the rest, as over a slower connection.
 #[derive(Debug, Clone)]
 pub struct StandingStore {
     pub inner: Arc<MemoryDedupStore>,
@@ -95,7 +95,7 @@ pub struct StandingStore {
 }
 
 impl StandingStore {
-    /// Stands still from and until these times from now.
+    /// Makes a store that stalls between two times, counted from now.
     pub fn new(still: std::ops::Range<Duration>) -> Self {
         let now = Instant::now();
         let still = now + still.start..now + still.end;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-/// The environment in which a program's clock is wrong by an offset such as `+1h`. Its timers go right.
+/// The environment that shifts a program's clock by an offset such as `+1h`. Its timers stay right.
 pub fn environment(offset: &str) -> [(&'static str, String); 3] {
     let folders = fs::read_dir("/usr/lib").unwrap().flatten().map(|folder| folder.path());
     let libraries: Vec<PathBuf> = folders.map(|path| path.join("faketime/libfaketimeMT.so.1")).collect();

@@ -1,4 +1,4 @@
-//! How the calls of a store fail.
+//! Faults in the calls of a store.
 
 use std::collections::HashMap;
 use std::process::Command;
@@ -10,16 +10,16 @@ use tokio::sync::Notify;
 
 use super::script::busy;
 
-/// How a call of a store goes wrong.
+/// A fault in a call of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The store was not reached.
+    /// The store is not reachable.
     Error,
-    /// The write took place, and its reply was lost.
+    /// The write takes place, and its reply is lost.
     ReplyLost,
-    /// There is never a reply, and no write.
+    /// Neither a write nor a reply.
     Hang,
-    /// The write took place, and there is never a reply.
+    /// The write takes place, and no reply ever arrives.
     HangAfter,
     Panic,
     /// The write takes place 1.9 seconds later.
@@ -28,7 +28,7 @@ pub enum Fault {
     StandStill,
     /// The write takes place, and the process is stopped for so many seconds before it gets the reply.
     Stop(u8),
-    /// The call is always ready to go on, and never ends.
+    /// The call is always ready, and never ends.
     Busy,
     /// The write takes place 8 seconds later, after the deadline of every request.
     Late,
@@ -36,7 +36,7 @@ pub enum Fault {
 
 pub const FAULTS: [Fault; 5] = [Fault::Error, Fault::ReplyLost, Fault::Hang, Fault::HangAfter, Fault::Panic];
 
-/// Which call of a store.
+/// A kind of call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Call {
     Claim,
@@ -53,7 +53,7 @@ pub enum Call {
     Wait,
 }
 
-/// Which calls of a store fail, and which were made.
+/// The faults of a store's next calls, and the calls so far.
 #[derive(Debug, Default)]
 pub struct Faults {
     /// The faults of the next calls of each kind; `None` for a call that goes well.
@@ -89,7 +89,7 @@ impl Faults {
         *self.longest.lock().unwrap()
     }
 
-    /// Waits until a kind of call has been made so often, at most a minute by tokio's clock.
+    /// Waits until a kind of call was made a number of times, for at most a minute by tokio's clock.
     pub async fn until(&self, call: Call, times: usize) {
         let wait = async {
             loop {

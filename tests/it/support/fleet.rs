@@ -1,8 +1,8 @@
-//! Receivers in processes of their own, on one store, and what they print.
+//! Receivers in processes of their own, on one store, and their output.
 //!
-//! They all print to one pipe, and each line is written to it at once. So the lines stand in the order in
-//! which they were printed, whichever process printed them: no clocks are compared, and however late a line
-//! is read, a run that ended before another began stands before it.
+//! All processes print to one pipe, and write each line at once. So the lines are in the order of printing across
+//! all processes: no clocks are compared, and a run that ended before another began stands before it, even if the
+//! lines are read late.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, PipeWriter, Write};
@@ -21,8 +21,8 @@ use crate::support::programs::{example, start};
 /// The example servers, one of each framework.
 pub const EXAMPLES: [&str; 4] = ["axum", "actix_web", "warp", "hyper"];
 
-/// Held alone by a test that keeps every core busy, and shared by those that measure seconds, so that these do
-/// not run beside that one.
+/// Held alone by a test that keeps every core busy, and shared by tests that measure seconds, which must not run beside
+/// it.
 pub static MACHINE: RwLock<()> = RwLock::const_new(());
 
 pub struct Fleet {
@@ -40,7 +40,7 @@ struct Printed {
 
 #[derive(Debug, Clone)]
 pub struct Line {
-    /// When it was read.
+    /// When the line was read.
     pub at: Instant,
     pub fact: Fact,
 }
@@ -55,11 +55,11 @@ pub enum Fact {
         job: String,
         end: End,
     },
-    /// A process is dead: it was killed, and has been waited for.
+    /// A process was killed and has ended.
     Killed(u32),
     /// The first 200 for a job has arrived.
     Acknowledged(String),
-    /// Something else that the test wants to find in its place among the lines.
+    /// A line of the test's own, among those of the processes.
     Noted(String),
 }
 
@@ -68,7 +68,7 @@ pub enum End {
     Handled,
     Failed,
     Dropped,
-    /// With its process.
+    /// With the id of its process.
     Killed,
 }
 
@@ -77,7 +77,7 @@ pub enum End {
 pub struct Run {
     pub process: u32,
     pub began: Instant,
-    /// `None` while it runs.
+    /// `None` while the run goes on.
     pub ended: Option<(Instant, End)>,
 }
 
@@ -108,7 +108,7 @@ impl Fact {
 }
 
 impl Fleet {
-    /// Of receivers that share the store at a URL.
+    /// Makes a fleet of receivers that share the store at a URL.
     pub fn on(store: String) -> Self {
         let (reader, pipe) = std::io::pipe().unwrap();
         let printed = Arc::new(Printed::default());
@@ -166,7 +166,7 @@ impl Fleet {
         self.until(what, |lines| lines.iter().find(|line| is_it(&line.fact)).cloned()).await
     }
 
-    /// All lines that were printed until now.
+    /// All lines so far.
     pub async fn lines(&self) -> Vec<Line> {
         let mark = format!("mark {}", self.marks.fetch_add(1, Ordering::Relaxed));
         self.note(&mark);
@@ -174,14 +174,14 @@ impl Fleet {
         self.until("the mark", |lines| Some(lines[..lines.iter().position(is_mark)?].to_vec())).await
     }
 
-    /// The runs of each job until now.
+    /// The runs of each job so far.
     pub async fn runs(&self) -> HashMap<String, Vec<Run>> {
         runs(&self.lines().await)
     }
 }
 
-/// The runs of each job, in turn: it panics when two of one job overlap, or when a job was acknowledged
-/// before it was handled.
+/// The runs of each job, in order. Panics if two runs of one job overlap, or if a job was acknowledged before it was
+/// handled.
 pub fn runs(lines: &[Line]) -> HashMap<String, Vec<Run>> {
     let mut jobs: HashMap<String, Vec<Run>> = HashMap::new();
     for (number, line) in lines.iter().enumerate() {
@@ -226,9 +226,9 @@ impl Run {
 pub struct Receiver {
     child: Child,
     pub process: u32,
-    /// Where it takes webhooks.
+    /// The URL for webhooks.
     pub url: String,
-    /// Sends there, once.
+    /// A sender to that URL, without retries.
     pub sender: Sender,
 }
 

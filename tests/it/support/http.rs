@@ -1,4 +1,4 @@
-//! Requests as bytes, so that a test can send what no client would.
+//! Requests as bytes, so that a test can send requests that no client would.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,22 +10,22 @@ use tokio::time::timeout;
 
 use crate::support::{PATH, TOKEN};
 
-/// A request on the way to a server.
+/// A request to a server.
 #[derive(Clone)]
 pub struct Draft {
     method: &'static str,
     target: String,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
-    /// Whether to say how long the body is.
+    /// Whether to declare the body's length.
     declared: bool,
 }
 
-/// What came back.
+/// The answer to a request.
 #[derive(Debug, PartialEq)]
 pub struct Reply {
     pub status: u16,
-    /// Without the date, which is the server's.
+    /// All headers but the date, which is the server's.
     pub headers: BTreeMap<String, String>,
     pub body: String,
 }
@@ -66,7 +66,7 @@ impl Draft {
         self
     }
 
-    /// Declares nothing about the body's length; the headers are to say how it comes.
+    /// Omits the body's length; the test's own headers declare it.
     pub fn undeclared(mut self) -> Self {
         self.declared = false;
         self
@@ -104,7 +104,7 @@ impl Draft {
     }
 }
 
-/// The body in chunks of so many bytes.
+/// The body in chunks of a fixed size.
 pub fn chunked(body: &[u8], size: usize) -> Vec<u8> {
     let mut text = Vec::new();
     for chunk in body.chunks(size) {
@@ -130,7 +130,7 @@ impl Connection {
         Self::of(TcpStream::connect(address).await.unwrap())
     }
 
-    /// Writes what the server still takes: it may have closed its side.
+    /// Writes as much as the server takes, which may have closed its side.
     pub async fn write(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes).await;
     }
@@ -140,7 +140,7 @@ impl Connection {
         self.stream.shutdown().await.unwrap();
     }
 
-    /// Reads up to the end of what `found` finds; the end of the connection ends it too.
+    /// Reads up to the end of the part that `found` finds, or to the end of the connection.
     async fn fill(&mut self, found: impl Fn(&[u8]) -> bool) -> bool {
         while !found(&self.unread) {
             let mut buffer = [0; 4096];
@@ -179,7 +179,7 @@ impl Connection {
         Reply { status, headers, body }
     }
 
-    /// Waits until the server has closed the connection, and returns what else it sent.
+    /// Waits until the server has closed the connection, and returns the bytes that it still sent.
     pub async fn closed(&mut self) -> Vec<u8> {
         assert!(!self.fill(|_| false).await);
         std::mem::take(&mut self.unread)

@@ -1,4 +1,4 @@
-//! An inbox whose calls fail as they are told to, and what tests ask of it.
+//! An inbox that injects faults and records every call.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,13 +16,13 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::{Call, Fault, Faults, Script};
 
-/// A memory inbox whose calls fail as they are told to, and that notes every call. All clones are one.
+/// A memory inbox that injects faults and records every call. All clones are one.
 #[derive(Debug, Clone, Default)]
 pub struct FaultyInbox {
     pub rows: MemoryInbox,
     pub faults: Arc<Faults>,
     notes: Arc<Notes>,
-    /// Whether it says all the time that there is something.
+    /// Whether [`InboxStore::wait`] returns at once.
     hints: bool,
 }
 
@@ -39,7 +39,7 @@ impl FaultyInbox {
         self
     }
 
-    /// Lets it say all the time that there is something to lease.
+    /// Hints all the time that there is an event to lease.
     pub fn hinting(self) -> Self {
         Self { hints: true, ..self }
     }
@@ -48,12 +48,12 @@ impl FaultyInbox {
         self.faults.calls(call)
     }
 
-    /// What workers wanted to be recorded, repetitions included.
+    /// The outcomes that workers settled, repetitions included.
     pub fn outcomes(&self) -> Vec<Outcome> {
         self.notes.outcomes.lock().unwrap().clone()
     }
 
-    /// The most rows that were leased at one time.
+    /// The most rows that were running at one time.
     pub fn most_leased(&self) -> u64 {
         self.notes.most_leased.load(Ordering::SeqCst)
     }
@@ -73,7 +73,7 @@ impl FaultyInbox {
         self.rows.get(job).await.unwrap().expect("the row is lost").0
     }
 
-    /// Waits until a row stands somewhere, for at most a day by tokio's clock.
+    /// Waits until a row is in a state, for at most a day by tokio's clock.
     pub async fn until(&self, job: &JobId, state: InboxState) -> InboxRow {
         let began = Instant::now();
         loop {
@@ -158,7 +158,7 @@ impl InboxStore for FaultyInbox {
     }
 }
 
-/// The body of a webhook, changed so that nothing but its bytes is another.
+/// The body of a webhook in other bytes with the same meaning.
 pub fn other_bytes(payload: &Payload) -> Bytes {
     let mut bytes = payload.to_bytes().to_vec();
     bytes.push(b' ');

@@ -1,4 +1,4 @@
-//! What the tests share: handlers, stores and APIs that misbehave, and real servers.
+//! The tests' helpers: handlers, stores and APIs that misbehave, and real servers.
 
 pub mod api;
 pub mod databases;
@@ -22,7 +22,7 @@ pub use self::faults::{Call, FAULTS, Fault, Faults};
 pub use self::requests::{PATH, TOKEN, request};
 pub use self::script::{Act, Gate, Script};
 
-/// Asks until the answer is yes, of something that tells nobody when it changes.
+/// Polls a condition until it is true, where no notification exists.
 pub async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
     let asks = async {
         while !is_so().await {

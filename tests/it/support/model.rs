@@ -1,4 +1,4 @@
-//! What the inbox in memory does, any other inbox does: any calls have the same results and leave the same rows.
+//! A comparison of an inbox with the one in memory: the same calls must have the same results and leave the same rows.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ const JOBS: [&str; 4] = ["550e8400-e29b-41d4-a716-446655440000", "a", "A", "');_
 pub enum Call {
     Receive(Envelope),
     Lease(usize, Duration),
-    /// Of the leases that there were, one counted from the last.
+    /// The first number is a lease, counted back from the last one; likewise below.
     Renew(usize, Duration),
     Begin(usize),
-    /// With an event of so many bytes more. Twice, as after a reply that was lost.
+    /// With an event that is larger by a number of bytes. The call is made twice, as after a lost reply.
     Verify(usize, usize),
-    /// Twice.
+    /// The call is made twice.
     Settle(usize, Outcome),
     Expect(JobId, Duration),
     Overdue(Duration),
@@ -47,12 +47,12 @@ fn event(job: &JobId, status: &str, padding: usize) -> Envelope {
     Envelope::try_from(Bytes::from(body.to_string())).unwrap()
 }
 
-/// At once, or never in this test.
+/// Zero, or a time that never passes in this test.
 fn a_duration() -> impl Strategy<Value = Duration> {
     prop::sample::select(&[Duration::ZERO, HOUR][..])
 }
 
-/// Some of them more than a row keeps.
+/// Texts, some of them longer than a row keeps.
 fn an_error() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => Just("'no'".to_owned()),
@@ -77,13 +77,13 @@ fn an_answer() -> impl Strategy<Value = NoResult> {
 }
 
 fn a_call() -> impl Strategy<Value = Call> {
-    // Mostly the last lease.
+    // Mostly the last lease, sometimes an earlier one.
     let which = || prop_oneof![3 => Just(0), 1 => 0..6_usize];
     let retention = (a_duration(), a_duration()).prop_map(|(payload, row)| Retention { payload, row });
     prop_oneof![
         8 => an_event().prop_map(Call::Receive),
         4 => (0..4_usize).prop_map(|most| Call::Lease(most, HOUR)),
-        // Of several that ran out together, any may be the next.
+        // Of several leases that ended together, any may be the next.
         4 => Just(Call::Lease(1, Duration::ZERO)),
         2 => (which(), a_duration()).prop_map(|(which, length)| Call::Renew(which, length)),
         2 => which().prop_map(Call::Begin),
@@ -97,7 +97,7 @@ fn a_call() -> impl Strategy<Value = Call> {
     ]
 }
 
-/// What can be compared of a call's result.
+/// The comparable part of a call's result.
 async fn result(inbox: &dyn InboxAdmin, call: &Call, leases: &mut Vec<Lease>) -> String {
     let lease = |which: &usize| leases.iter().rev().nth(*which).cloned();
     match call {
@@ -147,7 +147,7 @@ async fn result(inbox: &dyn InboxAdmin, call: &Call, leases: &mut Vec<Lease>) ->
     }
 }
 
-/// Everything that is in an inbox, but for the times.
+/// The whole content of an inbox, without times.
 async fn content(inbox: &dyn InboxAdmin) -> Vec<String> {
     let mut content = Vec::new();
     let filters = [None, Some(InboxState::Done), Some(InboxState::Dead), Some(InboxState::Received)];
@@ -207,12 +207,12 @@ pub fn calls() -> impl Strategy<Value = Vec<Call>> {
     prop::collection::vec(a_call(), 1..100)
 }
 
-/// As many sequences of calls as that, which are others each time.
+/// A number of random sequences of calls, different in each run.
 pub fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// Compares an inbox, which is empty, with one in memory, call after call.
+/// Compares an empty inbox with one in memory, call after call.
 pub async fn compare<I: InboxAdmin>(calls: &[Call], open: impl AsyncFn() -> I) -> Result<(), TestCaseError> {
     let (memory, mut other) = (MemoryInbox::new(), open().await);
     let (mut leases, mut other_leases) = (Vec::new(), Vec::new());

@@ -24,7 +24,7 @@ pub fn example(name: &str) -> Command {
     command
 }
 
-/// Starts an example server and reads where it listens, and what it said before.
+/// Starts an example server, and returns its address and the output before that.
 pub async fn start(command: &mut Command) -> (Child, String, String) {
     let mut child = command.spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
@@ -38,7 +38,7 @@ pub async fn start(command: &mut Command) -> (Child, String, String) {
         }
         said += &line;
     };
-    // Read on, so that the program never waits for us.
+    // Read on, so that a full pipe never blocks the program.
     tokio::spawn(async move { stderr.read_to_end(&mut Vec::new()).await });
     (child, url, said)
 }

@@ -1,4 +1,4 @@
-//! A network between a store and its server that loses replies, or falls silent.
+//! A network between a store and its server that loses replies or goes silent.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Passes bytes on to a server; when told to, it passes a request on, waits for the reply, and closes the
-/// connection instead of passing that back.
+/// Passes bytes on to a server. On demand, it passes one request on, waits for the reply, and closes the
+/// connection instead of passing the reply back.
 #[derive(Clone)]
 pub struct Proxy {
     pub port: u16,
@@ -38,7 +38,7 @@ impl Proxy {
         proxy
     }
 
-    /// Leads new connections to another server, and leaves those that there are.
+    /// Leads new connections to another server, and keeps the existing ones.
     pub fn lead_to(&self, port: u16) {
         self.server.store(port, Ordering::SeqCst);
     }
@@ -47,12 +47,12 @@ impl Proxy {
         self.lose_reply.store(true, Ordering::SeqCst);
     }
 
-    /// How many replies were lost.
+    /// The number of lost replies.
     pub fn lost(&self) -> usize {
         self.lost.load(Ordering::SeqCst)
     }
 
-    /// Passes nothing on any more, and keeps the connections open.
+    /// Stops passing bytes on, and keeps the connections open.
     pub fn fall_silent(&self) {
         self.silent.store(true, Ordering::SeqCst);
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use qomplement_webhooks::{HandlerError, JobId, WebhookEvent, WebhookHandler, handler_fn};
 use tokio::sync::Notify;
 
-/// What the handler does on one run.
+/// The handler's behaviour in one run.
 #[derive(Clone)]
 pub enum Act {
     Succeed,
@@ -17,26 +17,26 @@ pub enum Act {
     Panic,
     /// Never returns.
     Hang,
-    /// Takes so long, by tokio's clock.
+    /// Takes some time, by tokio's clock.
     Take(Duration),
-    /// Fails after so long.
+    /// Fails after some time.
     FailAfter(Duration),
     /// Uses up its task's budget at every poll, for half a minute by the machine's clock.
     Busy,
     /// Blocks its thread until the gate opens.
     Block(std::sync::mpsc::SyncSender<()>, Arc<Mutex<std::sync::mpsc::Receiver<()>>>),
-    /// Says that it has begun, and returns when it may.
+    /// Tells the gate that it has begun, and returns when the gate opens.
     Wait(Arc<Gate>),
 }
 
-/// Where a handler stops until a test lets it go on.
+/// A gate at which a handler waits until the test opens it.
 #[derive(Default)]
 pub struct Gate {
     pub begun: Notify,
     pub go_on: Notify,
 }
 
-/// Acts by a script, the last act for ever, and notes what it was asked to do.
+/// Acts by a script, repeats the last act for ever, and records every run.
 #[derive(Clone, Default)]
 pub struct Script(Arc<ScriptState>);
 
@@ -52,7 +52,7 @@ struct ScriptState {
     changed: Notify,
 }
 
-/// Counts a run for as long as its future lives.
+/// Counts a run as going on until it is dropped.
 struct Running(Arc<ScriptState>, JobId);
 
 impl Running {
@@ -122,22 +122,22 @@ impl Script {
         Ok(())
     }
 
-    /// How often the handler was called.
+    /// The number of runs.
     pub fn runs(&self) -> usize {
         self.0.runs.lock().unwrap().values().sum()
     }
 
-    /// How often the handler was called for a job.
+    /// The number of runs for a job.
     pub fn runs_of(&self, job: &JobId) -> usize {
         self.0.runs.lock().unwrap().get(job).copied().unwrap_or_default()
     }
 
-    /// How often a run began while another of the same job went on.
+    /// The number of runs that began during another run for the same job.
     pub fn overlaps(&self) -> usize {
         self.0.overlaps.load(Ordering::SeqCst)
     }
 
-    /// How often it succeeded.
+    /// The number of runs that succeeded.
     pub fn finished(&self) -> usize {
         self.0.finished.load(Ordering::SeqCst)
     }
@@ -151,7 +151,7 @@ impl Script {
         self.0.most_running.load(Ordering::SeqCst)
     }
 
-    /// Waits for a fact about the handler, at most a minute by tokio's clock.
+    /// Waits for a fact about the handler, for at most a minute by tokio's clock.
     pub async fn until(&self, what: &str, fact: impl Fn(&Self) -> bool) {
         let wait = async {
             loop {
@@ -169,7 +169,7 @@ impl Script {
     }
 }
 
-/// Is always ready to go on, for half a minute by the machine's clock.
+/// A future that is always ready to go on, for half a minute by the machine's clock.
 pub async fn busy() {
     let began = std::time::Instant::now();
     while began.elapsed() < Duration::from_secs(30) {

@@ -26,7 +26,7 @@ impl Framework {
     pub const ALL: [Self; 4] = [Self::Axum, Self::ActixWeb, Self::Warp, Self::Hyper];
 }
 
-/// A server on a free port, until it is dropped.
+/// A server on a free port. It ends on drop.
 pub struct Server {
     pub address: SocketAddr,
     running: Running,
@@ -78,7 +78,7 @@ async fn serve_hyper(listener: TcpListener, receiver: WebhookReceiver) {
     }
 }
 
-/// Runs in threads of its own, as actix-web does.
+/// A server in threads of its own, as actix-web needs them.
 fn serve_actix(listener: std::net::TcpListener, receiver: WebhookReceiver) -> actix_web::dev::ServerHandle {
     let (handle, started) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
