@@ -36,8 +36,8 @@ fn pipeline(criterion: &mut Criterion) {
     let lines: Vec<_> =
         (0..12_000).map(|line| format!("line {line} of a long table, with its text")).collect();
     let large = small.clone().set("/data/result/tables", lines);
-    let copy = small.to_bytes();
-    runtime.block_on(receiver.receive(request(copy.clone())));
+    let duplicate = small.to_bytes();
+    runtime.block_on(receiver.receive(request(duplicate.clone())));
 
     let mut group = criterion.benchmark_group("receive");
     let mut receive = |name: &str, bytes: usize, next: &dyn Fn() -> Bytes| {
@@ -54,8 +54,8 @@ fn pipeline(criterion: &mut Criterion) {
         });
     };
     let fresh = |payload: &Payload| payload.clone().job_id(uuid::Uuid::new_v4().to_string()).to_bytes();
-    receive("fresh, small", copy.len(), &|| fresh(&small));
-    receive("duplicate, small", copy.len(), &|| copy.clone());
+    receive("fresh, small", duplicate.len(), &|| fresh(&small));
+    receive("duplicate, small", duplicate.len(), &|| duplicate.clone());
     receive("fresh, half a megabyte", large.to_bytes().len(), &|| fresh(&large));
     group.finish();
 }

@@ -1,5 +1,5 @@
-//! The receiver with nothing but `http` types: for a framework that this crate does not know, or for a
-//! function that somebody else's server calls.
+//! The receiver with nothing but `http` types: for a framework without an adapter in this crate, or for a function in
+//! another server, as on a serverless platform.
 //!
 //! ```sh
 //! cargo run --example any_framework
@@ -10,14 +10,13 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use qomplement_webhooks::{SharedToken, WebhookEvent, WebhookReceiver, handler_fn};
 
-/// What such a framework calls with a whole request. This is the adapter: the head is checked before
-/// the body is even asked for.
+/// The adapter, which such a framework calls with each request. It checks the head before it reads the body.
 async fn function(receiver: &WebhookReceiver, request: Request<Full<Bytes>>) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     if let Err(refused) = receiver.authenticate(&head).await {
         return refused;
     }
-    // Here: however the framework reads a body, and its own limit on it.
+    // Read the body as your framework does, and limit its size.
     let body = match body.collect().await {
         Ok(body) => body.to_bytes(),
         Err(never) => match never {},

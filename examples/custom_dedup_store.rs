@@ -1,6 +1,6 @@
-//! A deduplication store of one's own: what the trait asks for, in about thirty lines.
+//! A custom dedup store, in about thirty lines.
 //!
-//! Yours will talk to a database; this one is a map behind a lock, and forgets nothing by itself.
+//! Yours will use a database; this one is a map behind a lock, and prunes nothing.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -13,7 +13,7 @@ use qomplement_webhooks::{DedupStore, JobId, async_trait};
 #[derive(Debug, Default)]
 struct MapStore(Mutex<HashMap<JobId, Row>>);
 
-/// The last claim on a job, and whether it was completed; past `until`, nothing of it counts.
+/// The last claim on a job, and whether it was completed. After `until`, the job is free.
 #[derive(Debug)]
 struct Row {
     owner: u128,
@@ -80,7 +80,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("a duplicate meanwhile:       {:?}", store.claim(&second, lease).await?);
 
     println!("the handler fails:           {:?}", store.release(&first).await?);
-    println!("the duplicate asks again:    {:?}", store.claim(&second, lease).await?);
+    println!("the duplicate claims again:  {:?}", store.claim(&second, lease).await?);
     println!("the first owner, too late:   {:?}", store.complete(&first, lease).await?);
     println!("the second attempt succeeds: {:?}", store.complete(&second, lease).await?);
     println!("every later duplicate:       {:?}", store.claim(&third, lease).await?);

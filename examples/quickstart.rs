@@ -1,7 +1,7 @@
-//! The main job at work: a server of yours, and the documented webhooks that arrive at it over HTTP.
+//! Your server, and the documented webhooks that arrive at it over HTTP.
 //!
 //! ```sh
-//! cargo run --example quickstart --features axum,sender
+//! cargo run --example quickstart --features axum,sender-http
 //! ```
 //!
 //! The sender here keeps to Qomplement's schedule, with its waits shortened a hundredfold.
@@ -19,7 +19,7 @@ use qomplement_webhooks::{
 };
 use tokio::net::TcpListener;
 
-/// Your code. Its disk is full the first time that a form is filled.
+/// Your code. It fails the first time that a form is filled.
 #[derive(Default)]
 struct Office {
     filled: AtomicU32,

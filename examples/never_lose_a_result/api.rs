@@ -69,7 +69,7 @@ impl Api {
         self.0.loses_webhooks.store(true, Ordering::Relaxed);
     }
 
-    /// How often it was asked for a job.
+    /// The number of requests for a job.
     pub(crate) fn requests(&self) -> usize {
         self.0.requests.load(Ordering::Relaxed)
     }

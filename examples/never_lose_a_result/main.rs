@@ -1,8 +1,8 @@
-//! The whole circle on one machine: a server of yours that submits jobs, expects their webhooks, verifies what they say
-//! with the API and downloads the filled forms; then the same with every webhook lost.
+//! The whole circle on one machine: your server submits jobs, expects their webhooks, verifies them with the API and
+//! downloads the filled forms; then the same with every webhook lost.
 //!
 //! ```sh
-//! cargo run --example never_lose_a_result --features axum,client,sender,sqlite
+//! cargo run --example never_lose_a_result --features axum,client,sender-http,sqlite
 //! ```
 //!
 //! The API is a stand-in on this machine; the webhooks are delivered on the documented schedule.
@@ -28,10 +28,10 @@ use self::api::Api;
 
 mod api;
 
-/// What your code does with results.
+/// Your code, which handles the results.
 struct Office {
     client: JobsClient,
-    /// A permit for each result, so that this example knows when it has them all.
+    /// A permit for each handled result, so that this example knows when all are handled.
     handled: Arc<Semaphore>,
 }
 
@@ -122,14 +122,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
             let job = submit(what, &origin, &webhook_url, &inbox, deadline).await?;
             println!("    submitted: {what}");
             if what == "extract" && !lost {
-                // Somebody has learned the token: the webhook is taken, and the API is believed.
+                // The token has leaked. The forged webhook is acknowledged, and the handler gets the API's result.
                 let forged = Payload::failed(&JobType::Extract).job_id(job.to_string());
-                let delivery = Sender::to_url(webhook_url.expose())?.deliver(forged).await;
-                println!("    forged: a failure, delivered: {}", delivery.is_delivered());
+                let report = Sender::to_url(webhook_url.expose())?.deliver(forged).await;
+                println!("    forged: a failure, delivered: {}", report.is_delivered());
             }
         }
         timeout(Duration::from_secs(60), handled.acquire_many(3)).await??.forget();
-        println!("    the API was asked {} times", api.requests() - before);
+        println!("    the API got {} requests", api.requests() - before);
     }
 
     receiver.shutdown(Duration::from_secs(5)).await;

@@ -13,8 +13,8 @@ use super::{Isolation, Parameter};
 /// The size of the reserve. No handler holds its connections, so two are enough for some thousand leases.
 const CONNECTIONS: usize = 2;
 
-/// Connections that were taken out of a pool for good; the pool opens others in their place. Taken from the pool, they
-/// are made as the pool makes its own, with its hooks.
+/// Connections that were taken out of a pool permanently; the pool opens others in their place. So they are made as the
+/// pool makes its own, with its hooks.
 #[derive(Clone)]
 pub(super) struct Reserve {
     idle: Arc<Mutex<Vec<ClientWrapper>>>,

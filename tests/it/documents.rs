@@ -1,6 +1,6 @@
 //! The documents: their links, the files that they name, the chapters of the guide, and the words of the glossary.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -85,6 +85,40 @@ fn every_file_that_is_named_is_there() {
             }
         }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The sources of the examples.
+fn examples(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let sources = entries.flat_map(|path| if path.is_dir() { examples(&path) } else { vec![path] });
+    sources.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
+}
+
+#[test]
+fn every_command_that_runs_an_example_names_its_features() {
+    let manifest = fs::read_to_string(Path::new(ROOT).join("Cargo.toml")).unwrap();
+    let example =
+        r#"(?m)^\[\[example\]\]\nname = "(\w+)"\n(?:path = .*\n)?(?:required-features = \[(.*)\])?"#;
+    let mut required = HashMap::new();
+    for found in Regex::new(example).unwrap().captures_iter(&manifest) {
+        let features = found.get(2).map_or("", |features| features.as_str()).replace(['"', ' '], "");
+        required.insert(found[1].to_owned(), features);
+    }
+    let command = Regex::new(r"--example (\w+)(?: --features ([\w,-]+))?").unwrap();
+    let (mut commands, mut wrong) = (0, Vec::new());
+    for file in documents().into_iter().chain(examples(&Path::new(ROOT).join("examples"))) {
+        let text = fs::read_to_string(&file).unwrap();
+        for found in command.captures_iter(&text).filter(|found| required.contains_key(&found[1])) {
+            commands += 1;
+            let named: Vec<_> = found.get(2).map_or("", |named| named.as_str()).split(',').collect();
+            let needs = required[&found[1]].split(',').filter(|feature| !feature.is_empty());
+            for feature in needs.filter(|feature| !named.contains(feature)) {
+                wrong.push(format!("{}: {} lacks {feature}", file.display(), &found[0]));
+            }
+        }
+    }
+    assert!(commands > 10, "only {commands} commands were found");
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 

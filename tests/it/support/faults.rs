@@ -24,9 +24,9 @@ pub enum Fault {
     Panic,
     /// The write takes place 1.9 seconds later.
     Slow,
-    /// The write takes place, and the process stands still for a minute before it gets the reply. By a paused clock.
+    /// The write takes place, and the process stops for a minute of the paused clock before it gets the reply.
     StandStill,
-    /// The write takes place, and the process is stopped for so many seconds before it gets the reply.
+    /// The write takes place, and a signal stops the process for this number of seconds before it gets the reply.
     Stop(u8),
     /// The call is always ready, and never ends.
     Busy,
