@@ -1,4 +1,4 @@
-//! How often the API is asked, by all who ask.
+//! The rate of requests to the API, shared by all clients of one key.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,27 +11,28 @@ use super::FetchError;
 use crate::event::JobId;
 use crate::execution::backoff::Backoff;
 
-/// Of so many different jobs requests fail in a row before it is taken for more than their own failure.
+/// The budget closes after the requests for this many different jobs failed in a row.
 const JOBS_IN_A_ROW: usize = 3;
-/// The pause after the API failed; it doubles with each time in a row.
+/// How long the budget closes after the API failed; doubles with each closing in a row.
 const FAILED: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(5 * 60) };
-/// The same when the key was refused: only people can mend that.
+/// How long the budget closes after the API refused the key or three jobs: only people can mend that.
 const REFUSED: Backoff = Backoff { first: Duration::from_secs(60), longest: Duration::from_secs(5 * 60) };
 /// The longest pause that the API may ask for.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
 
-/// How often the API may be asked: shared by all clones, and so by all who ask.
+/// Limits the requests to the API: their rate and their number at once. All clones share one budget.
 ///
-/// At most so many requests are made in a second, with those that were not made in the second before, and at most so
-/// many are under way at once. Whoever waits is served in turn.
+/// A budget allows a number of requests per second, with up to a second's worth saved up, and a number of requests under
+/// way at once. Waiting requests are served in order.
 ///
-/// A request that fails on account of one job, as with a status such as 403, 422 or 500, is no reason not to ask for
-/// others. The budget closes, and no request is made for a while, when there was no connection, after 429, after 401,
-/// and when requests for three different jobs have failed in a row: for a second, and twice as long each further
-/// time, up to five minutes; as long as the API asks for, up to five minutes; or a minute and more when it refused the
-/// key, or three jobs. The first good answer ends that.
+/// A failure that concerns one job, with a status such as 403, 422 or 500, does not stop the fetches of other jobs. The
+/// budget *closes*, and refuses requests for a while, when there was no connection, after 429, after 401, and after the
+/// requests for three different jobs failed in a row. It stays closed for a second, and twice as long each further time,
+/// up to five minutes; as long as the API asks for, up to five minutes; or at least a minute after the API refused the
+/// key or three jobs. The first answer reopens the budget.
 ///
-/// It goes by tokio's clock. `JobsClient` (feature `client`) has one; use it in a [`JobSource`](super::JobSource) of your own.
+/// The clock is tokio's. `JobsClient` (feature `client`) has a budget; use one in a [`JobSource`](super::JobSource) of
+/// your own.
 #[derive(Clone)]
 pub struct RequestBudget {
     inner: Arc<Inner>,
@@ -39,63 +40,64 @@ pub struct RequestBudget {
 
 struct Inner {
     interval: Duration,
-    /// How many intervals may be saved up.
+    /// The most requests that may be saved up.
     burst: u32,
-    /// Held by the one whose turn it is.
+    /// Held by the request that waits for the next interval.
     turn: Semaphore,
     requests: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
 struct State {
-    /// When the next request may be made.
+    /// The earliest time of the next request.
     next: Instant,
-    /// How often it has closed since the last good answer.
+    /// The number of closings since the last answer.
     closings: u32,
-    /// The jobs whose requests have failed since, and none else was answered.
+    /// The jobs whose requests have failed since the last answer.
     failed: Vec<JobId>,
     closed: Option<Closed>,
 }
 
-/// Why no request is made, and until when.
+/// The end and the cause of a closing.
 #[derive(Clone)]
 struct Closed {
     until: Instant,
     why: String,
 }
 
-/// One request that may be made now. Say how it ended; when it is dropped, nothing is known.
-#[must_use = "say how the request ended"]
+/// The permission for one request, now. Report the end of the request with [`answered`](Self::answered) or
+/// [`failed`](Self::failed); a dropped permit reports nothing.
+#[must_use = "report how the request ended"]
 pub struct RequestPermit {
     inner: Arc<Inner>,
-    /// How often the budget had closed when it began: requests that fail together close it once.
+    /// The number of closings when the request began: requests that fail together close the budget once.
     closings: u32,
     _request: OwnedSemaphorePermit,
 }
 
-/// No request is made for a while.
+/// The error of a closed budget: no request is made for a while.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("nothing is asked for another {} s, after: {why}", retry_after.as_secs_f64().ceil())]
+#[error("the request budget is closed for another {} s, after: {why}", retry_after.as_secs_f64().ceil())]
 #[non_exhaustive]
 pub struct BudgetClosed {
-    /// For how long.
+    /// The time until the budget reopens.
     pub retry_after: Duration,
     why: String,
 }
 
 tokio::task_local! {
-    /// The time of the fetch that the task is in, if it is measured.
+    /// The time of the task's fetch, if it is measured.
     static TIME: Arc<FetchTime>;
 }
 
-/// Measures how long a fetch takes without what it waits for its turn in a budget.
+/// Measures a fetch without its waits for a budget.
 #[derive(Debug)]
 pub(crate) struct FetchTime {
-    /// When it last had its turn; `None` while it waits for it.
+    /// The end of the last wait, or the beginning; `None` during a wait.
     since: Mutex<Option<Instant>>,
 }
 
-/// A fetch waits for its turn.
+/// Marks a fetch as waiting for a budget until this is dropped.
 struct Waiting(Option<Arc<FetchTime>>);
 
 impl FetchTime {
@@ -103,12 +105,12 @@ impl FetchTime {
         Arc::new(Self { since: Mutex::new(Some(Instant::now())) })
     }
 
-    /// Runs a fetch, whose time this is.
+    /// Runs the fetch that this measures.
     pub(crate) fn of<F: Future>(self: Arc<Self>, fetch: F) -> impl Future<Output = F::Output> {
         TIME.scope(self, fetch)
     }
 
-    /// When it last had its turn; `None` while it waits for it.
+    /// The end of the last wait, or the beginning; `None` during a wait.
     pub(crate) fn since(&self) -> Option<Instant> {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -137,8 +139,8 @@ impl Drop for Waiting {
 }
 
 impl RequestBudget {
-    /// At most so many requests in a second, which may be a fraction, and so many at once. Numbers that are no
-    /// limit, such as 0, count as one request in a day, or one at once.
+    /// Makes a budget of `per_second` requests a second, which may be a fraction, and `at_once` requests at once. A rate
+    /// that is not a positive number, such as 0, counts as one request a day; 0 requests at once count as one.
     #[must_use]
     pub fn new(per_second: f64, at_once: usize) -> Self {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -159,11 +161,11 @@ impl RequestBudget {
     ///
     /// # Cancel safety
     ///
-    /// When the future is dropped, its turn goes to the next, and no request is counted.
+    /// A dropped future passes its turn on, and counts as no request.
     ///
     /// # Errors
     ///
-    /// When none is made for a while: at once, or as soon as that is known.
+    /// Returns [`BudgetClosed`] at once if the budget is closed, and at the end of the wait if it closed meanwhile.
     pub async fn acquire(&self) -> Result<RequestPermit, BudgetClosed> {
         let inner = &self.inner;
         inner.check()?;
@@ -186,7 +188,7 @@ impl RequestBudget {
 }
 
 impl RequestPermit {
-    /// There was an answer.
+    /// Reports an answer, which reopens the budget.
     pub fn answered(self) {
         let mut state = self.inner.state();
         state.closings = 0;
@@ -194,18 +196,18 @@ impl RequestPermit {
         state.closed = None;
     }
 
-    /// There was none, or no good one, for this job. Returns for how long no other request is made: not at all, if that
-    /// says nothing about others.
+    /// Reports a failed request for this job. Returns how long the budget is closed now: zero if the failure concerns
+    /// this job alone.
     pub fn failed(self, job: &JobId, error: &FetchError) -> Duration {
         let now = Instant::now();
         let mut state = self.inner.state();
         let closes = match error {
             FetchError::Unauthorized | FetchError::RateLimited { .. } | FetchError::Unreachable(_) => true,
             FetchError::Refused(_) | FetchError::Unavailable { .. } | FetchError::Unreadable(_) => {
-                // One that began before the budget closed adds nothing to why it did.
+                // A request that began before the budget closed says nothing about the time after.
                 self.closings == state.closings && state.have_failed_in_a_row(job)
             }
-            // Nothing was asked.
+            // No request was made.
             FetchError::InvalidId | FetchError::BudgetClosed(_) => false,
         };
         if closes {
@@ -215,9 +217,9 @@ impl RequestPermit {
                 FetchError::Unauthorized | FetchError::Refused(_) => REFUSED,
                 _ => FAILED,
             };
-            let said = error.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
-            let until = now + backoff.at_least(state.closings).max(said);
-            // Of several that failed at once, the one that keeps it closed for longest counts.
+            let asked = error.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
+            let until = now + backoff.at_least(state.closings).max(asked);
+            // Of several requests that fail together, the longest closing counts.
             if state.closed.as_ref().is_none_or(|closed| closed.until < until) {
                 state.closed = Some(Closed { until, why: error.to_string() });
             }
@@ -227,7 +229,7 @@ impl RequestPermit {
 }
 
 impl State {
-    /// Notes that a request for a job failed, and returns whether enough different ones have.
+    /// Adds a failed job, and returns whether enough different jobs have failed.
     fn have_failed_in_a_row(&mut self, job: &JobId) -> bool {
         if !self.failed.contains(job) {
             self.failed.push(job.clone());
@@ -254,12 +256,12 @@ impl Inner {
 
 impl BudgetClosed {
     fn at_the_end() -> Self {
-        Self { retry_after: LONGEST_RETRY_AFTER, why: "the budget was closed".to_owned() }
+        Self { retry_after: LONGEST_RETRY_AFTER, why: "the budget was dropped".to_owned() }
     }
 }
 
 impl Default for RequestBudget {
-    /// Two requests in a second, four at once.
+    /// Two requests a second, four at once.
     fn default() -> Self {
         Self::new(2.0, 4)
     }

@@ -1,4 +1,4 @@
-//! Results fetched from the API: of jobs whose webhook never came, and of jobs whose webhook is verified.
+//! Fetches results from the API: to recover webhooks that never came, and to verify those that did.
 
 mod budget;
 #[cfg(feature = "client")]

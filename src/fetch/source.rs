@@ -1,4 +1,4 @@
-//! Where a job's result can be asked for.
+//! The source of a job's result.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,85 +11,89 @@ use super::BudgetClosed;
 use crate::error::BoxError;
 use crate::event::{Envelope, JobId};
 
-/// Knows how jobs stand and what came of them: the API, or what stands in for it.
+/// Fetches the state and the result of jobs: the API, or a substitute for it.
 ///
-/// A job is asked for when nothing else is certain: its webhook never came, or came and cannot be trusted.
+/// A job is fetched when its webhook never came, or when its webhook is not trusted.
 #[async_trait]
 pub trait JobSource: fmt::Debug + Send + Sync + 'static {
-    /// Asks how a job stands. May be dropped at any wait.
+    /// Fetches a job.
     ///
-    /// A fetch is dropped, and counts as one without an answer, when it takes longer than a minute. The time that it
-    /// waits for a [`RequestBudget`](super::RequestBudget) does not count.
+    /// A fetch that takes longer than a minute is dropped and counts as a fetch without an answer. Waits for a
+    /// [`RequestBudget`](super::RequestBudget) do not count towards that minute.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any wait.
     ///
     /// # Errors
     ///
-    /// When there was no answer, or none that says anything about the job. It is asked for again later. After
-    /// [`FetchError::BudgetClosed`] the job counts as not asked for.
+    /// Returns an error if there was no answer, or the answer says nothing about the job. The job is fetched again
+    /// later. After [`FetchError::BudgetClosed`] the fetch is not counted.
     async fn fetch(&self, job: &JobId) -> Result<Fetched, FetchError>;
 }
 
-/// How a job stands.
+/// The state of a job.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Fetched {
-    /// It has not ended.
+    /// The job has not ended.
     Pending,
-    /// It has ended with this event, in the form of a webhook.
+    /// The job has ended with this event, in the form of a webhook.
     Finished(Envelope),
     /// There is no such job.
     NotFound,
 }
 
-/// Why it is not known how a job stands.
+/// The failure of a fetch: the job's state remains unknown.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum FetchError {
-    /// The API key was refused. Every other job fails in the same way, until it is replaced.
+    /// The API refused the API key. Every other job fails in the same way until the key is replaced.
     #[error("the API key was refused")]
     Unauthorized,
-    /// There were too many requests.
+    /// The API got too many requests.
     #[error("there were too many requests")]
     RateLimited {
-        /// How long to wait, when it was said.
+        /// The pause that the API asked for.
         retry_after: Option<Duration>,
     },
-    /// There was no connection. Every other job fails in the same way, until there is one.
+    /// There was no connection. Every other job fails in the same way until there is one.
     #[error("the API cannot be reached")]
     Unreachable(#[source] BoxError),
-    /// The API refuses to answer for this job, as with 403 or 422.
+    /// The API refused this request, as with 403 or 422.
     #[error("the API refused to answer for this job")]
     Refused(#[source] BoxError),
-    /// There was no answer for this job in time, or one that says that there is none now, such as 500.
+    /// There was no answer for this job in time, or a temporary failure such as 500.
     #[error("there was no answer")]
     Unavailable {
-        /// How long to wait, when it was said.
+        /// The pause that the API asked for.
         retry_after: Option<Duration>,
-        /// What went wrong.
+        /// The cause.
         source: BoxError,
     },
-    /// The answer is not about this job, or cannot be read.
+    /// The answer cannot be read, or is about another job.
     #[error("the answer is not about this job, or cannot be read")]
     Unreadable(#[source] BoxError),
-    /// No job can have this id, so it was not asked for.
+    /// No job can have this id; no request was made.
     #[error("no job can have this id")]
     InvalidId,
-    /// The job was not asked for: no request is made for a while. No answer of the API.
+    /// The budget is closed; no request was made.
     #[error(transparent)]
     BudgetClosed(#[from] BudgetClosed),
 }
 
 impl FetchError {
-    /// There was no answer for this job, for this reason.
+    /// Makes [`Unavailable`](Self::Unavailable) with this cause.
     pub fn unavailable(source: impl Into<BoxError>) -> Self {
         Self::Unavailable { retry_after: None, source: source.into() }
     }
 
-    /// There was no connection, for this reason.
+    /// Makes [`Unreachable`](Self::Unreachable) with this cause.
     pub fn unreachable(source: impl Into<BoxError>) -> Self {
         Self::Unreachable(source.into())
     }
 
-    /// How long to wait before anything is asked again, when it was said.
+    /// The pause before the next request, if the API or the budget gave one.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

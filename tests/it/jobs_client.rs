@@ -228,7 +228,7 @@ async fn a_reply_that_is_about_another_job_or_none_is_an_error_and_is_not_asked_
         (format!(r#"{{"id":"{other}","status":"processing"}}"#), "another job"),
         (format!(r#"{{"id":"{}","status":"processing"}}"#, ID.to_uppercase()), "another job"),
         (format!(r#"{{"id":"{ID}","type":"extract"}}"#), "no status"),
-        (format!(r#"{{"id":"{ID}","type":"extract","status":7}}"#), "`status` is no string"),
+        (format!(r#"{{"id":"{ID}","type":"extract","status":7}}"#), "`status` is not a string"),
         (twice, ""),
         ("[]".to_owned(), "`{` is missing"),
         ("<html>".to_owned(), "expected value"),
@@ -289,7 +289,10 @@ async fn after_a_429_nobody_asks_for_a_while_and_all_are_told() {
         let left = error.retry_after().unwrap();
         assert!(left > Duration::from_secs(50) && left <= Duration::from_secs(60), "{left:?}");
         let text = chain(&error);
-        assert!(text.contains("nothing is asked for another") && text.contains("after: there were too many"));
+        assert!(
+            text.contains("the request budget is closed for another")
+                && text.contains("after: there were too many")
+        );
     }
     assert_eq!(server.requests(), 1, "the API was hammered");
 }
@@ -453,8 +456,8 @@ fn an_origin_to_which_the_key_must_not_go_is_refused() {
         ("https://developer-api.qomplement.com/v1", "path"),
         ("https://developer-api.qomplement.com/?a", "query"),
         ("https://developer-api.qomplement.com/#a", "fragment"),
-        ("developer-api.qomplement.com", "no URL"),
-        ("", "no URL"),
+        ("developer-api.qomplement.com", "not a URL"),
+        ("", "not a URL"),
     ] {
         let built = JobsClient::builder(ApiKey::new(KEY).unwrap()).origin(origin).build();
         let text = built.map_err(|error| chain(&error)).unwrap_err();

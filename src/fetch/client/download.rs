@@ -1,4 +1,4 @@
-//! A filled document, in chunks.
+//! The download of a filled document, in chunks.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,24 +10,24 @@ use tokio::time::timeout;
 use crate::error::BoxError;
 use crate::fetch::FetchError;
 
-/// A filled document that is being downloaded.
+/// A filled document under download.
 pub struct Download {
     response: reqwest::Response,
-    /// How long it may be silent.
+    /// The longest wait for the next bytes.
     timeout: Duration,
 }
 
-/// Why a document cannot be downloaded.
+/// The failure of a download.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DownloadError {
-    /// There is no such job, or no document of it.
+    /// There is no such job, or the job has no document.
     #[error("there is no such document")]
     NotFound,
-    /// There was no answer, or another one than the document.
+    /// There was no answer, or the answer is not the document.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// It broke off before its end.
+    /// The document ended too early.
     #[error("the document broke off before its end")]
     BrokeOff(#[source] BoxError),
 }
@@ -37,25 +37,25 @@ impl Download {
         Self { response, timeout }
     }
 
-    /// How many bytes the document has, if the API says so.
+    /// The number of bytes of the document, if the API says it.
     #[must_use]
     pub fn content_length(&self) -> Option<u64> {
         self.response.content_length()
     }
 
-    /// Its media type, if the API says so.
+    /// The media type of the document, if the API says it.
     #[must_use]
     pub fn content_type(&self) -> Option<&str> {
         self.response.headers().get(CONTENT_TYPE)?.to_str().ok()
     }
 
-    /// The next bytes, at most as many as came in one piece; `None` at the document's end. Nothing is read ahead but
-    /// what the connection buffers.
+    /// Returns the next bytes, as they arrive; `None` at the document's end. Only the connection's buffers are read
+    /// ahead.
     ///
     /// # Errors
     ///
-    /// When the document breaks off, or nothing comes for the client's timeout. What came before is then not the
-    /// whole document.
+    /// Returns [`BrokeOff`](DownloadError::BrokeOff) if the connection ends within the document, or no bytes arrive for
+    /// the client's timeout. The chunks so far are then not the whole document.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, DownloadError> {
         match timeout(self.timeout, self.response.chunk()).await {
             Ok(chunk) => chunk.map_err(|error| DownloadError::BrokeOff(error.without_url().into())),

@@ -1,47 +1,48 @@
-//! The secret that opens the API.
+//! The API key.
 
 use std::env::VarError;
 use std::fmt;
 
 use http::HeaderValue;
 
-/// The key of your account at the API. `Debug` shows nothing of it.
+/// The key of your account at the API. `Debug` shows nothing of the key.
 #[derive(Clone)]
 pub struct ApiKey(HeaderValue);
 
-/// Why a text cannot be an [`ApiKey`]. Shows nothing of the text.
+/// The reason why a text is not an [`ApiKey`]. Shows nothing of the text.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ApiKeyError {
-    /// It is empty.
+    /// The text is empty.
     #[error("the API key is empty")]
     Empty,
-    /// It has a character that a header cannot carry, or that a copy has brought along, such as a line's end.
+    /// The text has a character that a header cannot carry, or that came along when the key was copied, such as a
+    /// newline.
     #[error("the API key has a character other than visible ASCII (position {position})")]
     Character {
-        /// Where, counted from 0.
+        /// The position of the character, from 0.
         position: usize,
     },
     /// The environment variable is not set.
     #[error("the environment variable {name}, which should hold the API key, is not set")]
     NotSet {
-        /// The variable's name.
+        /// The name of the variable.
         name: String,
     },
     /// The environment variable is not Unicode.
     #[error("the environment variable {name}, which should hold the API key, is not Unicode")]
     NotUnicode {
-        /// The variable's name.
+        /// The name of the variable.
         name: String,
     },
 }
 
 impl ApiKey {
-    /// Takes a key of visible ASCII characters.
+    /// Makes a key from a text of visible ASCII characters.
     ///
     /// # Errors
     ///
-    /// When the text is no such key.
+    /// Returns an error if the text is empty or has another character.
     pub fn new(key: impl AsRef<str>) -> Result<Self, ApiKeyError> {
         let key = key.as_ref();
         if key.is_empty() {
@@ -60,12 +61,12 @@ impl ApiKey {
     ///
     /// # Errors
     ///
-    /// When the variable is missing, or its value is no key.
+    /// Returns an error if the variable is not set, or its value is not a key.
     pub fn from_env(name: &str) -> Result<Self, ApiKeyError> {
         match std::env::var(name) {
             Ok(key) => Self::new(key),
             Err(VarError::NotPresent) => Err(ApiKeyError::NotSet { name: name.to_owned() }),
-            // The error has the value in it, which is the secret.
+            // The value within the error is the secret.
             Err(VarError::NotUnicode(_)) => Err(ApiKeyError::NotUnicode { name: name.to_owned() }),
         }
     }

@@ -1,4 +1,4 @@
-//! What the API says about a job.
+//! Reads the API's reply about a job.
 
 use std::borrow::Cow;
 
@@ -9,8 +9,8 @@ use crate::event::cursor::{Cursor, unquote};
 use crate::event::{Envelope, JobId, JobStatus};
 use crate::fetch::{FetchError, Fetched};
 
-/// The JSON text of the members of an object that are looked at, and that it has. When a key is repeated,
-/// its last value counts; where that matters, the [`Envelope`] refuses it.
+/// The JSON texts of an object's members, as far as the client reads them. The last value of a repeated key counts; the
+/// [`Envelope`] refuses a repeated key where that matters.
 #[derive(Default)]
 struct Members<'a> {
     job_id: Option<&'a str>,
@@ -32,13 +32,13 @@ pub(super) fn read(body: &Bytes, job: &JobId) -> Result<Fetched, FetchError> {
     let status =
         text("status", members.status)?.ok_or_else(|| FetchError::Unreadable("it has no status".into()))?;
     if !JobStatus::from(&*status).is_final() {
-        // Less need be said of a job that still runs; but not that it is another.
+        // A job that still runs may lack its id, but must not have another one.
         return match text("id", members.id)? {
             Some(id) if JobId::try_from(&*id).ok().as_ref() != Some(job) => Err(another()),
             _ => Ok(Fetched::Pending),
         };
     }
-    // As the API has it, so that members which are not known are kept.
+    // The API's own bytes, so that unknown members are kept.
     let event = if is_webhook { body.clone() } else { in_envelope(job, data) };
     let event = Envelope::try_from(event).map_err(|error| FetchError::Unreadable(error.into()))?;
     if event.job() == job { Ok(Fetched::Finished(event)) } else { Err(another()) }
@@ -61,10 +61,10 @@ fn members(json: &str) -> Result<Members<'_>, FetchError> {
     Ok(members)
 }
 
-/// A member that should be a string. serde's error would tell what it is instead.
+/// Reads a member that must be a string. The error is not serde's: that one would quote the value.
 fn text<'a>(name: &str, member: Option<&'a str>) -> Result<Option<Cow<'a, str>>, FetchError> {
-    let no_string = |_| FetchError::Unreadable(format!("`{name}` is no string").into());
-    member.map(|json| unquote(json).map_err(no_string)).transpose()
+    let not_a_string = |_| FetchError::Unreadable(format!("`{name}` is not a string").into());
+    member.map(|json| unquote(json).map_err(not_a_string)).transpose()
 }
 
 fn unreadable(error: serde_json::Error) -> FetchError {
@@ -72,7 +72,7 @@ fn unreadable(error: serde_json::Error) -> FetchError {
 }
 
 fn in_envelope(job: &JobId, data: &str) -> Bytes {
-    // An id that may be asked for needs no escapes.
+    // The characters of an id that can be fetched need no escapes.
     format!(r#"{{"job_id":"{job}","data":{data}}}"#).into()
 }
 
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_that_is_no_rust_string_is_skipped() {
+    fn a_key_that_is_not_valid_unicode_is_skipped() {
         let job: JobId = "j".parse().unwrap();
         let read = |body: &str| read(&Bytes::from(body.to_owned()), &job);
         for lone in [r"\ud83d", r"status\udc00", r"\udbff\u0041"] {
