@@ -1,74 +1,74 @@
-//! The names under which the receiver reports what it does, for dashboards and alerts to rely on.
+//! The names of spans, fields and metrics, for dashboards and alerts to rely on.
 //!
-//! Every request is one [`tracing`] span named [`SPAN`], at level `INFO`. When the answer is known, the
-//! span's fields are filled in and one event is emitted in it: at `DEBUG` for a 2xx, at `WARN` for any
-//! other. Job ids appear only after a request was authenticated and parsed. URIs, tokens, headers and
-//! payloads never appear; the text of your handler's errors and panics does.
+//! Every request is one [`tracing`] span named [`SPAN`], at level `INFO`. When the answer is known, the span's fields
+//! are recorded and one event is emitted in the span: at `DEBUG` for a 2xx, at `WARN` for any other answer. Job ids
+//! appear only after a request was authenticated and parsed. URIs, tokens, headers and payloads never appear; the text
+//! of your handler's errors and panics does.
 //!
-//! With the feature `metrics`, the same outcomes are counted through the [`metrics`](https://docs.rs/metrics)
-//! facade, under the names of [`REQUESTS`], [`REQUEST_SECONDS`] and [`HANDLER_SECONDS`].
+//! With the feature `metrics`, the same outcomes are counted through the [`metrics`](https://docs.rs/metrics) facade,
+//! under the names [`REQUESTS`], [`REQUEST_SECONDS`], [`HANDLER_SECONDS`] and [`ATTEMPTS`].
 
 use tokio::time::Instant;
 
 use crate::event::JobId;
-use crate::inbox::Outcome;
 
-/// The name of the span around one attempt of an [`InboxWorker`](crate::InboxWorker), with the fields
-/// [`JOB_ID`], [`EVENT`] and [`ATTEMPT`].
+/// Span around one attempt of an [`InboxWorker`](crate::InboxWorker), with the fields [`JOB_ID`], [`EVENT`] and
+/// [`ATTEMPT`].
 pub const ATTEMPT_SPAN: &str = "qomplement_webhook_attempt";
-/// Field of the span around an attempt: which one it is, counted from 1.
+/// Field of [`ATTEMPT_SPAN`]: the number of the attempt, from 1.
 pub const ATTEMPT: &str = "attempt";
 
-/// The name of the span around asking the API for a job that is overdue, with the field [`JOB_ID`].
-pub const ASK_SPAN: &str = "qomplement_webhook_ask";
+/// Span around the fetch of an overdue job, with the field [`JOB_ID`].
+pub const FETCH_SPAN: &str = "qomplement_webhook_fetch";
 
-/// The name of the span around one request, and around what goes on after its answer.
+/// Span around one request, and around the work that goes on after its answer, with the fields [`OUTCOME`],
+/// [`STATUS`], [`JOB_ID`] and [`EVENT`].
 pub const SPAN: &str = "qomplement_webhook";
 
-/// Field of the span: the outcome, one of [`outcome`].
+/// Field of [`SPAN`]: the outcome, one of [`outcome`].
 pub const OUTCOME: &str = "outcome";
-/// Field of the span: the status of the answer, a number.
+/// Field of [`SPAN`]: the status of the answer, a number.
 pub const STATUS: &str = "status";
-/// Field of the span: the job's id, once it has been read.
+/// Field of every span: the job's id; in [`SPAN`] once the id has been read.
 pub const JOB_ID: &str = "job_id";
-/// Field of the span: the handler's method for the event, once it has been read. What is stored to be
-/// handled later is only read as far as its job.
+/// Field of [`SPAN`] and [`ATTEMPT_SPAN`]: the handler's method for the event, once the event has been read. A durable
+/// receiver reads an event only as far as its job and leaves this field empty.
 pub const EVENT: &str = "event";
 
 /// Counter of answered requests, with the label [`OUTCOME`].
 pub const REQUESTS: &str = "qomplement_webhooks_requests_total";
 /// Histogram of the seconds from a request's entry to its answer, with the label [`OUTCOME`].
 pub const REQUEST_SECONDS: &str = "qomplement_webhooks_request_seconds";
-/// Counter of a worker's attempts, with the label [`RESULT`]: `done`, `retry`, `dead`, `released`,
-/// `fetch_again` or `rejected`.
+/// Counter of a worker's leased events, with the label [`SETTLED`].
 pub const ATTEMPTS: &str = "qomplement_webhooks_attempts_total";
-/// Histogram of the seconds that a run of the handler took, with the label [`RESULT`].
+/// Label of [`ATTEMPTS`]: how the worker settled the event, one of [`settled`].
+pub const SETTLED: &str = "settled";
+/// Histogram of the seconds of a run of the handler, with the label [`RESULT`].
 pub const HANDLER_SECONDS: &str = "qomplement_webhooks_handler_seconds";
 /// Label of [`HANDLER_SECONDS`]: how the run ended, one of [`result`].
 pub const RESULT: &str = "result";
 
-/// How a request was answered. An error's outcome is the `code` in its body.
+/// How a request was answered. The outcome of an error is also the `code` in its body.
 pub mod outcome {
     /// 200: the handler finished.
     pub const HANDLED: &str = "handled";
     /// 200: the event is stored.
     pub const STORED: &str = "stored";
-    /// 200: the job was done already, or its event is stored already.
+    /// 200: a duplicate; the job is already done, or its event is already stored.
     pub const DUPLICATE: &str = "duplicate";
-    /// 200: another event of the job, with other bytes, is stored already, and is kept.
+    /// 200: another event of the job, with other bytes, is already stored, and is kept.
     pub const CONFLICT: &str = "conflict";
-    /// 200: the handler failed, and said that no other try can mend it.
-    pub const HANDLER_FAILED_FOR_GOOD: &str = "handler_failed_for_good";
-    /// 503: another copy is still being handled.
+    /// 200: the handler returned a permanent failure.
+    pub const HANDLER_FAILED_PERMANENTLY: &str = "handler_failed_permanently";
+    /// 503: another delivery of the job's event is being handled.
     pub const IN_PROGRESS: &str = "in_progress";
     /// 503: the handler failed.
     pub const HANDLER_FAILED: &str = "handler_failed";
     /// 500: the handler panicked.
     pub const HANDLER_PANICKED: &str = "handler_panicked";
-    /// 503: the handler is still running, or was ended because it ran too long.
+    /// 503: the handler is still running, or was dropped after `max_handler_time`.
     pub const HANDLER_TIMEOUT: &str = "handler_timeout";
-    /// 503: a store, registry or authenticator failed or hung, a limit was reached, or the receiver is
-    /// shutting down.
+    /// 503: a store, registry or authenticator failed or hung, a limit was reached, or the receiver is shutting down.
     pub const UNAVAILABLE: &str = "unavailable";
     /// 405: the method is not POST.
     pub const METHOD_NOT_ALLOWED: &str = "method_not_allowed";
@@ -80,9 +80,9 @@ pub mod outcome {
     pub const UNSUPPORTED_ENCODING: &str = "unsupported_encoding";
     /// 413: the body is over the limit.
     pub const BODY_TOO_LARGE: &str = "body_too_large";
-    /// 408: the body did not come in time.
+    /// 408: the body was not complete in time.
     pub const BODY_TIMEOUT: &str = "body_timeout";
-    /// 400: the body is not one JSON value, or broke off.
+    /// 400: the body is not one JSON value, or the connection ended within the body.
     pub const INVALID_JSON: &str = "invalid_json";
     /// 422: the envelope cannot be read.
     pub const INVALID_PAYLOAD: &str = "invalid_payload";
@@ -94,56 +94,66 @@ pub mod outcome {
 
 /// How a run of the handler ended.
 pub mod result {
-    /// It returned `Ok`.
+    /// The handler returned `Ok`.
     pub const OK: &str = "ok";
-    /// It returned an error that another try may mend.
+    /// The handler returned a transient failure.
     pub const FAILED: &str = "failed";
-    /// It returned a permanent error.
-    pub const FAILED_FOR_GOOD: &str = "failed_for_good";
-    /// It panicked.
+    /// The handler returned a permanent failure.
+    pub const PERMANENT_FAILURE: &str = "permanent_failure";
+    /// The handler panicked.
     pub const PANICKED: &str = "panicked";
-    /// It was dropped: it ran longer than `max_handler_time`.
+    /// The handler was dropped after `max_handler_time`.
     pub const TIMED_OUT: &str = "timed_out";
-    /// It was dropped: its claim could not be renewed, or has passed to another.
+    /// The handler was dropped, or not called: its claim or lease expired, or has passed to another holder.
     pub const LEASE_LOST: &str = "lease_lost";
-    /// It was dropped: a shutdown ran out of grace.
+    /// The handler was dropped, or not called: the grace of a shutdown ended.
     pub const ABORTED: &str = "aborted";
 }
 
-/// Makes the span for one attempt.
+/// How a worker settled a leased event.
+pub mod settled {
+    /// The event was handled.
+    pub const DONE: &str = "done";
+    /// The attempt failed; another attempt follows.
+    pub const RETRY: &str = "retry";
+    /// The event is a dead letter.
+    pub const DEAD: &str = "dead";
+    /// The lease was released; no attempt was counted.
+    pub const RELEASED: &str = "released";
+    /// The job was fetched without a result; another fetch follows.
+    pub const FETCH_AGAIN: &str = "fetch_again";
+    /// The API knows no such job; the event was dropped.
+    pub const REJECTED: &str = "rejected";
+}
+
+// The macros want literals for names and fields: tests compare them with the constants above.
+
+/// Makes the span of one attempt.
 pub(crate) fn attempt_span(job: &JobId, attempt: u32) -> tracing::Span {
     use tracing::field::Empty;
     tracing::info_span!("qomplement_webhook_attempt", job_id = %job, event = Empty, attempt)
 }
 
-/// Makes the span for asking the API for a job.
-pub(crate) fn ask_span(job: &JobId) -> tracing::Span {
-    tracing::info_span!("qomplement_webhook_ask", job_id = %job)
+/// Makes the span of the fetch of an overdue job.
+pub(crate) fn fetch_span(job: &JobId) -> tracing::Span {
+    tracing::info_span!("qomplement_webhook_fetch", job_id = %job)
 }
 
-pub(crate) fn attempt(outcome: &Outcome) {
-    #[cfg(feature = "metrics")]
-    {
-        let result = match outcome {
-            Outcome::Done => "done",
-            Outcome::Retry { .. } => "retry",
-            Outcome::Dead { .. } => "dead",
-            Outcome::Release { .. } => "released",
-            Outcome::FetchAgain { .. } => "fetch_again",
-            Outcome::Rejected { .. } => "rejected",
-        };
-        ::metrics::counter!(ATTEMPTS, RESULT => result).increment(1);
-    }
-    #[cfg(not(feature = "metrics"))]
-    let _ = outcome;
-}
-
-/// Makes the span for one request. The macro wants literals: a test compares them with the names above.
+/// Makes the span of one request.
 pub(crate) fn span() -> tracing::Span {
     use tracing::field::Empty;
     tracing::info_span!("qomplement_webhook", outcome = Empty, status = Empty, job_id = Empty, event = Empty)
 }
 
+/// Counts a leased event, by one of [`settled`].
+pub(crate) fn attempt(settled: &'static str) {
+    #[cfg(feature = "metrics")]
+    ::metrics::counter!(ATTEMPTS, SETTLED => settled).increment(1);
+    #[cfg(not(feature = "metrics"))]
+    let _ = settled;
+}
+
+/// Counts an answered request, by one of [`outcome`].
 pub(crate) fn request(outcome: &'static str, entered: Instant) {
     #[cfg(feature = "metrics")]
     {
@@ -154,6 +164,7 @@ pub(crate) fn request(outcome: &'static str, entered: Instant) {
     let _ = (outcome, entered);
 }
 
+/// Measures a run of the handler, by one of [`result`].
 pub(crate) fn handler_run(result: &'static str, began: Instant) {
     #[cfg(feature = "metrics")]
     ::metrics::histogram!(HANDLER_SECONDS, RESULT => result).record(began.elapsed());

@@ -1,8 +1,8 @@
-//! How long to wait, and that it is at random.
+//! Random pauses between attempts, under a bound that doubles.
 
 use std::time::Duration;
 
-/// How long to wait between attempts: a bound that doubles with each.
+/// The pauses between attempts: each is bounded, and the bound doubles with every attempt.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Backoff {
     pub(crate) first: Duration,
@@ -10,32 +10,32 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// How long to wait after so many attempts: somewhere from nothing to the bound, so that what failed together
-    /// is not tried together.
+    /// A pause between zero and the bound, so that attempts which failed together are not repeated together.
     pub(crate) fn after(self, attempts: u32) -> Duration {
         random_part(self.bound(attempts))
     }
 
-    /// The same, but never much less than the bound: for what must not be asked more often than that.
+    /// A pause between the bound and a quarter more, for calls that must not come more often than the bound.
     pub(crate) fn at_least(self, attempts: u32) -> Duration {
         let bound = self.bound(attempts);
         bound + random_part(bound / 4)
     }
 
-    fn bound(self, attempts: u32) -> Duration {
+    /// The longest pause after this number of attempts.
+    pub(crate) fn bound(self, attempts: u32) -> Duration {
         let doubled = 1u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
         self.first.saturating_mul(doubled).min(self.longest)
     }
 }
 
-/// Somewhere between nothing and a duration.
+/// A random duration between zero and `whole`.
 fn random_part(whole: Duration) -> Duration {
-    // Without randomness, the middle: late is better than at once.
+    // Without randomness, the middle: a pause of zero would repeat a failing call at once.
     let random = getrandom::u32().unwrap_or(u32::MAX / 2) >> 16;
     whole / (1 << 16) * random
 }
 
-/// A duration, or up to a quarter less: what starts together should not stay together.
+/// A duration shortened by a random part of up to a quarter, so that processes that start together drift apart.
 pub(crate) fn jittered(whole: Duration) -> Duration {
     whole - random_part(whole / 4)
 }

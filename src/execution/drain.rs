@@ -1,4 +1,4 @@
-//! Ends the work that is under way when the program stops.
+//! Ends the work under way when the program stops.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use tokio::time::timeout;
 
 use crate::execution::isolation;
 
-/// How long the work that was told to end may take to release its claims.
+/// The time that aborted work has to release its claims and leases.
 const RELEASE_TIME: Duration = Duration::from_secs(1);
 
-/// Counts the webhooks under way, lets no new ones in once it is closed, and tells the rest to end.
+/// Counts the work under way. Once closed, it refuses new work, waits for the rest, and finally aborts it.
 #[derive(Debug, Default)]
 pub(crate) struct Drain {
     under_way: AtomicUsize,
@@ -22,46 +22,47 @@ pub(crate) struct Drain {
     changed: Notify,
 }
 
-/// One webhook under way.
+/// One piece of work under way, such as a webhook or a leased event.
 #[derive(Debug)]
 pub(crate) struct UnderWay(Arc<Drain>);
 
 impl Drain {
-    /// Lets a webhook in, unless the receiver is shutting down.
+    /// Admits new work; `None` after the shutdown began.
     pub(crate) fn enter(self: &Arc<Self>) -> Option<UnderWay> {
-        // Counted before the question, so that `finish` either sees this webhook or turned it away.
+        // Counted before the check, so that `finish` either waits for this work or has refused it.
         self.under_way.fetch_add(1, Ordering::SeqCst);
         let entered = UnderWay(self.clone());
         (!self.is_closed()).then_some(entered)
     }
 
-    /// More work that comes of work under way, and is waited for like it, also when nothing new is let in.
+    /// Adds work that follows from admitted work: admitted and waited for also after the shutdown began.
     pub(crate) fn more(self: &Arc<Self>) -> UnderWay {
         self.under_way.fetch_add(1, Ordering::SeqCst);
         UnderWay(self.clone())
     }
 
-    /// Whether nothing new is let in.
+    /// Whether new work is refused.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Waits until nothing new is let in.
+    /// Waits until new work is refused.
     pub(crate) async fn closed(&self) {
         self.until(|| self.is_closed()).await;
     }
 
-    /// Whether the work under way was told to end.
+    /// Whether the work under way is aborted.
     pub(crate) fn is_aborted(&self) -> bool {
         self.aborted.load(Ordering::SeqCst)
     }
 
-    /// Waits until the work under way is told to end.
+    /// Waits until the work under way is aborted.
     pub(crate) async fn aborted(&self) {
         self.until(|| self.is_aborted()).await;
     }
 
-    /// Waits for a part of the work, which does not begin, or is dropped, when the work is told to end: `None` then.
+    /// Waits for a part of the work. When the work is aborted, drops the part, or does not begin it, and returns
+    /// `None`.
     pub(crate) async fn unless_aborted<F: Future + Unpin>(&self, part: F) -> Option<F::Output> {
         if self.is_aborted() {
             return None;
@@ -69,8 +70,8 @@ impl Drain {
         isolation::until(part, || self.aborted()).await.ok()
     }
 
-    /// Lets nothing in, gives the work under way some time, then tells it to end. Returns how much was
-    /// told so.
+    /// Refuses new work, waits up to `grace` for the work under way, then aborts the rest. Returns how much work was
+    /// aborted.
     pub(crate) async fn finish(&self, grace: Duration) -> usize {
         self.closed.store(true, Ordering::SeqCst);
         self.changed.notify_waiters();
@@ -88,7 +89,7 @@ impl Drain {
     async fn until(&self, condition: impl Fn() -> bool) {
         loop {
             let mut changed = pin!(self.changed.notified());
-            // Listening before the question: a change in between is not missed.
+            // Registered before the check, so that a change in between is not missed.
             changed.as_mut().enable();
             if condition() {
                 return;
@@ -99,7 +100,7 @@ impl Drain {
 }
 
 impl UnderWay {
-    /// More work that comes of this one, and is waited for like it, also when nothing new is let in.
+    /// Adds work that follows from this work: admitted and waited for also after the shutdown began.
     pub(crate) fn more(&self) -> Self {
         self.0.under_way.fetch_add(1, Ordering::SeqCst);
         Self(self.0.clone())
@@ -120,21 +121,21 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_change_between_the_question_and_the_wait_is_not_missed() {
-        let (drain, asked) = (Drain::default(), AtomicBool::new(false));
-        // What the first question asks for comes true just after it was answered.
+    async fn a_change_between_the_check_and_the_wait_is_not_missed() {
+        let (drain, checked) = (Drain::default(), AtomicBool::new(false));
+        // The condition comes true just after the first check.
         let waits = drain.until(|| {
-            let asked = asked.swap(true, Ordering::SeqCst);
-            if !asked {
+            let checked = checked.swap(true, Ordering::SeqCst);
+            if !checked {
                 drain.changed.notify_waiters();
             }
-            asked
+            checked
         });
         assert!(timeout(Duration::from_secs(60), waits).await.is_ok(), "the wake-up was missed");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_told_to_end_does_not_begin() {
+    async fn work_that_is_aborted_does_not_begin() {
         let drain = Arc::new(Drain::default());
         let under_way = drain.enter();
         assert_eq!(drain.unless_aborted(std::future::ready(1)).await, Some(1));

@@ -1,4 +1,4 @@
-//! Calls of code that is not ours: bounded in time, and their panics caught.
+//! Calls of foreign code (handlers, stores, registries, sources): time limits, and panics as values.
 
 use crate::error::BoxError;
 use std::any::Any;
@@ -10,12 +10,12 @@ use std::task::Poll;
 use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep_until};
 
-/// What a panic said.
+/// A caught panic, with its message.
 #[derive(Debug, thiserror::Error)]
 #[error("panicked: {0}")]
 pub(crate) struct Panicked(String);
 
-/// Why a call has no result.
+/// The failure of a call.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
     #[error("no answer in time")]
@@ -26,10 +26,10 @@ pub(crate) enum CallError {
     Failed(BoxError),
 }
 
-/// Runs a future of somebody else's, and turns a panic into a value.
+/// Runs a foreign future, and turns a panic into a value.
 ///
-/// What the panic may have left half done is the panicking code's own: of ours, a future that
-/// panicked is never polled again.
+/// Unwind safety is asserted: a panic leaves only the foreign code's own state half changed, and a future that panicked
+/// is never polled again.
 pub(crate) fn isolate<F: Future + Unpin>(
     mut future: F,
 ) -> impl Future<Output = Result<F::Output, Panicked>> + Unpin {
@@ -39,13 +39,13 @@ pub(crate) fn isolate<F: Future + Unpin>(
     })
 }
 
-/// Waits for a future of somebody else's until `end` says that it has taken too long.
+/// Waits for a foreign future until `end` is ready.
 ///
-/// A future that is always ready to go on uses up its task's budget at every poll, and tokio's timers then say that
-/// they are pending: `end` is polled without a budget, after every poll of the future.
+/// A future that never waits uses up its task's cooperative budget at every poll, and tokio's timers are then pending
+/// even after their time. So `end` is polled without a budget, after every poll of the future.
 ///
-/// Nearly every webhook is handled without a wait. `end` begins with the wait, and with its timers takes no room in the
-/// future of the request, which is moved about.
+/// Most calls finish without a wait. `end` is made and boxed only when the first poll is pending, which keeps timers out
+/// of the request's future: that future is moved several times.
 pub(crate) async fn until<F, E>(mut future: F, end: impl FnOnce() -> E) -> Result<F::Output, E::Output>
 where
     F: Future + Unpin,
@@ -62,7 +62,7 @@ where
     .await
 }
 
-/// Calls a store, a registry or an authenticator, and waits for it until the time that `late` gives.
+/// Calls a store, a registry or an authenticator, with the time limit that `late` returns.
 pub(crate) async fn call<T, E: Into<BoxError>>(
     late: impl FnOnce() -> Instant,
     future: impl Future<Output = Result<T, E>> + Unpin,
@@ -74,7 +74,7 @@ pub(crate) async fn call<T, E: Into<BoxError>>(
     }
 }
 
-/// Drops what is somebody else's, and turns a panic into a value. It is gone in either case.
+/// Drops a foreign value, and turns a panic of its drop into a value. The foreign value is gone in either case.
 pub(crate) fn dispose<T>(value: T) -> Result<(), Panicked> {
     catch_unwind(AssertUnwindSafe(|| drop(value))).map_err(|panic| Panicked(message(&*panic)))
 }

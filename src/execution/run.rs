@@ -1,4 +1,4 @@
-//! One run of the handler, to whatever end.
+//! One run of the handler, and how it ends.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,31 +15,31 @@ use crate::handler::HandlerError;
 use crate::telemetry::{self, result};
 
 /// How a run of the handler ended.
-pub(crate) enum Run {
+pub(crate) enum RunEnd {
     Returned(Result<(), HandlerError>),
     Panicked(Panicked),
     TimedOut,
-    /// Also before the handler was called.
+    /// The handler was dropped, or not called.
     LeaseLost,
-    /// Also before the handler was called.
+    /// The handler was dropped, or not called.
     Aborted,
-    /// The handler was not called: another run of the job, whose lease must have been lost, goes on here.
+    /// The handler was not called: an earlier run of the job, whose lease must have been lost, has not ended here.
     StillRunning,
 }
 
-/// Runs the handlers of a receiver or a worker.
+/// Runs the handlers of a receiver or a worker, one per job at a time.
 #[derive(Debug)]
 pub(crate) struct Runs {
     drain: Arc<Drain>,
     max_time: Duration,
     /// The jobs whose handlers run now.
     ///
-    /// A store leases a job again while its handler runs when the store's clock is set forward. The handler is dropped
-    /// when its next renewal fails; until then, another run of the job would be the second at once.
+    /// When a store's clock is set forward, the store leases a job again while its handler runs. The next renewal is
+    /// stale and drops that handler; until then, another run of the job would overlap with it.
     jobs: Mutex<HashSet<JobId>>,
 }
 
-/// A job whose handler runs.
+/// Marks a job as running until this is dropped.
 struct Running<'a> {
     runs: &'a Runs,
     job: &'a JobId,
@@ -50,47 +50,47 @@ impl Runs {
         Self { drain, max_time, jobs: Mutex::default() }
     }
 
-    /// Runs a handler's future to its end, for as long as its lease is held and nothing else ends it. When this
-    /// returns, the future has been dropped.
+    /// Runs a handler's future until it returns, its lease is lost, the work is aborted or the time limit passes. When
+    /// this returns, the future has been dropped.
     pub(crate) async fn run(
         &self,
         job: &JobId,
         lease: &HeldLease<impl Renew>,
         handler: impl Future<Output = Result<(), HandlerError>>,
-    ) -> Run {
+    ) -> RunEnd {
         // The process may have stood still since the lease began.
         if self.drain.is_aborted() {
-            return Run::Aborted;
+            return RunEnd::Aborted;
         }
         if !lease.is_held() {
-            return Run::LeaseLost;
+            return RunEnd::LeaseLost;
         }
-        let Some(running) = self.begin(job) else { return Run::StillRunning };
+        let Some(running) = self.begin(job) else { return RunEnd::StillRunning };
         let began = Instant::now();
         let mut handler = Box::pin(handler);
         let ended = || async {
             tokio::select! {
                 biased;
-                () = lease.lost() => Run::LeaseLost,
-                () = self.drain.aborted() => Run::Aborted,
-                () = sleep(self.max_time) => Run::TimedOut,
+                () = lease.lost() => RunEnd::LeaseLost,
+                () = self.drain.aborted() => RunEnd::Aborted,
+                () = sleep(self.max_time) => RunEnd::TimedOut,
             }
         };
-        let run = match until(isolate(handler.as_mut()), ended).await {
-            Ok(returned) => returned.map_or_else(Run::Panicked, Run::Returned),
+        let end = match until(isolate(handler.as_mut()), ended).await {
+            Ok(returned) => returned.map_or_else(RunEnd::Panicked, RunEnd::Returned),
             Err(ended) => ended,
         };
-        // Before the lease is released, whatever the handler does at its drop.
+        // The handler's future is dropped before its lease is released: a drop may still have effects.
         if let Err(panicked) = dispose(handler) {
             error!(%panicked, "the handler panicked while it was dropped");
         }
         drop(running);
-        telemetry::handler_run(run.result(), began);
-        run
+        telemetry::handler_run(end.result(), began);
+        end
     }
 
-    /// Whether a handler runs for the job.
-    pub(crate) fn are_of(&self, job: &JobId) -> bool {
+    /// Whether a handler of this job runs now.
+    pub(crate) fn is_running(&self, job: &JobId) -> bool {
         self.jobs().contains(job)
     }
 
@@ -110,12 +110,12 @@ impl Drop for Running<'_> {
     }
 }
 
-impl Run {
-    /// The name for metrics.
+impl RunEnd {
+    /// The label of this end in metrics.
     fn result(&self) -> &'static str {
         match self {
             Self::Returned(Ok(())) => result::OK,
-            Self::Returned(Err(error)) if error.is_permanent() => result::FAILED_FOR_GOOD,
+            Self::Returned(Err(error)) if error.is_permanent() => result::PERMANENT_FAILURE,
             Self::Returned(Err(_)) => result::FAILED,
             Self::Panicked(_) => result::PANICKED,
             Self::TimedOut => result::TIMED_OUT,
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_handler_does_not_begin_when_its_lease_is_over_or_the_work_was_told_to_end() {
+    async fn a_handler_does_not_begin_when_its_lease_is_over_or_the_work_is_aborted() {
         let (job, calls) = ("a".parse().unwrap(), AtomicUsize::new(0));
         let handler = || async {
             calls.fetch_add(1, Ordering::SeqCst);
@@ -171,11 +171,11 @@ mod tests {
         let began = Instant::now();
         advance(SECOND * 5 - SECOND / 2).await;
         let late = leases().hold(&(), began);
-        assert!(matches!(runs.run(&job, &late, handler()).await, Run::LeaseLost), "the lease was over");
+        assert!(matches!(runs.run(&job, &late, handler()).await, RunEnd::LeaseLost), "the lease was over");
         let held = leases().hold(&(), Instant::now());
         let under_way = drain.enter().unwrap();
         drain.finish(Duration::ZERO).await;
-        assert!(matches!(runs.run(&job, &held, handler()).await, Run::Aborted), "after the shutdown");
+        assert!(matches!(runs.run(&job, &held, handler()).await, RunEnd::Aborted), "after the shutdown");
         assert_eq!(calls.load(Ordering::SeqCst), 0, "a handler began");
         drop(under_way);
     }
@@ -193,9 +193,9 @@ mod tests {
             runs.run(&job, &two, async { Ok(()) }),
             runs.run(&other, &three, async { Ok(()) }),
         );
-        assert!(matches!(first, Run::Panicked(_)));
-        assert!(matches!(second, Run::StillRunning), "two runs of one job at once");
-        assert!(matches!(third, Run::Returned(Ok(()))), "another job had to wait");
-        assert!(matches!(runs.run(&job, &two, async { Ok(()) }).await, Run::Returned(Ok(()))));
+        assert!(matches!(first, RunEnd::Panicked(_)));
+        assert!(matches!(second, RunEnd::StillRunning), "two runs of one job at once");
+        assert!(matches!(third, RunEnd::Returned(Ok(()))), "another job had to wait");
+        assert!(matches!(runs.run(&job, &two, async { Ok(()) }).await, RunEnd::Returned(Ok(()))));
     }
 }

@@ -1,4 +1,4 @@
-//! Asks the API for a job, and says what comes of the answer.
+//! Fetches a job, and decides what the answer means for its row.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -17,73 +17,73 @@ use crate::execution::isolation::{CallError, isolate};
 use crate::fetch::{FetchError, FetchTime, Fetched, JobSource, RequestBudget};
 use crate::inbox::{FetchHistory, NoResult, Outcome};
 
-/// How long an answer may take, without what the request waits for its turn in a budget. A source has a limit of its
-/// own for a request; this one is for a source that hangs.
-const ANSWER_TIME: Duration = Duration::from_secs(60);
-/// The pause before a job that has not ended is asked for again; it doubles.
+/// The time limit of one fetch, without its waits for a budget. It is for a source that hangs: a source has a time limit
+/// of its own for a request.
+const FETCH_TIME: Duration = Duration::from_secs(60);
+/// The pause before a job that has not ended is fetched again.
 const PENDING: Backoff = Backoff { first: Duration::from_secs(2), longest: Duration::from_secs(60) };
-/// The same when there was no answer; and at least so long is waited when the job was not asked for.
+/// The pause after a fetch without an answer; its first value is also the shortest pause after a closed budget.
 const FAILED: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(5 * 60) };
-/// How long a job waits for others when a budget opens again, for each time that it was fetched, up to so many times.
+/// How much longer a job waits after a budget reopens, per earlier fetch of the job, up to a number of fetches.
 const OTHERS_FIRST: Duration = Duration::from_secs(1);
 const MOST_OTHERS_FIRST: u32 = 8;
-/// The longest that is waited because the API asks for it.
+/// The longest pause that the API may ask for.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
-/// A job is none when the API says so that often, with these pauses, and so over ten minutes at least: what it does not
-/// know yet it may know soon.
-const NOT_FOUND_TIMES: u32 = 5;
+/// Gives up on a job after this many not-found answers, with pauses that spread them over at least ten minutes: the API
+/// may not know a new job yet.
+const MOST_NOT_FOUND: u32 = 5;
 const NOT_FOUND: Backoff = Backoff { first: Duration::from_secs(150), longest: Duration::from_secs(150) };
-/// How long an API that does not answer is asked, from the first fetch without an answer on.
+/// Gives up on a job this long after its first fetch without an answer.
 const NO_ANSWER_TIME: Duration = Duration::from_secs(72 * 60 * 60);
-/// How long after its deadline a job is given up that has not ended.
+/// Gives up on a job that has not ended this long after its deadline.
 pub(crate) const HORIZON: Duration = Duration::from_secs(24 * 60 * 60);
 
-type Answer = Result<Fetched, Arc<FetchError>>;
+type FetchResult = Result<Fetched, Arc<FetchError>>;
 
-/// A source of jobs, and how it has answered so far.
+/// Fetches jobs from a source, and keeps track of the source's failures.
 #[derive(Debug)]
-pub(crate) struct Asker {
+pub(crate) struct Fetcher {
     source: Arc<dyn JobSource>,
-    /// The jobs that it is asked for now.
-    questions: Mutex<HashMap<JobId, Weak<OnceCell<Answer>>>>,
-    /// Whether the last answer was none.
+    /// The fetches under way.
+    under_way: Mutex<HashMap<JobId, Weak<OnceCell<FetchResult>>>>,
+    /// Whether the last fetch failed for a reason that concerns all jobs.
     failing: AtomicBool,
-    /// When a closed budget opens again; `None` after an answer.
+    /// When a closed budget reopens; `None` after an answer.
     reopens: Mutex<Option<Instant>>,
-    /// Closes when the source fails, for a source without a budget. It limits no rate.
+    /// Closes when a source without a budget fails. It limits no rate.
     budget: RequestBudget,
 }
 
-/// A job that is asked for, by one or by several who share the answer.
-struct Question<'a> {
-    asker: &'a Asker,
+/// One fetch of a job, whose result is shared by all that want the job at the same time.
+struct SharedFetch<'a> {
+    fetcher: &'a Fetcher,
     job: &'a JobId,
-    answer: Arc<OnceCell<Answer>>,
+    result: Arc<OnceCell<FetchResult>>,
 }
 
-/// What comes of an answer.
+/// The consequence of a fetch for the job's row.
 #[derive(Debug)]
 pub(crate) enum Verdict {
     /// The job has ended with this event.
     Ended(Envelope),
-    /// It has not, or it is not known.
+    /// There is no event: settle the row with this outcome.
     Settle(Outcome),
 }
 
-impl Asker {
+impl Fetcher {
     pub(crate) fn new(source: Arc<dyn JobSource>) -> Self {
         Self {
             source,
-            questions: Mutex::default(),
+            under_way: Mutex::default(),
             failing: AtomicBool::new(false),
             reopens: Mutex::default(),
             budget: RequestBudget::new(f64::INFINITY, usize::MAX),
         }
     }
 
-    /// Asks for a job. One that has not ended is given up when the `horizon` after its deadline has passed, if there is
-    /// one.
-    pub(crate) async fn ask(
+    /// Fetches a job. `passed_horizon` is the horizon of the reconciler if the job is overdue by more: then a job that has
+    /// not ended is given up.
+    pub(crate) async fn fetch(
         &self,
         job: &JobId,
         fetches: FetchHistory,
@@ -92,33 +92,34 @@ impl Asker {
         if let Some(after) = self.waits_for_others(fetches) {
             return Verdict::Settle(Outcome::Release { after });
         }
-        let again = |backoff: Backoff| backoff.at_least(fetches.count.saturating_add(1));
-        let outcome = match self.question(job).answer().await {
+        let pause = |backoff: Backoff| backoff.at_least(fetches.count.saturating_add(1));
+        let outcome = match self.share(job).result().await {
             Ok(Fetched::Finished(event)) => return Verdict::Ended(event),
             Ok(Fetched::Pending) => match passed_horizon {
                 Some(horizon) => {
-                    error!(?horizon, "the job has not ended long after its deadline: it is given up");
+                    error!(?horizon, "the job has not ended within the horizon; it is a dead letter now");
                     Outcome::Dead { error: format!("the job had not ended {horizon:?} after its deadline") }
                 }
-                None => Outcome::FetchAgain { after: again(PENDING), answer: NoResult::Pending },
+                None => Outcome::FetchAgain { after: pause(PENDING), answer: NoResult::Pending },
             },
             Ok(Fetched::NotFound) => {
                 let times = fetches.not_found.saturating_add(1);
-                if times >= NOT_FOUND_TIMES {
-                    error!(times, "the API does not know the job: it is dead");
-                    Outcome::Rejected { error: format!("asked {times} times, the API knows no such job") }
+                if times >= MOST_NOT_FOUND {
+                    error!(times, "the API knows no such job; it is a dead letter now");
+                    Outcome::Rejected { error: format!("fetched {times} times: the API knows no such job") }
                 } else {
-                    warn!(times, "the API does not know the job; asking again later");
-                    Outcome::FetchAgain { after: again(NOT_FOUND), answer: NoResult::NotFound }
+                    let after = pause(NOT_FOUND);
+                    warn!(times, retry_in = ?after, "the API knows no such job; fetching again later");
+                    Outcome::FetchAgain { after, answer: NoResult::NotFound }
                 }
             }
-            Err(failure) => failed(fetches, &failure),
+            Err(failure) => after_failure(fetches, &failure),
         };
         Verdict::Settle(outcome)
     }
 
-    /// How long a job is not asked for after a budget has closed: until it opens again, and longer the more often the job
-    /// was fetched, so that jobs which fail do not close it each time before others had their turn.
+    /// The wait of a job after a budget closed: until the budget reopens, and longer the more often the job was fetched,
+    /// so that jobs which always fail do not close the budget before other jobs had their turn.
     fn waits_for_others(&self, fetches: FetchHistory) -> Option<Duration> {
         let reopens = (*self.reopens())?;
         let turn = reopens + OTHERS_FIRST * fetches.count.min(MOST_OTHERS_FIRST);
@@ -129,21 +130,21 @@ impl Asker {
         self.reopens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn questions(&self) -> MutexGuard<'_, HashMap<JobId, Weak<OnceCell<Answer>>>> {
-        self.questions.lock().unwrap_or_else(PoisonError::into_inner)
+    fn under_way(&self) -> MutexGuard<'_, HashMap<JobId, Weak<OnceCell<FetchResult>>>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The question after a job that is asked now, or a new one.
-    fn question<'a>(&'a self, job: &'a JobId) -> Question<'a> {
-        let mut questions = self.questions();
-        let answer = questions.get(job).and_then(Weak::upgrade).unwrap_or_default();
-        questions.insert(job.clone(), Arc::downgrade(&answer));
-        drop(questions);
-        Question { asker: self, job, answer }
+    /// Joins the fetch of a job that is under way, or starts one.
+    fn share<'a>(&'a self, job: &'a JobId) -> SharedFetch<'a> {
+        let mut under_way = self.under_way();
+        let result = under_way.get(job).and_then(Weak::upgrade).unwrap_or_default();
+        under_way.insert(job.clone(), Arc::downgrade(&result));
+        drop(under_way);
+        SharedFetch { fetcher: self, job, result }
     }
 
-    /// What the source says, with what it must not say turned into errors.
-    async fn fetch(&self, job: &JobId) -> Result<Fetched, FetchError> {
+    /// Calls the source, when the budget allows it. Results that a source must not return become errors.
+    async fn call(&self, job: &JobId) -> Result<Fetched, FetchError> {
         let permit = match self.budget.acquire().await {
             Ok(permit) => permit,
             Err(closed) => {
@@ -152,7 +153,7 @@ impl Asker {
                 return refused;
             }
         };
-        let fetched = match self.in_time(job).await {
+        let fetched = match self.call_in_time(job).await {
             Ok(Fetched::Finished(event)) if event.job() != job => {
                 Err(FetchError::Unreadable("it is about another job".into()))
             }
@@ -169,26 +170,26 @@ impl Asker {
         fetched
     }
 
-    /// What the source says, unless it hangs or panics.
-    async fn in_time(&self, job: &JobId) -> Result<Fetched, FetchError> {
+    /// Calls the source. A hang or a panic becomes an error.
+    async fn call_in_time(&self, job: &JobId) -> Result<Fetched, FetchError> {
         let time = FetchTime::begin();
         let fetch = pin!(time.clone().of(self.source.fetch(job)));
         let mut fetch = isolate(fetch);
         loop {
-            let until = time.since().unwrap_or_else(Instant::now) + ANSWER_TIME;
+            let until = time.since().unwrap_or_else(Instant::now) + FETCH_TIME;
             match timeout_at(until, &mut fetch).await {
                 Ok(Ok(fetched)) => return fetched,
                 Ok(Err(panicked)) => return Err(FetchError::unavailable(panicked)),
-                Err(_) if time.since().is_some_and(|since| since + ANSWER_TIME <= Instant::now()) => {
+                Err(_) if time.since().is_some_and(|since| since + FETCH_TIME <= Instant::now()) => {
                     return Err(FetchError::unavailable(CallError::Late));
                 }
-                // It has had its turn since, or still waits for it.
+                // The fetch waited for a budget, or still does: its time begins anew.
                 Err(_) => {}
             }
         }
     }
 
-    /// Says once that there are no answers, and that there are again.
+    /// Remembers whether the source fails for all jobs, and logs each change once.
     fn note(&self, fetched: &Result<Fetched, FetchError>) {
         let error = match fetched {
             Ok(_) => {
@@ -199,68 +200,71 @@ impl Asker {
                 return;
             }
             Err(FetchError::InvalidId) => return,
-            Err(error) => {
-                if let FetchError::BudgetClosed(closed) = error {
-                    let until = Instant::now() + closed.retry_after.min(LONGEST_RETRY_AFTER);
-                    let mut reopens = self.reopens();
-                    *reopens = (*reopens).max(Some(until));
-                }
-                chain(error)
-            }
+            Err(error) => error,
         };
-        let of_one_job = matches!(
-            fetched,
-            Err(FetchError::Refused(_) | FetchError::Unavailable { .. } | FetchError::Unreadable(_))
+        if let FetchError::BudgetClosed(closed) = error {
+            let until = Instant::now() + closed.retry_after.min(LONGEST_RETRY_AFTER);
+            let mut reopens = self.reopens();
+            *reopens = (*reopens).max(Some(until));
+        }
+        let concerns_one_job = matches!(
+            error,
+            FetchError::Refused(_) | FetchError::Unavailable { .. } | FetchError::Unreadable(_)
         );
-        if of_one_job {
-            warn!(%error, "the API does not say what came of the job; asking again later");
+        let error = chain(error);
+        if concerns_one_job {
+            warn!(%error, "the fetch of this job failed; fetching again later");
         } else if self.failing.swap(true, Ordering::Relaxed) {
-            debug!(%error, "the API still cannot be asked for jobs");
+            debug!(%error, "fetches from the API still fail; retrying until the API answers");
         } else {
-            error!(%error, "the API cannot be asked for jobs; trying again until it can");
+            error!(%error, "fetches from the API fail; retrying until the API answers");
         }
     }
 }
 
-/// What comes of a job of which the API said nothing.
-fn failed(fetches: FetchHistory, failure: &FetchError) -> Outcome {
+/// The outcome of a fetch that failed.
+fn after_failure(fetches: FetchHistory, failure: &FetchError) -> Outcome {
     match failure {
         FetchError::InvalidId => {
-            error!("no job of the API can have this id: it is dead");
+            error!("no job of the API can have this id; it is a dead letter now");
             Outcome::Rejected { error: failure.to_string() }
         }
-        // It was not asked for, so nothing is counted.
+        // No request was made, so no fetch is counted.
         FetchError::BudgetClosed(closed) => {
-            debug!(error = %closed, "the job was not asked for");
-            Outcome::Release { after: closed.retry_after.clamp(FAILED.first, LONGEST_RETRY_AFTER) }
+            let after = closed.retry_after.clamp(FAILED.first, LONGEST_RETRY_AFTER);
+            debug!(error = %closed, retry_in = ?after, "the job was not fetched; fetching later");
+            Outcome::Release { after }
         }
         failure if fetches.unanswered_for >= Some(NO_ANSWER_TIME) => {
             let error = chain(failure);
-            error!(%error, "the API has not said for too long what came of the job: it is dead");
+            error!(%error, "fetches of the job have failed for 72 hours; it is a dead letter now");
             Outcome::Dead { error }
         }
         failure => {
-            let said = failure.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
-            let again = FAILED.at_least(fetches.count.saturating_add(1)).max(said);
-            Outcome::FetchAgain { after: again, answer: NoResult::Failed { error: chain(failure) } }
+            let asked = failure.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
+            let after = FAILED.at_least(fetches.count.saturating_add(1)).max(asked);
+            Outcome::FetchAgain { after, answer: NoResult::Failed { error: chain(failure) } }
         }
     }
 }
 
-impl Question<'_> {
-    /// The answer, for which the source is asked once, however many wait for it. When the one who asks is dropped,
-    /// another does.
-    async fn answer(&self) -> Answer {
-        self.answer.get_or_init(|| async { self.asker.fetch(self.job).await.map_err(Arc::new) }).await.clone()
+impl SharedFetch<'_> {
+    /// The result of one call of the source, for all that wait for it. When the waiter that made the call is dropped,
+    /// another waiter makes the call.
+    async fn result(&self) -> FetchResult {
+        self.result
+            .get_or_init(|| async { self.fetcher.call(self.job).await.map_err(Arc::new) })
+            .await
+            .clone()
     }
 }
 
-impl Drop for Question<'_> {
+impl Drop for SharedFetch<'_> {
     fn drop(&mut self) {
-        let mut questions = self.asker.questions();
-        // Nobody else waits for this answer: whoever asks later wants a new one.
-        if Arc::strong_count(&self.answer) == 1 {
-            questions.remove(self.job);
+        let mut under_way = self.fetcher.under_way();
+        // The last waiter: a later fetch of the job calls the source again.
+        if Arc::strong_count(&self.result) == 1 {
+            under_way.remove(self.job);
         }
     }
 }

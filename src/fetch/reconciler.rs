@@ -1,4 +1,4 @@
-//! Asks the API for the jobs whose webhook never came.
+//! Fetches the jobs whose webhook never came.
 
 use std::fmt;
 use std::pin::pin;
@@ -12,51 +12,52 @@ use tracing::{Instrument, debug, error, info, warn};
 use crate::error::chain;
 use crate::execution::backoff::{Backoff, jittered};
 use crate::execution::drain::{Drain, UnderWay};
-use crate::execution::isolation::{call, until};
+use crate::execution::isolation::{CallError, call, until};
+use crate::execution::retry::{Retry, Written};
 use crate::fetch::JobSource;
-use crate::fetch::fetcher::{Asker, HORIZON, Verdict};
+use crate::fetch::fetcher::{Fetcher, HORIZON, Verdict};
 use crate::inbox::{InboxStore, Lease, Outcome, Overdue};
 use crate::store::Fenced;
 use crate::telemetry;
 
-/// How many jobs are asked for at once.
+/// The most jobs that are fetched at once.
 const AT_ONCE: usize = 4;
-/// For how long a job is leased. The lease is renewed while the job is asked for.
+/// The length of a lease on an overdue job. The lease is renewed while the job is fetched.
 const LEASE: Duration = Duration::from_secs(120);
-/// How long the backlog may take to say what is overdue.
+/// The time limit of the call that leases overdue jobs.
 const CALL_TIME: Duration = Duration::from_secs(30);
-/// How often it is tried to record what came of a job, and how long one try may take. When all fail, the job is
-/// overdue again when its lease ends.
-const TRIES: u32 = 3;
-const TRY_TIME: Duration = Duration::from_secs(10);
-/// The pause between two tries.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
-/// How often the backlog is asked when nothing was overdue.
+/// The time limit of a renewal.
+const RENEW_TIME: Duration = Duration::from_secs(10);
+/// How the result of a fetch is recorded. If no call succeeds, the job is overdue again when its lease ends.
+const RECORD: Retry = Retry {
+    call: Duration::from_secs(10),
+    backoff: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(10) },
+};
+/// The pause when no job is overdue.
 const POLL: Duration = Duration::from_secs(1);
-/// The same after the backlog did not answer.
-const BACKLOG_PAUSE: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(5) };
+/// The pause after the inbox failed.
+const INBOX_PAUSE: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(5) };
 
-/// Asks the API for expected jobs whose webhook never came, and puts what it says on the path that a webhook takes.
+/// Fetches expected jobs whose webhook never came, and puts their events on the path that a webhook takes.
 ///
-/// The sender gives up 15 seconds after its first try, but the result stays at the API. A job that was registered
-/// with [`expect`](InboxStore::expect) and whose event has not come by its deadline is asked for, until it has ended:
+/// The sender gives up 15 seconds after its first delivery, but the result stays at the API. A job that was registered
+/// with [`expect`](InboxStore::expect), and whose event has not come by its deadline, is fetched until it has ended:
 ///
-/// - It has ended: its event is received as verified, and handled by the [`InboxWorker`](crate::InboxWorker), once. A webhook
-///   that arrives meanwhile wins: then what the API said is dropped.
-/// - It has not: it is asked for again after 2 to 60 seconds, twice as long each time. 24 hours after its deadline,
-///   unless [`horizon`](Self::horizon) says otherwise, the job is dead, with this as its error: visible, and never
-///   silent.
-/// - The API does not know it: it is asked for again every two and a half minutes. When the API did not know it
-///   five times over ten minutes, it is dead.
-/// - There is no answer for it: it is asked for again after a second to five minutes, twice as long each time. 72 hours
-///   after the first fetch without an answer, it is dead.
-/// - The API fails for all, as when it cannot be reached or refuses the key: nothing is asked for a while, which
+/// - The job has ended: its event is stored as verified, and handled by the [`InboxWorker`](crate::InboxWorker), once. A
+///   webhook that arrives during the fetch wins: then the fetched event is dropped.
+/// - The job has not ended: it is fetched again after 2 to 60 seconds, twice as long each time. 24 hours after its
+///   deadline, unless [`horizon`](Self::horizon) says otherwise, the job becomes a dead letter with this as its error.
+/// - The API does not know the job: it is fetched again every two and a half minutes. After five such answers over ten
+///   minutes, it becomes a dead letter.
+/// - The fetch fails for this job: it is fetched again after a second to five minutes, twice as long each time. 72 hours
+///   after the first such fetch, the job becomes a dead letter.
+/// - The API fails for all jobs, as when it cannot be reached or refuses the key: no job is fetched for a while, as
 ///   [`RequestBudget`](crate::fetch::RequestBudget) describes; a source without a budget is treated the same.
 ///
-/// Four jobs are asked for at once, those that were fetched least often first. Any number of processes may reconcile one inbox: a job is asked for by one of
-/// them. A webhook for a job that died here is received as the first one.
+/// Four jobs are fetched at once, those with the fewest fetches first. Any number of processes may reconcile one inbox:
+/// one of them fetches a job. A webhook of a job that became a dead letter here is received like the first one.
 ///
-/// A worker that verifies with [`Verification::Fetch`](crate::Verification::Fetch) reconciles its inbox by itself.
+/// A worker with [`Verification::Fetch`](crate::Verification::Fetch) reconciles its inbox by itself.
 ///
 /// # Examples
 ///
@@ -75,26 +76,26 @@ const BACKLOG_PAUSE: Backoff = Backoff { first: Duration::from_secs(1), longest:
 /// inbox.expect(&submitted.parse()?, Duration::from_secs(15 * 60)).await?;
 /// # Ok(()) }
 /// ```
-#[must_use = "nothing is asked for before `start`"]
+#[must_use = "no job is fetched before `start`"]
 pub struct Reconciler {
     inbox: Arc<dyn InboxStore>,
     source: Arc<dyn JobSource>,
     horizon: Duration,
 }
 
-/// A reconciler that was started. Dropping it does not stop it.
+/// A started reconciler. Dropping it does not stop the reconciler.
 #[derive(Debug)]
 pub struct RunningReconciler {
     drain: Arc<Drain>,
 }
 
 impl Reconciler {
-    /// Configures a reconciler of the expected jobs of an inbox.
+    /// Configures a reconciler for the expected jobs of an inbox.
     pub fn new(inbox: impl InboxStore, source: impl JobSource) -> Self {
         Self { inbox: Arc::new(inbox), source: Arc::new(source), horizon: HORIZON }
     }
 
-    /// How long after its deadline a job is dead that has not ended by then. Default: 24 hours.
+    /// Gives up on a job that has not ended this long after its deadline. Default: 24 hours.
     pub fn horizon(mut self, after_deadline: Duration) -> Self {
         self.horizon = after_deadline;
         self
@@ -104,12 +105,12 @@ impl Reconciler {
     ///
     /// # Panics
     ///
-    /// When it is not called in a runtime.
+    /// Panics outside of a tokio runtime.
     pub fn start(self) -> RunningReconciler {
         let drain = Arc::new(Drain::default());
         let reconciling = Reconciling {
             inbox: self.inbox,
-            asker: Arc::new(Asker::new(self.source)),
+            fetcher: Arc::new(Fetcher::new(self.source)),
             horizon: self.horizon,
             drain: drain.clone(),
         };
@@ -119,10 +120,10 @@ impl Reconciler {
 }
 
 impl RunningReconciler {
-    /// Stops the reconciler: asks for nothing more, waits up to `grace` for the answers under way, then drops what
-    /// still is; those jobs are overdue again at once. Returns how many were dropped.
+    /// Stops the reconciler: starts no fetch, waits up to `grace` for the fetches under way, then drops the rest; their
+    /// jobs are overdue again at once. Returns the number of dropped fetches.
     ///
-    /// It takes up to a second longer than `grace`. Await it before the runtime ends.
+    /// Takes up to a second longer than `grace`. Await it before the runtime ends.
     pub async fn shutdown(&self, grace: Duration) -> usize {
         self.drain.finish(grace).await
     }
@@ -142,117 +143,131 @@ impl fmt::Debug for Reconciler {
 #[derive(Debug)]
 pub(crate) struct Reconciling {
     inbox: Arc<dyn InboxStore>,
-    asker: Arc<Asker>,
+    fetcher: Arc<Fetcher>,
     horizon: Duration,
     drain: Arc<Drain>,
 }
 
 impl Reconciling {
-    /// That of a worker's inbox.
-    pub(crate) fn of_inbox(inbox: Arc<dyn InboxStore>, asker: Arc<Asker>, drain: Arc<Drain>) -> Self {
-        Self { inbox, asker, horizon: HORIZON, drain }
+    /// The reconciler of a worker's inbox.
+    pub(crate) fn of_inbox(inbox: Arc<dyn InboxStore>, fetcher: Arc<Fetcher>, drain: Arc<Drain>) -> Self {
+        Self { inbox, fetcher, horizon: HORIZON, drain }
     }
 
-    /// Asks for what is overdue, a few jobs at a time, until the shutdown.
+    /// Fetches overdue jobs, a few at a time, until the shutdown.
     pub(crate) async fn run(self) {
         let this = Arc::new(self);
-        let mut asking = JoinSet::new();
+        let mut fetching = JoinSet::new();
         let (mut look, mut failures) = (Instant::now(), 0);
         loop {
             tokio::select! {
                 biased;
                 () = this.drain.closed() => break,
-                Some(asked) = asking.join_next() => {
-                    if let Ok(Some(closed_for)) = asked {
+                Some(fetched) = fetching.join_next() => {
+                    if let Ok(Some(closed_for)) = fetched {
                         look = look.max(Instant::now() + closed_for);
                     }
                     continue;
                 }
-                () = sleep_until(look), if asking.len() < AT_ONCE => {}
+                () = sleep_until(look), if fetching.len() < AT_ONCE => {}
             }
             let Some(under_way) = this.drain.enter() else { break };
-            let room = AT_ONCE - asking.len();
+            let (room, since) = (AT_ONCE - fetching.len(), Instant::now());
             let overdue = pin!(this.inbox.overdue(room, LEASE));
-            let pause = match call(|| Instant::now() + CALL_TIME, overdue).await {
+            let pause = match call(|| since + CALL_TIME, overdue).await {
                 Ok(overdue) => {
                     failures = 0;
                     let more = overdue.len() >= room;
                     for overdue in overdue {
-                        let span = telemetry::ask_span(overdue.lease.job());
-                        asking.spawn(this.clone().ask(overdue, under_way.more()).instrument(span));
+                        let span = telemetry::fetch_span(overdue.lease.job());
+                        let fetch = this.clone().fetch(overdue, since, under_way.more());
+                        fetching.spawn(fetch.instrument(span));
                     }
                     if more { Duration::ZERO } else { jittered(POLL) }
                 }
                 Err(error) => {
-                    error!(error = %chain(&error), "it cannot be found out which jobs are overdue; trying again");
                     failures += 1;
-                    BACKLOG_PAUSE.at_least(failures)
+                    let pause = INBOX_PAUSE.at_least(failures);
+                    error!(error = %chain(&error), retry_in = ?pause, "overdue jobs could not be leased; retrying");
+                    pause
                 }
             };
             look = Instant::now() + pause;
         }
-        // The shutdown waits for them.
-        asking.detach_all();
+        // The fetches under way go on: the drain waits for them.
+        fetching.detach_all();
     }
 
-    /// Asks for a job, records what comes of it, and returns for how long nothing is asked, if that is so.
-    async fn ask(self: Arc<Self>, overdue: Overdue, _under_way: UnderWay) -> Option<Duration> {
+    /// Fetches a job whose lease began at `since`, and records the result. Returns how long no job can be fetched, if the
+    /// budget is closed.
+    async fn fetch(
+        self: Arc<Self>,
+        overdue: Overdue,
+        since: Instant,
+        _under_way: UnderWay,
+    ) -> Option<Duration> {
         let Overdue { lease, fetches, late } = &overdue;
         let passed_horizon = (*late >= self.horizon).then_some(self.horizon);
-        let asking = pin!(self.asker.ask(lease.job(), *fetches, passed_horizon));
-        let ended = || async {
-            tokio::select! {
-                () = self.lease_lost(lease) => None,
-                () = self.drain.aborted() => Some(Verdict::Settle(Outcome::Release { after: Duration::ZERO })),
+        let fetch = pin!(self.fetcher.fetch(lease.job(), *fetches, passed_horizon));
+        let mut lease_ends = since + LEASE;
+        let ended = {
+            let (this, lease_ends) = (&self, &mut lease_ends);
+            move || async move {
+                tokio::select! {
+                    () = this.lease_lost(lease, lease_ends) => None,
+                    () = this.drain.aborted() => Some(Verdict::Settle(Outcome::Release { after: Duration::ZERO })),
+                }
             }
         };
-        let verdict = match until(asking, ended).await {
+        let verdict = match until(fetch, ended).await {
             Ok(verdict) => verdict,
             Err(ended) => ended?,
         };
-        self.record(lease, &verdict).await;
+        self.record(lease, &verdict, lease_ends).await;
         match verdict {
-            // The job was not asked for.
+            // The job was not fetched: the budget is closed.
             Verdict::Settle(Outcome::Release { after }) => Some(after),
             _ => None,
         }
     }
 
-    /// Renews a lease while its job waits for its turn, until it is no longer ours.
-    async fn lease_lost(&self, lease: &Lease) {
+    /// Renews a lease while its job is fetched or waits for the budget. Returns when another holder has the row.
+    async fn lease_lost(&self, lease: &Lease, lease_ends: &mut Instant) {
         loop {
             sleep(LEASE / 3).await;
-            let renewed = self.inbox.renew(lease, LEASE);
-            match call(|| Instant::now() + TRY_TIME, renewed).await {
-                Ok(Fenced::Applied) => {}
-                Ok(Fenced::Stale) => return debug!("the job's webhook came while the job was asked for"),
-                Err(error) => warn!(error = %chain(&error), "the lease on an overdue job was not renewed"),
+            let began = Instant::now();
+            match call(|| began + RENEW_TIME, self.inbox.renew(lease, LEASE)).await {
+                Ok(Fenced::Applied) => *lease_ends = began + LEASE,
+                Ok(Fenced::Stale) => {
+                    return debug!("the job's webhook arrived during the fetch; dropping the fetch");
+                }
+                Err(error) => {
+                    let retry_in = LEASE / 3;
+                    warn!(error = %chain(&error), ?retry_in, "the lease of an overdue job was not renewed; retrying");
+                }
             }
         }
     }
 
-    async fn record(&self, lease: &Lease, verdict: &Verdict) {
-        for tried in 1..=TRIES {
-            let recorded = match verdict {
-                Verdict::Ended(event) => self.inbox.verify(lease, event),
-                Verdict::Settle(outcome) => self.inbox.settle(lease, outcome),
-            };
-            match call(|| Instant::now() + TRY_TIME, recorded).await {
-                Ok(Fenced::Applied) => {
-                    return match verdict {
-                        Verdict::Ended(_) => {
-                            info!("the job's webhook never came, but the job has ended: received");
-                        }
-                        Verdict::Settle(outcome) => debug!(?outcome, "recorded"),
-                    };
-                }
-                Ok(Fenced::Stale) => return debug!("the job's webhook came while the job was asked for"),
-                Err(error) => warn!(error = %chain(&error), "what became of the job was not recorded"),
+    /// Records the result of a fetch, with retries until the lease ends.
+    async fn record(&self, lease: &Lease, verdict: &Verdict, lease_ends: Instant) {
+        let record = || match verdict {
+            Verdict::Ended(event) => self.inbox.verify(lease, event),
+            Verdict::Settle(outcome) => self.inbox.settle(lease, outcome),
+        };
+        let failed = |error: CallError, pause: Duration| {
+            warn!(error = %chain(&error), retry_in = ?pause, "the result of the fetch was not recorded; retrying");
+        };
+        match (RECORD.write(Some(lease_ends), record, failed).await, verdict) {
+            (Written::Applied, Verdict::Ended(_)) => {
+                info!("the job has ended and its webhook never came; fetched event stored");
             }
-            if tried < TRIES {
-                sleep(TRY_AGAIN).await;
-            }
+            (Written::Applied, Verdict::Settle(outcome)) => debug!(?outcome, "outcome recorded"),
+            (Written::Stale, _) => debug!("the job's webhook arrived during the fetch; dropping the result"),
+            (Written::LeaseEnds(error), _) => error!(
+                error = %chain(&error),
+                "the result of the fetch was not recorded before the lease ends; the job will be fetched again"
+            ),
         }
-        error!("what became of the job could not be recorded: it is asked for again");
     }
 }

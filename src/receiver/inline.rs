@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, error, warn};
 
 use super::claims::{ClaimHandle, Claims};
@@ -16,10 +16,12 @@ use super::reply::WebhookReply;
 use crate::dedup::Claim;
 use crate::error::chain;
 use crate::event::{JobId, WebhookEvent};
+use crate::execution::backoff::Backoff;
 use crate::execution::drain::Drain;
 use crate::execution::isolation::{CallError, call};
 use crate::execution::lease::{Leases, Renew, Times};
-use crate::execution::run::{Run, Runs};
+use crate::execution::retry::{Retry, Written};
+use crate::execution::run::{RunEnd, Runs};
 use crate::handler::{WebhookHandler, dispatch};
 use crate::store::{Fenced, StoreError};
 
@@ -40,8 +42,9 @@ const CLAIM_INTERVAL: Duration = Duration::from_millis(200);
 const DONE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest time for one call that records an outcome.
 const RECORD_TIME: Duration = Duration::from_secs(1);
-/// The first pause before an outcome is recorded again; it doubles.
-const RECORD_AGAIN: Duration = Duration::from_millis(100);
+/// The retries of recording a job as done.
+const COMPLETE: Retry =
+    Retry { call: RECORD_TIME, backoff: Backoff { first: Duration::from_millis(100), longest: LEASE } };
 
 /// Claims a job, runs the handler, and records the outcome.
 pub(super) struct Inline {
@@ -191,46 +194,46 @@ impl Inline {
         let run = pending.or_at_deadline(WebhookReply::HandlerTimeout, run).await;
 
         let reply = match &run {
-            Run::Returned(Ok(())) => WebhookReply::Handled,
-            Run::Returned(Err(failure)) if failure.is_permanent() => {
+            RunEnd::Returned(Ok(())) => WebhookReply::Handled,
+            RunEnd::Returned(Err(failure)) if failure.is_permanent() => {
                 error!(error = %chain(failure.source()), "the handler failed permanently; the job counts as done");
-                WebhookReply::HandlerFailedForGood
+                WebhookReply::HandlerFailedPermanently
             }
-            Run::Returned(Err(failure)) => {
+            RunEnd::Returned(Err(failure)) => {
                 warn!(
                     error = %chain(failure.source()),
                     "the handler failed; releasing the claim for the next delivery"
                 );
                 WebhookReply::HandlerFailed
             }
-            Run::Panicked(panicked) => {
+            RunEnd::Panicked(panicked) => {
                 error!(error = %panicked, "the handler panicked; releasing the claim for the next delivery");
                 WebhookReply::HandlerPanicked
             }
-            Run::TimedOut => {
+            RunEnd::TimedOut => {
                 error!(
                     after = ?self.max_handler_time,
                     "the handler exceeded its time and was dropped; releasing the claim for the next delivery"
                 );
                 WebhookReply::HandlerTimeout
             }
-            Run::LeaseLost => return WebhookReply::Unavailable,
+            RunEnd::LeaseLost => return WebhookReply::Unavailable,
             // The claim is not released, so that it outlasts the other run, which has lost its own claim.
-            Run::StillRunning => {
+            RunEnd::StillRunning => {
                 error!(
                     "the job was claimed again while its handler still runs here; not starting another run"
                 );
                 claimed.claim.leave();
                 return WebhookReply::InProgress;
             }
-            Run::Aborted => {
+            RunEnd::Aborted => {
                 warn!(
                     "the shutdown ran out of grace: the handler was dropped or not started; releasing the claim"
                 );
                 WebhookReply::Unavailable
             }
         };
-        let done = matches!(reply, WebhookReply::Handled | WebhookReply::HandlerFailedForGood);
+        let done = matches!(reply, WebhookReply::Handled | WebhookReply::HandlerFailedPermanently);
         let lease_ends = pending.or_at_deadline(reply, pin!(lease.stop())).await;
         if done && is_final {
             self.complete(&claimed.claim, lease_ends, reply, pending).await;
@@ -240,8 +243,8 @@ impl Inline {
         reply
     }
 
-    /// Records the job as done. The handler has finished even if the store fails, so the reply is sent after the first
-    /// failed call; further calls follow while the lease keeps duplicates out.
+    /// Records the job as done, with retries until the lease ends. The handler has finished even if the store fails, so
+    /// the reply is sent after the first failed call.
     async fn complete(
         &self,
         claim: &ClaimHandle,
@@ -249,31 +252,20 @@ impl Inline {
         reply: WebhookReply,
         pending: &PendingReply,
     ) {
-        let mut pause = RECORD_AGAIN;
-        loop {
-            let completion = pin!(claim.complete(self.retention));
-            let completion = pin!(call(|| Instant::now() + RECORD_TIME, completion));
-            match pending.or_at_deadline(reply, completion).await {
-                Ok(Fenced::Applied) => return,
-                Ok(Fenced::Stale) => {
-                    error!(
-                        "the job was handled, but its claim had passed to another delivery: it may be handled again"
-                    );
-                    return;
-                }
-                Err(error) => {
-                    warn!(error = %chain(&error), "the job was handled; recording it as done failed; retrying");
-                }
-            }
+        let failed = |error: CallError, pause: Duration| {
+            warn!(error = %chain(&error), retry_in = ?pause, "the job was handled, but not recorded as done; retrying");
             pending.send(reply);
-            if Instant::now() + pause >= lease_ends {
-                error!(
-                    "the job was handled, but not recorded as done: the next duplicate will be handled again"
-                );
-                return;
-            }
-            Box::pin(sleep(pause)).await;
-            pause *= 2;
+        };
+        let completed = COMPLETE.write(Some(lease_ends), || claim.complete(self.retention), failed);
+        match pending.or_at_deadline(reply, pin!(completed)).await {
+            Written::Applied => {}
+            Written::Stale => error!(
+                "the job was handled, but its claim had passed to another delivery: it may be handled again"
+            ),
+            Written::LeaseEnds(error) => error!(
+                error = %chain(&error),
+                "the job was handled, but not recorded as done: the next duplicate will be handled again"
+            ),
         }
     }
 

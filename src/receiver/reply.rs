@@ -15,7 +15,7 @@ pub(super) enum WebhookReply {
     Stored,
     Duplicate,
     Conflict,
-    HandlerFailedForGood,
+    HandlerFailedPermanently,
     InProgress,
     HandlerFailed,
     HandlerPanicked,
@@ -47,7 +47,7 @@ pub(super) enum BodyRead {
 impl WebhookReply {
     pub(super) fn status(self) -> StatusCode {
         match self {
-            Self::Handled | Self::Stored | Self::Duplicate | Self::Conflict | Self::HandlerFailedForGood => {
+            Self::Handled | Self::Stored | Self::Duplicate | Self::Conflict | Self::HandlerFailedPermanently => {
                 StatusCode::OK
             }
             Self::InProgress | Self::HandlerFailed | Self::HandlerTimeout | Self::Unavailable => {
@@ -72,7 +72,7 @@ impl WebhookReply {
             Self::Stored => outcome::STORED,
             Self::Duplicate => outcome::DUPLICATE,
             Self::Conflict => outcome::CONFLICT,
-            Self::HandlerFailedForGood => outcome::HANDLER_FAILED_FOR_GOOD,
+            Self::HandlerFailedPermanently => outcome::HANDLER_FAILED_PERMANENTLY,
             Self::InProgress => outcome::IN_PROGRESS,
             Self::HandlerFailed => outcome::HANDLER_FAILED,
             Self::HandlerPanicked => outcome::HANDLER_PANICKED,
@@ -94,7 +94,7 @@ impl WebhookReply {
     /// The message for readers of the sender's log. It quotes nothing of the request.
     fn message(self) -> &'static str {
         match self {
-            Self::Handled | Self::Stored | Self::Duplicate | Self::Conflict | Self::HandlerFailedForGood => {
+            Self::Handled | Self::Stored | Self::Duplicate | Self::Conflict | Self::HandlerFailedPermanently => {
                 ""
             }
             Self::InProgress => "another delivery of this webhook is still being handled",

@@ -1,393 +1,237 @@
-//! Leases what is due, handles it, and records what came of it.
+//! One attempt: verifies a leased event, runs the handler, and settles the event.
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep};
-use tracing::{Instrument, Span, debug, error, info, warn};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use tracing::{Span, debug, error, warn};
 
 use super::InboxWorker;
-use super::verify::Verified;
+use super::heartbeats::Heartbeats;
+use super::verify::{Verified, Verifier};
 use crate::error::chain;
 use crate::event::WebhookEvent;
-use crate::execution::backoff::jittered;
-use crate::execution::drain::{Drain, UnderWay};
-use crate::execution::isolation::{call, isolate, until};
-use crate::execution::lease::{HeldLease, Leases, Renew, Times};
-use crate::execution::run::{Run, Runs};
-use crate::fetch::fetcher::Asker;
+use crate::execution::backoff::Backoff;
+use crate::execution::drain::Drain;
+use crate::execution::isolation::{CallError, until};
+use crate::execution::lease::{HeldLease, Leases};
+use crate::execution::retry::{Retry, Written};
+use crate::execution::run::{RunEnd, Runs};
+use crate::fetch::fetcher::Fetcher;
 use crate::handler::dispatch;
-use crate::inbox::{InboxStore, Lease, Leased, Outcome};
-use crate::store::{Fenced, StoreError};
-use crate::telemetry;
+use crate::inbox::{Lease, Leased, Outcome};
+use crate::telemetry::{self, settled};
 
-/// How often finished rows are pruned.
-const PRUNE_EVERY: Duration = Duration::from_secs(60);
-/// How long the store is left alone after it failed; it doubles up to the longest.
-const STORE_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_STORE_PAUSE: Duration = Duration::from_secs(5);
-/// The pause after a hint that there is something when there was nothing: a store that hints all the time must not be
-/// asked all the time.
-const HINT_PAUSE: Duration = Duration::from_millis(10);
-/// How many events at most wait for the API at once, whatever the concurrency: what it will not be asked for soon
-/// stays in the inbox, where any worker sees it.
-const MOST_UNVERIFIED: usize = 16;
-/// The pause before recording an outcome again; it doubles.
-pub(super) const RECORD_AGAIN: Duration = Duration::from_millis(100);
+/// The pause before the first retry of a write.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// A worker at work.
-pub(super) struct Worker {
-    pub(super) settings: InboxWorker,
+/// Makes the attempts of a worker.
+pub(super) struct Attempts {
+    settings: Arc<InboxWorker>,
     leases: Arc<Leases<Heartbeats>>,
-    /// Who is asked what became of a job, if nobody else is believed.
-    asker: Option<Arc<Asker>>,
-    /// One permit per event that may be handled.
-    room: Arc<Semaphore>,
-    /// One permit per event that may be leased and not yet verified.
-    unverified: Arc<Semaphore>,
+    /// `None` under `Verification::Trust`.
+    verifier: Option<Verifier>,
     runs: Runs,
-    pub(super) drain: Arc<Drain>,
+    retry: Retry,
+    drain: Arc<Drain>,
 }
 
-/// What a worker does after it has leased.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Next {
-    /// There may be more.
-    Lease,
-    /// There was no more.
-    Wait,
-    /// There was nothing.
-    WaitForFirst,
-    /// The store failed.
-    Pause,
-}
-
-/// The right to lease an event and to handle it.
-struct Room {
-    handling: OwnedSemaphorePermit,
-    /// For as long as it may have to be verified.
-    unverified: Option<OwnedSemaphorePermit>,
-}
-
-/// Renews the leases of running handlers.
-#[derive(Debug)]
-pub(super) struct Heartbeats {
-    inbox: Arc<dyn InboxStore>,
-    lease: Duration,
-}
-
-#[async_trait]
-impl Renew for Heartbeats {
-    type Token = Lease;
-
-    async fn renew(&self, lease: &Lease) -> Result<Fenced, StoreError> {
-        self.inbox.renew(lease, self.lease).await
-    }
-}
-
-impl Worker {
-    pub(super) fn new(settings: InboxWorker, asker: Option<Arc<Asker>>, drain: Arc<Drain>) -> Arc<Self> {
-        let lease = settings.lease;
-        let heartbeats = Heartbeats { inbox: settings.inbox.clone(), lease };
-        let times = Times { lease, renew_every: lease / 3, call: lease / 3, tick: lease / 20 };
-        Arc::new(Self {
-            leases: Leases::new(heartbeats, times),
-            asker,
-            room: Arc::new(Semaphore::new(settings.concurrency)),
-            unverified: Arc::new(Semaphore::new(MOST_UNVERIFIED)),
+impl Attempts {
+    pub(super) fn new(settings: Arc<InboxWorker>, fetcher: Option<Arc<Fetcher>>, drain: Arc<Drain>) -> Self {
+        let (inbox, lease) = (settings.inbox.clone(), settings.lease);
+        let retry = Retry { call: lease / 3, backoff: Backoff { first: FIRST_PAUSE, longest: lease } };
+        Self {
+            leases: Heartbeats::leases(inbox.clone(), lease),
+            verifier: fetcher.map(|fetcher| Verifier { fetcher, inbox, retry, drain: drain.clone() }),
             runs: Runs::new(drain.clone(), settings.max_handler_time),
+            retry,
             drain,
             settings,
-        })
-    }
-
-    /// Leases what there is room for, until the shutdown.
-    pub(super) async fn run(self: Arc<Self>) {
-        let mut pause = STORE_PAUSE;
-        let mut hinted = false;
-        while let Some(rooms) = self.rooms().await {
-            let next = self.clone().lease(rooms).await;
-            match next {
-                Next::Lease => {}
-                Next::Wait | Next::WaitForFirst => {
-                    let in_vain = hinted && next == Next::WaitForFirst;
-                    let hint = pin!(self.hint(if in_vain { HINT_PAUSE } else { Duration::ZERO }));
-                    let unhinted = || async {
-                        tokio::select! {
-                            () = sleep(jittered(self.settings.poll)) => {}
-                            () = self.drain.closed() => {}
-                        }
-                    };
-                    hinted = until(hint, unhinted).await.is_ok();
-                }
-                Next::Pause => tokio::select! {
-                    () = sleep(jittered(pause)) => {}
-                    () = self.drain.closed() => return,
-                },
-            }
-            pause = if next == Next::Pause { LONGEST_STORE_PAUSE.min(pause * 2) } else { STORE_PAUSE };
         }
     }
 
-    /// Waits until the store says that there may be an event; a store whose hint panics never does.
-    async fn hint(&self, pause: Duration) {
-        if pause > Duration::ZERO {
-            sleep(pause).await;
-        }
-        if isolate(self.settings.inbox.wait()).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// All the room that there is for events, and that is at least for one; `None` at the shutdown.
-    async fn rooms(&self) -> Option<Vec<Room>> {
-        let first = async {
-            let handling = self.room.clone().acquire_owned().await.ok()?;
-            let unverified = match &self.asker {
-                Some(_) => Some(self.unverified.clone().acquire_owned().await.ok()?),
-                None => None,
-            };
-            Some(Room { handling, unverified })
-        };
-        let first = tokio::select! {
-            room = first => room?,
-            () = self.drain.closed() => return None,
-        };
-        let others = std::iter::from_fn(|| {
-            let handling = self.room.clone().try_acquire_owned().ok()?;
-            let unverified = match &self.asker {
-                Some(_) => Some(self.unverified.clone().try_acquire_owned().ok()?),
-                None => None,
-            };
-            Some(Room { handling, unverified })
-        });
-        Some(std::iter::once(first).chain(others).collect())
-    }
-
-    /// Leases as many events as there is room for, and begins to handle them.
-    async fn lease(self: Arc<Self>, rooms: Vec<Room>) -> Next {
-        // What is being leased is under way: a shutdown waits until it is given back.
-        let Some(under_way) = self.drain.enter() else { return Next::Wait };
-        let (most, since) = (rooms.len(), Instant::now());
-        let lease = self.settings.inbox.lease(most, self.settings.lease);
-        match call(|| since + self.settings.lease / 3, lease).await {
-            Ok(leased) => {
-                let next = match leased.len() {
-                    0 => Next::WaitForFirst,
-                    some if some < most => Next::Wait,
-                    _ => Next::Lease,
-                };
-                for (leased, room) in leased.into_iter().zip(rooms) {
-                    self.clone().spawn(leased, since, room, under_way.more());
-                }
-                next
-            }
-            Err(error) => {
-                error!(error = %chain(&error), "no event can be leased; trying again");
-                Next::Pause
-            }
-        }
-    }
-
-    fn spawn(self: Arc<Self>, leased: Leased, since: Instant, room: Room, under_way: UnderWay) {
-        let span = telemetry::attempt_span(leased.lease.job(), leased.attempt);
-        let attempt = async move {
-            let Room { handling, unverified } = room;
-            self.attempt(leased, since, unverified).await;
-            drop((handling, under_way));
-        };
-        tokio::spawn(attempt.instrument(span));
-    }
-
-    /// Handles one leased event, and records what came of it.
-    async fn attempt(&self, leased: Leased, since: Instant, unverified: Option<OwnedSemaphorePermit>) {
+    /// Handles an event whose lease began at `since`, and settles the event. `verifying` is dropped as soon as the event
+    /// is verified.
+    pub(super) async fn run(&self, leased: Leased, since: Instant, verifying: Option<OwnedSemaphorePermit>) {
         let lease = leased.lease.clone();
         let held = self.leases.hold(&lease, since);
         let outcome = if self.drain.is_closed() {
             Some(Outcome::Release { after: Duration::ZERO })
         } else {
-            self.handle(leased, &held, unverified).await
+            self.handle(leased, &held, verifying).await
         };
         let lease_ends = held.stop().await;
         if let Some(outcome) = outcome {
-            telemetry::attempt(&outcome);
+            telemetry::attempt(label(&outcome));
             self.settle(&lease, &outcome, lease_ends).await;
         }
     }
 
-    /// What came of an event; `None` if it is no longer ours.
+    /// Handles an event, and returns its outcome; `None` when the lease was lost.
     async fn handle(
         &self,
         mut leased: Leased,
         held: &HeldLease<Heartbeats>,
-        unverified: Option<OwnedSemaphorePermit>,
+        verifying: Option<OwnedSemaphorePermit>,
     ) -> Option<Outcome> {
-        let InboxWorker { max_attempts, backoff, max_handler_time, .. } = self.settings;
-        let Leased { attempt, earlier_attempts, expired, begun, .. } = leased;
-        if self.runs.are_of(leased.lease.job()) {
+        if self.runs.is_running(leased.lease.job()) {
             return Some(self.still_running());
         }
-        // Only the last attempt is begun: an event is dead after it, and not when as many leases got lost on the way to
-        // their workers, or the limit is lower than it was.
-        if expired && begun && attempt > max_attempts {
-            error!("the last attempt did not end, and there is no other: the event is dead");
-            let last = attempt.saturating_sub(1);
-            let error = match last {
-                _ if last == max_attempts => format!("attempt {last} of {max_attempts} did not end"),
-                // After leases that got lost, or under a limit that is lower than it was.
-                _ => format!("attempt {last} did not end, and the limit is {max_attempts}"),
-            };
-            return Some(Outcome::Dead { error });
+        if leased.expired {
+            return Some(self.after_expiry(&leased));
         }
-        if expired {
-            let after = backoff.after(attempt.saturating_sub(1));
-            warn!(?after, "the attempt before did not end, as when its process dies; trying again later");
-            return Some(Outcome::Release { after });
-        }
-        if let Some(asker) = &self.asker
+        if let Some(verifier) = &self.verifier
             && !leased.verified
         {
-            match self.verify(asker, &leased, held).await {
-                Verified::By(event) => leased.body = event.body().clone(),
-                Verified::Not(outcome) => return Some(outcome),
+            match verifier.verify(&leased, held).await {
+                Verified::Event(event) => leased.body = event.body().clone(),
+                Verified::Settle(outcome) => return Some(outcome),
                 Verified::LeaseLost => return None,
             }
         }
-        drop(unverified);
-        let Leased { lease, body, .. } = leased;
+        drop(verifying);
+        let Leased { lease, body, attempt, earlier_attempts, .. } = leased;
         let event = match WebhookEvent::try_from(body) {
             Ok(event) => Box::new(event.leased(attempt.saturating_add(earlier_attempts), lease.fence())),
             Err(error) => {
-                error!(error = %chain(&error), "this version cannot read the event: it is dead");
+                error!(error = %chain(&error), "this version cannot read the event; it is a dead letter now");
                 return Some(Outcome::Dead { error: chain(&error) });
             }
         };
         Span::current().record(telemetry::EVENT, event.name());
 
-        // Meanwhile a shutdown may have begun.
+        // A shutdown may have begun during the verification.
         if self.drain.is_closed() {
             return Some(Outcome::Release { after: Duration::ZERO });
         }
-        if attempt >= max_attempts
+        if attempt >= self.settings.max_attempts
             && let Err(outcome) = self.begin(&lease, held).await
         {
             return outcome;
         }
-        let run = self.runs.run(lease.job(), held, dispatch(&*self.settings.handler, event)).await;
-        let failure = match run {
-            Run::Returned(Ok(())) => return Some(Outcome::Done),
-            Run::Returned(Err(failure)) if failure.is_permanent() => {
+        let end = self.runs.run(lease.job(), held, dispatch(&*self.settings.handler, event)).await;
+        self.outcome(end, attempt)
+    }
+
+    /// The outcome of an event whose earlier lease expired.
+    fn after_expiry(&self, leased: &Leased) -> Outcome {
+        let InboxWorker { max_attempts, backoff, .. } = *self.settings;
+        let last = leased.attempt.saturating_sub(1);
+        // Only a last attempt is begun in the store. An event dies after a begun attempt, not because leases were lost on
+        // the way to their workers, and not because the limit was lowered.
+        if leased.begun && leased.attempt > max_attempts {
+            error!("the last attempt's lease expired while its handler ran; the event is a dead letter now");
+            let error = if last == max_attempts {
+                format!("attempt {last} of {max_attempts} did not end")
+            } else {
+                // After lost leases, or under a lowered limit.
+                format!("attempt {last} did not end, and the limit is {max_attempts}")
+            };
+            return Outcome::Dead { error };
+        }
+        let after = backoff.after(last);
+        warn!(retry_in = ?after, "the earlier attempt did not end, as when its process dies; retrying later");
+        Outcome::Release { after }
+    }
+
+    /// The outcome of a run of the handler; `None` when the lease was lost.
+    fn outcome(&self, end: RunEnd, attempt: u32) -> Option<Outcome> {
+        let InboxWorker { max_attempts, backoff, max_handler_time, .. } = *self.settings;
+        let failure = match end {
+            RunEnd::Returned(Ok(())) => return Some(Outcome::Done),
+            RunEnd::Returned(Err(failure)) if failure.is_permanent() => {
                 let error = chain(failure.source());
-                error!(%error, "the handler failed for good: the event is dead");
+                error!(%error, "the handler failed permanently; the event is a dead letter now");
                 return Some(Outcome::Dead { error });
             }
-            Run::LeaseLost => return None,
-            Run::StillRunning => return Some(self.still_running()),
-            Run::Aborted => {
-                warn!("the handler was dropped, or not begun: the shutdown ran out of grace");
+            RunEnd::LeaseLost => return None,
+            RunEnd::StillRunning => return Some(self.still_running()),
+            RunEnd::Aborted => {
+                warn!(
+                    "the handler was dropped, or not called: the grace of the shutdown ended; releasing the event"
+                );
                 return Some(Outcome::Release { after: Duration::ZERO });
             }
-            Run::Returned(Err(failure)) => chain(failure.source()),
-            Run::Panicked(panicked) => panicked.to_string(),
-            Run::TimedOut => format!("did not end within {max_handler_time:?}"),
+            RunEnd::Returned(Err(failure)) => chain(failure.source()),
+            RunEnd::Panicked(panicked) => panicked.to_string(),
+            RunEnd::TimedOut => format!("did not end within {max_handler_time:?}"),
         };
         if attempt >= max_attempts {
-            error!(error = %failure, attempt, "the handler failed in its last attempt: the event is dead");
+            error!(error = %failure, attempt, "the handler failed in its last attempt; the event is a dead letter now");
             return Some(Outcome::Dead { error: failure });
         }
         let after = backoff.after(attempt);
-        warn!(error = %failure, attempt, ?after, "the handler failed; trying again later");
+        warn!(error = %failure, attempt, retry_in = ?after, "the handler failed; retrying later");
         Some(Outcome::Retry { after, error: failure })
     }
 
-    /// Leaves an event alone whose handler runs here, under a lease that ran out by the store's clock. The handler's end,
-    /// or that of its lease by the clock here, comes first.
+    /// Releases an event whose handler still runs here, under a lease that expired by the store's clock. After another
+    /// lease's time, that handler has ended, or its lease has expired by the clock here.
     fn still_running(&self) -> Outcome {
-        error!("the event was leased again while its handler runs here: it is not started a second time");
-        Outcome::Release { after: self.settings.lease }
+        let after = self.settings.lease;
+        error!(
+            retry_in = ?after,
+            "the event was leased again while its handler runs here; the handler is not called a second time"
+        );
+        Outcome::Release { after }
     }
 
-    /// Notes that the handler begins, again and again for as long as the lease is held. An error is what comes of the
-    /// event instead.
+    /// Records that the handler begins, with retries while the lease is held. An error is the outcome instead of a run.
     async fn begin(&self, lease: &Lease, held: &HeldLease<Heartbeats>) -> Result<(), Option<Outcome>> {
-        let begins = pin!(async {
-            let mut pause = RECORD_AGAIN;
-            loop {
-                let begun = self.settings.inbox.begin(lease);
-                match call(|| Instant::now() + self.settings.lease / 3, begun).await {
-                    Ok(Fenced::Applied) => return Ok(()),
-                    Ok(Fenced::Stale) => {
-                        error!("the event has been leased again, or replaced, before its handler began");
-                        return Err(None);
-                    }
-                    Err(error) => {
-                        warn!(error = %chain(&error), "that the last attempt begins was not recorded; trying again");
-                    }
-                }
-                sleep(pause).await;
-                pause = (pause * 2).min(self.settings.lease);
-            }
-        });
+        let failed = |error: CallError, pause: Duration| {
+            let error = chain(&error);
+            warn!(%error, retry_in = ?pause, "the beginning of the last attempt was not recorded; retrying");
+        };
+        let begun = pin!(self.retry.write(None, || self.settings.inbox.begin(lease), failed));
         let ended = || async {
             tokio::select! {
-                () = held.lost() => Err(None),
-                () = self.drain.aborted() => Err(Some(Outcome::Release { after: Duration::ZERO })),
+                () = held.lost() => None,
+                () = self.drain.aborted() => Some(Outcome::Release { after: Duration::ZERO }),
             }
         };
-        until(begins, ended).await.unwrap_or_else(|ended| ended)
+        match until(begun, ended).await {
+            Ok(Written::Applied) => Ok(()),
+            Ok(Written::Stale | Written::LeaseEnds(_)) => {
+                error!(
+                    "the event was leased again, or replaced, before its handler was called; leaving it alone"
+                );
+                Err(None)
+            }
+            Err(outcome) => Err(outcome),
+        }
     }
 
-    /// Records an outcome, again and again for as long as the lease lasts.
+    /// Records an outcome, with retries until the lease ends.
     async fn settle(&self, lease: &Lease, outcome: &Outcome, lease_ends: Instant) {
-        let mut pause = RECORD_AGAIN;
-        loop {
-            let settled = self.settings.inbox.settle(lease, outcome);
-            match call(|| Instant::now() + self.settings.lease / 3, settled).await {
-                Ok(Fenced::Applied) => return debug!(?outcome, "recorded"),
-                Ok(Fenced::Stale) => {
-                    return warn!(
-                        "the event has been leased again, or replaced, before its outcome was recorded"
-                    );
-                }
-                Err(error) => {
-                    warn!(error = %chain(&error), "the outcome was not recorded; trying again");
-                }
+        let failed = |error: CallError, pause: Duration| {
+            warn!(error = %chain(&error), retry_in = ?pause, "the outcome was not recorded; retrying");
+        };
+        let settle = || self.settings.inbox.settle(lease, outcome);
+        match self.retry.write(Some(lease_ends), settle, failed).await {
+            Written::Applied => debug!(?outcome, "outcome recorded"),
+            Written::Stale => {
+                warn!(
+                    "the event was leased again, or replaced, before its outcome was recorded; leaving it alone"
+                );
             }
-            if Instant::now() + pause >= lease_ends {
-                return error!("the outcome could not be recorded: the event is handled again");
-            }
-            sleep(pause).await;
-            pause *= 2;
+            Written::LeaseEnds(error) => error!(
+                error = %chain(&error),
+                "the outcome was not recorded before the lease ends; the event will be handled again"
+            ),
         }
     }
+}
 
-    /// Prunes what is done, now and then.
-    pub(super) async fn prune(self: Arc<Self>) {
-        loop {
-            tokio::select! {
-                () = sleep(jittered(PRUNE_EVERY)) => {}
-                () = self.drain.closed() => return,
-            }
-            let mut more = true;
-            while more {
-                let pruned = self.settings.inbox.prune(&self.settings.retention);
-                more = match call(|| Instant::now() + PRUNE_EVERY, pruned).await {
-                    Ok(pruned) => {
-                        let any = pruned.payloads + pruned.rows > 0;
-                        if any {
-                            info!(payloads = pruned.payloads, rows = pruned.rows, "pruned");
-                        }
-                        any
-                    }
-                    Err(error) => {
-                        warn!(error = %chain(&error), "finished events cannot be pruned");
-                        false
-                    }
-                };
-            }
-        }
+/// The label of an outcome in metrics.
+fn label(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Done => settled::DONE,
+        Outcome::Retry { .. } => settled::RETRY,
+        Outcome::Dead { .. } => settled::DEAD,
+        Outcome::Release { .. } => settled::RELEASED,
+        Outcome::FetchAgain { .. } => settled::FETCH_AGAIN,
+        Outcome::Rejected { .. } => settled::REJECTED,
     }
 }

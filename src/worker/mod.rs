@@ -1,41 +1,44 @@
-//! Handles what is in an inbox.
+//! Leases events from an inbox, verifies and handles them, and prunes finished rows.
 
 mod attempts;
+mod heartbeats;
+mod leasing;
+mod prune;
 mod verify;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::attempts::Worker;
-
+use self::leasing::Leasing;
+use self::prune::prune;
 use crate::execution::backoff::Backoff;
 use crate::execution::bounds::{CENTURY, MILLISECOND};
 use crate::execution::drain::Drain;
 use crate::fetch::JobSource;
-use crate::fetch::fetcher::Asker;
+use crate::fetch::fetcher::Fetcher;
 use crate::fetch::reconciler::Reconciling;
 use crate::handler::WebhookHandler;
 use crate::inbox::{InboxStore, Retention};
 
-/// Leases events from an inbox and runs your [`WebhookHandler`] for them, until each is done or dead.
+/// Leases events from an inbox and runs your [`WebhookHandler`] for them, until each is done or a dead letter.
 ///
-/// # What is guaranteed
+/// # Guarantees
 ///
-/// - An event that was acknowledged is handled at least once, until the handler returns `Ok`, or the event is
-///   dead: its attempts are used up, or the handler said that another one is useless. Dead events are kept,
-///   with the error and what caused it, until they are replayed.
-/// - Of all workers on one inbox, one at a time runs an event. Only a handler that outlives a lease that it
-///   lost, because its process was stopped or could not reach the store, can overlap with the next run;
-///   [`Job::fence`](crate::Job::fence) grows with every lease, to fence your own writes with.
-/// - An attempt is counted when its event is leased, so that an event which kills its process is dead in the end. It
-///   is not counted when a shutdown called it off. No event is dead before its handler began in the last attempt: not
-///   because leases got lost on the way from the store, and not under a lower [`max_attempts`](Self::max_attempts)
-///   than its attempts so far, which leaves it one more.
-/// - A worker leases what it can run at once, and no more: events wait in the inbox, where any worker sees them.
-/// - When a process dies, its events are free when their leases end, after 30 seconds unless
-///   [`lease`](Self::lease) says otherwise. They are not tried again at once, but spread out like other retries,
-///   so that an event which kills its process does not meet the same others each time.
+/// - An acknowledged event is handled at least once, until the handler returns `Ok` or the event becomes a dead letter:
+///   after its last attempt, or after a permanent failure. A dead letter keeps its error and the error's causes until it
+///   is replayed.
+/// - Of all workers on one inbox, one at a time runs an event. Only a handler that outlives its lost lease, because its
+///   process was stopped or could not reach the store, can overlap with the next run. Use the fencing token
+///   [`Job::fence`](crate::Job::fence), which grows with every lease, for your own writes.
+/// - An attempt is counted when its event is leased, so that an event which kills its process becomes a dead letter in
+///   the end. An attempt that a shutdown ended is not counted. No event becomes a dead letter before its handler was
+///   called in the last attempt: not when leases got lost on the way from the store, and not when
+///   [`max_attempts`](Self::max_attempts) was lowered below its attempts, which leaves it one more.
+/// - A worker leases no more events than it can handle at once: the others wait in the inbox, where any worker sees them.
+/// - The events of a crashed process can be leased again when their leases end, after 30 seconds unless
+///   [`lease`](Self::lease) says otherwise. They are then spread out like other retries, so that an event which kills its
+///   process does not take the same other events with it each time.
 ///
 /// # Examples
 ///
@@ -56,7 +59,7 @@ use crate::inbox::{InboxStore, Retention};
 /// worker.shutdown(Duration::from_secs(10)).await;
 /// # Ok(()) }
 /// ```
-#[must_use = "nothing is handled before `start`"]
+#[must_use = "no event is handled before `start`"]
 pub struct InboxWorker {
     inbox: Arc<dyn InboxStore>,
     handler: Box<dyn WebhookHandler>,
@@ -70,39 +73,37 @@ pub struct InboxWorker {
     retention: Retention,
 }
 
-/// Whether the handler gets what a webhook says, or what the API does.
+/// Whether the handler gets the event of the webhook, or the event fetched from the API.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Verification {
-    /// The stored body is handed to the handler as it came. Whoever learns the token can forge it.
+    /// The handler gets the event of the webhook. An attacker who knows the token can forge it.
     Trust,
-    /// The API is asked for the job, and the handler gets what it says; of the webhook, only that it came is
-    /// believed.
+    /// The job is fetched from the API, and the handler gets the fetched event. The webhook is only the reason to fetch.
     ///
-    /// What the API says is stored in the place of the webhook's body before the handler is called, and later
-    /// attempts do not ask again. Otherwise no attempt is counted, and the handler is not called:
+    /// The fetched event replaces the webhook's in the inbox before the handler is called; later attempts do not fetch
+    /// again. Without a fetched event, the handler is not called and no attempt is counted:
     ///
-    /// - The job has not ended: it is expected again, and asked for after 2 to 60 seconds, twice as long each time.
-    /// - The API does not know it: it is asked for again every two and a half minutes. When it did not know it
-    ///   five times over ten minutes, the event is dead, and another webhook of the job begins anew.
-    /// - There is no answer for it: it is asked for again after a second to five minutes, twice as long each time.
-    ///   72 hours after the first fetch without an answer, the event is dead.
-    /// - The API fails for all, as when it cannot be reached or refuses the key: nothing is asked for a while, which
+    /// - The job has not ended: it is expected again, and fetched after 2 to 60 seconds, twice as long each time.
+    /// - The API does not know the job: it is fetched again every two and a half minutes. After five such answers over
+    ///   ten minutes, the job becomes a dead letter; another webhook of the job is received like the first one.
+    /// - The fetch fails for this job: it is fetched again after a second to five minutes, twice as long each time. 72
+    ///   hours after the first such fetch, the event becomes a dead letter.
+    /// - The API fails for all jobs, as when it cannot be reached or refuses the key: no job is fetched for a while, as
     ///   [`RequestBudget`](crate::fetch::RequestBudget) describes; a source without a budget is treated the same.
     ///
-    /// A worker that verifies is a [`Reconciler`](crate::Reconciler), too: expected jobs that are overdue are asked
-    /// for.
+    /// The worker also fetches overdue jobs, like a [`Reconciler`](crate::Reconciler).
     Fetch(Arc<dyn JobSource>),
 }
 
 impl Verification {
-    /// The API is asked: [`Fetch`](Self::Fetch).
+    /// Makes [`Fetch`](Self::Fetch) with this source.
     pub fn fetch(source: impl JobSource) -> Self {
         Self::Fetch(Arc::new(source))
     }
 }
 
-/// A worker that was started. Dropping it does not stop it.
+/// A started worker. Dropping it does not stop the worker.
 #[derive(Debug)]
 pub struct RunningWorker {
     drain: Arc<Drain>,
@@ -110,10 +111,10 @@ pub struct RunningWorker {
 
 /// Durations above a century count as a century.
 impl InboxWorker {
-    /// The greatest [`concurrency`](Self::concurrency): an inbox is asked for so many events at once.
+    /// The largest [`concurrency`](Self::concurrency): the most events that one call leases.
     pub const MAX_CONCURRENCY: usize = 65_536;
 
-    /// Configures a worker. An `inbox` may have any number of workers, in any number of processes.
+    /// Configures a worker. An inbox may have any number of workers, in any number of processes.
     pub fn new(inbox: impl InboxStore, handler: impl WebhookHandler, verification: Verification) -> Self {
         Self {
             inbox: Arc::new(inbox),
@@ -129,49 +130,49 @@ impl InboxWorker {
         }
     }
 
-    /// How many events are handled at once. At least one, and at most [`MAX_CONCURRENCY`](Self::MAX_CONCURRENCY):
-    /// another number counts as the nearest of these. Of these, at most 16 wait for the API under
-    /// [`Verification::Fetch`]. Default: 16.
+    /// Sets the number of events handled at once, between one and [`MAX_CONCURRENCY`](Self::MAX_CONCURRENCY); another
+    /// number counts as the nearest of these. Under [`Verification::Fetch`], at most 16 of them wait for the API.
+    /// Default: 16.
     pub fn concurrency(mut self, events: usize) -> Self {
         self.concurrency = events.clamp(1, Self::MAX_CONCURRENCY);
         self
     }
 
-    /// After how many attempts an event is dead. At least one; default: 12.
+    /// Sets the number of attempts after which an event becomes a dead letter. At least one; default: 12.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts.max(1);
         self
     }
 
-    /// How long to wait before an event is tried again: a random time up to `first` after the first attempt,
-    /// up to twice as long after each further one, and never above `longest`. Default: a second, and an hour.
+    /// Sets the pause between two attempts: a random time up to `first` after the first attempt, up to twice as long
+    /// after each further one, and at most `longest`. Default: a second, and an hour.
     pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.backoff = Backoff { first: first.min(CENTURY), longest: longest.min(CENTURY) };
         self
     }
 
-    /// How long one run of the handler may take before it is dropped and counts as failed. At least a
-    /// millisecond; default: 5 minutes.
+    /// Limits the time of one attempt: then the handler is dropped, and the attempt has failed. At least a millisecond;
+    /// default: 5 minutes.
     pub fn max_handler_time(mut self, time: Duration) -> Self {
         self.max_handler_time = time.clamp(MILLISECOND, CENTURY);
         self
     }
 
-    /// For how long an event is leased; the lease of a running handler is renewed in time. So long does it
-    /// take at least until the event of a process that died is free. At least a second; default: 30 seconds.
+    /// Sets the length of a lease. The lease of a running handler is renewed in time. Also the shortest time until a
+    /// crashed process's event is leased again. At least a second; default: 30 seconds.
     pub fn lease(mut self, length: Duration) -> Self {
         self.lease = length.clamp(Duration::from_secs(1), CENTURY);
         self
     }
 
-    /// How often the inbox is asked for events that are due when nothing says that there are any. At least a
-    /// millisecond; default: a second.
+    /// Sets the longest pause between two looks for due events, without a hint from the inbox. At least a millisecond;
+    /// default: a second.
     pub fn poll(mut self, every: Duration) -> Self {
         self.poll = every.clamp(MILLISECOND, CENTURY);
         self
     }
 
-    /// How long the worker keeps events that are done. Default: bodies for a week, rows for thirty days.
+    /// Sets how long done events are kept before the worker prunes them. Default: bodies for a week, rows for thirty days.
     pub fn retention(mut self, retention: Retention) -> Self {
         let Retention { payload, row } = retention;
         self.retention = Retention { payload: payload.min(CENTURY), row: row.min(CENTURY) };
@@ -182,29 +183,28 @@ impl InboxWorker {
     ///
     /// # Panics
     ///
-    /// When it is not called in a runtime.
+    /// Panics outside of a tokio runtime.
     pub fn start(self) -> RunningWorker {
         let drain = Arc::new(Drain::default());
-        let asker = match &self.verification {
+        let fetcher = match &self.verification {
             Verification::Trust => None,
-            Verification::Fetch(source) => Some(Arc::new(Asker::new(source.clone()))),
+            Verification::Fetch(source) => Some(Arc::new(Fetcher::new(source.clone()))),
         };
-        if let Some(asker) = &asker {
-            tokio::spawn(Reconciling::of_inbox(self.inbox.clone(), asker.clone(), drain.clone()).run());
+        if let Some(fetcher) = &fetcher {
+            tokio::spawn(Reconciling::of_inbox(self.inbox.clone(), fetcher.clone(), drain.clone()).run());
         }
-        let worker = Worker::new(self, asker, drain.clone());
-        tokio::spawn(worker.clone().run());
-        tokio::spawn(worker.prune());
+        tokio::spawn(prune(self.inbox.clone(), self.retention, drain.clone()));
+        tokio::spawn(Leasing::new(self, fetcher, drain.clone()).run());
         RunningWorker { drain }
     }
 }
 
 impl RunningWorker {
-    /// Stops the worker: leases nothing more, waits up to `grace` for the handlers that run, then drops those
-    /// that still do and gives their events back, uncounted, for another worker to lease at once. Returns how
-    /// many were unfinished, a lease that the store has yet to answer included.
+    /// Stops the worker: leases no more events, waits up to `grace` for the handlers that run, then drops the rest and
+    /// releases their events, for another worker to lease at once. Their attempts are not counted. Returns the number of
+    /// unfinished events; a call that leases events and got no answer yet counts as one.
     ///
-    /// It takes up to a second longer than `grace`. Await it before the runtime ends.
+    /// Takes up to a second longer than `grace`. Await it before the runtime ends.
     pub async fn shutdown(&self, grace: Duration) -> usize {
         self.drain.finish(grace).await
     }

@@ -1,76 +1,72 @@
-//! Asks the API before the handler is called.
+//! Verifies a leased event: fetches its job and stores the fetched event.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
 use tracing::{error, warn};
 
-use super::attempts::{Heartbeats, RECORD_AGAIN, Worker};
+use super::heartbeats::Heartbeats;
 use crate::error::chain;
 use crate::event::Envelope;
-use crate::execution::isolation::{call, until};
+use crate::execution::drain::Drain;
+use crate::execution::isolation::{CallError, until};
 use crate::execution::lease::HeldLease;
-use crate::fetch::fetcher::{Asker, Verdict};
-use crate::inbox::{Lease, Leased, Outcome};
-use crate::store::Fenced;
+use crate::execution::retry::{Retry, Written};
+use crate::fetch::fetcher::{Fetcher, Verdict};
+use crate::inbox::{InboxStore, Lease, Leased, Outcome};
 
-/// What the API made of an event.
+/// Verifies the events of a worker.
+pub(super) struct Verifier {
+    pub(super) fetcher: Arc<Fetcher>,
+    pub(super) inbox: Arc<dyn InboxStore>,
+    pub(super) retry: Retry,
+    pub(super) drain: Arc<Drain>,
+}
+
+/// The result of a verification.
 pub(super) enum Verified {
-    /// This one is true, and stored.
-    By(Envelope),
-    /// There is none to handle.
-    Not(Outcome),
-    /// It is no longer ours.
+    /// The fetched event, which is stored.
+    Event(Envelope),
+    /// There is no event to handle now.
+    Settle(Outcome),
     LeaseLost,
 }
 
-impl Worker {
-    /// Asks the API for the job of an event, and stores what it says.
-    pub(super) async fn verify(
-        &self,
-        asker: &Asker,
-        leased: &Leased,
-        held: &HeldLease<Heartbeats>,
-    ) -> Verified {
+impl Verifier {
+    pub(super) async fn verify(&self, leased: &Leased, held: &HeldLease<Heartbeats>) -> Verified {
         let Leased { lease, fetches, .. } = leased;
         if fetches.next_in > Duration::ZERO {
-            return Verified::Not(Outcome::Release { after: fetches.next_in });
+            return Verified::Settle(Outcome::Release { after: fetches.next_in });
         }
         let verified = async {
-            match asker.ask(lease.job(), *fetches, None).await {
-                Verdict::Settle(outcome) => Verified::Not(outcome),
+            match self.fetcher.fetch(lease.job(), *fetches, None).await {
+                Verdict::Settle(outcome) => Verified::Settle(outcome),
                 Verdict::Ended(event) => self.store(lease, event).await,
             }
         };
         let ended = || async {
             tokio::select! {
                 () = held.lost() => Verified::LeaseLost,
-                () = self.drain.aborted() => Verified::Not(Outcome::Release { after: Duration::ZERO }),
+                () = self.drain.aborted() => Verified::Settle(Outcome::Release { after: Duration::ZERO }),
             }
         };
         until(pin!(verified), ended).await.unwrap_or_else(|ended| ended)
     }
 
-    /// Stores what the API says; again and again, until the lease is lost.
+    /// Stores the fetched event, with retries while the lease is held.
     async fn store(&self, lease: &Lease, event: Envelope) -> Verified {
-        let mut pause = RECORD_AGAIN;
-        loop {
-            let stored = self.settings.inbox.verify(lease, &event);
-            match call(|| Instant::now() + self.settings.lease / 3, stored).await {
-                Ok(Fenced::Applied) => return Verified::By(event),
-                Ok(Fenced::Stale) => {
-                    error!(
-                        "the event has been leased again, or replaced, before what the API says was stored"
-                    );
-                    return Verified::LeaseLost;
-                }
-                Err(error) => {
-                    warn!(error = %chain(&error), "what the API says was not stored; trying again");
-                }
+        let failed = |error: CallError, pause: Duration| {
+            warn!(error = %chain(&error), retry_in = ?pause, "the fetched event was not stored; retrying");
+        };
+        match self.retry.write(None, || self.inbox.verify(lease, &event), failed).await {
+            Written::Applied => Verified::Event(event),
+            Written::Stale | Written::LeaseEnds(_) => {
+                error!(
+                    "the event was leased again, or replaced, before the fetched one was stored; leaving it alone"
+                );
+                Verified::LeaseLost
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(self.settings.lease);
         }
     }
 }

@@ -136,7 +136,7 @@ fn the_spans_and_metrics_of_the_documents_are_real_ones() {
     let real = [
         telemetry::SPAN,
         telemetry::ATTEMPT_SPAN,
-        telemetry::ASK_SPAN,
+        telemetry::FETCH_SPAN,
         telemetry::REQUESTS,
         telemetry::REQUEST_SECONDS,
         telemetry::HANDLER_SECONDS,

@@ -110,7 +110,7 @@ async fn an_expected_job_that_the_api_does_not_know_is_dead_after_ten_minutes() 
     let began = Instant::now();
     let row = inbox.until(&job(1), InboxState::Dead).await;
     assert!((MINUTE * 11..MINUTE * 15).contains(&began.elapsed()), "{:?}", began.elapsed());
-    assert_eq!(row.error.as_deref(), Some("asked 5 times, the API knows no such job"));
+    assert_eq!(row.error.as_deref(), Some("fetched 5 times: the API knows no such job"));
     assert_eq!(api.asked(), 5);
 }
 

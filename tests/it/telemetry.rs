@@ -16,7 +16,7 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use qomplement_webhooks::inbox::InboxState;
 use qomplement_webhooks::registry::MemoryJobRegistry;
 use qomplement_webhooks::sender::Payload;
-use qomplement_webhooks::telemetry::{self, outcome, result};
+use qomplement_webhooks::telemetry::{self, outcome, result, settled};
 use qomplement_webhooks::{MemoryInbox, SharedToken, WebhookReceiver};
 use tracing::Level;
 use tracing::field::{Field, Visit};
@@ -34,7 +34,7 @@ const OUTCOMES: [(&str, u16); 20] = [
     (outcome::STORED, 200),
     (outcome::CONFLICT, 200),
     (outcome::DUPLICATE, 200),
-    (outcome::HANDLER_FAILED_FOR_GOOD, 200),
+    (outcome::HANDLER_FAILED_PERMANENTLY, 200),
     (outcome::IN_PROGRESS, 503),
     (outcome::HANDLER_FAILED, 503),
     (outcome::HANDLER_PANICKED, 500),
@@ -278,7 +278,7 @@ async fn attempt_all_kinds(secret: &str) {
     for state in [InboxState::Done, InboxState::Done, InboxState::Done, InboxState::Dead] {
         inbox.until(&add().await, state).await;
     }
-    // A handler that hangs until its lease is lost; its event is leased again, and put off.
+    // A handler that hangs until its lease is lost; its event is leased again, and released for later.
     inbox.faults.fail(Call::Renew, [Some(Fault::Error); 100]);
     inbox.until(&add().await, InboxState::Done).await;
     inbox.faults.mend(Call::Renew);
@@ -386,9 +386,9 @@ fn attempts_are_spans(log: &Collected) {
             handled("2", &[]),
             handled("1", &["the handler failed"]),
             handled("2", &[]),
-            handled("1", &["the handler failed for good"]),
-            handled("1", &["the lease was not renewed", "the lease ran out and could not be renewed"]),
-            ("2", "", vec!["the attempt before did not end"]),
+            handled("1", &["the handler failed permanently"]),
+            handled("1", &["the lease was not renewed", "the lease expired before it could be renewed"]),
+            ("2", "", vec!["the earlier attempt did not end"]),
             handled("2", &[]),
             handled("1", &["the handler was dropped"]),
         ]
@@ -396,7 +396,7 @@ fn attempts_are_spans(log: &Collected) {
 }
 
 #[test]
-fn attempts_are_counted_by_what_came_of_them() {
+fn attempts_are_counted_by_how_they_were_settled() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let runtime =
@@ -406,13 +406,13 @@ fn attempts_are_counted_by_what_came_of_them() {
     let (mut attempts, mut runs) = (BTreeMap::new(), BTreeMap::new());
     for (key, _, _, value) in snapshotter.snapshot().into_vec() {
         let labels: Vec<_> = key.key().labels().map(|label| (label.key(), label.value())).collect();
-        let [(telemetry::RESULT, result)] = labels[..] else { panic!("the labels of {key:?}") };
-        match (key.key().name(), value) {
-            (telemetry::ATTEMPTS, DebugValue::Counter(count)) => {
-                attempts.insert(result.to_owned(), count);
+        let [(label, end)] = labels[..] else { panic!("the labels of {key:?}") };
+        match (key.key().name(), label, value) {
+            (telemetry::ATTEMPTS, telemetry::SETTLED, DebugValue::Counter(count)) => {
+                attempts.insert(end.to_owned(), count);
             }
-            (telemetry::HANDLER_SECONDS, DebugValue::Histogram(values)) => {
-                runs.insert(result.to_owned(), values.len());
+            (telemetry::HANDLER_SECONDS, telemetry::RESULT, DebugValue::Histogram(values)) => {
+                runs.insert(end.to_owned(), values.len());
             }
             other => panic!("{other:?}"),
         }
@@ -420,15 +420,19 @@ fn attempts_are_counted_by_what_came_of_them() {
     let counts = |counts: &[(&str, u64)]| {
         BTreeMap::from_iter(counts.iter().map(|(result, count)| ((*result).to_owned(), *count)))
     };
-    // Given back were one that was put off, and one that the shutdown dropped; what lost its lease is not ours.
-    assert_eq!(attempts, counts(&[("done", 4), ("retry", 3), ("dead", 1), ("released", 2)]));
+    // Released: the event whose lease had expired, and the event of the dropped handler. An attempt that lost its lease
+    // is not settled.
+    assert_eq!(
+        attempts,
+        counts(&[(settled::DONE, 4), (settled::RETRY, 3), (settled::DEAD, 1), (settled::RELEASED, 2)])
+    );
     let runs: BTreeMap<_, _> = runs.into_iter().map(|(result, count)| (result, count as u64)).collect();
     let expected = counts(&[
         (result::OK, 4),
         (result::FAILED, 1),
         (result::PANICKED, 1),
         (result::TIMED_OUT, 1),
-        (result::FAILED_FOR_GOOD, 1),
+        (result::PERMANENT_FAILURE, 1),
         (result::LEASE_LOST, 1),
         (result::ABORTED, 1),
     ]);
@@ -482,7 +486,7 @@ fn requests_and_handlers_are_counted_by_how_they_ended() {
     let mut expected = [
         (result::OK, 3, 0.0, 10.0),
         (result::FAILED, 1, 0.0, 0.0),
-        (result::FAILED_FOR_GOOD, 1, 0.0, 0.0),
+        (result::PERMANENT_FAILURE, 1, 0.0, 0.0),
         (result::PANICKED, 1, 0.0, 0.0),
         (result::TIMED_OUT, 1, 15.0, 15.0),
         (result::LEASE_LOST, 1, 5.0, 5.0),

@@ -111,7 +111,7 @@ async fn a_job_that_the_api_does_not_know_is_dead_after_five_times_in_ten_minute
     let row = inbox.until(&job, InboxState::Dead).await;
     assert!((MINUTE * 10..MINUTE * 14).contains(&began.elapsed()), "{:?}", began.elapsed());
     assert_eq!((api.asked(), script.runs()), (5, 0));
-    assert_eq!(row.error.as_deref(), Some("asked 5 times, the API knows no such job"));
+    assert_eq!(row.error.as_deref(), Some("fetched 5 times: the API knows no such job"));
 
     api.finish(&job);
     assert_eq!(inbox.receive(&forged(&job, 0)).await.unwrap(), Receipt::Stored, "it may come again");

@@ -1,0 +1,115 @@
+//! Keeps the leases of running handlers.
+//!
+//! In each runtime, one task renews the leases of all handlers of a receiver or a worker. A handler that blocks its
+//! thread does not stop its own renewal, and a request costs an entry in a table instead of a task. The task starts
+//! with the first lease of its runtime and ends after the last. The holder of a lease notices the lease's end by a
+//! timer of its own.
+
+mod renewal;
+mod table;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::Span;
+
+use self::renewal::Renewing;
+pub(crate) use self::renewal::{Leases, Renew};
+pub(crate) use self::table::Times;
+use self::table::{Entry, Key, Table};
+use crate::execution::isolation::until;
+
+/// A lease that is renewed until this is dropped.
+#[derive(Debug)]
+pub(crate) struct HeldLease<R: Renew> {
+    leases: Arc<Leases<R>>,
+    key: Key,
+}
+
+impl<R: Renew> Leases<R> {
+    pub(crate) fn new(store: R, times: Times) -> Arc<Self> {
+        Arc::new(Self { store, times, table: Mutex::new(Table::new()) })
+    }
+
+    /// Renews a lease whose write began at `since`, until the returned holder is dropped.
+    ///
+    /// # Panics
+    ///
+    /// Panics outside of a tokio runtime; then no lease is kept.
+    pub(crate) fn hold(self: &Arc<Self>, token: &R::Token, since: Instant) -> HeldLease<R> {
+        let current = Handle::current();
+        let (token, span) = (token.clone(), Span::current());
+        let (key, first) = self.table().insert(current.id(), token, since, span);
+        let held = HeldLease { leases: self.clone(), key };
+        if first {
+            current.spawn(Renewing::new(self.clone(), current.id()).run());
+            // Tokio keeps the newest task of a worker thread in a place that no other thread can take it from: there it
+            // would wait for a handler that blocks the thread. This empty task takes that place instead.
+            current.spawn(async {});
+        }
+        held
+    }
+}
+
+impl<R: Renew> HeldLease<R> {
+    /// Whether the lease is held, by the clock of this process: a process that stood still no longer holds it.
+    pub(crate) fn is_held(&self) -> bool {
+        let mut table = self.leases.table();
+        table.get_mut(self.key).is_some_and(|entry| Instant::now() < self.leases.times.end(entry.since))
+    }
+
+    /// Waits until the lease is lost, also when no task renews it.
+    pub(crate) async fn lost(&self) {
+        loop {
+            let (end, changed) = {
+                let mut table = self.leases.table();
+                let Some(entry) = table.get_mut(self.key) else { return };
+                let end = self.leases.times.end(entry.since);
+                if Instant::now() >= end {
+                    entry.expire();
+                    table.remove(self.key);
+                    return;
+                }
+                (end, entry.waiting.get_or_insert_default().clone())
+            };
+            tokio::select! {
+                () = changed.notified() => {}
+                () = sleep_until(end) => {}
+            }
+        }
+    }
+
+    /// Stops the renewals and returns the end of the lease; now, if the lease is lost.
+    ///
+    /// Waits for a renewal that is under way: after a release, that renewal would claim the job again.
+    pub(crate) async fn stop(&self) -> Instant {
+        let Times { lease: length, call, .. } = self.leases.times;
+        let renewed = self.until(|entry| entry.is_none_or(|entry| !entry.renewing));
+        let _ = until(pin!(renewed), || sleep(call)).await;
+        let entry = self.leases.table().remove(self.key);
+        entry.map_or_else(Instant::now, |entry| entry.since + length)
+    }
+
+    /// Waits until `fact` is true of the lease's entry, or the lease is lost.
+    async fn until(&self, fact: impl Fn(Option<&Entry<R::Token>>) -> bool) {
+        loop {
+            let changed = match self.leases.table().get_mut(self.key) {
+                entry if fact(entry.as_deref()) => return,
+                Some(entry) => entry.waiting.get_or_insert_default().clone(),
+                None => return,
+            };
+            changed.notified().await;
+        }
+    }
+}
+
+impl<R: Renew> Drop for HeldLease<R> {
+    fn drop(&mut self) {
+        self.leases.table().remove(self.key);
+    }
+}

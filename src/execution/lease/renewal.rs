@@ -1,0 +1,129 @@
+//! The task that renews the leases of one runtime.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use tokio::runtime;
+use tokio::time::{Instant, sleep};
+use tracing::{Instrument, error, warn};
+
+use super::table::{Key, Table, Times};
+use crate::error::chain;
+use crate::execution::isolation::call;
+use crate::store::{Fenced, StoreError};
+
+/// Renews leases in a store.
+#[async_trait]
+pub(crate) trait Renew: fmt::Debug + Send + Sync + 'static {
+    /// Names one lease.
+    type Token: Clone + fmt::Debug + Send + Sync;
+
+    /// Makes a lease last for another [`Times::lease`].
+    async fn renew(&self, token: &Self::Token) -> Result<Fenced, StoreError>;
+}
+
+/// Renews the leases of a receiver or a worker.
+#[derive(Debug)]
+pub(crate) struct Leases<R: Renew> {
+    pub(super) store: R,
+    pub(super) times: Times,
+    pub(super) table: Mutex<Table<R::Token>>,
+}
+
+impl<R: Renew> Leases<R> {
+    pub(super) fn table(&self) -> MutexGuard<'_, Table<R::Token>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The task of a runtime. Its drop, as when the runtime is shut down, wakes the holders of its leases.
+pub(super) struct Renewing<R: Renew> {
+    leases: Arc<Leases<R>>,
+    runtime: runtime::Id,
+    /// Whether the task removed its runtime from the table.
+    ended: bool,
+}
+
+impl<R: Renew> Renewing<R> {
+    pub(super) fn new(leases: Arc<Leases<R>>, runtime: runtime::Id) -> Self {
+        Self { leases, runtime, ended: false }
+    }
+
+    pub(super) async fn run(mut self) {
+        let times = self.leases.times;
+        loop {
+            sleep(times.tick).await;
+            let now = Instant::now();
+            let mut table = self.leases.table();
+            let Some(entries) = table.runtimes.get_mut(&self.runtime) else { return };
+            if entries.is_empty() {
+                table.runtimes.remove(&self.runtime);
+                self.ended = true;
+                return;
+            }
+            entries.retain(|_, entry| {
+                let lives = now < times.end(entry.since);
+                if !lives {
+                    entry.expire();
+                }
+                lives
+            });
+            for (place, entry) in entries {
+                if !entry.renewing && now + times.tick > entry.since + times.renew_every {
+                    entry.renewing = true;
+                    let key = Key { runtime: self.runtime, place, number: entry.number };
+                    let renewal = Renewal { leases: self.leases.clone(), key };
+                    tokio::spawn(renewal.run(entry.token.clone()).instrument(entry.span.clone()));
+                }
+            }
+        }
+    }
+}
+
+impl<R: Renew> Drop for Renewing<R> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let entries = self.leases.table().runtimes.remove(&self.runtime);
+            for (_, entry) in entries.iter().flatten() {
+                entry.wake();
+            }
+        }
+    }
+}
+
+/// A call that renews a lease. Its drop, also before its end, marks the renewal as over.
+pub(super) struct Renewal<R: Renew> {
+    pub(super) leases: Arc<Leases<R>>,
+    pub(super) key: Key,
+}
+
+impl<R: Renew> Renewal<R> {
+    pub(super) async fn run(self, token: R::Token) {
+        let Leases { store, times, .. } = &*self.leases;
+        let began = Instant::now();
+        let renewed = call(|| began + times.call, store.renew(&token)).await;
+        let mut table = self.leases.table();
+        let Some(entry) = table.get_mut(self.key) else { return };
+        match renewed {
+            Ok(Fenced::Applied) => entry.since = began,
+            Ok(Fenced::Stale) => {
+                error!("the lease has passed to another holder; dropping the handler now");
+                entry.wake();
+                table.remove(self.key);
+            }
+            Err(error) => {
+                warn!(error = %chain(&error), retry_in = ?times.tick, "the lease was not renewed; retrying");
+            }
+        }
+    }
+}
+
+impl<R: Renew> Drop for Renewal<R> {
+    fn drop(&mut self) {
+        if let Some(entry) = self.leases.table().get_mut(self.key) {
+            entry.renewing = false;
+            entry.wake();
+        }
+    }
+}

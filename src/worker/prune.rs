@@ -1,0 +1,36 @@
+//! Prunes finished rows from time to time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use crate::error::chain;
+use crate::execution::backoff::jittered;
+use crate::execution::drain::Drain;
+use crate::execution::isolation::call;
+use crate::inbox::{InboxStore, Retention};
+
+/// The pause between two rounds, and the time limit of one call.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+
+/// Prunes until the shutdown. A round repeats the call until nothing is left to prune.
+pub(super) async fn prune(inbox: Arc<dyn InboxStore>, retention: Retention, drain: Arc<Drain>) {
+    loop {
+        tokio::select! {
+            () = sleep(jittered(PRUNE_EVERY)) => {}
+            () = drain.closed() => return,
+        }
+        loop {
+            match call(|| Instant::now() + PRUNE_EVERY, inbox.prune(&retention)).await {
+                Ok(pruned) if pruned.payloads + pruned.rows == 0 => break,
+                Ok(pruned) => info!(payloads = pruned.payloads, rows = pruned.rows, "pruned finished events"),
+                Err(error) => {
+                    warn!(error = %chain(&error), retry_in = ?PRUNE_EVERY, "finished events were not pruned; retrying");
+                    break;
+                }
+            }
+        }
+    }
+}
