@@ -47,9 +47,11 @@ pub(super) enum BodyRead {
 impl WebhookReply {
     pub(super) fn status(self) -> StatusCode {
         match self {
-            Self::Handled | Self::Stored | Self::Duplicate | Self::Conflict | Self::HandlerFailedPermanently => {
-                StatusCode::OK
-            }
+            Self::Handled
+            | Self::Stored
+            | Self::Duplicate
+            | Self::Conflict
+            | Self::HandlerFailedPermanently => StatusCode::OK,
             Self::InProgress | Self::HandlerFailed | Self::HandlerTimeout | Self::Unavailable => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -94,9 +96,11 @@ impl WebhookReply {
     /// The message for readers of the sender's log. It quotes nothing of the request.
     fn message(self) -> &'static str {
         match self {
-            Self::Handled | Self::Stored | Self::Duplicate | Self::Conflict | Self::HandlerFailedPermanently => {
-                ""
-            }
+            Self::Handled
+            | Self::Stored
+            | Self::Duplicate
+            | Self::Conflict
+            | Self::HandlerFailedPermanently => "",
             Self::InProgress => "another delivery of this webhook is still being handled",
             Self::HandlerFailed => "the handler failed",
             Self::HandlerPanicked => "the handler panicked",

@@ -117,7 +117,7 @@ async fn a_commit_goes_on_when_the_client_leaves() {
 
 #[tokio::test(start_paused = true)]
 async fn copies_are_acknowledged_and_handled_once_whatever_became_of_the_first() {
-    for act in [Act::Succeed, Act::Fail, Act::FailForGood, Act::Panic, Act::Take(SECOND * 60)] {
+    for act in [Act::Succeed, Act::Fail, Act::FailPermanently, Act::Panic, Act::Take(SECOND * 60)] {
         let inbox = FaultyInbox::default();
         let script = Script::new([act]);
         let (receiver, worker) = running(&inbox, &script);
@@ -156,7 +156,7 @@ async fn a_completed_webhook_is_handled_wherever_one_before_it_stands() {
         "is running" => vec![Act::Hang, Act::Succeed],
         "is nearly done" => vec![Act::Take(SECOND * 5), Act::Succeed],
         "waits to be tried again" => vec![Act::Fail, Act::Succeed],
-        "is dead" => vec![Act::FailForGood, Act::Succeed],
+        "is dead" => vec![Act::FailPermanently, Act::Succeed],
         _ => vec![Act::Succeed],
     };
     for before in [

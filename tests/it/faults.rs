@@ -206,13 +206,13 @@ async fn a_release_that_fails_costs_no_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_fails_is_run_again_by_the_next_try_and_one_that_fails_for_good_is_not() {
+async fn a_handler_that_fails_is_run_again_by_the_next_try_and_one_that_fails_permanently_is_not() {
     let cases = [
         (vec![Act::Fail, Act::Succeed], vec![Some(503), Some(200)]),
         (vec![Act::Panic, Act::Succeed], vec![Some(500), Some(200)]),
         (vec![Act::Fail, Act::Panic, Act::Succeed], vec![Some(503), Some(500), Some(200)]),
         (vec![Act::Fail], vec![Some(503); 3]),
-        (vec![Act::FailForGood], vec![Some(200)]),
+        (vec![Act::FailPermanently], vec![Some(200)]),
     ];
     for (acts, statuses) in cases {
         let (script, store, payload) = (Script::new(acts), FaultyStore::new(), Payload::extract_completed());

@@ -17,7 +17,7 @@ async fn each_end_of_the_handler_has_its_answer() {
         eprintln!("{framework:?}");
         for (act, status, code) in [
             (Act::Succeed, 200, ""),
-            (Act::FailForGood, 200, ""),
+            (Act::FailPermanently, 200, ""),
             (Act::Fail, 503, "handler_failed"),
             (Act::Panic, 500, "handler_panicked"),
             (Act::Hang, 503, "handler_timeout"),

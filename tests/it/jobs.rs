@@ -235,7 +235,7 @@ async fn the_error_of_what_nobody_handles_is_logged_and_says_nothing_of_the_body
 
 #[tokio::test(start_paused = true)]
 async fn an_unknown_status_is_never_a_jobs_last_word() {
-    for act in [Act::Succeed, Act::FailForGood] {
+    for act in [Act::Succeed, Act::FailPermanently] {
         let (script, store) = (Script::new([act]), FaultyStore::new());
         let receiver = receiver(&script, &store, |_| async { Ok::<_, Infallible>(true) });
         let completed = Payload::extract_completed();

@@ -174,7 +174,7 @@ async fn send_all_kinds(secret: &str) -> Vec<(u16, Option<String>)> {
     let acts = [
         Act::Succeed,
         Act::Fail,
-        Act::FailForGood,
+        Act::FailPermanently,
         Act::Panic,
         Act::Take(Duration::from_secs(10)),
         Act::Hang,
@@ -267,7 +267,7 @@ async fn attempt_all_kinds(secret: &str) {
         Act::Succeed,
         Act::Hang,
         Act::Succeed,
-        Act::FailForGood,
+        Act::FailPermanently,
         Act::Hang,
         Act::Succeed,
         Act::Hang,

@@ -273,7 +273,7 @@ async fn whatever_fails_when_the_answer_is_stored_the_event_is_handled_and_the_h
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_gives_back_what_is_being_asked_for() {
+async fn a_shutdown_releases_the_jobs_being_fetched() {
     let (inbox, script) = (FaultyInbox::default(), Script::default());
     let api = Api::new(Says::Pending).takes(MINUTE / 2);
     let (job, expected) = (inbox.add_new().await, new_job());

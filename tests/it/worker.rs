@@ -37,7 +37,7 @@ async fn an_event_is_handled_and_done() {
 
 #[tokio::test(start_paused = true)]
 async fn within_a_process_an_event_is_handled_at_once_however_seldom_the_worker_asks() {
-    let (inbox, script) = (FaultyInbox::default(), Script::new([Act::FailForGood, Act::Succeed]));
+    let (inbox, script) = (FaultyInbox::default(), Script::new([Act::FailPermanently, Act::Succeed]));
     let _worker = inbox.worker(&script).poll(HOUR).start();
     inbox.faults.until(Call::Lease, 1).await;
     sleep(SECOND).await;
@@ -92,7 +92,7 @@ async fn what_failed_together_is_not_tried_together() {
 struct Caused(&'static str, #[source] Option<Box<Caused>>);
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_for_good_is_dead_at_once_and_says_why() {
+async fn a_permanent_failure_is_dead_at_once_and_says_why() {
     let inbox = FaultyInbox::default();
     let handler = handler_fn(|_| async {
         let cause = Caused("the disk is full", None);
@@ -257,7 +257,7 @@ async fn an_event_that_fails_again_and_again_does_not_hold_up_the_others() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_done_is_pruned_after_its_time_and_nothing_else_is() {
-    let script = Script::new([Act::Succeed, Act::FailForGood]);
+    let script = Script::new([Act::Succeed, Act::FailPermanently]);
     let inbox = FaultyInbox::default();
     let retention = Retention { payload: SECOND * 300, row: SECOND * 900 };
     let _worker = inbox.worker(&script).retention(retention).poll(HOUR).start();

@@ -45,7 +45,7 @@ async fn whatever_fails_at_any_call_an_event_is_handled_and_recorded_and_never_t
 #[tokio::test(start_paused = true)]
 async fn an_outcome_is_recorded_again_and_again_while_the_lease_lasts() {
     for fault in FAULTS {
-        for acts in [[Act::Succeed], [Act::FailForGood]] {
+        for acts in [[Act::Succeed], [Act::FailPermanently]] {
             let state = if matches!(acts[0], Act::Succeed) { InboxState::Done } else { InboxState::Dead };
             let (inbox, script) = (FaultyInbox::default(), Script::new(acts));
             let inbox = inbox.fail(Call::Settle, vec![Some(fault); 2]);
@@ -324,7 +324,7 @@ async fn a_shutdown_waits_for_handlers_and_leases_nothing_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_its_grace_a_shutdown_drops_handlers_and_gives_their_events_back_uncounted() {
+async fn after_its_grace_a_shutdown_drops_handlers_and_releases_their_events_uncounted() {
     let (inbox, script) = (FaultyInbox::default(), Script::new([Act::Hang, Act::Hang, Act::Succeed]));
     let worker = inbox.worker(&script).start();
     let jobs = [inbox.add_new().await, inbox.add_new().await];
@@ -370,7 +370,7 @@ async fn a_shutdown_ends_in_time_also_while_the_store_hangs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_leased_when_the_shutdown_begins_is_given_back_before_it_ends() {
+async fn an_event_leased_when_the_shutdown_begins_is_released_before_it_ends() {
     let (inbox, script) = (FaultyInbox::default(), Script::default());
     let jobs = [inbox.add_new().await, inbox.add_new().await];
     let inbox = inbox.fail(Call::Lease, [Some(Fault::Slow)]).fail(Call::Settle, [Some(Fault::Slow); 2]);
@@ -526,7 +526,7 @@ async fn under_a_lower_limit_an_event_has_one_more_attempt() {
     for (act, state, error) in [
         // What is done keeps the error of the attempt before.
         (Act::Succeed, InboxState::Done, Some("not now")),
-        (Act::FailForGood, InboxState::Dead, Some("never")),
+        (Act::FailPermanently, InboxState::Dead, Some("never")),
         (Act::Panic, InboxState::Dead, Some("panicked: a handler's bug")),
     ] {
         let acts = [vec![Act::Fail; 5], vec![act]].concat();

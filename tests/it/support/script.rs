@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 pub enum Act {
     Succeed,
     Fail,
-    FailForGood,
+    FailPermanently,
     Panic,
     /// Never returns.
     Hang,
@@ -100,7 +100,7 @@ impl Script {
         match act {
             Act::Succeed => {}
             Act::Fail => return Err("not now".into()),
-            Act::FailForGood => return Err(HandlerError::permanent("never")),
+            Act::FailPermanently => return Err(HandlerError::permanent("never")),
             Act::Panic => panic!("a handler's bug"),
             Act::Busy => busy().await,
             Act::Hang => std::future::pending().await,
