@@ -191,7 +191,7 @@ impl Flawed {
                 };
             }
             BreaksTheRowOfNotFound if self.state.failed.lock().unwrap().contains(job) => {
-                fetches.not_found = 0
+                fetches.not_found = 0;
             }
             _ => {}
         }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use self::rows::{Entry, Queue, Rows};
+use self::rows::{Entry, Lookup, Rows};
 use super::row::{KeptEvent, Row};
 use super::text::storable;
 use super::timestamp::Timestamp;
@@ -87,15 +87,15 @@ impl MemoryInbox {
         changed.unwrap_or(Fenced::Stale)
     }
 
-    /// Leases up to `most` rows of a queue.
+    /// Leases up to `most` rows of a lookup.
     fn lease_from<T>(
         &self,
-        queue: Queue,
+        lookup: Lookup,
         most: usize,
         lease: impl Fn(&mut Entry, Timestamp) -> Option<T>,
     ) -> Vec<T> {
         let (mut rows, now) = (self.rows(), self.now());
-        let due = rows.first(queue, now, most);
+        let due = rows.first(lookup, now, most);
         let leased = due.into_iter().filter_map(|number| {
             rows.change_numbered(number, None, |entry| (lease(entry, now), BodyChange::Keep)).flatten()
         });
@@ -130,7 +130,7 @@ impl InboxStore for MemoryInbox {
     }
 
     async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
-        Ok(self.lease_from(Queue::Leasable, most, |Entry { job, row, body, .. }, now| {
+        Ok(self.lease_from(Lookup::Leasable, most, |Entry { job, row, body, .. }, now| {
             row.lease(job.clone(), body.clone()?, length, now)
         }))
     }
@@ -163,7 +163,7 @@ impl InboxStore for MemoryInbox {
     }
 
     async fn overdue(&self, most: usize, length: Duration) -> Result<Vec<Overdue>, StoreError> {
-        Ok(self.lease_from(Queue::Expected, most, |Entry { job, row, .. }, now| {
+        Ok(self.lease_from(Lookup::Expected, most, |Entry { job, row, .. }, now| {
             row.overdue(job.clone(), length, now)
         }))
     }
@@ -191,10 +191,10 @@ impl InboxStore for MemoryInbox {
                 Some(Remains::Everything) | None => {}
             }
         };
-        let mut old = rows.first(Queue::DoneWithoutBody, now.before(retention.row), PRUNE_ROWS);
-        old.extend(rows.first(Queue::DoneWithBody, now.before(retention.row), PRUNE_ROWS - old.len()));
+        let mut old = rows.first(Lookup::DoneWithoutBody, now.before(retention.row), PRUNE_ROWS);
+        old.extend(rows.first(Lookup::DoneWithBody, now.before(retention.row), PRUNE_ROWS - old.len()));
         old.into_iter().for_each(|number| prune(&mut rows, number));
-        let old = rows.first(Queue::DoneWithBody, now.before(retention.payload), PRUNE_ROWS);
+        let old = rows.first(Lookup::DoneWithBody, now.before(retention.payload), PRUNE_ROWS);
         old.into_iter().for_each(|number| prune(&mut rows, number));
         Ok(pruned)
     }
@@ -243,7 +243,7 @@ impl InboxAdmin for MemoryInbox {
             *stats.rows_mut(state) = total.rows.unsigned_abs();
             stats.bytes += total.bytes.unsigned_abs();
         }
-        let oldest_due = rows.earliest(Queue::Leasable).filter(|due| *due <= now);
+        let oldest_due = rows.earliest(Lookup::Leasable).filter(|due| *due <= now);
         stats.oldest_due = oldest_due.map(|due| now.since(due));
         Ok(stats)
     }

@@ -16,7 +16,7 @@ pub(super) struct Rows {
     /// In the order of their arrival.
     by_number: BTreeMap<u64, Entry>,
     numbers: HashMap<JobId, u64>,
-    places: BTreeSet<Place>,
+    positions: BTreeSet<Position>,
     totals: Totals,
     last_number: u64,
 }
@@ -31,42 +31,42 @@ pub(super) struct Entry {
 
 /// Rows that one kind of call looks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Queue {
+pub(super) enum Lookup {
     Leasable,
     Expected,
     DoneWithBody,
     DoneWithoutBody,
 }
 
-/// The place of a row in its queue: jobs fetched least often come first, then the longest due.
+/// The position of a row in its lookup: jobs fetched least often come first, then the longest due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    queue: Queue,
+struct Position {
+    lookup: Lookup,
     fetches: u32,
     at: Timestamp,
     number: u64,
 }
 
-impl Place {
+impl Position {
     /// `None` for a dead row: no call looks for one.
     fn of(number: u64, row: &Row) -> Option<Self> {
-        let place = |queue, fetches, at| Some(Self { queue, fetches, at, number });
+        let place = |lookup, fetches, at| Some(Self { lookup, fetches, at, number });
         match row.phase {
-            Phase::Expected { overdue_at } => place(Queue::Expected, row.fetches.count, overdue_at),
+            Phase::Expected { overdue_at } => place(Lookup::Expected, row.fetches.count, overdue_at),
             Phase::Received { due_at: at } | Phase::Running { until: at } => {
-                place(Queue::Leasable, row.fetches.count, at)
+                place(Lookup::Leasable, row.fetches.count, at)
             }
             Phase::Done { done_at } => {
                 let has_body = row.event.as_ref().is_some_and(|event| event.bytes.is_some());
-                place(if has_body { Queue::DoneWithBody } else { Queue::DoneWithoutBody }, 0, done_at)
+                place(if has_body { Lookup::DoneWithBody } else { Lookup::DoneWithoutBody }, 0, done_at)
             }
             Phase::Dead => None,
         }
     }
 
-    /// The first place of rows with this number of fetches.
-    fn first(queue: Queue, fetches: u32) -> Self {
-        Self { queue, fetches, at: Timestamp::MIN, number: 0 }
+    /// The first position of rows with this number of fetches.
+    fn first(lookup: Lookup, fetches: u32) -> Self {
+        Self { lookup, fetches, at: Timestamp::MIN, number: 0 }
     }
 }
 
@@ -92,7 +92,7 @@ impl Rows {
         self.last_number += 1;
         let number = self.last_number;
         self.totals.add(&row);
-        self.places.extend(Place::of(number, &row));
+        self.positions.extend(Position::of(number, &row));
         self.numbers.insert(job.clone(), number);
         self.by_number.insert(number, Entry { number, job, row, body });
     }
@@ -116,8 +116,8 @@ impl Rows {
     ) -> Option<T> {
         let entry = self.by_number.get_mut(&number)?;
         self.totals.remove(&entry.row);
-        if let Some(place) = Place::of(number, &entry.row) {
-            self.places.remove(&place);
+        if let Some(place) = Position::of(number, &entry.row) {
+            self.positions.remove(&place);
         }
         let (result, change) = transition(entry);
         match change {
@@ -126,7 +126,7 @@ impl Rows {
             BodyChange::Drop => entry.body = None,
         }
         self.totals.add(&entry.row);
-        self.places.extend(Place::of(number, &entry.row));
+        self.positions.extend(Position::of(number, &entry.row));
         Some(result)
     }
 
@@ -134,23 +134,23 @@ impl Rows {
         if let Some(Entry { job, row, .. }) = self.by_number.remove(&number) {
             self.numbers.remove(&job);
             self.totals.remove(&row);
-            if let Some(place) = Place::of(number, &row) {
-                self.places.remove(&place);
+            if let Some(place) = Position::of(number, &row) {
+                self.positions.remove(&place);
             }
         }
     }
 
-    /// Up to `most` rows of a queue whose time is not after `until`, in order.
-    pub(super) fn first(&self, queue: Queue, until: Timestamp, most: usize) -> Vec<u64> {
+    /// Up to `most` rows of a lookup whose time is not after `until`, in order.
+    pub(super) fn first(&self, lookup: Lookup, until: Timestamp, most: usize) -> Vec<u64> {
         let mut found = Vec::new();
-        let mut from = Place::first(queue, 0);
+        let mut from = Position::first(lookup, 0);
         while found.len() < most {
             let Some(next) = self.next(from) else { break };
             if next.at <= until {
                 found.push(next.number);
-                from = Place { number: next.number + 1, ..next };
+                from = Position { number: next.number + 1, ..next };
             } else if let Some(fetches) = next.fetches.checked_add(1) {
-                from = Place::first(queue, fetches);
+                from = Position::first(lookup, fetches);
             } else {
                 break;
             }
@@ -158,15 +158,15 @@ impl Rows {
         found
     }
 
-    /// The earliest time in a queue.
-    pub(super) fn earliest(&self, queue: Queue) -> Option<Timestamp> {
-        let firsts = std::iter::successors(self.next(Place::first(queue, 0)), |place| {
-            self.next(Place::first(queue, place.fetches.checked_add(1)?))
+    /// The earliest time of a lookup.
+    pub(super) fn earliest(&self, lookup: Lookup) -> Option<Timestamp> {
+        let firsts = std::iter::successors(self.next(Position::first(lookup, 0)), |place| {
+            self.next(Position::first(lookup, place.fetches.checked_add(1)?))
         });
         firsts.map(|place| place.at).min()
     }
 
-    fn next(&self, from: Place) -> Option<Place> {
-        self.places.range(from..).next().copied().filter(|place| place.queue == from.queue)
+    fn next(&self, from: Position) -> Option<Position> {
+        self.positions.range(from..).next().copied().filter(|place| place.lookup == from.lookup)
     }
 }
