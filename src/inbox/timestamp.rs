@@ -9,6 +9,7 @@ pub(super) struct Timestamp(pub(super) i64);
 
 impl Timestamp {
     pub(super) const MIN: Self = Self(i64::MIN);
+    #[cfg(feature = "sqlite")]
     pub(super) const MAX: Self = Self(i64::MAX);
 
     pub(super) fn after(self, duration: Duration) -> Self {
