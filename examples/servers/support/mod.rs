@@ -12,6 +12,7 @@ use qomplement_webhooks::{
 };
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 
 /// Prints one line for each call: `handled EVENT JOB_ID`.
 pub(crate) struct Printer;
@@ -84,26 +85,29 @@ pub(crate) fn build(builder: WebhookReceiverBuilder) -> Result<WebhookReceiver, 
     Ok(builder.build()?)
 }
 
-/// Listens at `ADDR`.
+/// Listens at `ADDR`, and for signals: whoever reads that the server listens may stop it.
 pub(crate) async fn listen(scheme: &str) -> Result<TcpListener, BoxError> {
     let address = std::env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".to_owned());
     let listener =
         TcpListener::bind(&address).await.map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        RUNNING.close();
+    });
     eprintln!("listening on {scheme}://{}/api/webhooks/qomplement", listener.local_addr()?);
     Ok(listener)
 }
 
-/// Waits for SIGINT or SIGTERM.
+/// Closed by the first SIGINT or SIGTERM.
+static RUNNING: Semaphore = Semaphore::const_new(0);
+
+/// Waits for SIGINT or SIGTERM, also one that came since [`listen`].
 pub(crate) async fn stop() {
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    let _ = RUNNING.acquire().await;
 }
 
 /// Runs a server, and says why it ended.
