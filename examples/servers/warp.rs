@@ -34,7 +34,11 @@ async fn serve() -> Result<(), BoxError> {
     let receiver = receiver().await?;
     let routes = warp::path!("api" / "webhooks" / "qomplement").and(webhook(receiver.clone()));
     let server = warp::serve(routes).incoming(listen("http").await?).graceful(stop()).run();
-    until_stopped(async { Ok::<_, Infallible>(server.await) }).await?;
+    let server = async {
+        server.await;
+        Ok::<_, Infallible>(())
+    };
+    until_stopped(server).await?;
     shutdown(&receiver).await;
     Ok(())
 }

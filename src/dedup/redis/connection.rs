@@ -86,7 +86,10 @@ pub(super) async fn warn_of_eviction(connection: &dyn SendCommand) {
         ),
         Ok(_) => {}
         Err(error) => {
-            debug!(error = %chain(&error), "reading the configuration of Redis failed and is not repeated; whether it evicts keys is unknown")
+            debug!(
+                error = %chain(&error),
+                "reading the configuration of Redis failed and is not repeated; whether it evicts keys is unknown"
+            );
         }
     }
 }
