@@ -38,11 +38,11 @@ pub(super) const MIGRATIONS: [&str; 1] = ["
         status TEXT,
         -- Whether the event is what the API says.
         verified INTEGER NOT NULL DEFAULT 0,
-        -- How often the API was fetches for the job, and how often in a row it did not know it; not before when again.
+        -- The fetches of the job without a result, those in a row that did not know it, and the earliest time of the next.
         fetches INTEGER NOT NULL DEFAULT 0,
         not_found INTEGER NOT NULL DEFAULT 0,
         next_fetch_at INTEGER,
-        -- When the first of the last fetches was that had no answer.
+        -- The first of the latest fetches in a row that had no answer.
         unanswered_since INTEGER,
         -- When the event should have come, if the job is an expected one.
         deadline_at INTEGER,
@@ -96,7 +96,7 @@ pub(super) fn open_as(
         _ => {}
     }
     make_durable(&connection, settings.busy_timeout)?;
-    // FetchHistory first, so that a file which needs nothing opens while another process writes to it.
+    // Checked first, so that a file which needs nothing opens while another process writes to it.
     if version < known {
         migrate(&mut connection, migrations)?;
     }
