@@ -328,9 +328,11 @@ impl Row {
 
     /// Gives up a row that something else than this crate wrote, and that no lease can be granted on.
     #[cfg(feature = "sqlite")]
-    pub(super) fn set_aside(&mut self, reason: &str) {
+    pub(super) fn set_aside(&mut self, reason: &str, has_body: bool) -> BodyChange {
         self.phase = Phase::Dead;
         self.error = Some(storable(reason).into_owned());
+        // An event without its body can never be handled, and would hide the job's next event.
+        if has_body { BodyChange::Keep } else { self.drop_event() }
     }
 
     /// Prunes what a done row keeps longer than the retention.

@@ -55,7 +55,12 @@ impl MemoryInbox {
     }
 
     fn now(&self) -> Timestamp {
-        Timestamp(0).after(self.inner.epoch.elapsed())
+        let (now, epoch) = (Instant::now(), self.inner.epoch);
+        // A paused clock of another runtime may be behind the one that made the inbox.
+        match now.checked_duration_since(epoch) {
+            Some(passed) => Timestamp(0).after(passed),
+            None => Timestamp(0).before(epoch.duration_since(now)),
+        }
     }
 
     /// Applies a transition to the row of a job, if there is one.
@@ -193,8 +198,9 @@ impl InboxStore for MemoryInbox {
         };
         let mut old = rows.first(Lookup::DoneWithoutBody, now.before(retention.row), PRUNE_ROWS);
         old.extend(rows.first(Lookup::DoneWithBody, now.before(retention.row), PRUNE_ROWS - old.len()));
+        let most = PRUNE_ROWS - old.len();
         old.into_iter().for_each(|number| prune(&mut rows, number));
-        let old = rows.first(Lookup::DoneWithBody, now.before(retention.payload), PRUNE_ROWS);
+        let old = rows.first(Lookup::DoneWithBody, now.before(retention.payload), most);
         old.into_iter().for_each(|number| prune(&mut rows, number));
         Ok(pruned)
     }

@@ -384,20 +384,22 @@ impl Statements {
             ),
             overdue: format!(
                 "WITH fresh AS MATERIALIZED (
-                    SELECT number FROM {table}
+                    SELECT number, due_at FROM {table}
                     WHERE state = 'expected' AND fetches <= 0 AND due_at <= statement_timestamp()
                     ORDER BY due_at, number LIMIT $1 FOR UPDATE SKIP LOCKED
                 ), again AS MATERIALIZED (
-                    SELECT number FROM {table}
+                    SELECT number, due_at FROM {table}
                     WHERE state = 'expected' AND fetches > 0 AND due_at <= statement_timestamp()
                     ORDER BY fetches, due_at, number LIMIT $1 - (SELECT count(*) FROM fresh)
                     FOR UPDATE SKIP LOCKED
                 ), overdue AS MATERIALIZED (
                     SELECT * FROM fresh UNION ALL SELECT * FROM again
+                ), leased AS (
+                    UPDATE {table} AS job SET due_at = {}, fence = {}
+                    FROM overdue WHERE job.number = overdue.number
+                    RETURNING job.number, job_id, job.fence, {} AS late, {history}, overdue.due_at AS due_since
                 )
-                UPDATE {table} AS job SET due_at = {}, fence = {}
-                FROM overdue WHERE job.number = overdue.number
-                RETURNING job.number, job_id, fence, {} AS late, {history}",
+                SELECT * FROM leased ORDER BY fetches, due_since, number",
                 from_now(2),
                 next_number("job.fence"),
                 since("coalesce(deadline_at, received_at)"),

@@ -17,8 +17,8 @@ use crate::inbox::transition::{BodyChange, Remains};
 use crate::inbox::{Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention, read};
 use crate::store::Fenced;
 
-/// The most rows that one call prunes, and the most bytes of bodies, about: to free them takes time, and writes
-/// wait meanwhile.
+/// The most rows that one call prunes or leaves without a body, and the most bytes of bodies, about: to free them takes
+/// time, and writes wait meanwhile.
 const PRUNE_ROWS: usize = 1000;
 const PRUNE_BYTES: u64 = 64 << 20;
 
@@ -176,16 +176,19 @@ impl Transaction<'_> {
         let due = rows::leasable(self.sql, statements, self.now, most)?;
         let mut leased = Vec::with_capacity(due.len());
         for Leasable { mut stored, job, body } in due {
-            let before = stored.row.clone();
-            match job.and_then(|job| lease(&mut stored.row, job, body)) {
-                Ok(lease) => leased.push(lease),
+            let (before, has_body) = (stored.row.clone(), body.is_some());
+            let change = match job.and_then(|job| lease(&mut stored.row, job, body)) {
+                Ok(lease) => {
+                    leased.push(lease);
+                    BodyChange::Keep
+                }
                 Err(unreadable) => {
                     let reason = read::reason(&*unreadable);
                     error!(id = stored.id, %reason, "a row in the inbox cannot be read: it is dead");
-                    stored.row.set_aside(&reason);
+                    stored.row.set_aside(&reason, has_body)
                 }
-            }
-            self.store(&before, &stored, BodyChange::Keep, &[])?;
+            };
+            self.store(&before, &stored, change, &[])?;
         }
         Ok(leased)
     }
@@ -215,10 +218,11 @@ impl Transaction<'_> {
     }
 
     pub(super) fn prune(&mut self, retention: &Retention) -> ::rusqlite::Result<Pruned> {
-        let mut pruned = Pruned::default();
+        let (mut pruned, mut changed) = (Pruned::default(), 0);
         for (statement, length) in [(rows::OLD_ROWS, retention.row), (rows::OLD_BODIES, retention.payload)] {
-            let until = self.now.before(length);
-            for mut stored in rows::old(self.sql, statement, until, PRUNE_ROWS, PRUNE_BYTES)? {
+            let (until, most) = (self.now.before(length), PRUNE_ROWS - changed);
+            for mut stored in rows::old(self.sql, statement, until, most, PRUNE_BYTES)? {
+                changed += 1;
                 let before = stored.row.clone();
                 match stored.row.prune(retention, self.now) {
                     Remains::Everything => {}

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, NoResult, Outcome, Retention};
+use qomplement_webhooks::inbox::{
+    InboxAdmin, InboxFilter, InboxState, NoResult, Outcome, Receipt, Retention,
+};
 use qomplement_webhooks::store::Fenced;
 use qomplement_webhooks::{InboxStore, InboxWorker, SqliteInbox, Verification};
 use rusqlite::{Connection, params};
@@ -69,6 +71,23 @@ async fn a_row_that_cannot_be_read_is_dead_and_the_others_go_on() {
     );
     assert!(inbox.replay(&"below-zero".parse().unwrap()).await.unwrap());
     assert!(inbox.get(&"never-leased-again".parse().unwrap()).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_body_is_gone_does_not_hide_the_next_one() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    let hand = Connection::open(folder.file()).unwrap();
+    for job in ["received-again", "replayed"] {
+        receive(&inbox, job).await;
+    }
+    hand.execute("DELETE FROM inbox_body", []).unwrap();
+    assert!(inbox.lease(10, HOUR).await.unwrap().is_empty());
+    assert_eq!(inbox.stats().await.unwrap().dead, 2);
+    assert_eq!(inbox.receive(&completed("received-again")).await.unwrap(), Receipt::Stored);
+    assert_eq!(inbox.lease(10, HOUR).await.unwrap().len(), 1);
+    assert!(inbox.replay(&"replayed".parse().unwrap()).await.unwrap());
+    assert_eq!(inbox.overdue(10, HOUR).await.unwrap().len(), 1, "the job is not fetched");
 }
 
 #[tokio::test(flavor = "multi_thread")]
