@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use tokio::runtime;
 use tokio::time::{Instant, sleep};
-use tracing::{Instrument, error, warn};
+use tracing::{Instrument, Span, error, warn};
 
 use super::table::{Key, Table, Times};
 use crate::error::chain;
@@ -51,33 +51,44 @@ impl<R: Renew> Renewing<R> {
     }
 
     pub(super) async fn run(mut self) {
-        let times = self.leases.times;
         loop {
-            sleep(times.tick).await;
-            let now = Instant::now();
-            let mut table = self.leases.table();
-            let Some(entries) = table.runtimes.get_mut(&self.runtime) else { return };
-            if entries.is_empty() {
-                table.runtimes.remove(&self.runtime);
-                self.ended = true;
-                return;
-            }
-            entries.retain(|_, entry| {
-                let lives = now < times.end(entry.since);
-                if !lives {
-                    entry.expire();
-                }
-                lives
-            });
-            for (place, entry) in entries {
-                if !entry.renewing && now + times.tick > entry.since + times.renew_every {
-                    entry.renewing = true;
-                    let key = Key { runtime: self.runtime, place, number: entry.number };
-                    let renewal = Renewal { leases: self.leases.clone(), key };
-                    tokio::spawn(renewal.run(entry.token.clone()).instrument(entry.span.clone()));
-                }
+            sleep(self.leases.times.tick).await;
+            let Some(due) = self.due() else { return };
+            // Without the table's lock: a runtime that is shut down drops a new task at once, and a renewal's drop takes
+            // the lock.
+            for (renewal, token, span) in due {
+                tokio::spawn(renewal.run(token).instrument(span));
             }
         }
+    }
+
+    /// Expires leases, and marks those that are to be renewed now; `None` when the runtime has no leases left.
+    fn due(&mut self) -> Option<Vec<(Renewal<R>, R::Token, Span)>> {
+        let (now, times) = (Instant::now(), self.leases.times);
+        let mut table = self.leases.table();
+        let entries = table.runtimes.get_mut(&self.runtime)?;
+        if entries.is_empty() {
+            table.runtimes.remove(&self.runtime);
+            self.ended = true;
+            return None;
+        }
+        entries.retain(|_, entry| {
+            let lives = now < times.end(entry.since);
+            if !lives {
+                entry.expire();
+            }
+            lives
+        });
+        let mut due = Vec::new();
+        for (place, entry) in entries {
+            if !entry.renewing && now + times.tick > entry.since + times.renew_every {
+                entry.renewing = true;
+                let key = Key { runtime: self.runtime, place, number: entry.number };
+                let renewal = Renewal { leases: self.leases.clone(), key };
+                due.push((renewal, entry.token.clone(), entry.span.clone()));
+            }
+        }
+        Some(due)
     }
 }
 
