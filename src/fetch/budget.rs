@@ -188,12 +188,15 @@ impl RequestBudget {
 }
 
 impl RequestPermit {
-    /// Reports an answer, which reopens the budget.
+    /// Reports an answer, which reopens the budget, unless the budget has closed since the request began: such an answer
+    /// says nothing about the time after.
     pub fn answered(self) {
         let mut state = self.inner.state();
-        state.closings = 0;
-        state.failed.clear();
-        state.closed = None;
+        if self.closings == state.closings {
+            state.closings = 0;
+            state.failed.clear();
+            state.closed = None;
+        }
     }
 
     /// Reports a failed request for this job. Returns how long the budget is closed now: zero if the failure concerns

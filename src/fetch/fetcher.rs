@@ -193,7 +193,8 @@ impl Fetcher {
     fn note(&self, fetched: &Result<Fetched, FetchError>) {
         let error = match fetched {
             Ok(_) => {
-                *self.reopens() = None;
+                // An answer to a request from before the budget closed does not reopen it.
+                self.reopens().take_if(|reopens| *reopens <= Instant::now());
                 if self.failing.swap(false, Ordering::Relaxed) {
                     info!("the API answers again");
                 }

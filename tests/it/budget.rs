@@ -130,6 +130,20 @@ async fn those_that_fail_together_count_as_one_failure() {
     assert!(pause <= SECOND * 5 / 4, "the failures in a row had ended: {pause:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_answer_to_a_request_from_before_the_closing_does_not_reopen() {
+    let budget = RequestBudget::new(1000.0, 4);
+    let (early, limited) = (budget.acquire().await.unwrap(), budget.acquire().await.unwrap());
+    let asked = FetchError::RateLimited { retry_after: Some(MINUTE) };
+    assert!(limited.failed(&job(1), &asked) >= MINUTE);
+    early.answered();
+    let closed = budget.acquire().await.unwrap_err();
+    assert!(closed.retry_after > SECOND * 59, "reopened: {closed:?}");
+    sleep(closed.retry_after).await;
+    budget.acquire().await.unwrap().answered();
+    budget.acquire().await.unwrap().answered();
+}
+
 fn statuses_about_a_job() -> [FetchError; 3] {
     let refused = FetchError::Refused("the answer is 403".into());
     let unreadable = FetchError::Unreadable("the answer is a page".into());
