@@ -33,6 +33,8 @@ const RECORD: Retry = Retry {
     call: Duration::from_secs(10),
     backoff: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(10) },
 };
+/// The longest time of recording, so that rows which cannot be written do not keep other jobs from being fetched.
+const RECORD_TIME: Duration = Duration::from_secs(30);
 /// The pause when no job is overdue.
 const POLL: Duration = Duration::from_secs(1);
 /// The pause after the inbox failed.
@@ -208,20 +210,25 @@ impl Reconciling {
     ) -> Option<Duration> {
         let Overdue { lease, fetches, late } = &overdue;
         let passed_horizon = (*late >= self.horizon).then_some(self.horizon);
-        let fetch = pin!(self.fetcher.fetch(lease.job(), *fetches, passed_horizon));
+        let release = || Verdict::Settle(Outcome::Release { after: Duration::ZERO });
         let mut lease_ends = since + LEASE;
-        let ended = {
+        // The reply of the lease may have come after the shutdown began.
+        let verdict = if self.drain.is_closed() {
+            release()
+        } else {
+            // Dropped before the release is recorded: it may hold a place in the budget.
+            let fetch = pin!(self.fetcher.fetch(lease.job(), *fetches, passed_horizon));
             let (this, lease_ends) = (&self, &mut lease_ends);
-            move || async move {
+            let ended = move || async move {
                 tokio::select! {
                     () = this.lease_lost(lease, lease_ends) => None,
-                    () = this.drain.aborted() => Some(Verdict::Settle(Outcome::Release { after: Duration::ZERO })),
+                    () = this.drain.aborted() => Some(release()),
                 }
+            };
+            match until(fetch, ended).await {
+                Ok(verdict) => verdict,
+                Err(ended) => ended?,
             }
-        };
-        let verdict = match until(fetch, ended).await {
-            Ok(verdict) => verdict,
-            Err(ended) => ended?,
         };
         self.record(lease, &verdict, lease_ends).await;
         match verdict {
@@ -258,7 +265,8 @@ impl Reconciling {
         let failed = |error: CallError, pause: Duration| {
             warn!(error = %chain(&error), retry_in = ?pause, "the result of the fetch was not recorded; retrying");
         };
-        match (RECORD.write(Some(lease_ends), record, failed).await, verdict) {
+        let record_until = lease_ends.min(Instant::now() + RECORD_TIME);
+        match (RECORD.write(Some(record_until), record, failed).await, verdict) {
             (Written::Applied, Verdict::Ended(_)) => {
                 info!("the job has ended and its webhook never came; fetched event stored");
             }
@@ -266,7 +274,7 @@ impl Reconciling {
             (Written::Stale, _) => debug!("the job's webhook arrived during the fetch; dropping the result"),
             (Written::LeaseEnds(error), _) => error!(
                 error = %chain(&error),
-                "the result of the fetch was not recorded before the lease ends; the job will be fetched again"
+                "the result of the fetch was not recorded; the job will be fetched again when its lease has ended"
             ),
         }
     }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use crate::budget::Budgeted;
 use crate::support::api::{Api, Says, finished};
 use crate::support::inboxes::FaultyInbox;
-use crate::support::{Call, Script};
+use crate::support::{Call, Fault, Script};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -310,4 +310,17 @@ async fn reconcilers_of_one_inbox_share_the_work() {
     inbox.expect(&job(1000), Duration::ZERO).await.unwrap();
     sleep(HOUR).await;
     assert_eq!(api.asked(), 100, "it was shut down");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_is_leased_during_the_shutdown_is_released_and_not_fetched() {
+    let (inbox, api) = (FaultyInbox::default(), Api::new(Says::Pending));
+    inbox.expect(&job(1), Duration::ZERO).await.unwrap();
+    inbox.faults.fail(Call::Overdue, [Some(Fault::Slow)]);
+    let reconciler = Reconciler::new(inbox.clone(), api.clone()).start();
+    // The call takes longer.
+    sleep(SECOND).await;
+    assert_eq!(reconciler.shutdown(MINUTE).await, 0);
+    assert_eq!(api.asked(), 0, "fetched after the shutdown began");
+    assert_eq!(inbox.rows.overdue(1, MINUTE).await.unwrap().len(), 1, "the job is not free at once");
 }
