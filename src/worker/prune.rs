@@ -25,6 +25,7 @@ pub(super) async fn prune(inbox: Arc<dyn InboxStore>, retention: Retention, drai
         loop {
             match call(|| Instant::now() + PRUNE_EVERY, inbox.prune(&retention)).await {
                 Ok(pruned) if pruned.payloads + pruned.rows == 0 => break,
+                Ok(_) if drain.is_closed() => return,
                 Ok(pruned) => info!(payloads = pruned.payloads, rows = pruned.rows, "pruned finished events"),
                 Err(error) => {
                     warn!(error = %chain(&error), retry_in = ?PRUNE_EVERY, "finished events were not pruned; retrying");
