@@ -56,14 +56,14 @@ impl<R: Renew> Renewing<R> {
             let Some(due) = self.due() else { return };
             // Without the table's lock: a runtime that is shut down drops a new task at once, and a renewal's drop takes
             // the lock.
-            for (renewal, token, span) in due {
+            for DueRenewal { renewal, token, span } in due {
                 tokio::spawn(renewal.run(token).instrument(span));
             }
         }
     }
 
     /// Expires leases, and marks those that are to be renewed now; `None` when the runtime has no leases left.
-    fn due(&mut self) -> Option<Vec<(Renewal<R>, R::Token, Span)>> {
+    fn due(&mut self) -> Option<Vec<DueRenewal<R>>> {
         let (now, times) = (Instant::now(), self.leases.times);
         let mut table = self.leases.table();
         let entries = table.runtimes.get_mut(&self.runtime)?;
@@ -85,7 +85,7 @@ impl<R: Renew> Renewing<R> {
                 entry.renewing = true;
                 let key = Key { runtime: self.runtime, place, number: entry.number };
                 let renewal = Renewal { leases: self.leases.clone(), key };
-                due.push((renewal, entry.token.clone(), entry.span.clone()));
+                due.push(DueRenewal { renewal, token: entry.token.clone(), span: entry.span.clone() });
             }
         }
         Some(due)
@@ -101,6 +101,13 @@ impl<R: Renew> Drop for Renewing<R> {
             }
         }
     }
+}
+
+/// A renewal that is about to begin.
+struct DueRenewal<R: Renew> {
+    renewal: Renewal<R>,
+    token: R::Token,
+    span: Span,
 }
 
 /// A call that renews a lease. Its drop, also before its end, marks the renewal as over.
