@@ -112,10 +112,10 @@ fi
 $quick || check "unit tests of the package" package
 check "documentation tests" cargo test --locked --workspace --all-features --doc
 if ! $quick; then
-    check "example quickstart runs" timeout 10 cargo run --locked --quiet --example quickstart --all-features
-    check "example any_framework runs" timeout 10 cargo run --locked --quiet --example any_framework --all-features
-    check "example custom_dedup_store runs" timeout 10 cargo run --locked --quiet --example custom_dedup_store --all-features
-    check "benchmarks run" cargo test --locked --all-features --bench parse
+    check "example quickstart runs" timeout 10 "${CARGO_TARGET_DIR:-target}/debug/examples/quickstart"
+    check "example any_framework runs" timeout 10 "${CARGO_TARGET_DIR:-target}/debug/examples/any_framework"
+    check "example custom_dedup_store runs" timeout 10 "${CARGO_TARGET_DIR:-target}/debug/examples/custom_dedup_store"
+    check "benchmarks run" cargo test --locked --workspace --all-features --bench parse
 fi
 
 if ((${#failures[@]})); then
