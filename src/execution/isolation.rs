@@ -1,6 +1,5 @@
 //! Calls of foreign code (handlers, stores, registries, sources): time limits, and panics as values.
 
-use crate::error::BoxError;
 use std::any::Any;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,6 +8,8 @@ use std::task::Poll;
 
 use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep_until};
+
+use crate::error::BoxError;
 
 /// A caught panic, with its message.
 #[derive(Debug, thiserror::Error)]

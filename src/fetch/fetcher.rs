@@ -48,7 +48,7 @@ pub(crate) struct Fetcher {
     under_way: Mutex<HashMap<JobId, Weak<OnceCell<FetchResult>>>>,
     /// Whether the last fetch failed for a reason that concerns all jobs.
     failing: AtomicBool,
-    /// When a closed budget reopens; `None` after an answer.
+    /// When a closed budget reopens; `None` after an answer since then.
     reopens: Mutex<Option<Instant>>,
     /// Closes when a source without a budget fails. It limits no rate.
     budget: RequestBudget,

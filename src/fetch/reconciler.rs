@@ -256,7 +256,7 @@ impl Reconciling {
         }
     }
 
-    /// Records the result of a fetch, with retries until the lease ends.
+    /// Records the result of a fetch, with retries for [`RECORD_TIME`], and never past the lease's end.
     async fn record(&self, lease: &Lease, verdict: &Verdict, lease_ends: Instant) {
         let record = || match verdict {
             Verdict::Ended(event) => self.inbox.verify(lease, event),

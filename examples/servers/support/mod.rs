@@ -85,7 +85,7 @@ pub(crate) fn build(builder: WebhookReceiverBuilder) -> Result<WebhookReceiver, 
     Ok(builder.build()?)
 }
 
-/// Listens at `ADDR`, and for signals: whoever reads that the server listens may stop it.
+/// Listens at `ADDR`, and installs the signal handlers before the line that announces the server.
 pub(crate) async fn listen(scheme: &str) -> Result<TcpListener, BoxError> {
     let address = std::env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".to_owned());
     let listener =

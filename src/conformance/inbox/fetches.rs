@@ -188,7 +188,7 @@ pub async fn inbox_a_job_that_is_none_may_come_again(store: &dyn InboxAdmin) {
     let overdue = overdue_lease(store, &expected).await.lease;
     for (job, held) in [(&received, &held), (&expected, &overdue)] {
         for _ in 0..2 {
-            applied(store.settle(held, &rejected()).await, "a job that is none");
+            applied(store.settle(held, &rejected()).await, "a rejected job");
         }
         let (dead, body) = get(store, job).await;
         assert_eq!((dead.state, dead.job_type, body), (InboxState::Dead, None, None));
@@ -318,7 +318,7 @@ pub async fn inbox_asking_begins_anew_with_a_new_life(store: &dyn InboxAdmin) {
         let (job, held) = asked_once(store).await;
         settle(store, &held, &end).await;
         if end == rejected() {
-            receipt(store.receive(&completed(&job)).await, Receipt::Stored, "an event of a job that is none");
+            receipt(store.receive(&completed(&job)).await, Receipt::Stored, "an event of a rejected job");
         } else {
             assert!(replay(store, &job).await, "not replayed after {end:?}");
         }
@@ -328,7 +328,7 @@ pub async fn inbox_asking_begins_anew_with_a_new_life(store: &dyn InboxAdmin) {
     }
     let (job, held) = asked_once(store).await;
     settle(store, &held, &rejected()).await;
-    assert!(replay(store, &job).await, "a job that is none is not expected again");
+    assert!(replay(store, &job).await, "a rejected job is not expected again after its replay");
     assert_eq!(
         again(store, &job).await.fetches,
         FetchHistory::default(),

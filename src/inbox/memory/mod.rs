@@ -40,7 +40,7 @@ struct Inner {
     epoch: Instant,
 }
 
-/// The most rows, and the most bodies, that one call prunes.
+/// The most rows that one call deletes or leaves without a body.
 const PRUNE_ROWS: usize = 1000;
 
 impl MemoryInbox {
@@ -177,7 +177,7 @@ impl InboxStore for MemoryInbox {
         Ok(self.rows().get(job).is_some())
     }
 
-    /// At most 1000 rows and 1000 bodies.
+    /// At most 1000 rows and bodies together.
     async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError> {
         let (mut rows, now) = (self.rows(), self.now());
         let mut pruned = Pruned::default();
