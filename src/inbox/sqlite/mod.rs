@@ -319,7 +319,7 @@ impl InboxStore for SqliteInbox {
         self.inner.readers.read(move |connection| reads::contains(connection, &job)).await
     }
 
-    /// At most 1000 rows and bodies together; of each about 64 MiB.
+    /// At most 1000 rows and bodies together, and about 64 MiB.
     async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError> {
         let retention = *retention;
         self.inner.writer.write(0, move |rows| rows.prune(&retention)).await

@@ -218,11 +218,12 @@ impl Transaction<'_> {
     }
 
     pub(super) fn prune(&mut self, retention: &Retention) -> ::rusqlite::Result<Pruned> {
-        let (mut pruned, mut changed) = (Pruned::default(), 0);
+        let (mut pruned, mut changed, mut freed) = (Pruned::default(), 0, 0);
         for (statement, length) in [(rows::OLD_ROWS, retention.row), (rows::OLD_BODIES, retention.payload)] {
-            let (until, most) = (self.now.before(length), PRUNE_ROWS - changed);
-            for mut stored in rows::old(self.sql, statement, until, most, PRUNE_BYTES)? {
+            let (most, most_bytes) = (PRUNE_ROWS - changed, PRUNE_BYTES.saturating_sub(freed));
+            for mut stored in rows::old(self.sql, statement, self.now.before(length), most, most_bytes)? {
                 changed += 1;
+                freed += stored.row.bytes();
                 let before = stored.row.clone();
                 match stored.row.prune(retention, self.now) {
                     Remains::Everything => {}

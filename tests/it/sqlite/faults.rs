@@ -1,12 +1,13 @@
 //! Disks that are full, files that are locked, and calls that are dropped.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::inbox::{InboxAdmin, Outcome, Receipt, Retention};
 use qomplement_webhooks::store::{Fenced, StoreError};
-use qomplement_webhooks::{InboxStore, JobId, SqliteInbox};
+use qomplement_webhooks::{InboxStore, JobId, MemoryInbox, SqliteInbox};
 use rusqlite::Connection;
 use tokio::task::JoinSet;
 
@@ -269,4 +270,34 @@ async fn a_call_prunes_about_64_mib_of_bodies_at_most() {
     assert_eq!(inbox.prune(&rows).await.unwrap().rows, 4);
     assert_eq!(inbox.prune(&rows).await.unwrap().rows, 4);
     assert_eq!(inbox.prune(&rows).await.unwrap().rows, 2);
+
+    Connection::open(folder.file()).unwrap().execute_batch(fill).unwrap();
+    let all = Retention { payload: Duration::ZERO, row: Duration::ZERO };
+    assert_eq!(inbox.prune(&all).await.unwrap().rows, 4, "rows and bodies each had a limit of their own");
+}
+
+#[tokio::test]
+async fn a_call_prunes_1000_rows_and_bodies_at_most() {
+    let folder = Folder::new();
+    let inboxes: [Arc<dyn InboxStore>; 2] =
+        [Arc::new(SqliteInbox::open(folder.file()).unwrap()), Arc::new(MemoryInbox::new())];
+    for inbox in inboxes {
+        let mut receives = JoinSet::new();
+        for number in 0..1500 {
+            let (inbox, event) = (inbox.clone(), completed(format!("job-{number}")));
+            receives.spawn(async move { inbox.receive(&event).await.unwrap() });
+        }
+        receives.join_all().await;
+        let mut settles = JoinSet::new();
+        for leased in inbox.lease(1500, HOUR).await.unwrap() {
+            let inbox = inbox.clone();
+            settles.spawn(async move { inbox.settle(&leased.lease, &Outcome::Done).await.unwrap() });
+        }
+        assert_eq!(settles.join_all().await, [Fenced::Applied; 1500]);
+        let all = Retention { payload: Duration::ZERO, row: Duration::ZERO };
+        for expected in [1000, 500, 0] {
+            let pruned = inbox.prune(&all).await.unwrap();
+            assert_eq!((pruned.rows, pruned.payloads), (expected, 0), "{inbox:?}");
+        }
+    }
 }
