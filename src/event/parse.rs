@@ -7,9 +7,8 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use serde::de::IgnoredAny;
 
-use super::cursor::{Cursor, unquote};
+use super::cursor::{Cursor, Json};
 use super::envelope::Envelope;
 use super::job::{Job, JobStatus, JobType};
 use super::job_id::JobId;
@@ -105,14 +104,7 @@ struct ParsedBody<'a> {
 
 impl<'a> ParsedBody<'a> {
     fn parse(body: &'a str) -> Result<Self, ParseError> {
-        let BodyMembers { job_id, data } = BodyMembers::read(body).map_err(|error| match error {
-            // The cursor's line and column count from where it stood. A scan of the whole body finds the
-            // place in the body.
-            ParseError::NotJson(error) => {
-                ParseError::NotJson(serde_json::from_str::<IgnoredAny>(body).err().unwrap_or(error))
-            }
-            error => error,
-        })?;
+        let BodyMembers { job_id, data } = BodyMembers::read(body)?;
         let data = data.flatten().unwrap_or_default();
         Ok(Self {
             id: job_id_of_both(job_id, data.id)?,
@@ -124,8 +116,8 @@ impl<'a> ParsedBody<'a> {
     }
 }
 
-/// The JSON text of one member; `None` if the object does not have it.
-type Slot<'a> = Option<&'a str>;
+/// The value of one member; `None` if the object does not have it.
+type Slot<'a> = Option<Json<'a>>;
 
 /// The members of the body's root object.
 #[derive(Default)]
@@ -283,7 +275,7 @@ fn skip(cursor: &mut Cursor<'_>) -> Result<(), ParseError> {
 
 /// The string of an envelope's member.
 fn member<'a>(path: &'static str, slot: Slot<'a>) -> Result<Cow<'a, str>, ParseError> {
-    slot.and_then(text).ok_or(ParseError::Envelope(path))
+    slot.and_then(Json::string).ok_or(ParseError::Envelope(path))
 }
 
 /// The job's id, which must be the same in `job_id` and `data.id`.
@@ -297,29 +289,25 @@ fn job_id_of_both(outer: Slot<'_>, inner: Slot<'_>) -> Result<JobId, ParseError>
     Err(ParseError::JobIdMismatch)
 }
 
-fn text(json: &str) -> Option<Cow<'_, str>> {
-    if json.starts_with('"') { unquote(json).ok() } else { None }
-}
-
 fn string(body: &ByteString, slot: Slot<'_>) -> Option<ByteString> {
-    Some(match text(slot?)? {
+    Some(match slot?.string()? {
         Cow::Borrowed(text) => body.slice_ref(text),
         Cow::Owned(text) => text.into(),
     })
 }
 
 fn json(body: &ByteString, slot: Slot<'_>) -> Option<RawJson> {
-    let json = RawJson::from_checked(body.slice_ref(slot?));
+    let json = RawJson::from_checked(body.slice_ref(slot?.as_str()));
     if json.is_null() { None } else { Some(json) }
 }
 
 /// The text is known to be one JSON value, so Rust's parser accepts JSON numbers only.
 fn integer(slot: Slot<'_>) -> Option<u64> {
-    slot?.parse().ok()
+    slot?.as_str().parse().ok()
 }
 
 fn float(slot: Slot<'_>) -> Option<f64> {
-    slot?.parse().ok().filter(|number: &f64| number.is_finite())
+    slot?.as_str().parse().ok().filter(|number: &f64| number.is_finite())
 }
 
 impl From<serde_json::Error> for ParseError {

@@ -117,7 +117,7 @@ impl RawJson {
             });
             members.map_err(RawJsonError::of::<T>)?;
         }
-        found.map(parse).transpose()
+        found.map(|json| parse(json.as_str())).transpose()
     }
 
     /// Parses the value into a tree.

@@ -5,6 +5,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::{documented, read};
+use crate::event::cursor::Cursor;
 use crate::event::{JobId, ParseError, RawJson, WebhookEvent};
 
 /// JSON of any shape, with keys that are read among its own.
@@ -139,6 +140,81 @@ fn summary(event: &WebhookEvent) -> (&'static str, Value) {
         WebhookEvent::Unrecognized { job } => json!([job.status().as_str()]),
     };
     (event.name(), read)
+}
+
+/// Whether the cursor and serde_json both take a text to be one JSON value. Panics if they disagree.
+fn is_json(text: &str) -> bool {
+    let mut cursor = Cursor::new(text);
+    let read = cursor.value().and_then(|json| cursor.end().map(|()| json));
+    let skipped = serde_json::from_str::<IgnoredAny>(text);
+    match (&read, &skipped) {
+        (Ok(read), Ok(_)) => {
+            assert_eq!(read.as_str(), text.trim_matches([' ', '\n', '\t', '\r']));
+            assert_eq!(read.string(), serde_json::from_str(text).ok(), "{text:?}");
+        }
+        (Err(read), Err(skipped)) => assert_eq!(read.to_string(), skipped.to_string()),
+        _ => panic!("{text:?} is read {read:?} and skipped {skipped:?}"),
+    }
+    read.is_ok()
+}
+
+#[test]
+fn the_cursor_and_serde_json_agree_on_all_short_texts() {
+    let parts = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "\"",
+        "\\",
+        "\"a\"",
+        "\"é\\n\"",
+        "\\ud83d",
+        "\\u12",
+        "\u{1f}",
+        "\u{7f}",
+        "0",
+        "12",
+        "-",
+        ".",
+        "e",
+        "E+",
+        "true",
+        "nul",
+        "null",
+        " ",
+        "\n",
+        "\u{a0}",
+    ];
+    let (mut texts, mut valid) = (vec![String::new()], 0);
+    for _ in 0..4 {
+        texts = texts.iter().flat_map(|text| parts.map(|part| format!("{text}{part}"))).collect();
+        valid += texts.iter().filter(|text| is_json(text)).count();
+    }
+    assert!(valid > 1000, "only {valid} texts are JSON");
+}
+
+#[test]
+fn the_cursor_and_serde_json_agree_on_strings_and_nesting_of_any_length() {
+    for length in 0..40 {
+        for special in
+            ["", "\"", "\\", "\\n", "\\u00e9", "\u{0}", "\u{1f}", " ", "\u{7f}", "é", "€", "😀", "\u{80}"]
+        {
+            let text = "x".repeat(length);
+            let _ = is_json(&format!("\"{text}{special}{text}\""));
+        }
+    }
+    for levels in [1, 63, 64, 65, 66, 200, 10_000] {
+        for inner in ["", "1", "1,", "\"a\": 1"] {
+            let object = r#"{"a":"#.repeat(levels) + "[" + inner + "]" + &"}".repeat(levels);
+            assert_eq!(is_json(&object), ["", "1"].contains(&inner));
+            let array = "[".repeat(levels) + inner + &"]".repeat(levels);
+            assert_eq!(is_json(&array), ["", "1"].contains(&inner));
+            assert!(!is_json(&array[1..]) && !is_json(&array[..array.len() - 1]));
+        }
+    }
 }
 
 proptest! {

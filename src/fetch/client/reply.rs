@@ -5,18 +5,18 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use crate::event::cursor::{Cursor, unquote};
+use crate::event::cursor::{Cursor, Json};
 use crate::event::{Envelope, JobId, JobStatus};
 use crate::fetch::{FetchError, Fetched};
 
-/// The JSON texts of an object's members, as far as the client reads them. The last value of a repeated key counts; the
+/// The values of an object's members, as far as the client reads them. The last value of a repeated key counts; the
 /// [`Envelope`] refuses a repeated key where that matters.
 #[derive(Default)]
 struct Members<'a> {
-    job_id: Option<&'a str>,
-    data: Option<&'a str>,
-    id: Option<&'a str>,
-    status: Option<&'a str>,
+    job_id: Option<Json<'a>>,
+    data: Option<Json<'a>>,
+    id: Option<Json<'a>>,
+    status: Option<Json<'a>>,
 }
 
 /// Reads a reply about a job: a webhook's `data` object, or a whole webhook.
@@ -25,7 +25,7 @@ pub(super) fn read(body: &Bytes, job: &JobId) -> Result<Fetched, FetchError> {
     let whole = whole.get();
     let reply = members(whole)?;
     let (data, is_webhook) = match reply.data {
-        Some(data) if reply.status.is_none() => (data, reply.job_id.is_some()),
+        Some(data) if reply.status.is_none() => (data.as_str(), reply.job_id.is_some()),
         _ => (whole, false),
     };
     let members = members(data)?;
@@ -62,9 +62,9 @@ fn members(json: &str) -> Result<Members<'_>, FetchError> {
 }
 
 /// Reads a member that must be a string. The error is not serde's: that one would quote the value.
-fn text<'a>(name: &str, member: Option<&'a str>) -> Result<Option<Cow<'a, str>>, FetchError> {
-    let not_a_string = |_| FetchError::Unreadable(format!("`{name}` is not a string").into());
-    member.map(|json| unquote(json).map_err(not_a_string)).transpose()
+fn text<'a>(name: &str, member: Option<Json<'a>>) -> Result<Option<Cow<'a, str>>, FetchError> {
+    let not_a_string = || FetchError::Unreadable(format!("`{name}` is not a string").into());
+    member.map(|json| json.string().ok_or_else(not_a_string)).transpose()
 }
 
 fn unreadable(error: serde_json::Error) -> FetchError {
