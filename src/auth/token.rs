@@ -8,8 +8,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use sha2::{Digest, Sha256};
-use subtle::{Choice, ConstantTimeEq};
+use subtle::ConstantTimeEq;
 
 use super::authenticator::Access;
 
@@ -21,7 +20,8 @@ use super::authenticator::Access;
 /// A token is not a signature: anyone who learns it can forge webhooks, and URLs are written to access
 /// logs and traces. Rotate it with [`also_accept`](Self::also_accept).
 ///
-/// Tokens are compared by their digests, in constant time. `Debug` shows nothing of the secret.
+/// The comparison takes the same time for every presented token of the right length, so it tells nothing but the
+/// length. `Debug` shows nothing of the secret.
 ///
 /// # Examples
 ///
@@ -37,8 +37,8 @@ use super::authenticator::Access;
 #[derive(Clone)]
 pub struct SharedToken {
     secret: Arc<str>,
-    /// The digests of the secret and of the other accepted tokens.
-    digests: Vec<[u8; 32]>,
+    /// The other accepted tokens.
+    previous: Vec<Arc<str>>,
 }
 
 /// The error of a text that cannot be a [`SharedToken`]. Shows nothing of the text.
@@ -102,7 +102,7 @@ impl SharedToken {
         match secret.len() {
             length @ ..Self::MIN_LEN => Err(TokenError::TooShort { length }),
             length if length > Self::MAX_LEN => Err(TokenError::TooLong { length }),
-            _ => Ok(Self { secret: secret.into(), digests: vec![digest(secret)] }),
+            _ => Ok(Self { secret: secret.into(), previous: Vec::new() }),
         }
     }
 
@@ -142,7 +142,8 @@ impl SharedToken {
     /// called on.
     #[must_use]
     pub fn also_accept(mut self, previous: Self) -> Self {
-        self.digests.extend(previous.digests);
+        self.previous.push(previous.secret);
+        self.previous.extend(previous.previous);
         self
     }
 
@@ -154,60 +155,62 @@ impl SharedToken {
 
     pub(crate) fn check(&self, request: &Parts) -> Access {
         let Some(presented) = PresentedToken::find(request) else { return Access::Denied };
-        let presented = digest(&presented.0);
-        // No early return: the time must not tell which digest matched.
-        let found = self.digests.iter().fold(Choice::from(0), |found, known| found | known.ct_eq(&presented));
+        let presented = &*presented.0;
+        // No early return: the time must not tell which token matched.
+        let matches = |known: &Arc<str>| known.as_bytes().ct_eq(presented);
+        let found = self.previous.iter().fold(matches(&self.secret), |found, known| found | matches(known));
         if found.into() { Access::Granted } else { Access::Denied }
     }
 }
 
-fn digest(secret: &str) -> [u8; 32] {
-    Sha256::digest(secret).into()
-}
-
 /// The one token that a request carries.
-struct PresentedToken<'a>(Cow<'a, str>);
+struct PresentedToken<'a>(Cow<'a, [u8]>);
 
 impl<'a> PresentedToken<'a> {
     /// Finds the token; `None` if the request has no token, or more than one.
     fn find(request: &'a Parts) -> Option<Self> {
-        let query = request.uri.query().unwrap_or_default();
-        // Decodes only the parameters that need it: most do not.
-        let in_query = query.split('&').filter_map(|parameter| match parameter.split_once('=') {
-            _ if parameter.bytes().any(|byte| matches!(byte, b'%' | b'+')) => decoded_token(parameter),
-            Some(("token", value)) => Some(value.into()),
-            None if parameter == "token" => Some("".into()),
+        let query = request.uri.query().unwrap_or_default().as_bytes();
+        // Decodes only a query that needs it: most do not.
+        let has_escapes = query.iter().fold(false, |found, byte| found | matches!(byte, b'%' | b'+'));
+        let in_query = |parameter: &'a [u8]| match parameter.strip_prefix(b"token") {
+            _ if has_escapes => decoded_token(parameter),
+            Some([]) => Some(Cow::Borrowed(&b""[..])),
+            Some([b'=', token @ ..]) => Some(Cow::Borrowed(token)),
             _ => None,
-        });
-        let in_query = in_query.map(|token| Some(Self(token)));
-        let mut tokens = in_query.chain(Self::in_headers(&request.headers));
-        match (tokens.next(), tokens.next()) {
-            (Some(token), None) => token,
-            _ => None,
-        }
-    }
-
-    /// The bearer tokens, with `None` for one that is not text. Other schemes are ignored.
-    fn in_headers(headers: &'a HeaderMap) -> impl Iterator<Item = Option<Self>> {
-        headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
-            let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
-            if !scheme.eq_ignore_ascii_case(b"Bearer ") {
+        };
+        let mut found = None;
+        for token in
+            query.split(|&byte| byte == b'&').filter_map(in_query).chain(Self::in_headers(&request.headers))
+        {
+            if found.replace(Self(token)).is_some() {
                 return None;
             }
-            Some(std::str::from_utf8(token).ok().map(|token| Self(token.trim().into())))
+        }
+        found
+    }
+
+    /// The bearer tokens. Other schemes are ignored.
+    fn in_headers(headers: &'a HeaderMap) -> impl Iterator<Item = Cow<'a, [u8]>> {
+        headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
+            let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
+            scheme.eq_ignore_ascii_case(b"Bearer ").then(|| Cow::Borrowed(token.trim_ascii()))
         })
     }
 }
 
-fn decoded_token(parameter: &str) -> Option<Cow<'_, str>> {
-    form_urlencoded::parse(parameter.as_bytes()).find(|(key, _)| key == "token").map(|(_, value)| value)
+fn decoded_token(parameter: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let (_, token) = form_urlencoded::parse(parameter).find(|(key, _)| key == "token")?;
+    Some(match token {
+        Cow::Borrowed(token) => Cow::Borrowed(token.as_bytes()),
+        Cow::Owned(token) => Cow::Owned(token.into_bytes()),
+    })
 }
 
 impl fmt::Debug for SharedToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SharedToken")
             .field("secret", &"[redacted]")
-            .field("accepted", &self.digests.len())
+            .field("accepted", &(1 + self.previous.len()))
             .finish()
     }
 }
