@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use tokio::time::{Instant, sleep};
 use tracing::error;
 
@@ -36,7 +37,7 @@ pub(crate) struct Runs {
     ///
     /// When a store's clock is set forward, the store leases a job again while its handler runs. The next renewal is
     /// stale and drops that handler; until then, another run of the job would overlap with it.
-    jobs: Mutex<HashSet<JobId>>,
+    jobs: Mutex<HashSet<JobId, RandomState>>,
 }
 
 /// Marks a job as running until this is dropped.
@@ -99,7 +100,7 @@ impl Runs {
         first.then(|| Running { runs: self, job })
     }
 
-    fn jobs(&self) -> MutexGuard<'_, HashSet<JobId>> {
+    fn jobs(&self) -> MutexGuard<'_, HashSet<JobId, RandomState>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
