@@ -130,6 +130,25 @@ pub struct InboxStats {
 }
 
 impl InboxRow {
+    /// Makes a row, for a store. The other fields are empty, false or zero: set those that differ.
+    #[must_use]
+    pub fn new(number: u64, job_id: impl Into<String>, state: InboxState, age: Duration) -> Self {
+        Self {
+            number,
+            job_id: job_id.into(),
+            state,
+            job_type: None,
+            status: None,
+            verified: false,
+            fetches: 0,
+            attempts: 0,
+            earlier_attempts: 0,
+            error: None,
+            age,
+            due_in: None,
+        }
+    }
+
     /// The job; `None` if the stored id is not one that this crate accepts. Such a row is dead as soon as it is due, and
     /// cannot be [replayed](InboxAdmin::replay).
     #[must_use]

@@ -16,6 +16,7 @@ pub struct Lease {
 
 /// A leased row with its event. `Debug` shows the length of the body only.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct Leased {
     /// The lease, which renews and settles the row.
     pub lease: Lease,
@@ -39,6 +40,7 @@ pub struct Leased {
 
 /// An expected job that is overdue, leased to fetch it.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Overdue {
     /// The lease, which verifies and settles the row.
     pub lease: Lease,
@@ -50,6 +52,7 @@ pub struct Overdue {
 
 /// The fetches of a job without a result so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct FetchHistory {
     /// The number of fetches.
     pub count: u32,
@@ -82,6 +85,32 @@ impl Lease {
     }
 }
 
+impl Leased {
+    /// Makes a leased row, for a store. The other fields say that nothing happened before: set those that differ.
+    #[must_use]
+    pub fn new(lease: Lease, body: Bytes, attempt: u32) -> Self {
+        Self {
+            lease,
+            body,
+            attempt,
+            earlier_attempts: 0,
+            expired: false,
+            begun: false,
+            verified: false,
+            age: Duration::ZERO,
+            fetches: FetchHistory::default(),
+        }
+    }
+}
+
+impl Overdue {
+    /// Makes an overdue job, for a store. Set [`fetches`](Self::fetches) if the job was fetched before.
+    #[must_use]
+    pub fn new(lease: Lease, late: Duration) -> Self {
+        Self { lease, late, fetches: FetchHistory::default() }
+    }
+}
+
 impl fmt::Debug for Leased {
     /// Leaves the body out: it is the user's document.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -91,6 +120,7 @@ impl fmt::Debug for Leased {
             .field("attempt", &self.attempt)
             .field("earlier_attempts", &self.earlier_attempts)
             .field("expired", &self.expired)
+            .field("begun", &self.begun)
             .field("verified", &self.verified)
             .field("age", &self.age)
             .field("fetches", &self.fetches)

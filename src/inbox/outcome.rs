@@ -77,6 +77,7 @@ pub struct Retention {
 
 /// The numbers of pruned bodies and rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Pruned {
     /// Bodies of events.
     pub payloads: u64,

@@ -14,6 +14,7 @@ mod handling;
 mod jobs;
 mod jobs_client;
 mod leases;
+mod own_stores;
 mod package;
 mod races;
 mod reconcile;

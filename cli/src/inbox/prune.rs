@@ -105,7 +105,7 @@ impl Prune {
     }
 
     fn print(&self, pruned: Pruned, what: &str) -> Result<ExitCode, Failure> {
-        let Pruned { payloads, rows } = pruned;
+        let Pruned { payloads, rows, .. } = pruned;
         match self.format {
             Format::Text => output::line(format_args!(
                 "{} and {} {what}",

@@ -174,12 +174,13 @@ async fn content(inbox: &dyn InboxAdmin) -> Vec<String> {
 fn leased_timeless(leased: &Leased) -> String {
     assert!(leased.age < HOUR / 2, "{leased:?}");
     let history = history(&leased.fetches);
-    let leased = Leased { age: Duration::ZERO, fetches: FetchHistory::default(), ..leased.clone() };
+    let mut leased = leased.clone();
+    (leased.age, leased.fetches) = (Duration::ZERO, FetchHistory::default());
     format!("{leased:?} {history}")
 }
 
 fn history(history: &FetchHistory) -> String {
-    let FetchHistory { count, not_found, unanswered_for, next_in } = history;
+    let FetchHistory { count, not_found, unanswered_for, next_in, .. } = history;
     format!("{count} {not_found} {} {}", unanswered_for.is_some(), *next_in > HOUR / 2)
 }
 
