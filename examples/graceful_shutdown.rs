@@ -13,6 +13,8 @@ use qomplement_webhooks::{
     WebhookReceiver, async_trait,
 };
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
 
 struct Office;
 
@@ -43,9 +45,24 @@ async fn main() -> Result<(), BoxError> {
     let app = Router::new().route("/api/webhooks/qomplement", any(receiver.clone()));
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
 
-    let ctrl_c = async { drop(tokio::signal::ctrl_c().await) };
-    axum::serve(listener, app).with_graceful_shutdown(ctrl_c).await?;
+    tokio::select! {
+        served = axum::serve(listener, app).with_graceful_shutdown(stop()) => served?,
+        // A request or connection that does not end must not keep the shutdown below from beginning.
+        () = async { stop().await; sleep(Duration::from_secs(5)).await } => {}
+    }
     // A handler may outlive its request, because the client left or the answer was due.
     receiver.shutdown(Duration::from_secs(10)).await;
     Ok(())
+}
+
+/// Waits for Ctrl-C, or for SIGTERM, which container platforms and systemd send.
+async fn stop() {
+    let terminate = async {
+        signal(SignalKind::terminate())?.recv().await;
+        Ok::<_, std::io::Error>(())
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate => {}
+    }
 }
