@@ -12,6 +12,7 @@
 //! | send, watch and replay from a terminal | [`command_line`] |
 //! | test your handler, or a store of your own | [`testing`] |
 //! | look up a word | [`glossary`] |
+//! | read a whole program | [`examples`] |
 //!
 //! The chapters are the files in the repository's folder `docs`. This module exists only in the documentation.
 
@@ -29,10 +30,11 @@ macro_rules! links {
 [operating]: crate::guide::operating
 [security]: crate::guide::security
 [testing]: crate::guide::testing
-[example-compose]: /crate/qomplement-webhooks/latest/source/examples/compose.yaml
-[example-custom]: /crate/qomplement-webhooks/latest/source/examples/custom_dedup_store.rs
-[example-durable]: /crate/qomplement-webhooks/latest/source/examples/durable.rs
-[example-never-lose]: /crate/qomplement-webhooks/latest/source/examples/never_lose_a_result/main.rs
+[example-compose]: crate::guide::examples#containers
+[example-custom]: crate::guide::examples#a-dedup-store-of-your-own
+[example-durable]: crate::guide::examples#durable
+[example-never-lose]: crate::guide::examples#never-lose-a-result
+[example-shutdown]: crate::guide::examples#graceful-shutdown
 "
     };
 }
@@ -57,3 +59,38 @@ chapters! {
     testing: "testing.md",
     glossary: "glossary.md",
 }
+
+/// The examples that the chapters link to. They are files in the repository's folder `examples`.
+///
+/// # Graceful shutdown
+///
+/// ```rust,ignore
+#[doc = include_str!("../examples/graceful_shutdown.rs")]
+/// ```
+///
+/// # Durable
+///
+/// ```rust,ignore
+#[doc = include_str!("../examples/durable.rs")]
+/// ```
+///
+/// # Never lose a result
+///
+/// The stand-in for the API, `mod api`, is beside this file in the repository.
+///
+/// ```rust,ignore
+#[doc = include_str!("../examples/never_lose_a_result/main.rs")]
+/// ```
+///
+/// # A dedup store of your own
+///
+/// ```rust,ignore
+#[doc = include_str!("../examples/custom_dedup_store.rs")]
+/// ```
+///
+/// # Containers
+///
+/// ```yaml
+#[doc = include_str!("../examples/compose.yaml")]
+/// ```
+pub mod examples {}
