@@ -63,13 +63,13 @@ cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 # Unoptimized: two minutes instead of six.
 $quick || cargo deny --version >/dev/null 2>&1 || cargo install --quiet --locked --debug cargo-deny
 
-# The unit tests of the crate as it is published, which leaves most of the repository out.
+# The unit tests and two examples of the crate as it is published, which leaves most of the tests out.
 package() {
     local target=${CARGO_TARGET_DIR:-$PWD/target}
     cargo package --locked --allow-dirty --no-verify --quiet -p qomplement-webhooks &&
         tar -xzf "$target"/package/qomplement-webhooks-*.crate -C "$scratch" &&
         (cd "$scratch"/qomplement-webhooks-*/ &&
-            CARGO_TARGET_DIR=$target cargo test --locked --lib)
+            CARGO_TARGET_DIR=$target cargo test --locked --lib --examples)
 }
 
 # The features that Cargo.toml says an example needs.

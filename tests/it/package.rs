@@ -1,8 +1,10 @@
 //! What the package says of itself.
 
 use std::collections::{HashMap, HashSet};
+use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
+use regex::Regex;
 use serde_json::Value;
 
 fn metadata() -> Value {
@@ -70,5 +72,61 @@ fn no_dependency_is_a_release_candidate_and_no_feature_is_on_by_default() {
         if name == env!("CARGO_PKG_NAME") {
             assert_eq!(package["features"]["default"], serde_json::json!([]));
         }
+    }
+}
+
+/// The files of the package.
+fn packaged() -> HashSet<PathBuf> {
+    let output = Command::new(env!("CARGO"))
+        .args(["package", "--list", "--allow-dirty", "--offline", "--package", env!("CARGO_PKG_NAME")])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().map(PathBuf::from).collect()
+}
+
+#[test]
+fn a_document_of_the_package_links_to_nothing_outside_of_it() {
+    let (packaged, link) = (packaged(), Regex::new(r"(?m)\]\(([^)\s]+)\)|^\[[\w-]+\]: (\S+)$").unwrap());
+    let (mut links, mut wrong) = (0, Vec::new());
+    for document in packaged.iter().filter(|path| path.extension().is_some_and(|kind| kind == "md")) {
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap();
+        for found in link.captures_iter(&text) {
+            let target = found.get(1).or(found.get(2)).unwrap().as_str();
+            let file = target.split('#').next().unwrap();
+            if file.is_empty() || target.starts_with("https://") {
+                continue;
+            }
+            links += 1;
+            let mut path = PathBuf::new();
+            for part in document.parent().unwrap().join(file).components() {
+                if part == Component::ParentDir {
+                    path.pop();
+                } else {
+                    path.push(part);
+                }
+            }
+            if !packaged.contains(&path) {
+                wrong.push(format!("{} links to {target}", document.display()));
+            }
+        }
+    }
+    assert!(links > 50, "only {links} links were found");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_example_is_in_the_package() {
+    let (packaged, metadata) = (packaged(), metadata());
+    let ours = list(&metadata["packages"]).find(|package| package["name"] == env!("CARGO_PKG_NAME")).unwrap();
+    let examples: Vec<_> = list(&ours["targets"])
+        .filter(|target| target["kind"][0] == "example")
+        .map(|target| &target["src_path"])
+        .collect();
+    assert!(examples.len() > 8, "{examples:?}");
+    for example in examples {
+        let path = Path::new(text(example)).strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap();
+        assert!(packaged.contains(path), "{} is left out", path.display());
     }
 }
