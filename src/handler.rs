@@ -21,7 +21,8 @@ use crate::event::{ExtractResult, FillResult, Job, JobError, WebhookEvent};
 ///
 /// - At most one method runs for a job at a time, over all receivers that share a
 ///   [`DedupStore`](crate::DedupStore), or all workers on an [inbox](crate::InboxStore). After `Ok`, no
-///   duplicate runs a method until retention ends.
+///   duplicate runs a method until retention ends. A [`MemoryDedupStore`](crate::MemoryDedupStore), the default, also
+///   forgets at a restart, and when it is full.
 /// - A panic is caught and logged, and counts as a transient failure.
 /// - A method may be dropped at any await: if it exceeds `max_handler_time`, if the lease is lost, or
 ///   if a shutdown runs out of grace. A client that disconnects does not drop it.

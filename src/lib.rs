@@ -21,7 +21,7 @@
 //! *Inline* ([`WebhookReceiver::builder`]): a 2xx means that the handler finished. At most one delivery of a job runs
 //! the handler at a time, over any number of processes that share a [`DedupStore`], as long as the store keeps the
 //! writes that it acknowledged. After a success, no duplicate runs the handler until retention ends (with a
-//! [`MemoryDedupStore`]: or until a restart). After a failure or a crash, the sender's next delivery runs the handler
+//! [`MemoryDedupStore`]: or until a restart, or until the store is full and needs the room). After a failure or a crash, the sender's next delivery runs the handler
 //! again; there are three deliveries.
 //!
 //! *Durable* ([`WebhookReceiver::durable`]): a 2xx means that the event is committed to an [`InboxStore`]. An

@@ -39,7 +39,8 @@ pub const EVENT: &str = "event";
 pub const REQUESTS: &str = "qomplement_webhooks_requests_total";
 /// Histogram of the seconds from a request's entry to its answer, with the label [`OUTCOME`].
 pub const REQUEST_SECONDS: &str = "qomplement_webhooks_request_seconds";
-/// Counter of a worker's leased events, with the label [`SETTLED`].
+/// Counter of the leased events that a worker settles, with the label [`SETTLED`]. Counted before the outcome is
+/// recorded. An event whose lease was lost is not counted, nor is a job that only the reconciler fetched.
 pub const ATTEMPTS: &str = "qomplement_webhooks_attempts_total";
 /// Label of [`ATTEMPTS`]: how the worker settled the event, one of [`settled`].
 pub const SETTLED: &str = "settled";
@@ -104,9 +105,11 @@ pub mod result {
     pub const PANICKED: &str = "panicked";
     /// The handler was dropped after `max_handler_time`.
     pub const TIMED_OUT: &str = "timed_out";
-    /// The handler was dropped, or not called: its claim or lease expired, or has passed to another holder.
+    /// The handler was dropped: its claim or lease expired, or has passed to another holder. A handler that was not
+    /// called for this reason is not measured.
     pub const LEASE_LOST: &str = "lease_lost";
-    /// The handler was dropped, or not called: the grace of a shutdown ended.
+    /// The handler was dropped: the grace of a shutdown ended. A handler that was not called for this reason is not
+    /// measured.
     pub const ABORTED: &str = "aborted";
 }
 
@@ -116,13 +119,13 @@ pub mod settled {
     pub const DONE: &str = "done";
     /// The attempt failed; another attempt follows.
     pub const RETRY: &str = "retry";
-    /// The event is a dead letter.
+    /// The event is a dead letter. See [`REJECTED`] for another kind.
     pub const DEAD: &str = "dead";
     /// The lease was released; no attempt was counted.
     pub const RELEASED: &str = "released";
     /// The job was fetched without a result; another fetch follows.
     pub const FETCH_AGAIN: &str = "fetch_again";
-    /// The API knows no such job; the event was dropped.
+    /// The API knows no such job; the event was dropped, and the row is a dead letter.
     pub const REJECTED: &str = "rejected";
 }
 

@@ -39,8 +39,8 @@ use crate::store::{Fenced, StoreError};
 ///   [`release`](Self::release) of its token, or else by the end of its lease.
 /// - [`renew`](Self::renew), [`complete`](Self::complete) and [`release`](Self::release) act for the
 ///   token that owns the job: the last one that acquired it, even if its lease has ended since. While
-///   the job is claimed or done by another token, they change nothing and return [`Fenced::Stale`]. A store need not
-///   remember the owner of a free job: it may take any earlier token for the owner.
+///   the job is claimed or done by another token, they change nothing and return [`Fenced::Stale`]. For a free job, a
+///   store may accept any token that claimed the job before.
 /// - A job id is opaque: it is compared exactly and may contain any visible ASCII character.
 /// - The store keeps every write that it answered `Ok` until the lease or retention ends. A write that it has no room
 ///   for, it refuses with [`StoreError::Full`].

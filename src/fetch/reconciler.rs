@@ -54,7 +54,8 @@ const INBOX_PAUSE: Backoff = Backoff { first: Duration::from_secs(1), longest: D
 /// - The fetch fails for this job: it is fetched again after a second to five minutes, twice as long each time. 72 hours
 ///   after the first such fetch, the job becomes a dead letter.
 /// - The API fails for all jobs, as when it cannot be reached or refuses the key: no job is fetched for a while, as
-///   [`RequestBudget`](crate::fetch::RequestBudget) describes; a source without a budget is treated the same.
+///   [`RequestBudget`](crate::fetch::RequestBudget) describes; a source without a budget is treated the same. The
+///   requests that fail meanwhile count towards the 72 hours of their jobs.
 ///
 /// Four jobs are fetched at once, those with the fewest fetches first. Any number of processes may reconcile one inbox:
 /// one of them fetches a job. A webhook of a job that became a dead letter here is received like the first one.
@@ -97,7 +98,8 @@ impl Reconciler {
         Self { inbox: Arc::new(inbox), source: Arc::new(source), horizon: HORIZON }
     }
 
-    /// Gives up on a job that has not ended this long after its deadline. Default: 24 hours.
+    /// Gives up on a job that has not ended this long after its deadline. Default: 24 hours. Has no effect on a worker
+    /// with [`Verification::Fetch`](crate::Verification::Fetch), which uses the default.
     pub fn horizon(mut self, after_deadline: Duration) -> Self {
         self.horizon = after_deadline;
         self

@@ -148,9 +148,8 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     /// Returns an error if the commit may not have happened.
     async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError>;
 
-    /// Registers a started job whose event should come within `deadline`. A job that has a row is left as it is, with
-    /// one exception: an event without a final status and without a deadline gets this deadline, and the job is
-    /// expected if the row is done or dead.
+    /// Registers a started job whose event should come within `deadline`. If the job has a row, `expect` changes it only
+    /// if its event is not final and has no deadline. Then the deadline is set; a done or dead row becomes expected.
     ///
     /// # Errors
     ///

@@ -117,7 +117,9 @@ impl WebhookReceiver {
 
     /// Shuts the receiver down: answers new webhooks 503 and waits up to `grace` for those under way. Then
     /// drops the handlers that still run and releases their claims, so that the sender's next delivery can run
-    /// them elsewhere at once. Returns the number of dropped handlers.
+    /// them elsewhere at once. Returns the amount of work that had not ended after `grace`: webhooks in any step (with a
+    /// handler that was dropped, waiting for a duplicate's handler, reading a body, committing), and claims whose
+    /// release is repeated in the background.
     ///
     /// `grace` should be at least the ack deadline. The call takes up to 1 s longer than `grace`. Await it
     /// before the runtime ends; on a server that drops unfinished work when it stops, before the server stops.

@@ -26,15 +26,15 @@ use crate::inbox::{InboxStore, Retention};
 /// # Guarantees
 ///
 /// - An acknowledged event is handled at least once, until the handler returns `Ok` or the event becomes a dead letter:
-///   after its last attempt, or after a permanent failure. A dead letter keeps its error and the error's causes until it
-///   is replayed.
+///   after its last attempt, after a permanent failure, if this version cannot read it, or if the fetches of
+///   [`Verification::Fetch`] find no result. A dead letter keeps its error and the error's causes until it is replayed.
 /// - Of all workers on one inbox, one at a time runs an event. Only a handler that outlives its lost lease, because its
 ///   process was stopped or could not reach the store, can overlap with the next run. Use the fencing token
 ///   [`Job::fence`](crate::Job::fence), which grows with every lease, for your own writes.
 /// - An attempt is counted when its event is leased, so that an event which kills its process becomes a dead letter in
-///   the end. An attempt that a shutdown ended is not counted. No event becomes a dead letter before its handler was
-///   called in the last attempt: not when leases got lost on the way from the store, and not when
-///   [`max_attempts`](Self::max_attempts) was lowered below its attempts, which leaves it one more.
+///   the end. An attempt that a shutdown ended is not counted. Transient failures make an event a dead letter only after
+///   its handler has started in the last allowed attempt. Lost store replies do not change this, nor does a
+///   [`max_attempts`](Self::max_attempts) that was lowered below the event's attempts: one more is left.
 /// - A worker leases no more events than it can handle at once: the others wait in the inbox, where any worker sees them.
 /// - The events of a crashed process can be leased again when their leases end, after 30 seconds unless
 ///   [`lease`](Self::lease) says otherwise. They are then spread out like other retries, so that an event which kills its
@@ -82,17 +82,11 @@ pub enum Verification {
     /// The job is fetched from the API, and the handler gets the fetched event. The webhook is only the reason to fetch.
     ///
     /// The fetched event replaces the webhook's in the inbox before the handler is called; later attempts do not fetch
-    /// again. Without a fetched event, the handler is not called and no attempt is counted:
+    /// again. Without a fetched event, the handler is not called, no attempt is counted, and the job is fetched again or
+    /// given up, as [`Reconciler`](crate::Reconciler) describes.
     ///
-    /// - The job has not ended: it is expected again, and fetched after 2 to 60 seconds, twice as long each time.
-    /// - The API does not know the job: it is fetched again every two and a half minutes. After five such answers over
-    ///   ten minutes, the job becomes a dead letter; another webhook of the job is received like the first one.
-    /// - The fetch fails for this job: it is fetched again after a second to five minutes, twice as long each time. 72
-    ///   hours after the first such fetch, the event becomes a dead letter.
-    /// - The API fails for all jobs, as when it cannot be reached or refuses the key: no job is fetched for a while, as
-    ///   [`RequestBudget`](crate::fetch::RequestBudget) describes; a source without a budget is treated the same.
-    ///
-    /// The worker also fetches overdue jobs, like a [`Reconciler`](crate::Reconciler).
+    /// The worker also fetches overdue jobs, like a `Reconciler` with the default
+    /// [`horizon`](crate::Reconciler::horizon).
     Fetch(Arc<dyn JobSource>),
 }
 

@@ -151,9 +151,9 @@ impl PostgresInbox {
     /// Makes an inbox on a pool of your own. Its timeouts are the pool's, and it does not listen: workers find
     /// what other processes received when they poll.
     ///
-    /// Handlers may use the same pool. When they hold all its connections, leasing, renewing and settling use
-    /// two that the first lease has taken out of the pool, which opens two others in their place when it needs them: so
-    /// there are two more than the pool's size. What the pool does with a new connection is done with these, too.
+    /// Handlers may use the same pool. The first lease moves two connections from the pool to a reserve. Lease calls use
+    /// the reserve when the pool is exhausted, so the server sees up to two more connections than the pool's size. The
+    /// pool's hooks run for them.
     #[must_use]
     pub fn from_pool(pool: Pool) -> Self {
         let schema = schema::schema(TableName::unqualified(TABLE));

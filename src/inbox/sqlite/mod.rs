@@ -74,13 +74,11 @@ use crate::store::{Fenced, StoreError};
 ///
 /// # Limits
 ///
-/// [`StoreError::Full`] is returned when the rows that are not yet done or dead, or the bodies of these, are
-/// as many as [the builder](Self::builder) allows, or when the disk is full. What
-/// is done or dead does not count to the first two.
+/// Returns [`StoreError::Full`] when unfinished rows, or the bytes of their bodies, reach the limit that
+/// [the builder](Self::builder) sets, or when the disk is full. Done and dead rows do not count.
 ///
-/// A file that was deleted, moved or replaced while it is open takes nothing any more, also if only `PATH-wal` or
-/// `PATH-shm` was: every call fails, so that the receiver answers 503, and an error is logged. When the same files are
-/// back, it goes on. A new file is not taken up: restart the program. Before every commit, the files are compared with
+/// If the file, its `-wal` or its `-shm` is deleted, moved or replaced while open, every call fails, so that the
+/// receiver answers 503, and an error is logged. When the same files are back, calls succeed again. A new file is not taken up: restart the program. Before every commit, the files are compared with
 /// those that were opened, by device and inode (on Unix; Windows lets nobody delete or move them).
 ///
 /// # Errors
