@@ -144,7 +144,13 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        *self.0.state().in_flight.get_mut(&self.1).unwrap() -= 1;
+        let mut state = self.0.state();
+        let of_job = state.in_flight.get_mut(&self.1).unwrap();
+        *of_job -= 1;
+        if *of_job == 0 {
+            // Each fetch adds all of them up.
+            state.in_flight.remove(&self.1);
+        }
     }
 }
 
