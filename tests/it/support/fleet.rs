@@ -143,21 +143,17 @@ impl Fleet {
         (&self.pipe).write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
-    /// Waits until the lines show something, at most two minutes.
+    /// Waits until the lines show something, as long as a line comes every two minutes.
     pub async fn until<T>(&self, what: &str, shown: impl Fn(&[Line]) -> Option<T>) -> T {
-        let wait = async {
-            loop {
-                let mut changed = pin!(self.printed.changed.notified());
-                changed.as_mut().enable();
-                if let Some(shown) = shown(&self.printed.lines.lock().unwrap()) {
-                    return shown;
-                }
-                changed.await;
+        loop {
+            let mut changed = pin!(self.printed.changed.notified());
+            changed.as_mut().enable();
+            if let Some(shown) = shown(&self.printed.lines.lock().unwrap()) {
+                return shown;
             }
-        };
-        match tokio::time::timeout(Duration::from_secs(120), wait).await {
-            Ok(shown) => shown,
-            Err(_) => panic!("waited for: {what}; printed: {:#?}", self.printed.lines.lock().unwrap()),
+            if tokio::time::timeout(Duration::from_secs(120), changed).await.is_err() {
+                panic!("waited for: {what}; printed: {:#?}", self.printed.lines.lock().unwrap());
+            }
         }
     }
 
