@@ -22,13 +22,14 @@ passed=0
 failed=0
 failures=()
 
-# Runs a command. It counts as one check, or as the number of tests that it reports.
+# Runs a command, and says how long it took. It counts as one check, or as the number of tests that it reports.
 check() {
-    local name=$1 status
+    local name=$1 began=$SECONDS status
     shift
     printf '\n== %s\n' "$name"
     "$@" 2>&1 | tee "$scratch/output"
     status=${PIPESTATUS[0]}
+    printf -- '-- %s: %d s\n' "$name" $((SECONDS - began))
     local ok bad
     read -r ok bad < <(awk '/^test result:/ { ok += $4; bad += $6 } END { print ok + 0, bad + 0 }' "$scratch/output")
     passed=$((passed + ok))
@@ -60,28 +61,38 @@ if ! $quick; then
 fi
 cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
-# Unoptimized: two minutes instead of six.
-$quick || cargo deny --version >/dev/null 2>&1 || cargo install --quiet --locked --debug cargo-deny
 
-# The unit tests and two examples of the crate as it is published, which leaves most of the tests out.
+# The tests mostly wait, so more of them run at once than there are cores.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-4}
+
+# All tests but those that kill servers. One of the examples has a test; the others would only be linked once more.
+tests=(--lib --bins --test it --example custom_dedup_store)
+
+# The unit tests and two examples of the crate as it is published, which leaves most of the tests out. They stand in the
+# repository's workspace, so that the dependencies are those that were built for the other tests.
 package() {
-    local target=${CARGO_TARGET_DIR:-$PWD/target}
+    local target=${CARGO_TARGET_DIR:-$PWD/target} repository=$PWD
     cargo package --locked --allow-dirty --no-verify --quiet -p qomplement-webhooks &&
         tar -xzf "$target"/package/qomplement-webhooks-*.crate -C "$scratch" &&
-        (cd "$scratch"/qomplement-webhooks-*/ &&
-            CARGO_TARGET_DIR=$target cargo test --locked --lib --examples)
+        cd "$scratch"/qomplement-webhooks-*/ &&
+        cp -r "$repository"/cli "$repository"/Cargo.lock . &&
+        printf '\n[workspace]\nmembers = ["cli"]\n' >>Cargo.toml &&
+        sed -n '/^\[workspace\.lints/,/^$/p' "$repository"/Cargo.toml >>Cargo.toml &&
+        CARGO_TARGET_DIR=$target cargo test --locked --workspace --all-features --lib \
+            --example any_framework --example custom_dedup_store
 }
 
-# The features that Cargo.toml says an example needs.
-required_features() {
-    awk -v name="name = \"$1\"" '
-        /^\[/ { on = 0 }
-        $0 == name { on = 1 }
-        on && sub(/^required-features = /, "") { gsub(/[^a-z0-9_,-]/, ""); print }
-    ' Cargo.toml
+# The examples that need a set of features, and the set. Those of one line are checked together.
+examples() {
+    awk '
+        function end() { if (name) { examples[features] = examples[features] " --example " name } name = features = "" }
+        /^\[/ { end(); on = $0 == "[[example]]" }
+        on && /^name = / { gsub(/"/, ""); name = $3 }
+        on && sub(/^required-features = /, "") { gsub(/[^a-z0-9_,-]/, ""); features = $0 }
+        END { end(); for (features in examples) { print "--features=" features examples[features] } }
+    ' Cargo.toml | sort
 }
 
-examples=$(awk '/^\[/ { on = $0 == "[[example]]" } on && /^name = / { gsub(/"/, ""); print $3 }' Cargo.toml)
 features=$(awk '/^\[/ { on = $0 == "[features]" } on && /^[a-z]/ && $1 != "default" { print $1 }' Cargo.toml)
 
 check "formatting" cargo fmt --all --check
@@ -91,25 +102,30 @@ if ! $quick; then
     for feature in $features; do
         check "clippy, only $feature" cargo clippy --locked --features "$feature" -- -D warnings
     done
-    # Advisories are left to a machine that reaches their database.
-    check "dependencies" cargo deny --workspace --all-features check --allow duplicate bans licenses sources
     RUSTDOCFLAGS="-D warnings" check "documentation, everything" cargo doc --locked --no-deps --all-features
     RUSTDOCFLAGS="-D warnings" check "documentation, no feature" cargo doc --locked --no-deps
-    for example in $examples; do
-        check "example $example, with its features alone" \
-            cargo check --locked --example "$example" --features "$(required_features "$example")"
-    done
+    while read -ra which; do
+        check "examples with their features alone: ${which[*]}" cargo check --locked "${which[@]}"
+    done < <(examples)
+    check "unit tests without features" cargo check --locked --lib --tests
 fi
 # The tests run the examples as programs, with all features whatever was built before.
 check "examples, everything" cargo build --locked --workspace --all-features --examples
 if $quick; then
     check "unit and integration tests, without databases" \
-        cargo test --locked --workspace --all-features --lib --bins --test it --examples -- --skip databases::
+        cargo test --locked --workspace --all-features "${tests[@]}" -- --skip databases::
 else
-    check "unit and integration tests" cargo test --locked --workspace --all-features --lib --bins --test it --examples
+    # It takes minutes, and the tests leave time. Unoptimized, it takes a third.
+    if ! cargo deny --version >/dev/null 2>&1; then
+        nice cargo install --quiet --locked --debug cargo-deny &
+    fi
+    check "unit and integration tests" cargo test --locked --workspace --all-features "${tests[@]}"
     check "servers that are killed" cargo test --locked --workspace --all-features --test crash
+    check "unit tests of the package" package
+    wait
+    # Advisories are left to a machine that reaches their database.
+    check "dependencies" cargo deny --workspace --all-features check --allow duplicate bans licenses sources
 fi
-$quick || check "unit tests of the package" package
 check "documentation tests" cargo test --locked --workspace --all-features --doc
 if ! $quick; then
     check "example quickstart runs" timeout 10 "${CARGO_TARGET_DIR:-target}/debug/examples/quickstart"
