@@ -1,4 +1,4 @@
-//! What the suites share: ids and times, calls that run at once or are broken off, and how failures are told.
+//! Shared by the suites: job ids and durations, calls that race or are dropped, and the report of failed checks.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -9,42 +9,84 @@ use std::time::Duration;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::event::JobId;
+use crate::execution::isolation::Panicked;
 use crate::store::{Fenced, StoreError};
 
-/// A lease that does not end while a check runs.
+/// A lease longer than any check.
 pub(super) const LONG: Duration = Duration::from_secs(120);
-/// A lease that ends while a check runs.
+/// A lease that ends during a check.
 pub(super) const SHORT: Duration = Duration::from_millis(250);
-/// How much longer than its lease a claim may be kept: enough for a store that counts whole seconds.
+/// The time a claim may outlive its lease: enough for a store that counts whole seconds.
 pub(super) const LAG: Duration = Duration::from_secs(2);
-/// How much earlier it may end: a store may round its clock down.
+/// The time a claim may end before its lease: a store may round its clock down.
 pub(super) const ROUNDING: Duration = Duration::from_millis(2);
-/// A waiting call is polled at most so often; none of ours waits more than a few times.
+/// The most polls after which a call is dropped; no call of the crate's own stores needs more than a few.
 pub(super) const MOST_POLLS: usize = 64;
 
-pub(super) type Call<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+/// A call of a store that has not been polled yet.
+pub(super) type PendingCall<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// Runs checks, and notes the names of those that failed, with what is wrong. Ends after the check with the name
-/// `last`, if there is one.
+/// The failed checks of one run.
+#[derive(Debug)]
+pub(super) struct Failures {
+    contract: &'static str,
+    /// The name of each failed check, which states its rule, and the observed violation.
+    found: Vec<(&'static str, String)>,
+}
+
+impl Failures {
+    /// No failures yet of the contract of a trait.
+    pub(super) fn of(contract: &'static str) -> Self {
+        Self { contract, found: Vec::new() }
+    }
+
+    pub(super) fn note(&mut self, check: &'static str, panicked: &Panicked) {
+        let reason = panicked.to_string();
+        // A check fails by a panic, as an assertion does; its message is the reason.
+        let reason = reason.strip_prefix("panicked: ").unwrap_or(&reason);
+        self.found.push((check, reason.replace('\n', "\n    ")));
+    }
+
+    /// The names of the failed checks.
+    #[cfg(test)]
+    pub(super) fn checks(&self) -> Vec<&'static str> {
+        self.found.iter().map(|(check, _)| *check).collect()
+    }
+
+    /// Panics if a check failed, with a line for each that did.
+    pub(super) fn report(&self) {
+        let Self { contract, found } = self;
+        let lines: String = found.iter().map(|(check, reason)| format!("\n  {check}: {reason}")).collect();
+        assert!(
+            found.is_empty(),
+            "the store breaks the contract of {contract}. Failed checks ({}), each named after the rule it tests:{lines}",
+            found.len()
+        );
+    }
+}
+
+/// Runs checks one after another, and notes those that fail. Stops after the check named `last`, if there is one.
 macro_rules! run_all {
-    ($failures:ident, $last:expr; $($check:ident($($store:expr),+);)+) => {'checks: {$(
-        if let Err(panicked) = $crate::execution::isolation::isolate(std::pin::pin!($check($($store),+))).await {
-            $failures += &format!("\n  {}: {panicked}", stringify!($check));
+    ($failures:ident, $last:expr; $($module:ident::$check:ident($($store:expr),+);)+) => {'checks: {$(
+        let (name, last) = (concat!(stringify!($module), "::", stringify!($check)), $last);
+        let run = std::pin::pin!($module::$check($($store),+));
+        if let Err(panicked) = $crate::execution::isolation::isolate(run).await {
+            $failures.note(name, &panicked);
         }
-        if $last == Some(stringify!($check)) {
+        if last == Some(name) {
             break 'checks;
         }
     )+}};
 }
 pub(super) use run_all;
 
-/// A job that no run has used before.
+/// A job id that no other run uses.
 pub(super) fn job() -> JobId {
     let text = uuid::Uuid::from_u64_pair(random(), random()).to_string();
-    text.parse().unwrap_or_else(|error| panic!("{text} is an id: {error}"))
+    text.parse().unwrap_or_else(|error| panic!("the suite made an invalid id {text}: {error}"))
 }
 
-/// Jobs that no run has used before, and whose ids are easily taken for each other, or for syntax.
+/// Job ids that no other run uses, and that a store may confuse with each other or take for syntax.
 pub(super) fn odd_jobs() -> Vec<JobId> {
     let run = format!("{:08x}", random() as u32);
     let odd = [
@@ -65,29 +107,31 @@ pub(super) fn odd_jobs() -> Vec<JobId> {
         long.clone(),
     ]);
     let jobs: Vec<JobId> = texts.filter_map(|text| text.parse().ok()).collect();
-    assert_eq!(jobs.len(), odd.len() + 7, "all of them are ids");
+    assert_eq!(jobs.len(), odd.len() + 7, "the suite made an invalid id");
     jobs
 }
 
 fn random() -> u64 {
-    getrandom::u64().unwrap_or_else(|error| panic!("no random numbers: {error}"))
+    getrandom::u64().unwrap_or_else(|error| panic!("the system has no random numbers: {error}"))
 }
 
-/// Leases to try, each twice as long, for checks that must be faster than a lease.
+/// Leases, each twice as long as the one before: a check that is slower than its lease repeats with the next.
 pub(super) fn leases() -> impl Iterator<Item = Duration> {
     (0..8).map(|doubled| SHORT * 2u32.pow(doubled))
 }
 
+/// Checks that a write applied.
 pub(super) fn applied(write: Result<Fenced, StoreError>, what: &str) {
-    assert!(matches!(write, Ok(Fenced::Applied)), "{what}: should apply, but is {write:?}");
+    assert!(matches!(write, Ok(Fenced::Applied)), "{what}: expected Ok(Applied), got {write:?}");
 }
 
+/// Checks that a write was refused as stale.
 pub(super) fn stale(write: Result<Fenced, StoreError>, what: &str) {
-    assert!(matches!(write, Ok(Fenced::Stale)), "{what}: should be stale, but is {write:?}");
+    assert!(matches!(write, Ok(Fenced::Stale)), "{what}: expected Ok(Stale), got {write:?}");
 }
 
-/// Polls a call at most so often, then drops it; whether it had finished.
-pub(super) async fn cancelled_after<T>(polls: usize, mut call: Call<'_, T>) -> bool {
+/// Polls a call at most `polls` times, then drops it. Returns whether the call had finished.
+pub(super) async fn cancelled_after<T>(polls: usize, mut call: PendingCall<'_, T>) -> bool {
     let mut left = polls;
     poll_fn(|context| {
         if left == 0 {
@@ -103,9 +147,9 @@ pub(super) async fn cancelled_after<T>(polls: usize, mut call: Call<'_, T>) -> b
     .await
 }
 
-/// Runs calls at once: in parallel if the runtime has threads for it.
+/// Runs calls at once, in parallel on a runtime with several threads. Returns the results in the order of the calls.
 pub(super) async fn at_once<'a, T: Send>(
-    calls: impl Iterator<Item = Call<'a, T>>,
+    calls: impl Iterator<Item = PendingCall<'a, T>>,
 ) -> Vec<Result<T, StoreError>> {
     let mut calls: Vec<_> = calls.collect();
     let runtime = Handle::current();

@@ -1,7 +1,8 @@
-//! The suites that any store must pass, yours too (feature `conformance`).
+//! Test suites for the contracts of [`DedupStore`](crate::DedupStore) and [`InboxStore`](crate::InboxStore), also for
+//! stores of your own (feature `conformance`).
 //!
-//! Each check is a function of its own that takes a store and panics with what is wrong with it;
-//! [`dedup_all`] and [`inbox_all`] run them all and name those that failed:
+//! [`dedup_all`] and [`inbox_all`] each run every check of a contract. They panic if a check fails, with a line for each
+//! failed check: its name, which states the rule, and what the store did instead.
 //!
 //! ```
 //! # use qomplement_webhooks::MemoryDedupStore as MyStore;
@@ -15,14 +16,13 @@
 //! # my_store_conforms() }
 //! ```
 //!
-//! - The jobs' ids are new in each run, so that a store which keeps its rows can be used again. An inbox must
-//!   be nobody else's while the suite runs, as it leases whatever is due.
-//! - Use a runtime with several threads: calls then run in parallel, and otherwise only take turns where they
-//!   wait.
-//! - Leases are short, and waited for with tokio's clock. A store whose clock that is, too, can be run with
-//!   paused time, and takes no time at all; any other needs real time, about ten seconds for each suite.
-//! - A lease is never taken to have ended before the time that the calls themselves took is over, so a slow
-//!   store or machine makes a check longer, and not wrong.
+//! - Job ids are new in each run, so a store may keep its rows between runs. No other process may use an inbox during a
+//!   run: the suite leases every row that is due.
+//! - Use a runtime with several threads: calls then race in parallel. On one thread they only take turns at their waits.
+//! - Leases are short, and the suite waits for their ends on tokio's clock. A store on that clock can run under paused
+//!   time and then takes no time; any other store takes about ten seconds of real time for each suite.
+//! - A slow store or machine makes a check longer, not wrong: the suite allows for the duration of the calls themselves
+//!   before it takes a lease for ended.
 
 mod dedup;
 mod harness;
@@ -30,5 +30,5 @@ mod inbox;
 #[cfg(test)]
 mod tests;
 
-pub use self::dedup::*;
-pub use self::inbox::*;
+pub use self::dedup::{DedupDifference, dedup_all};
+pub use self::inbox::{InboxDifference, inbox_all};

@@ -1,4 +1,4 @@
-//! The suite finds what is wrong: a store for each mistake, and the check that must name it.
+//! The suite finds every planted flaw: a store for each, and the check that must fail.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -15,51 +15,51 @@ use crate::execution::isolation::isolate;
 use crate::store::{Fenced, StoreError};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Flaw {
+enum DedupFlaw {
     Nothing,
     ForgetsOwners,
     ChecksThenSets,
     SetsTheLeaseLater,
-    GivesTheRetentionToTheLease,
-    GivesTheLeaseToTheRetention,
+    UsesTheRetentionAsLease,
+    UsesTheLeaseAsRetention,
     NeverEndsAClaim,
     EndsClaimsEarly,
-    SaysNothingIsLeft,
+    ReportsNoTimeLeft,
     RefusesRepetitions,
     SetsTheOwnerLater,
     WritesNoOwner,
     RenewsWithoutOwner,
     RenewsFromTheOldEnd,
-    RenewsOnlyWhatIsLeft,
-    RenewsWhatIsDone,
+    RenewsOnlyBeforeTheEnd,
+    RenewsDoneJobs,
     CompletesWithoutOwner,
     CompletesOnlyInTime,
     CompletesOnce,
     ReleasesWithoutOwner,
-    ReleasesWhatIsDone,
+    ReleasesDoneJobs,
     ReleasesNothing,
     IgnoresCase,
     CutsIds,
     ForgetsTheFirstOfMany,
 }
 
-use Flaw::*;
+use DedupFlaw::*;
 
-/// What the store remembers of a job.
+/// A job as the store remembers it.
 #[derive(Debug, Clone, Copy)]
-struct Row {
+struct ClaimRow {
     owner: u128,
     done: bool,
     until: Instant,
 }
 
 #[derive(Debug)]
-struct Flawed {
-    flaw: Flaw,
-    rows: Mutex<HashMap<String, Row>>,
+struct FlawedStore {
+    flaw: DedupFlaw,
+    rows: Mutex<HashMap<String, ClaimRow>>,
 }
 
-impl Flawed {
+impl FlawedStore {
     fn key(&self, job: &JobId) -> String {
         let text = job.to_string();
         match self.flaw {
@@ -69,11 +69,11 @@ impl Flawed {
         }
     }
 
-    fn get(&self, job: &JobId) -> Option<Row> {
+    fn get(&self, job: &JobId) -> Option<ClaimRow> {
         self.rows.lock().unwrap().get(&self.key(job)).copied()
     }
 
-    fn set(&self, job: &JobId, row: Row) {
+    fn set(&self, job: &JobId, row: ClaimRow) {
         let mut rows = self.rows.lock().unwrap();
         if self.flaw == ForgetsTheFirstOfMany && rows.len() > 900 {
             let first = rows.iter().min_by_key(|(_, row)| row.until).map(|(key, _)| key.clone());
@@ -82,13 +82,13 @@ impl Flawed {
         rows.insert(self.key(job), row);
     }
 
-    /// Whether a token may write: it owns the job, or the job is free and remembers nobody.
-    fn owns(&self, claim: &ClaimToken, careless: Flaw) -> Option<Row> {
+    /// The row that a token may write: its own, or a new one of a free job whose owner the store forgot.
+    fn owns(&self, claim: &ClaimToken, careless: DedupFlaw) -> Option<ClaimRow> {
         match self.get(claim.job()) {
             Some(row) if row.owner == claim.owner() || self.flaw == careless => Some(row),
             Some(row) if self.flaw == ForgetsOwners && row.until <= Instant::now() => Some(row),
             None if self.flaw == ForgetsOwners => {
-                Some(Row { owner: claim.owner(), done: false, until: Instant::now() })
+                Some(ClaimRow { owner: claim.owner(), done: false, until: Instant::now() })
             }
             _ => None,
         }
@@ -96,7 +96,7 @@ impl Flawed {
 }
 
 #[async_trait]
-impl DedupStore for Flawed {
+impl DedupStore for FlawedStore {
     async fn claim(&self, claim: &ClaimToken, lease: Duration) -> Result<Claim, StoreError> {
         let (job, now) = (claim.job(), Instant::now());
         let held = self.get(job).filter(|row| match self.flaw {
@@ -106,7 +106,7 @@ impl DedupStore for Flawed {
         });
         match held {
             Some(row) if row.done => return Ok(Claim::Done),
-            Some(_) if self.flaw == SaysNothingIsLeft => {
+            Some(_) if self.flaw == ReportsNoTimeLeft => {
                 return Ok(Claim::InProgress { retry_after: Duration::ZERO });
             }
             Some(row) if row.owner != claim.owner() || self.flaw == RefusesRepetitions => {
@@ -118,7 +118,7 @@ impl DedupStore for Flawed {
             yield_now().await;
         }
         let owner = if self.flaw == WritesNoOwner { 0 } else { claim.owner() };
-        let row = |lease| Row { owner, done: false, until: now + lease };
+        let row = |lease| ClaimRow { owner, done: false, until: now + lease };
         match self.flaw {
             SetsTheLeaseLater => {
                 self.set(job, row(Duration::from_secs(1_000_000)));
@@ -126,11 +126,11 @@ impl DedupStore for Flawed {
                 self.set(job, row(lease));
             }
             SetsTheOwnerLater => {
-                self.set(job, Row { owner: 0, ..row(lease) });
+                self.set(job, ClaimRow { owner: 0, ..row(lease) });
                 yield_now().await;
                 self.set(job, row(lease));
             }
-            GivesTheRetentionToTheLease => self.set(job, row(Duration::from_secs(604_800))),
+            UsesTheRetentionAsLease => self.set(job, row(Duration::from_secs(604_800))),
             _ => self.set(job, row(lease)),
         }
         yield_now().await;
@@ -140,11 +140,11 @@ impl DedupStore for Flawed {
     async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {
         let now = Instant::now();
         match self.owns(claim, RenewsWithoutOwner) {
-            Some(row) if row.done && row.until > now && self.flaw != RenewsWhatIsDone => Ok(Fenced::Stale),
-            Some(row) if row.until <= now && self.flaw == RenewsOnlyWhatIsLeft => Ok(Fenced::Stale),
+            Some(row) if row.done && row.until > now && self.flaw != RenewsDoneJobs => Ok(Fenced::Stale),
+            Some(row) if row.until <= now && self.flaw == RenewsOnlyBeforeTheEnd => Ok(Fenced::Stale),
             Some(row) => {
                 let until = if self.flaw == RenewsFromTheOldEnd { row.until } else { now + lease };
-                self.set(claim.job(), Row { owner: claim.owner(), done: false, until });
+                self.set(claim.job(), ClaimRow { owner: claim.owner(), done: false, until });
                 Ok(Fenced::Applied)
             }
             None => Ok(Fenced::Stale),
@@ -157,9 +157,8 @@ impl DedupStore for Flawed {
             Some(row) if row.until <= now && self.flaw == CompletesOnlyInTime => Ok(Fenced::Stale),
             Some(row) if row.done && self.flaw == CompletesOnce => Ok(Fenced::Stale),
             Some(row) => {
-                let until =
-                    if self.flaw == GivesTheLeaseToTheRetention { row.until } else { now + retention };
-                self.set(claim.job(), Row { owner: claim.owner(), done: true, until });
+                let until = if self.flaw == UsesTheLeaseAsRetention { row.until } else { now + retention };
+                self.set(claim.job(), ClaimRow { owner: claim.owner(), done: true, until });
                 Ok(Fenced::Applied)
             }
             None => Ok(Fenced::Stale),
@@ -169,7 +168,7 @@ impl DedupStore for Flawed {
     async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
         match self.get(claim.job()) {
             Some(row) if row.owner != claim.owner() && self.flaw != ReleasesWithoutOwner => Ok(Fenced::Stale),
-            Some(row) if row.done && self.flaw != ReleasesWhatIsDone => Ok(Fenced::Stale),
+            Some(row) if row.done && self.flaw != ReleasesDoneJobs => Ok(Fenced::Stale),
             None => Ok(Fenced::Stale),
             Some(_) if self.flaw == ReleasesNothing => Ok(Fenced::Applied),
             Some(_) => {
@@ -180,9 +179,9 @@ impl DedupStore for Flawed {
     }
 }
 
-/// What the suite says of a store with a flaw.
-async fn verdict(flaw: Flaw, differences: &[DedupDifference]) -> Result<(), String> {
-    let store = Flawed { flaw, rows: Mutex::default() };
+/// The suite's report on a store with a flaw.
+async fn verdict(flaw: DedupFlaw, differences: &[DedupDifference]) -> Result<(), String> {
+    let store = FlawedStore { flaw, rows: Mutex::default() };
     let run = std::pin::pin!(dedup_all(&store, &store, differences));
     isolate(run).await.map_err(|panicked| panicked.to_string())
 }
@@ -194,36 +193,47 @@ async fn a_store_without_a_flaw_passes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_flaw_is_named_by_the_check_that_is_for_it() {
+async fn every_flaw_fails_the_check_for_it() {
     for (flaw, check) in [
-        (ForgetsOwners, "dedup_a_superseded_owner_stays_stale"),
-        (ChecksThenSets, "dedup_one_of_many_claims_is_granted"),
-        (SetsTheLeaseLater, "dedup_a_cancelled_claim_ends_with_its_lease"),
-        (GivesTheRetentionToTheLease, "dedup_a_claim_ends_with_its_lease"),
-        (GivesTheLeaseToTheRetention, "dedup_a_finished_job_is_done"),
-        (NeverEndsAClaim, "dedup_a_claim_ends_with_its_lease"),
-        (EndsClaimsEarly, "dedup_a_claim_lasts_as_long_as_its_lease"),
-        (SaysNothingIsLeft, "dedup_a_claim_lasts_as_long_as_its_lease"),
-        (RefusesRepetitions, "dedup_a_repeated_claim_is_its_own"),
-        (SetsTheOwnerLater, "dedup_a_cancelled_claim_is_released_by_its_token"),
-        (WritesNoOwner, "dedup_a_finished_job_is_done"),
-        (RenewsWithoutOwner, "dedup_only_the_owner_writes"),
-        (RenewsFromTheOldEnd, "dedup_a_renewal_counts_from_its_own_time"),
-        (RenewsOnlyWhatIsLeft, "dedup_a_renewal_mends_a_lease_that_ended"),
-        (RenewsWhatIsDone, "dedup_a_finished_job_is_not_claimed_again"),
-        (CompletesWithoutOwner, "dedup_only_the_owner_writes"),
-        (CompletesOnlyInTime, "dedup_a_job_is_completed_after_its_lease_ended"),
-        (CompletesOnce, "dedup_completing_twice_is_completing_once"),
-        (ReleasesWithoutOwner, "dedup_only_the_owner_writes"),
-        (ReleasesWhatIsDone, "dedup_a_finished_job_is_not_claimed_again"),
-        (ReleasesNothing, "dedup_a_release_frees_the_job_at_once"),
-        (IgnoresCase, "dedup_ids_are_compared_exactly"),
-        (CutsIds, "dedup_ids_are_compared_exactly"),
-        (ForgetsTheFirstOfMany, "dedup_many_jobs_are_kept_apart"),
+        (ForgetsOwners, "complete::a_superseded_owner_stays_stale"),
+        (ChecksThenSets, "claim::one_of_many_claims_is_granted"),
+        (SetsTheLeaseLater, "cancel::a_cancelled_claim_ends_with_its_lease"),
+        (UsesTheRetentionAsLease, "claim::a_claim_ends_with_its_lease"),
+        (UsesTheLeaseAsRetention, "complete::a_completed_job_is_done"),
+        (NeverEndsAClaim, "claim::a_claim_ends_with_its_lease"),
+        (EndsClaimsEarly, "claim::a_claim_lasts_as_long_as_its_lease"),
+        (ReportsNoTimeLeft, "claim::a_claim_lasts_as_long_as_its_lease"),
+        (RefusesRepetitions, "claim::a_repeated_claim_is_granted_again"),
+        (SetsTheOwnerLater, "cancel::a_cancelled_claim_is_released_by_its_token"),
+        (WritesNoOwner, "complete::a_completed_job_is_done"),
+        (RenewsWithoutOwner, "complete::only_the_owner_writes"),
+        (RenewsFromTheOldEnd, "claim::a_renewal_counts_from_its_own_time"),
+        (RenewsOnlyBeforeTheEnd, "claim::an_expired_lease_can_be_renewed"),
+        (RenewsDoneJobs, "complete::a_completed_job_is_neither_renewed_nor_released"),
+        (CompletesWithoutOwner, "complete::only_the_owner_writes"),
+        (CompletesOnlyInTime, "complete::a_job_is_completed_after_its_lease_ended"),
+        (CompletesOnce, "complete::completing_twice_is_completing_once"),
+        (ReleasesWithoutOwner, "complete::only_the_owner_writes"),
+        (ReleasesDoneJobs, "complete::a_completed_job_is_neither_renewed_nor_released"),
+        (ReleasesNothing, "complete::a_release_frees_the_job_at_once"),
+        (IgnoresCase, "kept::ids_are_compared_exactly"),
+        (CutsIds, "kept::ids_are_compared_exactly"),
+        (ForgetsTheFirstOfMany, "kept::many_jobs_are_kept_apart"),
     ] {
         let said = verdict(flaw, &[]).await.expect_err(&format!("{flaw:?} was not noticed"));
-        assert!(said.contains(check), "{flaw:?} was not named by {check}: {said}");
-        let first = "panicked: the store does not keep the contract of DedupStore:\n  dedup_";
-        assert!(said.starts_with(first), "the reason does not come first: {said}");
+        let line = format!("\n  {check}: ");
+        assert!(said.contains(&line), "{flaw:?} was not named by {check}: {said}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_names_the_failed_checks_and_says_what_the_store_did() {
+    let said = verdict(ReleasesNothing, &[]).await.unwrap_err();
+    assert!(
+        said.starts_with("panicked: the store breaks the contract of DedupStore. Failed checks (5)"),
+        "{said}"
+    );
+    let line =
+        "\n  complete::a_release_frees_the_job_at_once: a claim of a free job: expected Ok(Acquired), got";
+    assert!(said.contains(line), "{said}");
 }

@@ -1,4 +1,4 @@
-//! Calls that are dropped in the middle, at any of their waits.
+//! Calls that are dropped at any of their waits.
 
 use std::time::Duration;
 
@@ -11,24 +11,19 @@ use crate::inbox::{
     InboxAdmin, InboxFilter, InboxState, InboxStore, Leased, NoResult, Outcome, Overdue, Receipt, Retention,
 };
 
-/// An event that was being received when the call was dropped is stored by the next copy, if it is not
-/// already, and there is one of it.
-///
-/// # Panics
-///
-/// When it is lost or there twice, or the store does not work any more.
-pub async fn inbox_a_cancelled_receipt_can_be_repeated(store: &dyn InboxStore) {
+/// A receipt dropped at any of its waits can be repeated, and the event is stored once.
+pub(super) async fn a_cancelled_receipt_can_be_repeated(store: &dyn InboxStore) {
     for polls in 0..MOST_POLLS {
         let event = completed(&job());
         let finished = cancelled_after(polls, store.receive(&event)).await;
         let again = store.receive(&event).await;
         assert!(
             matches!(again, Ok(Receipt::Stored | Receipt::Duplicate)),
-            "a copy of an event whose call was dropped after {polls} polls: {again:?}"
+            "a receipt repeated after one was dropped after {polls} polls: expected Stored or Duplicate, got {again:?}"
         );
         let leased = lease_soon(store, event.job()).await;
-        assert_eq!(&leased.body, event.body(), "the body of an event whose call was dropped");
-        not_due(store, event.job(), "an event whose call was dropped, and which is leased").await;
+        assert_eq!(&leased.body, event.body(), "the body after a dropped receipt");
+        not_due(store, event.job(), "a leased row after a dropped receipt").await;
         settle(store, &leased.lease, &Outcome::Done).await;
         if finished {
             return;
@@ -36,13 +31,8 @@ pub async fn inbox_a_cancelled_receipt_can_be_repeated(store: &dyn InboxStore) {
     }
 }
 
-/// What was being leased when the call was dropped is leased again, when that lease ends at the latest: so its
-/// end is part of the write that leases.
-///
-/// # Panics
-///
-/// When it stays leased, or the store does not work any more.
-pub async fn inbox_a_cancelled_lease_ends(store: &dyn InboxStore) {
+/// A lease dropped at any of its waits ends in time: the write that leases also sets the end.
+pub(super) async fn a_cancelled_lease_ends(store: &dyn InboxStore) {
     for polls in 0..MOST_POLLS {
         clear(store).await;
         let (job, began) = (received(store).await, Instant::now());
@@ -53,16 +43,13 @@ pub async fn inbox_a_cancelled_lease_ends(store: &dyn InboxStore) {
             }
             assert!(
                 began.elapsed() < (SHORT + LAG) * 2,
-                "a lease that was dropped after {polls} polls is still there long after its end: the end must be part \
-                 of the write that leases"
+                "a lease dropped after {polls} polls still holds long after its end; set the end in the same write as \
+                 the lease"
             );
             sleep(SHORT / 10).await;
         };
         let attempts = if leased.expired { 2 } else { 1 };
-        assert_eq!(
-            leased.attempt, attempts,
-            "attempts after a lease that was dropped; it counts if it was taken"
-        );
+        assert_eq!(leased.attempt, attempts, "the attempt after a dropped lease, which counts if it expired");
         settle(store, &leased.lease, &Outcome::Done).await;
         if finished {
             return;
@@ -70,12 +57,8 @@ pub async fn inbox_a_cancelled_lease_ends(store: &dyn InboxStore) {
     }
 }
 
-/// A renewal or an outcome that was being written when the call was dropped can be repeated.
-///
-/// # Panics
-///
-/// When the repetition does not have its effect, or the store does not work any more.
-pub async fn inbox_a_cancelled_outcome_can_be_repeated(store: &dyn InboxAdmin) {
+/// A begin, renewal or outcome dropped at any of its waits can be repeated.
+pub(super) async fn a_cancelled_outcome_can_be_repeated(store: &dyn InboxAdmin) {
     for polls in 0..MOST_POLLS {
         let mut finished = true;
         let not_found = Outcome::FetchAgain { after: LONG, answer: NoResult::NotFound };
@@ -90,17 +73,18 @@ pub async fn inbox_a_cancelled_outcome_can_be_repeated(store: &dyn InboxAdmin) {
             let job = received(store).await;
             let leased = lease(store, &job, LONG).await.lease;
             finished &= cancelled_after(polls, store.begin(&leased)).await;
-            applied(store.begin(&leased).await, "to begin after a call that was dropped");
+            applied(store.begin(&leased).await, "a begin after a dropped one");
             finished &= cancelled_after(polls, store.renew(&leased, LONG)).await;
-            applied(store.renew(&leased, LONG).await, "a renewal after one that was dropped");
+            applied(store.renew(&leased, LONG).await, "a renewal after a dropped one");
             finished &= cancelled_after(polls, store.settle(&leased, &outcome)).await;
-            applied(
-                store.settle(&leased, &outcome).await,
-                &format!("{outcome:?} after a call that was dropped"),
-            );
+            applied(store.settle(&leased, &outcome).await, &format!("{outcome:?} after a dropped call"));
             let row = row(store, &job).await;
             let found = (row.state, row.attempts, row.fetches);
-            assert_eq!(found, (state, attempts, fetches), "{outcome:?}, dropped and repeated");
+            assert_eq!(
+                found,
+                (state, attempts, fetches),
+                "state, attempts and fetches after {outcome:?} was dropped and repeated"
+            );
         }
         if finished {
             return;
@@ -108,33 +92,37 @@ pub async fn inbox_a_cancelled_outcome_can_be_repeated(store: &dyn InboxAdmin) {
     }
 }
 
-/// An answer of the API that was being written when the call was dropped can be repeated.
-///
-/// # Panics
-///
-/// When the repetition does not have its effect, or has it twice, or the store does not work any more.
-pub async fn inbox_a_cancelled_answer_can_be_repeated(store: &dyn InboxAdmin) {
+/// A fetched result, or the outcome of a fetch, dropped at any of its waits can be repeated.
+pub(super) async fn a_cancelled_result_can_be_repeated(store: &dyn InboxAdmin) {
     let pending = Outcome::FetchAgain { after: Duration::ZERO, answer: NoResult::Pending };
     for polls in 0..MOST_POLLS {
-        let said = event(&job(), "extract", "failed", "");
-        expect(store, said.job(), Duration::ZERO).await;
-        let Overdue { lease: held, .. } = overdue_soon(store, said.job()).await;
+        let result = event(&job(), "extract", "failed", "");
+        expect(store, result.job(), Duration::ZERO).await;
+        let Overdue { lease: held, .. } = overdue_soon(store, result.job()).await;
         let mut finished = cancelled_after(polls, store.settle(&held, &pending)).await;
-        // It is stale when the first did take place.
+        // Stale if the dropped call took effect.
         let again = store.settle(&held, &pending).await;
-        assert!(again.is_ok(), "an outcome after a call that was dropped: {again:?}");
-        assert_eq!(row(store, said.job()).await.fetches, 1, "how often a job was asked for");
+        assert!(again.is_ok(), "an outcome repeated after a dropped one failed: {again:?}");
+        assert_eq!(
+            row(store, result.job()).await.fetches,
+            1,
+            "fetches after an outcome was dropped and repeated"
+        );
 
-        let Overdue { lease: held, .. } = overdue_soon(store, said.job()).await;
-        finished &= cancelled_after(polls, store.verify(&held, &said)).await;
-        applied(store.verify(&held, &said).await, "an answer after a call that was dropped");
-        let leased = lease_soon(store, said.job()).await;
-        assert_eq!((&leased.body, leased.attempt, leased.verified), (said.body(), 1, true));
+        let Overdue { lease: held, .. } = overdue_soon(store, result.job()).await;
+        finished &= cancelled_after(polls, store.verify(&held, &result)).await;
+        applied(store.verify(&held, &result).await, "verifying an overdue job after a dropped call");
+        let leased = lease_soon(store, result.job()).await;
+        assert_eq!((&leased.body, leased.attempt, leased.verified), (result.body(), 1, true));
 
-        let other = event(said.job(), "extract", "completed", "");
+        let other = event(result.job(), "extract", "completed", "");
         finished &= cancelled_after(polls, store.verify(&leased.lease, &other)).await;
-        applied(store.verify(&leased.lease, &other).await, "another answer after a call that was dropped");
-        assert_eq!(get(store, said.job()).await.1.as_ref(), Some(other.body()), "what the API said last");
+        applied(store.verify(&leased.lease, &other).await, "verifying a running row after a dropped call");
+        assert_eq!(
+            get(store, result.job()).await.1.as_ref(),
+            Some(other.body()),
+            "the body of the last result"
+        );
         settle(store, &leased.lease, &Outcome::Done).await;
         if finished {
             return;
@@ -142,33 +130,32 @@ pub async fn inbox_a_cancelled_answer_can_be_repeated(store: &dyn InboxAdmin) {
     }
 }
 
-/// Any other call that was dropped can be repeated, and has its effect once.
-///
-/// # Panics
-///
-/// When it does not, or the store does not work any more.
-pub async fn inbox_other_cancelled_calls_can_be_repeated(store: &dyn InboxAdmin) {
+/// Every other call dropped at any of its waits can be repeated, and takes effect once.
+pub(super) async fn other_cancelled_calls_can_be_repeated(store: &dyn InboxAdmin) {
     let (filter, retention) = (InboxFilter::default(), Retention::default());
     for polls in 0..MOST_POLLS {
         let expected = job();
         let mut finished = cancelled_after(polls, store.expect(&expected, Duration::ZERO)).await;
         expect(store, &expected, Duration::ZERO).await;
         finished &= cancelled_after(polls, store.contains(&expected)).await;
-        assert!(contains(store, &expected).await, "a job registered again after a call that was dropped");
+        assert!(
+            contains(store, &expected).await,
+            "`contains` is false for a job registered again after a dropped call"
+        );
         finished &= cancelled_after(polls, store.overdue(64, SHORT)).await;
-        // Overdue again when the lease of the dropped call has ended.
+        // Overdue again after the lease of the dropped call.
         sleep(SHORT * 2).await;
         overdue_soon(store, &expected).await;
 
         let dead = job();
-        bring(store, &completed(&dead), Stand::Dead).await;
+        bring(store, &completed(&dead), Stage::Dead).await;
         finished &= cancelled_after(polls, store.replay(&dead)).await;
         let _ = replay(store, &dead).await;
         let row = row(store, &dead).await;
         assert_eq!(
             (row.state, row.earlier_attempts),
             (InboxState::Received, 1),
-            "replayed again after a drop"
+            "state and earlier attempts after a replay was dropped and repeated"
         );
         finished &= cancelled_after(polls, store.prune(&retention)).await;
         finished &= cancelled_after(polls, store.list(&filter, None, 1)).await;
@@ -181,13 +168,13 @@ pub async fn inbox_other_cancelled_calls_can_be_repeated(store: &dyn InboxAdmin)
     }
 }
 
-/// Leases a job that is due. A statement that was dropped may still run, and hold the row for a moment: a row that
-/// is in use is left out by a lease, so that it is asked for again.
+/// Leases a due row. A dropped statement may still run and hold the row for a moment, in which a lease leaves the row
+/// out; so the call is repeated.
 async fn lease_soon(store: &dyn InboxStore, job: &JobId) -> Leased {
     lease_when_due(store, job, Instant::now(), Duration::ZERO).await
 }
 
-/// Leases a job that is overdue, which may also be in use for a moment.
+/// Leases an overdue job, which a dropped statement may also hold for a moment.
 async fn overdue_soon(store: &dyn InboxStore, job: &JobId) -> Overdue {
     overdue_when_due(store, job, Instant::now(), Duration::ZERO).await
 }

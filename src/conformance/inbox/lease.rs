@@ -1,4 +1,4 @@
-//! Who may handle a row, and for how long.
+//! Leases: which rows, for how long, and which lease may write.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -10,15 +10,12 @@ use super::steps::*;
 use crate::event::JobId;
 use crate::inbox::{InboxAdmin, InboxState, InboxStore, Lease, Leased, Outcome};
 
-/// Of 64 tasks that lease at once, each gets rows of its own, and no row is got twice.
-///
-/// # Panics
-///
-/// When a row is leased to two, or to nobody.
-pub async fn inbox_a_row_is_leased_to_one(store: &dyn InboxStore) {
+/// Of 64 calls that lease at once, no two get the same row, and every due row is leased.
+pub(super) async fn a_row_is_leased_to_one_caller(store: &dyn InboxStore) {
     leased_once(&[store]).await;
 }
 
+/// Leases many rows at once, through these handles in turn: no row twice, and every row.
 pub(super) async fn leased_once(handles: &[&dyn InboxStore]) {
     clear(handles[0]).await;
     for round in 0..5 {
@@ -27,7 +24,7 @@ pub(super) async fn leased_once(handles: &[&dyn InboxStore]) {
             jobs.insert(received(handles[0]).await);
         }
         let mut leased = HashSet::new();
-        // Who comes second at a row may leave without one, and ask again.
+        // A call that loses the race for a row may return without one.
         for _ in 0..40 {
             let calls = (0..64).map(|call| handles[call % handles.len()].lease(1 + call % 3, LONG));
             for batch in at_once(calls).await {
@@ -42,16 +39,12 @@ pub(super) async fn leased_once(handles: &[&dyn InboxStore]) {
                 break;
             }
         }
-        assert_eq!(leased.len(), jobs.len(), "round {round}: so many of the rows that were due were leased");
+        assert_eq!(leased.len(), jobs.len(), "round {round}: the number of leased rows of those due");
     }
 }
 
-/// A call leases no more rows than it asks for, and what it leaves is there for the next.
-///
-/// # Panics
-///
-/// When it leases more, or less than there is.
-pub async fn inbox_no_more_is_leased_than_asked_for(store: &dyn InboxStore) {
+/// A call leases as many due rows as its limit, and leaves the others to the next call.
+pub(super) async fn no_more_rows_are_leased_than_the_limit(store: &dyn InboxStore) {
     clear(store).await;
     let mut jobs = HashSet::new();
     for _ in 0..7 {
@@ -60,23 +53,27 @@ pub async fn inbox_no_more_is_leased_than_asked_for(store: &dyn InboxStore) {
     for most in [0, 1, 3, 3] {
         match store.lease(most, LONG).await {
             Ok(leased) => {
-                assert_eq!(leased.len(), most, "of seven rows that are due, {most} were asked for");
+                assert_eq!(
+                    leased.len(),
+                    most,
+                    "the number of leased rows with a limit of {most}, of more due rows"
+                );
                 jobs.retain(|job| leased.iter().all(|leased| leased.lease.job() != job));
             }
             Err(error) => panic!("a lease failed: {error:?}"),
         }
     }
     let left: Vec<_> = jobs.into_iter().collect();
-    assert_eq!(find_all(store, &left, LONG).await.len(), left.len(), "what was not asked for is not there");
+    assert_eq!(
+        find_all(store, &left, LONG).await.len(),
+        left.len(),
+        "the number of leased rows of those left by earlier calls"
+    );
 }
 
-/// Those rows come first that have been due for longest: when they were received, when their delay was over,
-/// or when their lease ended.
-///
-/// # Panics
-///
-/// When another order is kept.
-pub async fn inbox_those_due_for_longest_come_first(store: &dyn InboxStore) {
+/// Rows are leased in the order in which they became due: at their receipt, after their delay, or at the end of their
+/// lease.
+pub(super) async fn rows_due_for_longest_come_first(store: &dyn InboxStore) {
     clear(store).await;
     let apart = Duration::from_millis(10);
     for delay in leases() {
@@ -88,10 +85,10 @@ pub async fn inbox_those_due_for_longest_come_first(store: &dyn InboxStore) {
         let mut leased = Vec::new();
         for (place, job) in jobs.iter().enumerate() {
             let next = next_of(store, &jobs, if place == 4 { apart } else { LONG }).await;
-            assert_eq!(next.job(), job, "not the event that was received first");
+            assert_eq!(next.job(), job, "leased before a row that was received earlier");
             leased.push(next);
         }
-        // The lease of the last ends first, and the others are due in turn, one of them after a delay.
+        // The lease of the last row ends first. The others become due in turn, one of them after a delay.
         sleep(apart * 2).await;
         settle(store, &leased[2], &release(Duration::ZERO)).await;
         let settled = Instant::now();
@@ -108,7 +105,7 @@ pub async fn inbox_those_due_for_longest_come_first(store: &dyn InboxStore) {
             assert_eq!(
                 next.job(),
                 &jobs[index],
-                "another row came as number {place}: not the one due for longest"
+                "the row leased as number {place} is not the one due for longest"
             );
         }
         return;
@@ -121,17 +118,13 @@ async fn next_of(store: &dyn InboxStore, jobs: &[JobId], length: Duration) -> Le
         match store.lease(1, length).await.as_deref() {
             Ok([leased]) if jobs.contains(leased.lease.job()) => return leased.lease.clone(),
             Ok([others]) => drop(store.settle(&others.lease, &Outcome::Done).await),
-            other => panic!("of several rows that are due, one was asked for, and came {other:?}"),
+            other => panic!("leasing one of several due rows: expected one row, got {other:?}"),
         }
     }
 }
 
-/// An attempt is counted when its lease is taken, so that one which kills its process counts.
-///
-/// # Panics
-///
-/// When it is not counted, or a lease that ran out is not reported.
-pub async fn inbox_an_attempt_is_counted_at_its_lease(store: &dyn InboxAdmin) {
+/// An attempt is counted when its lease begins, so that one which kills its process counts too.
+pub(super) async fn an_attempt_is_counted_at_its_lease(store: &dyn InboxAdmin) {
     let job = received(store).await;
     for attempt in 1..=3 {
         let began = Instant::now();
@@ -139,76 +132,71 @@ pub async fn inbox_an_attempt_is_counted_at_its_lease(store: &dyn InboxAdmin) {
             1 => lease(store, &job, SHORT).await,
             _ => lease_again(store, &job).await,
         };
-        assert_eq!(leased.attempt, attempt, "an attempt whose lease ran out was not counted");
-        assert_eq!(leased.expired, attempt > 1, "attempt {attempt}: whether the lease before it ran out");
+        assert_eq!(leased.attempt, attempt, "the attempt after {} expired leases", attempt - 1);
+        assert_eq!(leased.expired, attempt > 1, "whether the lease before attempt {attempt} expired");
         let row = row(store, &job).await;
         assert_eq!(row.state, InboxState::Running, "the state of a leased row");
         assert_eq!(
             row.attempts, attempt,
-            "an attempt is counted when its lease is taken, and not when it ends"
+            "attempts of a leased row; count an attempt when its lease begins, not when it ends"
         );
         assert!(
             row.due_in.is_some_and(|left| left <= SHORT),
-            "the end of its lease is said to be {:?}",
+            "`due_in` of a leased row is {:?}, and its lease at most 250 ms",
             row.due_in
         );
         sleep((began + SHORT * 2).duration_since(Instant::now())).await;
     }
 }
 
-/// Whether the handler had begun under a lease that ran out is known to the next lease, and to no later one.
-///
-/// # Panics
-///
-/// When it is forgotten or made up, or a stranger notes it.
-pub async fn inbox_a_lease_says_whether_the_one_before_it_began(store: &dyn InboxStore) {
+/// A lease tells whether the handler began under the lease before it, if that one expired; later leases do not.
+pub(super) async fn a_lease_tells_whether_the_handler_began_under_the_one_before(store: &dyn InboxStore) {
     let job = received(store).await;
     let mut last = lease(store, &job, SHORT).await.lease;
     for begins in [false, true, true, false] {
         if begins {
             for _ in 0..2 {
-                applied(store.begin(&last).await, "the holder of a lease begins");
+                applied(store.begin(&last).await, "a begin under the last lease");
             }
         }
         sleep(SHORT * 2).await;
         let next = lease_again(store, &job).await;
-        assert_eq!((next.expired, next.begun), (true, begins), "whether the lease that ran out was begun");
-        stale(store.begin(&last).await, "to begin under a lease that was followed by another");
+        assert_eq!(
+            (next.expired, next.begun),
+            (true, begins),
+            "whether the lease before expired, and the handler began under it"
+        );
+        stale(store.begin(&last).await, "a begin under a lease that another one followed");
         last = next.lease;
     }
-    applied(store.begin(&last).await, "the holder of a lease begins");
+    applied(store.begin(&last).await, "a begin under the last lease");
     settle(store, &last, &retry(Duration::ZERO)).await;
-    stale(store.begin(&last).await, "to begin under a lease that was settled");
+    stale(store.begin(&last).await, "a begin under a settled lease");
     let next = lease(store, &job, LONG).await;
     assert_eq!(
         (next.expired, next.begun),
         (false, false),
-        "the lease before was settled: it did not run out"
+        "whether a settled lease expired, and the handler began under it"
     );
     settle(store, &next.lease, &Outcome::Done).await;
 }
 
-/// Leases a row whose lease has ended, for a short time.
+/// Leases a row after its lease ended, for a short time.
 async fn lease_again(store: &dyn InboxStore, job: &JobId) -> Leased {
     match find(store, job, SHORT).await {
         Some(leased) => leased,
-        None => panic!("a row whose lease has ended was not leased again"),
+        None => panic!("a row was not leased again after its lease ended"),
     }
 }
 
-/// The fencing token of a row grows with every lease, however the one before ended, so that the handler can
-/// fence its own writes with it.
-///
-/// # Panics
-///
-/// When it falls, or stands.
-pub async fn inbox_the_fencing_token_grows_with_every_lease(store: &dyn InboxAdmin) {
+/// The fencing token of a row grows with every lease, however the lease before it ended.
+pub(super) async fn the_fencing_token_grows_with_every_lease(store: &dyn InboxAdmin) {
     let job = job();
     store_event(store, &processing(&job)).await;
     let mut last = None;
     let mut next = |lease: &Lease, how: &str| {
         let grown = last.replace(lease.fence()).is_none_or(|last| last < lease.fence());
-        assert!(grown, "the fencing token fell, or stood, after {how}");
+        assert!(grown, "the fencing token did not grow after {how}");
     };
     let first = lease(store, &job, LONG).await.lease;
     next(&first, "nothing");
@@ -217,27 +205,23 @@ pub async fn inbox_the_fencing_token_grows_with_every_lease(store: &dyn InboxAdm
     next(&second, "a retry");
     settle(store, &second, &release(Duration::ZERO)).await;
     let third = lease(store, &job, SHORT).await.lease;
-    next(&third, "an attempt was given back");
+    next(&third, "a released attempt");
     sleep(SHORT * 2).await;
     let fourth = lease(store, &job, LONG).await.lease;
-    next(&fourth, "a lease that ran out");
+    next(&fourth, "an expired lease");
     settle(store, &fourth, &error("never")).await;
-    assert!(replay(store, &job).await, "a dead row was not replayed");
+    assert!(replay(store, &job).await, "a dead letter was not replayed");
     let fifth = lease(store, &job, LONG).await.lease;
     next(&fifth, "a replay");
     settle(store, &fifth, &Outcome::Done).await;
     store_event(store, &completed(&job)).await;
     let sixth = lease(store, &job, LONG).await.lease;
-    next(&sixth, "the event of a row that was done was replaced");
+    next(&sixth, "a final event for a done row");
     settle(store, &sixth, &Outcome::Done).await;
 }
 
-/// As long as a lease lasts, nobody else gets the row.
-///
-/// # Panics
-///
-/// When somebody does.
-pub async fn inbox_a_lease_lasts_as_long_as_it_says(store: &dyn InboxStore) {
+/// A row is not leased again before its lease ends.
+pub(super) async fn a_lease_lasts_for_its_length(store: &dyn InboxStore) {
     clear(store).await;
     for length in leases() {
         let job = received(store).await;
@@ -246,42 +230,34 @@ pub async fn inbox_a_lease_lasts_as_long_as_it_says(store: &dyn InboxStore) {
         sleep(length / 2).await;
         let early = find(store, &job, LONG).await;
         if began.elapsed() < length {
-            assert!(early.is_none(), "leased again when half of its lease was over");
+            assert!(early.is_none(), "leased again half way through its lease");
             return;
         }
     }
 }
 
-/// A row whose lease was neither renewed nor settled is leased again when the lease ends: its process died.
-///
-/// # Panics
-///
-/// When that is early, or not within two seconds.
-pub async fn inbox_a_lease_ends(store: &dyn InboxStore) {
+/// The row of a crashed process is leased again when its lease ends, at most two seconds later.
+pub(super) async fn a_lease_ends(store: &dyn InboxStore) {
     let job = received(store).await;
     let began = Instant::now();
     lease(store, &job, SHORT).await;
     let again = lease_when_due(store, &job, began, SHORT).await;
-    assert!(again.expired, "the lease before ran out, and nothing says so");
+    assert!(again.expired, "the lease does not report that the one before expired");
 }
 
-/// A renewal lasts for its own length from its own time, more or less than what was left.
-///
-/// # Panics
-///
-/// When the lease ends at another time.
-pub async fn inbox_a_renewed_lease_counts_from_its_renewal(store: &dyn InboxStore) {
+/// A renewed lease lasts for its own length from the renewal, more or less than the time that was left.
+pub(super) async fn a_renewed_lease_counts_from_its_renewal(store: &dyn InboxStore) {
     clear(store).await;
     for length in leases() {
         let job = received(store).await;
         let leased = lease(store, &job, length).await.lease;
         sleep(length / 2).await;
         let renewed = Instant::now();
-        applied(store.renew(&leased, length * 2).await, "the holder of a lease renews it");
+        applied(store.renew(&leased, length * 2).await, "a renewal of the last lease");
         sleep(length).await;
         let early = find(store, &job, LONG).await;
         if renewed.elapsed() < length * 2 {
-            assert!(early.is_none(), "leased again between the first lease's end and the renewed one's");
+            assert!(early.is_none(), "leased again after the first lease ended, before the renewed one ends");
             lease_when_due(store, &job, renewed, length * 2).await;
             break;
         }
@@ -289,57 +265,58 @@ pub async fn inbox_a_renewed_lease_counts_from_its_renewal(store: &dyn InboxStor
     let job = received(store).await;
     let leased = lease(store, &job, LONG).await.lease;
     let renewed = Instant::now();
-    applied(store.renew(&leased, SHORT).await, "the holder of a lease renews it for less than is left");
+    applied(store.renew(&leased, SHORT).await, "a renewal for less than the time left");
     lease_when_due(store, &job, renewed, SHORT).await;
 }
 
-/// A lease that ended unnoticed is renewed, and settled, as long as nobody else got the row: the work was done.
-///
-/// # Panics
-///
-/// When the late write is stale, or has no effect.
-pub async fn inbox_a_lease_that_ended_is_still_the_last(store: &dyn InboxAdmin) {
+/// An expired lease is renewed and settled as long as the row has not been leased again.
+pub(super) async fn an_expired_lease_still_writes(store: &dyn InboxAdmin) {
     clear(store).await;
     let jobs = [received(store).await, received(store).await];
     let leased = find_all(store, &jobs, SHORT).await;
     let [renewed, settled] = leased.as_slice() else { panic!("of two rows, {} were leased", leased.len()) };
     sleep(SHORT * 2).await;
-    let late = "after its lease ended, and nobody else came,";
-    applied(store.renew(&renewed.lease, LONG).await, &format!("{late} its holder renews it"));
-    applied(store.settle(&settled.lease, &Outcome::Done).await, &format!("{late} its holder settles it"));
-    not_due(store, renewed.lease.job(), "renewed after its lease ended").await;
-    not_due(store, settled.lease.job(), "done after its lease ended").await;
-    assert_eq!(row(store, settled.lease.job()).await.state, InboxState::Done, "done after its lease ended");
+    let late = "the last lease after its end";
+    applied(store.renew(&renewed.lease, LONG).await, &format!("renewing {late}"));
+    applied(store.settle(&settled.lease, &Outcome::Done).await, &format!("settling {late}"));
+    not_due(store, renewed.lease.job(), "a row renewed after its lease ended").await;
+    not_due(store, settled.lease.job(), "a row settled as done after its lease ended").await;
+    assert_eq!(
+        row(store, settled.lease.job()).await.state,
+        InboxState::Done,
+        "a row settled as done after its lease ended"
+    );
 }
 
-/// When a row has been leased again, the holder before changes nothing, and neither does a number that was
-/// never given out.
-///
-/// # Panics
-///
-/// When one of its writes applies, or takes effect.
-pub async fn inbox_only_the_last_lease_writes(store: &dyn InboxAdmin) {
+/// An earlier lease of a row changes nothing, and neither does a fencing token that no lease has had.
+pub(super) async fn only_the_last_lease_writes(store: &dyn InboxAdmin) {
     strangers_are_stale(store, &Lease::new(job(), 1), "a lease of an unknown job").await;
     let job = received(store).await;
     let late = lease(store, &job, Duration::from_millis(1)).await.lease;
     sleep(Duration::from_millis(20)).await;
     let last = lease(store, &job, LONG).await.lease;
     let before = snapshot(store, &job).await;
-    strangers_are_stale(store, &late, "a holder whose row was leased again").await;
-    strangers_are_stale(store, &Lease::new(job.clone(), last.fence() + 1), "a number from the future").await;
+    strangers_are_stale(store, &late, "a lease that another one followed").await;
+    strangers_are_stale(
+        store,
+        &Lease::new(job.clone(), last.fence() + 1),
+        "a fencing token that no lease has had",
+    )
+    .await;
     assert_eq!(snapshot(store, &job).await, before, "a stale write changed the row");
-    not_due(store, &job, "after stale writes, the last lease").await;
+    not_due(store, &job, "a leased row after stale writes").await;
 
     settle(store, &last, &retry(LONG)).await;
     let before = snapshot(store, &job).await;
-    strangers_are_stale(store, &late, "a holder from before, of a row that waits").await;
+    strangers_are_stale(store, &late, "an earlier lease of a row between two attempts").await;
     assert_eq!(snapshot(store, &job).await, before, "a stale write changed the row");
 }
 
-async fn strangers_are_stale(store: &dyn InboxStore, lease: &Lease, who: &str) {
-    stale(store.begin(lease).await, &format!("to begin: {who}"));
-    stale(store.renew(lease, LONG).await, &format!("a renewal: {who}"));
+/// Checks that no write under this lease, which is not the last of its row, applies.
+async fn strangers_are_stale(store: &dyn InboxStore, lease: &Lease, which: &str) {
+    stale(store.begin(lease).await, &format!("a begin under {which}"));
+    stale(store.renew(lease, LONG).await, &format!("a renewal of {which}"));
     for outcome in outcomes() {
-        stale(store.settle(lease, &outcome).await, &format!("{outcome:?}: {who}"));
+        stale(store.settle(lease, &outcome).await, &format!("{outcome:?} under {which}"));
     }
 }

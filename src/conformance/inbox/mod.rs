@@ -1,4 +1,4 @@
-//! What an `InboxStore` must do.
+//! The contract of an [`InboxStore`](crate::InboxStore) and an [`InboxAdmin`] as checks.
 
 mod admin;
 mod cancel;
@@ -11,113 +11,105 @@ mod settle;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod verify;
 
-pub use self::admin::*;
-pub use self::cancel::*;
-pub use self::expect::*;
-pub use self::fetches::*;
-pub use self::kept::*;
-pub use self::lease::*;
-pub use self::receive::*;
-pub use self::settle::*;
-use super::harness::run_all;
+use super::harness::{Failures, run_all};
 use crate::inbox::InboxAdmin;
 
-/// What an inbox may do differently from others; see [`inbox_all`]. So far, nothing.
+/// A difference between inboxes that the contract allows; see [`inbox_all`]. No difference is allowed so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InboxDifference {}
 
-/// Runs every check, and panics with the names of those that failed and with what is wrong.
+/// Runs every check of the contract of [`InboxStore`](crate::InboxStore) and [`InboxAdmin`], also after one has failed.
 ///
-/// `other` is a second handle of the same inbox, such as another connection to the same server; when there can
-/// be none, give the same one twice. `differences` are what is known of the store, and within the contract.
+/// `other` is a second handle of the same inbox, such as another connection to the same server; pass the same handle
+/// twice if there is only one. `differences` lists the inbox's allowed differences from the full contract.
 ///
-/// **The inbox must be the suite's own while it runs.** It need not be empty: rows of earlier runs do not
-/// disturb the checks. But whatever they lease that is not theirs they settle as done, and what is done they
-/// prune.
+/// **No other process may use the inbox during the run.** The inbox need not be empty: rows of earlier runs do not
+/// disturb the checks. The suite settles every other row that it leases as done, and prunes done rows.
 ///
 /// # Panics
 ///
-/// When the store does not keep the contract.
+/// Panics if a check fails. The message has a line for each failed check: its name, which states the rule, and what the
+/// inbox did instead.
 pub async fn inbox_all(store: &dyn InboxAdmin, other: &dyn InboxAdmin, differences: &[InboxDifference]) {
     let _ = differences;
-    let failures = failures(store, other, None).await;
-    assert!(failures.is_empty(), "the store does not keep the contract of InboxStore:{failures}");
+    run(store, other, None).await.report();
 }
 
-/// The checks that fail, of all or of those up to the last.
-async fn failures(store: &dyn InboxAdmin, other: &dyn InboxAdmin, last: Option<&str>) -> String {
-    let mut failures = String::new();
+/// Runs the checks up to the one named `last`, or all.
+async fn run(store: &dyn InboxAdmin, other: &dyn InboxAdmin, last: Option<&str>) -> Failures {
+    let mut failures = Failures::of("InboxStore");
     run_all! { failures, last;
-        inbox_an_event_is_leased_as_it_was_received(store);
-        inbox_a_copy_changes_nothing(store);
-        inbox_the_first_of_two_events_is_kept(store);
-        inbox_a_status_that_is_not_final_replaces_nothing(store);
-        inbox_a_final_status_replaces_one_that_is_not(store);
-        inbox_a_replaced_event_makes_its_lease_stale(store);
-        inbox_an_event_is_replaced_when_its_lease_has_ended(store);
-        inbox_of_many_copies_at_once_one_is_stored(store);
-        inbox_of_events_at_once_the_final_one_is_kept(store);
-        inbox_a_row_is_leased_to_one(store);
-        inbox_no_more_is_leased_than_asked_for(store);
-        inbox_those_due_for_longest_come_first(store);
-        inbox_an_attempt_is_counted_at_its_lease(store);
-        inbox_a_lease_says_whether_the_one_before_it_began(store);
-        inbox_the_fencing_token_grows_with_every_lease(store);
-        inbox_a_lease_lasts_as_long_as_it_says(store);
-        inbox_a_lease_ends(store);
-        inbox_a_renewed_lease_counts_from_its_renewal(store);
-        inbox_a_lease_that_ended_is_still_the_last(store);
-        inbox_only_the_last_lease_writes(store);
-        inbox_what_is_done_stays_done(store);
-        inbox_a_retry_waits_for_its_delay(store);
-        inbox_a_released_attempt_does_not_count(store);
-        inbox_what_is_dead_stays_dead(store);
-        inbox_an_outcome_twice_is_one(store);
-        inbox_the_first_outcome_counts(store);
-        inbox_an_error_may_be_any_text(store);
-        inbox_outcomes_at_once_are_all_recorded(store);
-        inbox_an_expected_job_is_known(store);
-        inbox_an_expected_job_is_received(store);
-        inbox_expecting_a_job_never_resets_it(store);
-        inbox_a_job_expected_many_times_is_one(store);
-        inbox_a_status_that_is_not_final_ends_no_expectation(store);
-        inbox_a_job_is_overdue_after_its_deadline(store);
-        inbox_a_job_is_overdue_again_after_a_while(store);
-        inbox_an_overdue_job_is_returned_to_one(store);
-        inbox_an_overdue_job_is_verified(store);
-        inbox_a_webhook_wins_over_an_answer(store);
-        inbox_a_running_row_is_verified(store);
-        inbox_a_job_that_has_not_ended_is_expected_again(store);
-        inbox_what_the_api_cannot_say_is_counted_apart(store);
-        inbox_a_job_that_is_none_may_come_again(store);
-        inbox_a_job_is_asked_for_again_after_a_while(store);
-        inbox_the_last_that_asks_for_a_job_writes(store);
-        inbox_a_job_says_how_late_it_is(store);
-        inbox_what_was_fetched_least_comes_first(store);
-        inbox_the_time_without_an_answer_is_told(store);
-        inbox_asking_begins_anew_with_a_new_life(store);
-        inbox_of_an_answer_and_a_webhook_at_once_one_counts(store);
-        inbox_a_time_may_be_any(store);
-        inbox_a_job_is_there_wherever_it_stands(store);
-        inbox_a_replay_begins_anew_and_keeps_the_attempts(store);
-        inbox_only_what_has_ended_is_replayed(store);
-        inbox_rows_are_listed_in_order(store);
-        inbox_a_row_says_how_old_it_is_and_when_it_is_due(store);
-        inbox_rows_are_counted(store);
-        inbox_only_what_is_done_is_pruned(store);
-        inbox_retention_counts_from_when_it_was_done(store);
-        inbox_ids_are_compared_exactly(store);
-        inbox_types_and_statuses_may_be_any_text(store);
-        inbox_a_large_body_is_kept(store);
-        inbox_many_rows_are_kept_apart(store);
-        inbox_a_cancelled_receipt_can_be_repeated(store);
-        inbox_a_cancelled_lease_ends(store);
-        inbox_a_cancelled_outcome_can_be_repeated(store);
-        inbox_a_cancelled_answer_can_be_repeated(store);
-        inbox_other_cancelled_calls_can_be_repeated(store);
-        inbox_two_handles_are_one_store(store, other);
+        receive::an_event_is_leased_as_it_was_received(store);
+        receive::a_duplicate_changes_nothing(store);
+        receive::the_first_of_two_final_events_is_kept(store);
+        receive::a_status_that_is_not_final_replaces_nothing(store);
+        receive::a_final_status_replaces_one_that_is_not(store);
+        receive::a_replaced_event_makes_its_lease_stale(store);
+        receive::an_event_is_replaced_after_its_lease_ended(store);
+        receive::one_of_many_duplicates_at_once_is_stored(store);
+        receive::the_final_one_of_events_at_once_is_kept(store);
+        lease::a_row_is_leased_to_one_caller(store);
+        lease::no_more_rows_are_leased_than_the_limit(store);
+        lease::rows_due_for_longest_come_first(store);
+        lease::an_attempt_is_counted_at_its_lease(store);
+        lease::a_lease_tells_whether_the_handler_began_under_the_one_before(store);
+        lease::the_fencing_token_grows_with_every_lease(store);
+        lease::a_lease_lasts_for_its_length(store);
+        lease::a_lease_ends(store);
+        lease::a_renewed_lease_counts_from_its_renewal(store);
+        lease::an_expired_lease_still_writes(store);
+        lease::only_the_last_lease_writes(store);
+        settle::a_done_row_stays_done(store);
+        settle::a_retry_waits_for_its_delay(store);
+        settle::a_released_attempt_does_not_count(store);
+        settle::a_dead_letter_stays_dead(store);
+        settle::a_repeated_outcome_counts_once(store);
+        settle::the_first_outcome_counts(store);
+        settle::an_error_may_be_any_text(store);
+        settle::outcomes_at_once_are_all_recorded(store);
+        expect::an_expected_job_is_known(store);
+        expect::the_event_of_an_expected_job_is_stored(store);
+        expect::registering_a_job_again_changes_nothing(store);
+        expect::registrations_at_once_make_one_row(store);
+        expect::a_status_that_is_not_final_ends_no_expectation(store);
+        expect::a_job_is_overdue_after_its_deadline(store);
+        expect::an_overdue_job_is_leased_again_after_its_lease(store);
+        expect::an_overdue_job_is_leased_to_one_caller(store);
+        verify::a_fetched_result_becomes_the_event_of_an_overdue_job(store);
+        verify::a_webhook_wins_over_a_later_result(store);
+        verify::a_fetched_result_replaces_the_event_of_a_running_row(store);
+        fetches::a_pending_job_is_expected_again(store);
+        fetches::fetches_without_a_result_are_counted_apart(store);
+        fetches::a_rejected_job_may_come_again(store);
+        fetches::a_job_is_fetched_again_after_its_delay(store);
+        fetches::only_the_last_lease_of_an_overdue_job_writes(store);
+        fetches::lateness_counts_from_the_deadline(store);
+        fetches::rows_fetched_least_come_first(store);
+        fetches::the_time_without_an_answer_counts_from_the_first_failure(store);
+        fetches::the_fetch_history_begins_anew(store);
+        verify::one_of_a_result_and_a_webhook_at_once_counts(store);
+        kept::durations_may_have_any_length(store);
+        expect::a_row_is_found_in_every_state(store);
+        admin::a_replay_begins_anew_and_keeps_earlier_attempts(store);
+        admin::only_rows_that_ended_are_replayed(store);
+        admin::rows_are_listed_in_order(store);
+        admin::a_row_tells_its_age_and_when_it_is_due(store);
+        admin::rows_are_counted(store);
+        admin::only_done_rows_are_pruned(store);
+        admin::retention_counts_from_completion(store);
+        kept::ids_are_compared_exactly(store);
+        kept::types_and_statuses_may_be_any_text(store);
+        kept::a_large_body_is_kept(store);
+        kept::many_rows_are_kept_apart(store);
+        cancel::a_cancelled_receipt_can_be_repeated(store);
+        cancel::a_cancelled_lease_ends(store);
+        cancel::a_cancelled_outcome_can_be_repeated(store);
+        cancel::a_cancelled_result_can_be_repeated(store);
+        cancel::other_cancelled_calls_can_be_repeated(store);
+        kept::two_handles_are_one_store(store, other);
     }
     failures
 }

@@ -1,4 +1,4 @@
-//! What comes of a lease.
+//! Outcomes of a lease.
 
 use std::time::Duration;
 
@@ -8,97 +8,89 @@ use super::super::harness::{LONG, SHORT, applied, at_once, leases, stale};
 use super::steps::*;
 use crate::inbox::{InboxAdmin, InboxState, InboxStore, NoResult, Outcome};
 
-/// What is done is not leased again, and says so.
-///
-/// # Panics
-///
-/// When it is, or another state is shown.
-pub async fn inbox_what_is_done_stays_done(store: &dyn InboxAdmin) {
+/// A done row is not leased again.
+pub(super) async fn a_done_row_stays_done(store: &dyn InboxAdmin) {
     let job = received(store).await;
     let leased = lease(store, &job, SHORT).await.lease;
     settle(store, &leased, &Outcome::Done).await;
     sleep(SHORT * 2).await;
-    not_due(store, &job, "a row that is done, after its lease would have ended").await;
+    not_due(store, &job, "a done row after the end of its former lease").await;
     let row = row(store, &job).await;
-    assert_eq!((row.state, row.attempts), (InboxState::Done, 1), "state and attempts of what is done");
-    assert_eq!(row.due_in, None, "nothing waits for what is done");
+    assert_eq!((row.state, row.attempts), (InboxState::Done, 1), "state and attempts of a done row");
+    assert_eq!(row.due_in, None, "`due_in` of a done row");
 }
 
-/// What is to be tried again is due after its delay and not before, with one attempt more, and keeps the error.
-///
-/// # Panics
-///
-/// When it is due at another time, or what is shown is something else.
-pub async fn inbox_a_retry_waits_for_its_delay(store: &dyn InboxAdmin) {
+/// A failed attempt counts and keeps its error; the next one is due after its delay.
+pub(super) async fn a_retry_waits_for_its_delay(store: &dyn InboxAdmin) {
     clear(store).await;
     for delay in leases() {
         let job = received(store).await;
         let leased = lease(store, &job, LONG).await.lease;
         let settled = Instant::now();
         settle(store, &leased, &retry(delay)).await;
-        stale(store.renew(&leased, LONG).await, "a renewal of what was settled");
+        stale(store.renew(&leased, LONG).await, "a renewal of a settled lease");
         let early = find(store, &job, LONG).await;
         if settled.elapsed() >= delay {
             continue;
         }
-        assert!(early.is_none(), "tried again before its delay of {delay:?} was over");
+        assert!(early.is_none(), "leased again before its delay of {delay:?} ended");
         let row = row(store, &job).await;
-        assert_eq!((row.state, row.attempts), (InboxState::Received, 1), "state and attempts of what waits");
-        assert_eq!(row.error.as_deref(), Some("not now"), "the error of what is tried again");
+        assert_eq!(
+            (row.state, row.attempts),
+            (InboxState::Received, 1),
+            "state and attempts between two attempts"
+        );
+        assert_eq!(row.error.as_deref(), Some("not now"), "the error between two attempts");
         let again = lease_when_due(store, &job, settled, delay).await;
-        assert_eq!((again.attempt, again.expired), (2, false), "the second attempt, after one that ended");
+        assert_eq!(
+            (again.attempt, again.expired),
+            (2, false),
+            "attempt, and whether the lease before expired, after a retry"
+        );
         return;
     }
 }
 
-/// What is given back is due after its delay, at once if that is zero, and its attempt does not count.
-///
-/// # Panics
-///
-/// When it counts, or is due at another time.
-pub async fn inbox_a_released_attempt_does_not_count(store: &dyn InboxAdmin) {
+/// A released row is due after its delay, at once if that is zero, and its attempt does not count.
+pub(super) async fn a_released_attempt_does_not_count(store: &dyn InboxAdmin) {
     clear(store).await;
     let job = received(store).await;
     let leased = lease(store, &job, LONG).await;
     settle(store, &leased.lease, &release(Duration::ZERO)).await;
-    assert_eq!(row(store, &job).await.attempts, 0, "an attempt that was given back counts");
+    assert_eq!(row(store, &job).await.attempts, 0, "attempts after a release");
     let leased = lease(store, &job, LONG).await;
-    assert_eq!((leased.attempt, leased.expired), (1, false), "the attempt after one that was given back");
+    assert_eq!(
+        (leased.attempt, leased.expired),
+        (1, false),
+        "attempt, and whether the lease before expired, after a release"
+    );
     let settled = Instant::now();
     settle(store, &leased.lease, &release(SHORT)).await;
     let leased = lease_when_due(store, &job, settled, SHORT).await;
-    assert_eq!(leased.attempt, 1, "the attempt after two that were given back");
+    assert_eq!(leased.attempt, 1, "the attempt after two releases");
 }
 
-/// What is dead is kept, with the error, and nobody gets it.
-///
-/// # Panics
-///
-/// When it is leased, or the error is lost.
-pub async fn inbox_what_is_dead_stays_dead(store: &dyn InboxAdmin) {
+/// A dead letter keeps its event and its error, and is not leased.
+pub(super) async fn a_dead_letter_stays_dead(store: &dyn InboxAdmin) {
     let job = received(store).await;
     let leased = lease(store, &job, SHORT).await.lease;
     settle(store, &leased, &error("never: because: of this")).await;
     sleep(SHORT * 2).await;
-    not_due(store, &job, "a dead row").await;
+    not_due(store, &job, "a dead letter").await;
     expect(store, &job, Duration::ZERO).await;
     let (row, body) = get(store, &job).await;
-    assert_eq!((row.state, row.attempts), (InboxState::Dead, 1), "state and attempts of what is dead");
-    assert_eq!(row.error.as_deref(), Some("never: because: of this"), "why it is dead");
-    assert_eq!(row.due_in, None, "nothing waits for what is dead");
-    assert_eq!(body.as_ref(), Some(completed(&job).body()), "the body of what is dead");
+    assert_eq!((row.state, row.attempts), (InboxState::Dead, 1), "state and attempts of a dead letter");
+    assert_eq!(row.error.as_deref(), Some("never: because: of this"), "the error of a dead letter");
+    assert_eq!(row.due_in, None, "`due_in` of a dead letter");
+    assert_eq!(body.as_ref(), Some(completed(&job).body()), "the body of a dead letter");
 }
 
-/// An outcome whose reply was lost is recorded again, and nothing happens twice.
-///
-/// # Panics
-///
-/// When the repetition is stale, or changes anything.
-pub async fn inbox_an_outcome_twice_is_one(store: &dyn InboxAdmin) {
+/// A repeated outcome, as after a lost reply, applies again and changes nothing.
+pub(super) async fn a_repeated_outcome_counts_once(store: &dyn InboxAdmin) {
     clear(store).await;
     for outcome in [Outcome::Done, retry(SHORT), error("never"), release(SHORT)] {
         let job = received(store).await;
-        // The second attempt: one given back twice would be told from one given back once.
+        // The second attempt, so that a release that counts twice shows.
         let first = lease(store, &job, LONG).await.lease;
         settle(store, &first, &retry(Duration::ZERO)).await;
         let leased = lease(store, &job, LONG).await.lease;
@@ -106,23 +98,19 @@ pub async fn inbox_an_outcome_twice_is_one(store: &dyn InboxAdmin) {
         sleep(SHORT * 2).await;
         let before = snapshot(store, &job).await;
         let repeated = store.settle(&leased, &outcome).await;
-        applied(repeated, &format!("{outcome:?} a second time, by the same lease"));
+        applied(repeated, &format!("{outcome:?} a second time, under the same lease"));
         assert_eq!(snapshot(store, &job).await, before, "{outcome:?} a second time changed the row");
         if matches!(outcome, Outcome::Retry { .. } | Outcome::Release { .. }) {
             let again = find(store, &job, LONG).await;
-            assert!(again.is_some(), "{outcome:?} a second time began its delay anew");
+            assert!(again.is_some(), "{outcome:?} a second time began the delay anew");
             let late = store.settle(&leased, &outcome).await;
-            stale(late, &format!("{outcome:?} a third time, when the row has been leased again"));
+            stale(late, &format!("{outcome:?} a third time, after the row was leased again"));
         }
     }
 }
 
-/// A lease ends with its first outcome: what came of it is not changed by another.
-///
-/// # Panics
-///
-/// When another outcome applies, or takes effect.
-pub async fn inbox_the_first_outcome_counts(store: &dyn InboxAdmin) {
+/// A lease ends with its first outcome; another outcome of the same lease is stale.
+pub(super) async fn the_first_outcome_counts(store: &dyn InboxAdmin) {
     for (first, others) in [
         (Outcome::Done, vec![retry(Duration::ZERO), error("never"), release(Duration::ZERO)]),
         (error("never"), vec![Outcome::Done, retry(Duration::ZERO), release(Duration::ZERO)]),
@@ -141,12 +129,8 @@ pub async fn inbox_the_first_outcome_counts(store: &dyn InboxAdmin) {
     }
 }
 
-/// An error is any text: of no length or a great one, in any language, with any character.
-///
-/// # Panics
-///
-/// When the outcome is refused, or another text is kept.
-pub async fn inbox_an_error_may_be_any_text(store: &dyn InboxAdmin) {
+/// An error may be any text: empty or long, in any language, with any character.
+pub(super) async fn an_error_may_be_any_text(store: &dyn InboxAdmin) {
     let long = "é".repeat(100_000);
     for (text, exact) in [
         ("", true),
@@ -165,26 +149,22 @@ pub async fn inbox_an_error_may_be_any_text(store: &dyn InboxAdmin) {
             let leased = lease(store, &job, LONG).await.lease;
             settle(store, &leased, &outcome).await;
             let kept = row(store, &job).await.error;
-            // What a database cannot keep as text may be cut or replaced, but must not stop the outcome.
-            assert!(kept.is_some(), "the error is lost: {:?}", &text[..text.len().min(50)]);
+            // A store may cut or replace text that its database cannot keep, but must record the outcome.
+            assert!(kept.is_some(), "no error is kept of {:?}", &text[..text.len().min(50)]);
             assert!(!exact || kept.as_deref() == Some(text), "the error {text:?} was kept as {kept:?}");
         }
     }
 }
 
-/// Settling many leases at once settles each.
-///
-/// # Panics
-///
-/// When one is lost.
-pub async fn inbox_outcomes_at_once_are_all_recorded(store: &dyn InboxStore) {
+/// Of 64 outcomes at once, all are recorded.
+pub(super) async fn outcomes_at_once_are_all_recorded(store: &dyn InboxStore) {
     clear(store).await;
     let mut jobs = Vec::new();
     for _ in 0..64 {
         jobs.push(received(store).await);
     }
     let leased = find_all(store, &jobs, LONG).await;
-    assert_eq!(leased.len(), 64, "of 64 rows that were due, so many were leased");
+    assert_eq!(leased.len(), 64, "the number of leased rows of 64 due ones");
     let done = Outcome::Done;
     let calls = leased.iter().map(|leased| store.settle(&leased.lease, &done));
     for settled in at_once(calls).await {
@@ -192,6 +172,6 @@ pub async fn inbox_outcomes_at_once_are_all_recorded(store: &dyn InboxStore) {
     }
     let renewals = leased.iter().map(|leased| store.renew(&leased.lease, LONG));
     for renewed in at_once(renewals).await {
-        stale(renewed, "a renewal of what is done");
+        stale(renewed, "a renewal of the lease of a done row");
     }
 }

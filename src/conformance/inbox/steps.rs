@@ -1,4 +1,4 @@
-//! What the checks do with an inbox, and expect of it each time.
+//! Calls of an inbox that many checks make, each with the result they require.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -8,25 +8,27 @@ use tokio::time::{Instant, sleep};
 
 use super::super::harness::{LAG, LONG, ROUNDING, SHORT, applied};
 use crate::event::{Envelope, JobId};
-use crate::inbox::{InboxAdmin, InboxRow, InboxState, InboxStore, Lease, Leased, Outcome, Overdue, Receipt};
+use crate::inbox::{
+    InboxAdmin, InboxRow, InboxState, InboxStore, Lease, Leased, NoResult, Outcome, Overdue, Receipt,
+};
 use crate::store::StoreError;
 
-/// A store that returns rows so often returns them without end.
+/// The most calls of a loop that leases: a store that still returns rows then returns them without end.
 const MOST_ROUNDS: usize = 1000;
 
-/// Where a row can stand: in one of the states, and received for the first time or again.
+/// The stage of a row: its state, where a received row is new or between two attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stand {
+pub(super) enum Stage {
     Expected,
     Received,
     Running,
-    /// It failed, and its next attempt is two minutes away.
+    /// Its attempt failed, and the next is due in two minutes.
     Waiting,
     Done,
     Dead,
 }
 
-impl Stand {
+impl Stage {
     pub(super) const ALL: [Self; 6] =
         [Self::Expected, Self::Received, Self::Running, Self::Waiting, Self::Done, Self::Dead];
     pub(super) const WITH_EVENT: [Self; 5] =
@@ -60,7 +62,7 @@ pub(super) fn processing(job: &JobId) -> Envelope {
 }
 
 pub(super) fn read(body: impl Into<Bytes>) -> Envelope {
-    body.into().try_into().unwrap_or_else(|error| panic!("the suite's own body is none: {error}"))
+    body.into().try_into().unwrap_or_else(|error| panic!("the suite made an invalid body: {error}"))
 }
 
 pub(super) fn error(text: &str) -> Outcome {
@@ -80,26 +82,37 @@ pub(super) fn outcomes() -> [Outcome; 4] {
     [Outcome::Done, retry(Duration::ZERO), error("never"), release(Duration::ZERO)]
 }
 
+pub(super) fn fetch_again(after: Duration, answer: NoResult) -> Outcome {
+    Outcome::FetchAgain { after, answer }
+}
+
+pub(super) fn failed() -> NoResult {
+    NoResult::Failed { error: "no answer".to_owned() }
+}
+
+pub(super) fn rejected() -> Outcome {
+    Outcome::Rejected { error: "unknown job".to_owned() }
+}
+
 pub(super) fn receipt(receipt: Result<Receipt, StoreError>, expected: Receipt, what: &str) {
     assert!(
         receipt.as_ref().is_ok_and(|receipt| *receipt == expected),
-        "{what}: should be {expected:?}, but is {receipt:?}"
+        "{what}: expected Ok({expected:?}), got {receipt:?}"
     );
 }
 
 pub(super) async fn store_event(store: &dyn InboxStore, event: &Envelope) {
-    receipt(store.receive(event).await, Receipt::Stored, "the first event of a job");
+    receipt(store.receive(event).await, Receipt::Stored, "a receipt of the first event of a job");
 }
 
-/// A job whose event was received.
+/// A job with a received event.
 pub(super) async fn received(store: &dyn InboxStore) -> JobId {
     let job = super::super::harness::job();
     store_event(store, &completed(&job)).await;
     job
 }
 
-/// Leases what is due of these jobs, in order. Rows of others are settled as done: those of an earlier run,
-/// or of another check, must not come in the way.
+/// Leases the due rows of these jobs, in order. Settles other rows, of earlier runs or checks, as done.
 pub(super) async fn find_all(store: &dyn InboxStore, jobs: &[JobId], length: Duration) -> Vec<Leased> {
     let wanted: HashSet<_> = jobs.iter().collect();
     let mut found = Vec::new();
@@ -120,10 +133,12 @@ pub(super) async fn find_all(store: &dyn InboxStore, jobs: &[JobId], length: Dur
             return found;
         }
     }
-    panic!("rows are leased again and again, although their leases last for {length:?}, or they are done");
+    panic!(
+        "the same rows are leased again and again, although their leases last {length:?} or they are done"
+    );
 }
 
-/// Takes what others have left behind out of the way.
+/// Settles every due row of other checks as done.
 pub(super) async fn clear(store: &dyn InboxStore) {
     find_all(store, &[], LONG).await;
 }
@@ -132,20 +147,20 @@ pub(super) async fn find(store: &dyn InboxStore, job: &JobId, length: Duration) 
     find_all(store, std::slice::from_ref(job), length).await.pop()
 }
 
-/// Leases a job that is due.
+/// Leases the row of a job, which must be due.
 pub(super) async fn lease(store: &dyn InboxStore, job: &JobId, length: Duration) -> Leased {
     match find(store, job, length).await {
         Some(leased) => leased,
-        None => panic!("a row that is due was not leased"),
+        None => panic!("a due row was not leased"),
     }
 }
 
-pub(super) async fn not_due(store: &dyn InboxStore, job: &JobId, when: &str) {
+pub(super) async fn not_due(store: &dyn InboxStore, job: &JobId, what: &str) {
     let leased = find(store, job, LONG).await;
-    assert!(leased.is_none(), "{when}: was leased, and should not have been: {leased:?}");
+    assert!(leased.is_none(), "{what}: leased too early: {leased:?}");
 }
 
-/// Leases a job as soon as it is due, and checks that this is when it should be.
+/// Leases a job as soon as it is due, and checks that it is due `length` after `began`.
 pub(super) async fn lease_when_due(
     store: &dyn InboxStore,
     job: &JobId,
@@ -153,38 +168,35 @@ pub(super) async fn lease_when_due(
     length: Duration,
 ) -> Leased {
     loop {
-        let asked = began.elapsed();
+        let waited = began.elapsed();
         if let Some(leased) = find(store, job, LONG).await {
             let elapsed = began.elapsed();
-            assert!(
-                elapsed + ROUNDING >= length,
-                "what should not be leased for {length:?} was leased after {elapsed:?}"
-            );
+            assert!(elapsed + ROUNDING >= length, "leased after {elapsed:?}, instead of after {length:?}");
             return leased;
         }
-        assert!(asked < length + LAG, "what should be leased after {length:?} was not after {asked:?}");
+        assert!(waited < length + LAG, "not leased after {waited:?}, although due after {length:?}");
         sleep(SHORT / 10).await;
     }
 }
 
 pub(super) async fn settle(store: &dyn InboxStore, lease: &Lease, outcome: &Outcome) {
     let settled = store.settle(lease, outcome).await;
-    applied(settled, &format!("the last holder of a lease settles it as {outcome:?}"));
+    applied(settled, &format!("settling the last lease of a row as {outcome:?}"));
 }
 
-/// Brings a new row to where it is to stand, and returns its last lease.
-pub(super) async fn bring(store: &dyn InboxStore, event: &Envelope, stand: Stand) -> Option<Lease> {
-    if stand == Stand::Expected {
+/// Brings a new row to a stage, and returns its last lease.
+pub(super) async fn bring(store: &dyn InboxStore, event: &Envelope, stage: Stage) -> Option<Lease> {
+    if stage == Stage::Expected {
         expect(store, event.job(), LONG).await;
         return None;
     }
     store_event(store, event).await;
-    let outcome = match stand {
-        Stand::Expected | Stand::Received => return None,
-        Stand::Running => None,
-        Stand::Waiting => Some(retry(LONG)),
-        Stand::Done => Some(Outcome::Done),
-        Stand::Dead => Some(error("never")),
+    let outcome = match stage {
+        Stage::Expected | Stage::Received => return None,
+        Stage::Running => None,
+        Stage::Waiting => Some(retry(LONG)),
+        Stage::Done => Some(Outcome::Done),
+        Stage::Dead => Some(error("never")),
     };
     let lease = lease(store, event.job(), LONG).await.lease;
     if let Some(outcome) = outcome {
@@ -195,13 +207,13 @@ pub(super) async fn bring(store: &dyn InboxStore, event: &Envelope, stand: Stand
 
 pub(super) async fn expect(store: &dyn InboxStore, job: &JobId, deadline: Duration) {
     let expected = store.expect(job, deadline).await;
-    assert!(expected.is_ok(), "a job cannot be registered: {expected:?}");
+    assert!(expected.is_ok(), "registering a job failed: {expected:?}");
 }
 
 pub(super) async fn contains(store: &dyn InboxStore, job: &JobId) -> bool {
     match store.contains(job).await {
         Ok(contains) => contains,
-        Err(error) => panic!("it cannot be asked whether a job is there: {error:?}"),
+        Err(error) => panic!("`contains` failed: {error:?}"),
     }
 }
 
@@ -212,11 +224,11 @@ pub(super) async fn replay(store: &dyn InboxAdmin, job: &JobId) -> bool {
     }
 }
 
-/// A row that must be there, and its body.
+/// A stored row and its body.
 pub(super) async fn get(store: &dyn InboxAdmin, job: &JobId) -> (InboxRow, Option<Bytes>) {
     match store.get(job).await {
         Ok(Some(row)) => row,
-        other => panic!("a row that was stored cannot be looked at: {other:?}"),
+        other => panic!("getting a stored row: expected Ok(Some(_)), got {other:?}"),
     }
 }
 
@@ -224,25 +236,25 @@ pub(super) async fn row(store: &dyn InboxAdmin, job: &JobId) -> InboxRow {
     get(store, job).await.0
 }
 
-/// A row and its body, without what passes by itself.
+/// A row and its body, without the durations that change with time.
 pub(super) async fn snapshot(store: &dyn InboxAdmin, job: &JobId) -> (InboxRow, Option<Bytes>) {
     let (row, body) = get(store, job).await;
     (InboxRow { age: Duration::ZERO, due_in: row.due_in.map(|_| Duration::ZERO), ..row }, body)
 }
 
-/// Which of these jobs are overdue. Those of others come up again in two minutes.
+/// Leases the overdue jobs among these, and returns their ids.
 pub(super) async fn overdue(store: &dyn InboxStore, jobs: &[JobId], length: Duration) -> Vec<JobId> {
     let overdue = find_overdue(store, jobs, length).await;
     overdue.into_iter().map(|overdue| overdue.lease.job().clone()).collect()
 }
 
-/// Leases what is overdue of these jobs.
+/// Leases the overdue jobs among these. Other jobs are overdue again in `length`.
 pub(super) async fn find_overdue(store: &dyn InboxStore, jobs: &[JobId], length: Duration) -> Vec<Overdue> {
     let mut found = Vec::new();
     for _ in 0..MOST_ROUNDS {
         let overdue = match store.overdue(64, length).await {
             Ok(overdue) => overdue,
-            Err(error) => panic!("overdue jobs cannot be asked for: {error:?}"),
+            Err(error) => panic!("leasing overdue jobs failed: {error:?}"),
         };
         let none = overdue.is_empty();
         found.extend(overdue.into_iter().filter(|overdue| jobs.contains(overdue.lease.job())));
@@ -250,10 +262,10 @@ pub(super) async fn find_overdue(store: &dyn InboxStore, jobs: &[JobId], length:
             return found;
         }
     }
-    panic!("jobs are overdue again and again, although they should not be for {length:?}");
+    panic!("the same overdue jobs are leased again and again, although their leases last {length:?}");
 }
 
-/// Leases a job to ask for it as soon as it is overdue, and checks that this is when it should be.
+/// Leases a job as soon as it is overdue, and checks that it is overdue `length` after `began`.
 pub(super) async fn overdue_when_due(
     store: &dyn InboxStore,
     job: &JobId,
@@ -261,16 +273,34 @@ pub(super) async fn overdue_when_due(
     length: Duration,
 ) -> Overdue {
     loop {
-        let asked = began.elapsed();
+        let waited = began.elapsed();
         if let Some(overdue) = find_overdue(store, std::slice::from_ref(job), LONG).await.pop() {
             let elapsed = began.elapsed();
-            assert!(
-                elapsed + ROUNDING >= length,
-                "should be overdue after {length:?}, and was after {elapsed:?}"
-            );
+            assert!(elapsed + ROUNDING >= length, "overdue after {elapsed:?}, instead of after {length:?}");
             return overdue;
         }
-        assert!(asked < length + LAG, "should be overdue after {length:?}, and was not after {asked:?}");
+        assert!(waited < length + LAG, "not overdue after {waited:?}, instead of after {length:?}");
         sleep(SHORT / 10).await;
     }
+}
+
+/// Registers a job that is overdue at once, and leases it.
+pub(super) async fn overdue_lease(store: &dyn InboxAdmin, job: &JobId) -> Overdue {
+    expect(store, job, Duration::ZERO).await;
+    lease_overdue(store, job).await
+}
+
+/// Leases an overdue job.
+pub(super) async fn lease_overdue(store: &dyn InboxAdmin, job: &JobId) -> Overdue {
+    match find_overdue(store, std::slice::from_ref(job), LONG).await.pop() {
+        Some(overdue) => overdue,
+        None => panic!("an overdue job was not leased"),
+    }
+}
+
+/// A job with a leased row, and the lease.
+pub(super) async fn running(store: &dyn InboxAdmin) -> (JobId, Lease) {
+    let job = received(store).await;
+    let lease = lease(store, &job, LONG).await.lease;
+    (job, lease)
 }

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
+use qomplement_webhooks::conformance::dedup_all;
 use qomplement_webhooks::dedup::{Claim, ClaimToken};
 use qomplement_webhooks::postgres::PostgresStoreError;
 use qomplement_webhooks::sender::{Payload, Sender};
@@ -10,7 +11,7 @@ use qomplement_webhooks::store::{Fenced, StoreError};
 use qomplement_webhooks::{DedupStore, JobId, PostgresDedupStore};
 use tokio_postgres::{Client, NoTls};
 
-use super::contract::warmed_dedup;
+use super::contract::{DIFFERENCES, warmed_dedup};
 use crate::support::databases::{PASSWORD, Server, certificate, free_port, postgres};
 use crate::support::programs::{example, start, stop};
 use crate::support::proxy::Proxy;
@@ -177,7 +178,7 @@ async fn pruning_takes_what_has_expired_in_small_batches() {
 }
 
 #[tokio::test]
-async fn expired_rows_are_pruned_without_being_asked() {
+async fn expired_rows_are_pruned_without_a_call() {
     let (store, client) = (store("self_pruned").await, client(postgres()).await);
     let fill =
         "INSERT INTO self_pruned.dedup SELECT 'old-' || i, gen_random_uuid(), true, now() - interval '1 hour'
@@ -232,9 +233,7 @@ async fn a_strict_isolation_level_of_the_database_is_no_obstacle() {
     let store = || PostgresDedupStore::from_url(&url).unwrap();
     store().migrate().await.unwrap();
     let (store, other) = (warmed_dedup(store()).await, warmed_dedup(store()).await);
-    qomplement_webhooks::conformance::dedup_one_of_many_claims_is_granted(&store).await;
-    qomplement_webhooks::conformance::dedup_two_handles_are_one_store(&store, &other).await;
-    qomplement_webhooks::conformance::dedup_a_late_owner_is_stale(&store).await;
+    dedup_all(&store, &other, &DIFFERENCES).await;
 }
 
 #[tokio::test]

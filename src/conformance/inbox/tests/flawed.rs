@@ -1,0 +1,573 @@
+//! An inbox with one of the flaws, over the one in memory.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::task::yield_now;
+use tokio::time::Instant;
+
+use super::flaw::InboxFlaw::{self, *};
+use crate::event::{Envelope, JobId};
+use crate::inbox::{
+    FetchHistory, InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased,
+    MemoryInbox, NoResult, Outcome, Overdue, Pruned, Receipt, Retention,
+};
+use crate::store::{Fenced, StoreError};
+
+#[derive(Debug, Clone)]
+pub(super) struct FlawedInbox {
+    flaw: InboxFlaw,
+    inner: MemoryInbox,
+    memory: Arc<Memory>,
+}
+
+/// The memory of the flaws.
+#[derive(Debug, Default)]
+struct Memory {
+    bodies: Mutex<HashMap<JobId, Bytes>>,
+    attempts: Mutex<HashMap<JobId, u32>>,
+    expected: Mutex<HashSet<JobId>>,
+    /// Jobs whose last fetch failed.
+    failed: Mutex<HashSet<JobId>>,
+    fetches: Mutex<HashMap<JobId, u32>>,
+    unanswered: Mutex<HashMap<JobId, Instant>>,
+    verified: Mutex<HashSet<JobId>>,
+    gone: Mutex<HashSet<JobId>>,
+    settled: Mutex<HashSet<(JobId, u64)>>,
+    begun: Mutex<HashSet<JobId>>,
+    at_once: AtomicUsize,
+    leased: Mutex<Vec<Leased>>,
+    overdue: Mutex<Vec<Overdue>>,
+    received: AtomicUsize,
+    locked: Mutex<bool>,
+}
+
+impl FlawedInbox {
+    pub(super) fn new(flaw: InboxFlaw) -> Self {
+        Self { flaw, inner: MemoryInbox::new(), memory: Arc::default() }
+    }
+
+    fn is(&self, flaw: InboxFlaw) -> bool {
+        self.flaw == flaw
+    }
+
+    async fn row(&self, job: &JobId) -> Option<InboxRow> {
+        self.inner.get(job).await.unwrap().map(|(row, _)| row)
+    }
+
+    /// The row's last lease.
+    async fn last_lease(&self, lease: &Lease) -> Lease {
+        for fence in 0..100 {
+            let lease = Lease::new(lease.job().clone(), fence);
+            let left = self.row(lease.job()).await.and_then(|row| row.due_in).unwrap_or_default();
+            if self.inner.renew(&lease, left).await.unwrap() == Fenced::Applied {
+                return lease;
+            }
+        }
+        lease.clone()
+    }
+
+    /// Keeps the number of fetches of a row that begins anew here.
+    fn keep_fetches(&self, before: Option<&InboxRow>) {
+        if let Some(row) = before.filter(|row| matches!(row.state, InboxState::Done | InboxState::Dead)) {
+            self.memory.fetches.lock().unwrap().insert(row.job().unwrap(), row.fetches);
+        }
+    }
+
+    /// The fetch history that this inbox reports.
+    fn fetches(&self, job: &JobId, mut fetches: FetchHistory) -> FetchHistory {
+        match self.flaw {
+            KeepsTheFetchHistory => {
+                fetches.count += self.memory.fetches.lock().unwrap().get(job).copied().unwrap_or_default();
+            }
+            CountsNoAnswerFromTheLastFetch | CountsNoAnswerOverItsEnd => {
+                let since = self.memory.unanswered.lock().unwrap().get(job).map(Instant::elapsed);
+                fetches.unanswered_for = match self.flaw {
+                    CountsNoAnswerOverItsEnd => fetches.unanswered_for.or(since),
+                    _ => fetches.unanswered_for.and(since),
+                };
+            }
+            ResetsNotFoundAfterAFailure if self.memory.failed.lock().unwrap().contains(job) => {
+                fetches.not_found = 0;
+            }
+            _ => {}
+        }
+        fetches
+    }
+
+    async fn is_expected(&self, job: &JobId) -> bool {
+        self.row(job).await.is_some_and(|row| row.state == InboxState::Expected)
+    }
+
+    fn small(&self, event: &Envelope) -> Envelope {
+        let text = String::from_utf8(event.body().to_vec()).unwrap();
+        let id = event.job().to_string();
+        Bytes::from(text.replace(&id, &id.to_lowercase())).try_into().unwrap()
+    }
+}
+
+/// Holds a lock that a dropped call never releases.
+async fn in_lock<T>(
+    inbox: &FlawedInbox,
+    call: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    if !inbox.is(StaysLockedWhenCancelled) {
+        return call.await;
+    }
+    if std::mem::replace(&mut *inbox.memory.locked.lock().unwrap(), true) {
+        return Err(StoreError::unavailable("locked"));
+    }
+    yield_now().await;
+    let result = call.await;
+    *inbox.memory.locked.lock().unwrap() = false;
+    result
+}
+
+#[async_trait]
+impl InboxStore for FlawedInbox {
+    async fn receive(&self, event: &Envelope) -> Result<Receipt, StoreError> {
+        let job = event.job();
+        let before = self.row(job).await;
+        let kept_is_final = before
+            .as_ref()
+            .and_then(|row| row.status.as_deref())
+            .is_none_or(|status| ["completed", "failed"].contains(&status));
+        let odd = event.job_type().as_str().contains('\0');
+        let done = before.as_ref().is_some_and(|row| row.state == InboxState::Done);
+        match self.flaw {
+            AcknowledgesWithoutStoring => return Ok(Receipt::Stored),
+            RefusesTheEventOfAnExpectedJob if before.is_some() => return Ok(Receipt::Duplicate),
+            RefusesOddTypes if odd => return Err(StoreError::unavailable("not a text")),
+            NeverReplaces if !kept_is_final => return Ok(Receipt::Duplicate),
+            ReplacesOnlyBeforeDone if !kept_is_final && done => return Ok(Receipt::Duplicate),
+            ForgetsOneOfMany if self.memory.received.fetch_add(1, Ordering::SeqCst) % 700 == 699 => {
+                return Ok(Receipt::Stored);
+            }
+            KeepsTheAttemptsOfAReplacedEvent => {
+                let attempts = before.as_ref().map_or(0, |row| row.attempts);
+                self.memory.attempts.lock().unwrap().insert(job.clone(), attempts);
+            }
+            _ => {}
+        }
+        self.keep_fetches(before.as_ref());
+        let small = self.is(IgnoresCase).then(|| self.small(event));
+        let event = small.as_ref().unwrap_or(event);
+        let receipt = in_lock(self, self.inner.receive(event)).await?;
+        let replaced = receipt == Receipt::Stored && before.as_ref().is_some_and(|row| row.status.is_some());
+        let running = before.as_ref().is_some_and(|row| row.state == InboxState::Running);
+        if self.is(FreesTheLeaseOfAReplacedEvent) && replaced && running {
+            let lease = self.last_lease(&Lease::new(job.clone(), 0)).await;
+            let freed = Outcome::Retry { after: Duration::ZERO, error: String::new() };
+            let _ = self.inner.settle(&lease, &freed).await?;
+        }
+        if self.is(KeepsTheLastBody) || self.is(ReplacesWithAnyStatus) && !event.status().is_final() {
+            self.memory.bodies.lock().unwrap().insert(job.clone(), event.body().clone());
+        }
+        Ok(match receipt {
+            Receipt::Duplicate if self.is(ReportsDuplicatesAsStored) => Receipt::Stored,
+            Receipt::Conflict if self.is(ReportsNoConflict) => Receipt::Duplicate,
+            receipt => receipt,
+        })
+    }
+
+    async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
+        let length = match self.flaw {
+            NeverEndsALease => Duration::from_secs(1_000_000),
+            EndsLeasesEarly => length / 3,
+            _ => length,
+        };
+        if self.is(LeasesInTheOrderOfFetches) {
+            let mut all = self.inner.lease(usize::MAX, length).await?;
+            all.sort_by_key(|leased| std::cmp::Reverse(leased.fetches.count));
+            let released = Outcome::Release { after: Duration::ZERO };
+            for leased in all.split_off(most.min(all.len())) {
+                let _ = self.inner.settle(&leased.lease, &released).await?;
+            }
+            return Ok(all);
+        }
+        if self.is(LeasesInOrderOfArrival) {
+            let mut all = self.inner.lease(usize::MAX, length).await?;
+            let mut numbers = HashMap::new();
+            for leased in &all {
+                numbers
+                    .insert(leased.lease.job().clone(), self.row(leased.lease.job()).await.unwrap().number);
+            }
+            all.sort_by_key(|leased| numbers[leased.lease.job()]);
+            let released = Outcome::Release { after: Duration::ZERO };
+            for leased in all.split_off(most.min(all.len())) {
+                let _ = self.inner.settle(&leased.lease, &released).await?;
+            }
+            return Ok(all);
+        }
+        let long = Duration::from_secs(1_000_000);
+        let (first_length, extra) = match self.flaw {
+            SetsTheEndOfALeaseLater => (long, 0),
+            LeasesOneMore if most > 0 => (length, 1),
+            _ => (length, 0),
+        };
+        let most = if self.is(LeavesOneOut) && most > 2 { most - 1 } else { most };
+        let mut leased = in_lock(self, self.inner.lease(most + extra, first_length)).await?;
+        match self.flaw {
+            SetsTheEndOfALeaseLater => {
+                yield_now().await;
+                for leased in &leased {
+                    let _ = self.inner.renew(&leased.lease, length).await?;
+                }
+            }
+            LeasesOneRowTwice => {
+                if self.memory.at_once.fetch_add(1, Ordering::SeqCst) == 0 {
+                    self.memory.leased.lock().unwrap().clone_from(&leased);
+                }
+                yield_now().await;
+                if leased.is_empty() {
+                    leased.clone_from(&self.memory.leased.lock().unwrap());
+                    leased.truncate(most);
+                }
+                if self.memory.at_once.fetch_sub(1, Ordering::SeqCst) == 1 {
+                    self.memory.leased.lock().unwrap().clear();
+                }
+            }
+            _ => yield_now().await,
+        }
+        for leased in &mut leased {
+            let job = leased.lease.job().clone();
+            leased.fetches = self.fetches(&job, leased.fetches);
+            if let Some(body) = self.memory.bodies.lock().unwrap().get(&job) {
+                leased.body = body.clone();
+            }
+            match self.flaw {
+                WritesJsonAnew => {
+                    let value: serde_json::Value = serde_json::from_slice(&leased.body).unwrap();
+                    leased.body = value.to_string().into();
+                }
+                CutsBodies => leased.body.truncate(1 << 20),
+                CountsAnAttemptAtItsEnd if leased.expired => leased.attempt -= 1,
+                HidesAnExpiredLease => leased.expired = false,
+                RemembersThatItBegan => leased.begun = self.memory.begun.lock().unwrap().contains(&job),
+                KeepsTheFencingToken => leased.lease = Lease::new(job, 1),
+                ForgetsEarlierAttempts => leased.earlier_attempts = 0,
+                ReportsEverythingVerified => leased.verified = true,
+                ForgetsThatItVerified if leased.attempt > 1 => leased.verified = false,
+                KeepsTheAttemptsOfAReplacedEvent => {
+                    leased.attempt +=
+                        self.memory.attempts.lock().unwrap().get(&job).copied().unwrap_or_default();
+                }
+                _ => {}
+            }
+        }
+        Ok(leased)
+    }
+
+    async fn begin(&self, lease: &Lease) -> Result<Fenced, StoreError> {
+        match self.flaw {
+            ForgetsThatItBegan => self.inner.renew(lease, Duration::from_millis(1)).await,
+            RemembersThatItBegan => {
+                let begun = self.inner.begin(lease).await?;
+                if begun == Fenced::Applied {
+                    self.memory.begun.lock().unwrap().insert(lease.job().clone());
+                }
+                Ok(begun)
+            }
+            BeginsWithoutFence | KeepsTheFencingToken => {
+                self.inner.begin(&self.last_lease(lease).await).await
+            }
+            _ => in_lock(self, self.inner.begin(lease)).await,
+        }
+    }
+
+    async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError> {
+        let expected = self.is_expected(lease.job()).await;
+        let row = self.row(lease.job()).await;
+        let running = row.as_ref().is_some_and(|row| row.state == InboxState::Running);
+        let ended = row.is_some_and(|row| row.due_in == Some(Duration::ZERO));
+        match self.flaw {
+            RenewsNothing if running => Ok(Fenced::Applied),
+            KeepsTheLeaseOverAReplay if expected => {
+                self.inner.renew(&self.last_lease(lease).await, length).await
+            }
+            KeepsNoLeaseOfAnExpectedJob if expected => Ok(Fenced::Applied),
+            RenewsOnlyBeforeTheEnd if ended => Ok(Fenced::Stale),
+            RenewsWithoutFence if running => {
+                let lease = self.last_lease(lease).await;
+                self.inner.renew(&lease, length).await
+            }
+            KeepsTheFencingToken => self.inner.renew(&self.last_lease(lease).await, length).await,
+            _ => in_lock(self, self.inner.renew(lease, length)).await,
+        }
+    }
+
+    async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError> {
+        let expected = self.is_expected(lease.job()).await;
+        let row = self.row(lease.job()).await;
+        let ended = row.is_some_and(|row| row.due_in == Some(Duration::ZERO));
+        if let Outcome::FetchAgain { answer, .. } = outcome {
+            let mut failed = self.memory.failed.lock().unwrap();
+            if matches!(answer, NoResult::Failed { .. }) {
+                self.memory.unanswered.lock().unwrap().insert(lease.job().clone(), Instant::now());
+                failed.insert(lease.job().clone());
+            } else {
+                failed.remove(lease.job());
+            }
+        }
+        let first = self.memory.settled.lock().unwrap().insert((lease.job().clone(), lease.fence()));
+        let now = Duration::ZERO;
+        let failed = |error: &str| Outcome::Retry { after: now, error: error.to_owned() };
+        let outcome = match (self.flaw, outcome.clone()) {
+            (SettlesOnlyInTime, _) if ended && first => return Ok(Fenced::Stale),
+            (SettlesOnce, _) if !first => return Ok(Fenced::Stale),
+            (KeepsTheEventOfAPendingJob, Outcome::FetchAgain { after, answer: NoResult::Pending }) => {
+                Outcome::FetchAgain { after, answer: NoResult::NotFound }
+            }
+            (CountsAFetchAsAnAttempt, Outcome::FetchAgain { after, .. }) => {
+                Outcome::Retry { after, error: String::new() }
+            }
+            (SettlesExpectedJobsAsDone, Outcome::Done) if expected => return Ok(Fenced::Applied),
+            (CountsAReleaseAsAFetch, Outcome::Release { after }) if expected => {
+                Outcome::FetchAgain { after, answer: NoResult::Pending }
+            }
+            (DropsTheEventOfAnUnknownJob, Outcome::FetchAgain { after, answer: NoResult::NotFound }) => {
+                Outcome::FetchAgain { after, answer: NoResult::Pending }
+            }
+            (NeverGivesUpAnExpectedJob, Outcome::Dead { .. }) if expected => Outcome::Release { after: now },
+            (ForgetsTheNextFetch, Outcome::FetchAgain { answer, .. }) => {
+                Outcome::FetchAgain { after: now, answer }
+            }
+            (CountsNoFetch, Outcome::FetchAgain { after, .. }) => Outcome::Release { after },
+            (RejectsWithTheEvent, Outcome::Rejected { error }) => Outcome::Dead { error },
+            (RefusesOddErrors, Outcome::Dead { error }) if error.contains('\0') => {
+                return Err(StoreError::unavailable("not a text"));
+            }
+            (RefusesOddErrorsOfFetches, Outcome::FetchAgain { answer: NoResult::Failed { error }, .. })
+                if error.contains('\0') =>
+            {
+                return Err(StoreError::unavailable("not a text"));
+            }
+            (LeasesDoneRows, Outcome::Done) if first => failed("done"),
+            (LeasesDeadLetters, Outcome::Dead { error }) => failed(&error),
+            (ForgetsDelays, Outcome::Retry { error, .. }) => failed(&error),
+            (ForgetsErrors, Outcome::Dead { .. }) => Outcome::Dead { error: String::new() },
+            (CountsAReleaseAsAnAttempt, Outcome::Release { after }) => {
+                Outcome::Retry { after, error: String::new() }
+            }
+            (_, outcome) => outcome,
+        };
+        match self.flaw {
+            SettlesWithoutFence | KeepsTheFencingToken | LetsTheOldLeaseWriteToTheNewEvent => {
+                let last = self.last_lease(lease).await;
+                let replaced = last.fence() == lease.fence() + 1;
+                if replaced || !self.is(LetsTheOldLeaseWriteToTheNewEvent) {
+                    return self.inner.settle(&last, &outcome).await;
+                }
+                self.inner.settle(lease, &outcome).await
+            }
+            LetsAnEarlierFetchWrite if expected => {
+                self.inner.settle(&self.last_lease(lease).await, &outcome).await
+            }
+            EndsAnExpectationWithAnyStatus if !expected => {
+                let settled = self.inner.settle(lease, &outcome).await?;
+                if settled == Fenced::Applied && self.is_expected(lease.job()).await {
+                    let job = lease.job().clone();
+                    let id = job.to_string();
+                    let last = self.last_lease(lease).await;
+                    let event = serde_json::json!({
+                        "job_id": id, "data": {"id": id, "type": "extract", "status": "completed"}
+                    });
+                    let event = Bytes::from(event.to_string()).try_into().unwrap();
+                    // Done with the event without a final status.
+                    let _ = self.inner.verify(&last, &event).await?;
+                }
+                Ok(settled)
+            }
+            ForgetsTheDeadlineAfterAnyStatus if !expected => {
+                let settled = self.inner.settle(lease, &outcome).await?;
+                if settled == Fenced::Applied && self.is_expected(lease.job()).await {
+                    let now = Outcome::Release { after: Duration::ZERO };
+                    let _ = self.inner.settle(&self.last_lease(lease).await, &now).await?;
+                }
+                Ok(settled)
+            }
+            SettlesAgain if !first => {
+                let settled = self.inner.settle(lease, &outcome).await?;
+                let ended = self.row(lease.job()).await.is_some_and(|row| row.due_in.is_none());
+                if ended && settled == Fenced::Stale && self.inner.replay(lease.job()).await? {
+                    return Ok(Fenced::Applied);
+                }
+                Ok(settled)
+            }
+            _ => in_lock(self, self.inner.settle(lease, &outcome)).await,
+        }
+    }
+
+    async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError> {
+        self.memory.expected.lock().unwrap().insert(job.clone());
+        match self.flaw {
+            RefusesLongTimes if deadline == Duration::MAX => Err(StoreError::unavailable("out of range")),
+            ForgetsDeadlines => self.inner.expect(job, Duration::ZERO).await,
+            IgnoresTheDeadlineOfARow if self.row(job).await.is_some() => Ok(()),
+            ResetsRegisteredJobs => {
+                self.inner.replay(job).await?;
+                self.inner.expect(job, deadline).await
+            }
+            _ => in_lock(self, self.inner.expect(job, deadline)).await,
+        }
+    }
+
+    async fn verify(&self, lease: &Lease, event: &Envelope) -> Result<Fenced, StoreError> {
+        match self.flaw {
+            VerifiesNothing => Ok(Fenced::Applied),
+            WritesAResultInTwoSteps => {
+                let verified = self.memory.verified.lock().unwrap().insert(lease.job().clone());
+                yield_now().await;
+                // Takes its own note for the write.
+                if verified { self.inner.verify(lease, event).await } else { Ok(Fenced::Applied) }
+            }
+            RefusesOddTypesOfResults if event.job_type().as_str().contains('\0') => {
+                Err(StoreError::unavailable("not a text"))
+            }
+            VerifiesInTwoSteps if self.is_expected(lease.job()).await => {
+                yield_now().await;
+                if !self.is_expected(lease.job()).await {
+                    let leased = self.inner.lease(1, Duration::ZERO).await?;
+                    let lease = leased.first().map_or(lease, |leased| &leased.lease);
+                    return self.inner.verify(lease, event).await;
+                }
+                self.inner.verify(lease, event).await
+            }
+            VerifiesWithoutFence => {
+                // As if the state alone told whose the row is.
+                let expected =
+                    self.row(lease.job()).await.is_some_and(|row| row.state == InboxState::Received);
+                let leased = if expected { self.inner.lease(1, Duration::ZERO).await? } else { Vec::new() };
+                let lease = leased.first().map_or(lease, |leased| &leased.lease);
+                self.inner.verify(lease, event).await
+            }
+            EndsTheLeaseItVerifies => {
+                let verified = self.inner.verify(lease, event).await?;
+                let _ = self.inner.settle(lease, &Outcome::Release { after: Duration::ZERO }).await?;
+                Ok(verified)
+            }
+            _ => self.inner.verify(lease, event).await,
+        }
+    }
+
+    async fn overdue(&self, most: usize, length: Duration) -> Result<Vec<Overdue>, StoreError> {
+        let length = match self.flaw {
+            LeasesOverdueJobsTwice if length < Duration::from_secs(100) => Duration::ZERO,
+            LeasesOverdueJobsOnce => Duration::from_secs(1_000_000),
+            _ => length,
+        };
+        if self.is(LeasesOverdueInTheOrderOfFetches) {
+            let mut all = self.inner.overdue(usize::MAX, length).await?;
+            all.sort_by_key(|overdue| std::cmp::Reverse(overdue.fetches.count));
+            let released = Outcome::Release { after: Duration::ZERO };
+            for overdue in all.split_off(most.min(all.len())) {
+                let _ = self.inner.settle(&overdue.lease, &released).await?;
+            }
+            return Ok(all);
+        }
+        let mut overdue = in_lock(self, self.inner.overdue(most, length)).await?;
+        for overdue in &mut overdue {
+            overdue.fetches = self.fetches(overdue.lease.job(), overdue.fetches);
+            if self.is(CountsLatenessFromTheLease) {
+                overdue.late = Duration::ZERO;
+            }
+        }
+        if self.is(LeasesOneOverdueJobToTwo) {
+            if self.memory.at_once.fetch_add(1, Ordering::SeqCst) == 0 {
+                self.memory.overdue.lock().unwrap().clone_from(&overdue);
+            }
+            yield_now().await;
+            if overdue.is_empty() {
+                overdue.clone_from(&self.memory.overdue.lock().unwrap());
+            }
+            if self.memory.at_once.fetch_sub(1, Ordering::SeqCst) == 1 {
+                self.memory.overdue.lock().unwrap().clear();
+            }
+        }
+        Ok(overdue)
+    }
+
+    async fn contains(&self, job: &JobId) -> Result<bool, StoreError> {
+        let forgotten = match self.row(job).await.map(|row| row.state) {
+            Some(InboxState::Expected) => self.is(ForgetsExpectedJobs),
+            _ => false,
+        };
+        let gone = self.memory.gone.lock().unwrap().contains(job);
+        Ok(!forgotten && !gone && in_lock(self, self.inner.contains(job)).await?)
+    }
+
+    async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError> {
+        let Retention { payload, row } = *retention;
+        match self.flaw {
+            PrunesNothing => return Ok(Pruned::default()),
+            PrunesTheDead if row.is_zero() => {
+                let dead = InboxFilter { state: Some(InboxState::Dead), ..InboxFilter::default() };
+                let dead = self.inner.list(&dead, None, usize::MAX).await?;
+                self.memory.gone.lock().unwrap().extend(dead.into_iter().filter_map(|row| row.job()));
+            }
+            _ => {}
+        }
+        let retention = match self.flaw {
+            PrunesEarly if !payload.is_zero() => Retention { payload: Duration::ZERO, row },
+            PrunesRowsWithBodies => Retention { payload, row: row.min(payload) },
+            _ => *retention,
+        };
+        self.inner.prune(&retention).await
+    }
+}
+
+#[async_trait]
+impl InboxAdmin for FlawedInbox {
+    async fn list(
+        &self,
+        filter: &InboxFilter,
+        after: Option<u64>,
+        most: usize,
+    ) -> Result<Vec<InboxRow>, StoreError> {
+        let all = InboxFilter::default();
+        let filter = if self.is(ListsWithoutFilter) { &all } else { filter };
+        let after = if self.is(ListsFromTheStart) { None } else { after };
+        let mut rows = self.inner.list(filter, after, most).await?;
+        if self.is(ListsBackwards) {
+            rows.reverse();
+        }
+        Ok(rows)
+    }
+
+    async fn get(&self, job: &JobId) -> Result<Option<(InboxRow, Option<Bytes>)>, StoreError> {
+        if self.memory.gone.lock().unwrap().contains(job) {
+            return Ok(None);
+        }
+        let mut row = self.inner.get(job).await?;
+        if let (Some((row, _)), true) = (&mut row, self.is(KnowsNoAge)) {
+            row.age = Duration::ZERO;
+        }
+        Ok(row)
+    }
+
+    async fn replay(&self, job: &JobId) -> Result<bool, StoreError> {
+        self.keep_fetches(self.row(job).await.as_ref());
+        match self.flaw {
+            ReplaysNothing => Ok(false),
+            ReplaysAnything => {
+                self.inner.replay(job).await?;
+                Ok(true)
+            }
+            _ => self.inner.replay(job).await,
+        }
+    }
+
+    async fn stats(&self) -> Result<InboxStats, StoreError> {
+        let mut stats = self.inner.stats().await?;
+        match self.flaw {
+            CountsExpectedAsReceived => stats.received += std::mem::take(&mut stats.expected),
+            CountsNoBytes => stats.bytes = 0,
+            _ => {}
+        }
+        Ok(stats)
+    }
+}
