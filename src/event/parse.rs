@@ -117,21 +117,21 @@ impl<'a> ParsedBody<'a> {
 }
 
 /// The value of one member; `None` if the object does not have it.
-type Slot<'a> = Option<Json<'a>>;
+type MemberValue<'a> = Option<Json<'a>>;
 
 /// The members of the body's root object.
 #[derive(Default)]
 struct BodyMembers<'a> {
-    job_id: Slot<'a>,
+    job_id: MemberValue<'a>,
     data: Object<DataMembers<'a>>,
 }
 
 /// The members of `data`.
 #[derive(Default)]
 struct DataMembers<'a> {
-    id: Slot<'a>,
-    job_type: Slot<'a>,
-    status: Slot<'a>,
+    id: MemberValue<'a>,
+    job_type: MemberValue<'a>,
+    status: MemberValue<'a>,
     result: Object<ResultMembers<'a>>,
     error: Object<ErrorMembers<'a>>,
 }
@@ -142,24 +142,24 @@ type Object<T> = Option<Option<T>>;
 /// The members of a `result` of any type of job.
 #[derive(Default)]
 struct ResultMembers<'a> {
-    model: Slot<'a>,
-    document_type: Slot<'a>,
-    language: Slot<'a>,
-    confidence: Slot<'a>,
-    fields: Slot<'a>,
-    tables: Slot<'a>,
-    pages_processed: Slot<'a>,
-    processing_time_ms: Slot<'a>,
-    download_url: Slot<'a>,
-    fields_filled: Slot<'a>,
-    fields_total: Slot<'a>,
+    model: MemberValue<'a>,
+    document_type: MemberValue<'a>,
+    language: MemberValue<'a>,
+    confidence: MemberValue<'a>,
+    fields: MemberValue<'a>,
+    tables: MemberValue<'a>,
+    pages_processed: MemberValue<'a>,
+    processing_time_ms: MemberValue<'a>,
+    download_url: MemberValue<'a>,
+    fields_filled: MemberValue<'a>,
+    fields_total: MemberValue<'a>,
 }
 
 /// The members of an `error`.
 #[derive(Default)]
 struct ErrorMembers<'a> {
-    code: Slot<'a>,
-    message: Slot<'a>,
+    code: MemberValue<'a>,
+    message: MemberValue<'a>,
 }
 
 impl<'a> BodyMembers<'a> {
@@ -274,12 +274,12 @@ fn skip(cursor: &mut Cursor<'_>) -> Result<(), ParseError> {
 }
 
 /// The string of an envelope's member.
-fn member<'a>(path: &'static str, slot: Slot<'a>) -> Result<Cow<'a, str>, ParseError> {
+fn member<'a>(path: &'static str, slot: MemberValue<'a>) -> Result<Cow<'a, str>, ParseError> {
     slot.and_then(Json::string).ok_or(ParseError::Envelope(path))
 }
 
 /// The job's id, which must be the same in `job_id` and `data.id`.
-fn job_id_of_both(outer: Slot<'_>, inner: Slot<'_>) -> Result<JobId, ParseError> {
+fn job_id_of_both(outer: MemberValue<'_>, inner: MemberValue<'_>) -> Result<JobId, ParseError> {
     let (outer, inner) = (member("job_id", outer)?, member("data.id", inner)?);
     let id: JobId = outer.parse().map_err(|_| ParseError::Envelope("job_id"))?;
     if outer == inner {
@@ -289,24 +289,24 @@ fn job_id_of_both(outer: Slot<'_>, inner: Slot<'_>) -> Result<JobId, ParseError>
     Err(ParseError::JobIdMismatch)
 }
 
-fn string(body: &ByteString, slot: Slot<'_>) -> Option<ByteString> {
+fn string(body: &ByteString, slot: MemberValue<'_>) -> Option<ByteString> {
     Some(match slot?.string()? {
         Cow::Borrowed(text) => body.slice_ref(text),
         Cow::Owned(text) => text.into(),
     })
 }
 
-fn json(body: &ByteString, slot: Slot<'_>) -> Option<RawJson> {
+fn json(body: &ByteString, slot: MemberValue<'_>) -> Option<RawJson> {
     let json = RawJson::from_checked(body.slice_ref(slot?.as_str()));
     if json.is_null() { None } else { Some(json) }
 }
 
 /// The text is known to be one JSON value, so Rust's parser accepts JSON numbers only.
-fn integer(slot: Slot<'_>) -> Option<u64> {
+fn integer(slot: MemberValue<'_>) -> Option<u64> {
     slot?.as_str().parse().ok()
 }
 
-fn float(slot: Slot<'_>) -> Option<f64> {
+fn float(slot: MemberValue<'_>) -> Option<f64> {
     slot?.as_str().parse().ok().filter(|number: &f64| number.is_finite())
 }
 

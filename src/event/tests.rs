@@ -212,7 +212,7 @@ fn a_key_that_is_no_rust_string_is_skipped_wherever_keys_are_read() {
             panic!()
         };
         assert_eq!(error.code.as_deref(), Some("c"), "{lone}");
-        // What follows such a key is read as strictly as anything else.
+        // A value after such a key is read as strictly as any other.
         let repeated = read(body.replacen(r#""job_id":"j""#, r#""job_id":"j","job_id":"j""#, 1));
         assert!(matches!(repeated, Err(ParseError::RepeatedKey("job_id"))), "{lone}: {repeated:?}");
         for broken in [format!(r#"{{"{lone}"}}"#), format!(r#"{{"{lone}":}}"#), format!(r#"{{"{lone}":01}}"#)]
@@ -406,7 +406,7 @@ fn debug_of_a_job_leaves_the_document_out() {
 }
 
 #[test]
-fn raw_json_gives_members_and_refuses_what_is_none() {
+fn raw_json_gives_members_and_refuses_text_that_is_not_json() {
     let json: RawJson = r#" {"a" : 1, "b\n": null, "c": {"a": 2}} "#.parse().unwrap();
     assert_eq!(json.as_str(), r#"{"a" : 1, "b\n": null, "c": {"a": 2}}"#);
     assert_eq!(json.get::<u8>("a").unwrap(), Some(1));

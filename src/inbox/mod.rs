@@ -2,6 +2,8 @@
 
 mod admin;
 mod lease;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod limits;
 mod memory;
 mod outcome;
 #[cfg(feature = "postgres")]

@@ -26,7 +26,7 @@ pub(super) enum BodyChange {
     Drop,
 }
 
-/// What pruning leaves of a row.
+/// The remains of a row after pruning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Remains {
     Everything,

@@ -1,4 +1,4 @@
-//! What the stores in PostgreSQL share: connecting, querying, and creating and checking their tables.
+//! Shared by the stores in PostgreSQL: connecting, querying, and creating and checking their tables.
 
 mod connect;
 mod reserve;

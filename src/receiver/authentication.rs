@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::auth::{Access, Authenticator, SharedToken};
 use crate::execution::isolation::{CallError, call};
 
-/// Who may deliver webhooks.
+/// The rule that decides which requests may deliver webhooks.
 pub(super) enum Authentication {
     Token(SharedToken),
     Custom(Box<dyn Authenticator>),

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use self::rows::{Entry, Lookup, Rows};
+use self::rows::{JobRow, Lookup, Rows};
 use super::row::{KeptEvent, Row};
 use super::text::storable;
 use super::timestamp::Timestamp;
@@ -71,7 +71,7 @@ impl MemoryInbox {
         transition: impl FnOnce(&mut Row, Timestamp) -> (T, BodyChange),
     ) -> Option<T> {
         let (mut rows, now) = (self.rows(), self.now());
-        let (result, has_become_due) = rows.change(job, body, |Entry { row, .. }| {
+        let (result, has_become_due) = rows.change(job, body, |JobRow { row, .. }| {
             let before = row.phase;
             let (result, change) = transition(row, now);
             ((result, row.has_become_due(Some(before), now)), change)
@@ -97,7 +97,7 @@ impl MemoryInbox {
         &self,
         lookup: Lookup,
         most: usize,
-        lease: impl Fn(&mut Entry, Timestamp) -> Option<T>,
+        lease: impl Fn(&mut JobRow, Timestamp) -> Option<T>,
     ) -> Vec<T> {
         let (mut rows, now) = (self.rows(), self.now());
         let due = rows.first(lookup, now, most);
@@ -135,7 +135,7 @@ impl InboxStore for MemoryInbox {
     }
 
     async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
-        Ok(self.lease_from(Lookup::Leasable, most, |Entry { job, row, body, .. }, now| {
+        Ok(self.lease_from(Lookup::Leasable, most, |JobRow { job, row, body, .. }, now| {
             row.lease(job.clone(), body.clone()?, length, now)
         }))
     }
@@ -168,7 +168,7 @@ impl InboxStore for MemoryInbox {
     }
 
     async fn overdue(&self, most: usize, length: Duration) -> Result<Vec<Overdue>, StoreError> {
-        Ok(self.lease_from(Lookup::Expected, most, |Entry { job, row, .. }, now| {
+        Ok(self.lease_from(Lookup::Expected, most, |JobRow { job, row, .. }, now| {
             row.overdue(job.clone(), length, now)
         }))
     }
@@ -183,7 +183,7 @@ impl InboxStore for MemoryInbox {
         let mut pruned = Pruned::default();
         let mut prune = |rows: &mut Rows, number| {
             let remains =
-                rows.change_numbered(number, None, |Entry { row, .. }| match row.prune(retention, now) {
+                rows.change_numbered(number, None, |JobRow { row, .. }| match row.prune(retention, now) {
                     Remains::WithoutBody => (Remains::WithoutBody, BodyChange::Drop),
                     remains => (remains, BodyChange::Keep),
                 });
@@ -222,7 +222,7 @@ impl InboxAdmin for MemoryInbox {
         let is_text = |wanted: &Option<String>, text: Option<&str>| {
             wanted.as_deref().is_none_or(|wanted| text == Some(&*storable(wanted)))
         };
-        let found = rows.after(after.unwrap_or(0)).filter(|Entry { row, .. }| {
+        let found = rows.after(after.unwrap_or(0)).filter(|JobRow { row, .. }| {
             let event = row.event.as_ref();
             filter.state.is_none_or(|state| row.state() == state)
                 && is_text(&filter.job_type, event.map(|event| event.job_type.as_str()))
@@ -255,7 +255,7 @@ impl InboxAdmin for MemoryInbox {
     }
 }
 
-impl Entry {
+impl JobRow {
     fn view(&self, now: Timestamp) -> InboxRow {
         let Self { number, job, row, .. } = self;
         let event = row.event.as_ref();

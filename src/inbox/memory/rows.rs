@@ -14,7 +14,7 @@ use crate::inbox::transition::BodyChange;
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     /// In the order of their arrival.
-    by_number: BTreeMap<u64, Entry>,
+    by_number: BTreeMap<u64, JobRow>,
     numbers: HashMap<JobId, u64>,
     positions: BTreeSet<Position>,
     totals: Totals,
@@ -22,7 +22,7 @@ pub(super) struct Rows {
 }
 
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct JobRow {
     pub(super) number: u64,
     pub(super) job: JobId,
     pub(super) row: Row,
@@ -79,12 +79,12 @@ impl Rows {
         self.by_number.len()
     }
 
-    pub(super) fn get(&self, job: &JobId) -> Option<&Entry> {
+    pub(super) fn get(&self, job: &JobId) -> Option<&JobRow> {
         self.by_number.get(self.numbers.get(job)?)
     }
 
     /// Rows in the order of their arrival, from the one after `number` on.
-    pub(super) fn after(&self, number: u64) -> impl Iterator<Item = &Entry> {
+    pub(super) fn after(&self, number: u64) -> impl Iterator<Item = &JobRow> {
         self.by_number.range(number.saturating_add(1)..).map(|(_, entry)| entry)
     }
 
@@ -94,7 +94,7 @@ impl Rows {
         self.totals.add(&row);
         self.positions.extend(Position::of(number, &row));
         self.numbers.insert(job.clone(), number);
-        self.by_number.insert(number, Entry { number, job, row, body });
+        self.by_number.insert(number, JobRow { number, job, row, body });
     }
 
     /// Applies a transition to the row of a job, if there is one. `body` is what [`BodyChange::Replace`] stores.
@@ -102,7 +102,7 @@ impl Rows {
         &mut self,
         job: &JobId,
         body: Option<&Bytes>,
-        transition: impl FnOnce(&mut Entry) -> (T, BodyChange),
+        transition: impl FnOnce(&mut JobRow) -> (T, BodyChange),
     ) -> Option<T> {
         let number = *self.numbers.get(job)?;
         self.change_numbered(number, body, transition)
@@ -112,7 +112,7 @@ impl Rows {
         &mut self,
         number: u64,
         body: Option<&Bytes>,
-        transition: impl FnOnce(&mut Entry) -> (T, BodyChange),
+        transition: impl FnOnce(&mut JobRow) -> (T, BodyChange),
     ) -> Option<T> {
         let entry = self.by_number.get_mut(&number)?;
         self.totals.remove(&entry.row);
@@ -131,7 +131,7 @@ impl Rows {
     }
 
     pub(super) fn remove(&mut self, number: u64) {
-        if let Some(Entry { job, row, .. }) = self.by_number.remove(&number) {
+        if let Some(JobRow { job, row, .. }) = self.by_number.remove(&number) {
             self.numbers.remove(&job);
             self.totals.remove(&row);
             if let Some(place) = Position::of(number, &row) {

@@ -1,4 +1,4 @@
-//! The calls of people.
+//! The calls of administration.
 
 use async_trait::async_trait;
 use bytes::Bytes;

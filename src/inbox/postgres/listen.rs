@@ -1,4 +1,4 @@
-//! Hears of arrivals in other processes, and wakes who waits for any.
+//! Listens for arrivals in other processes, and wakes callers that wait for one.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,27 +14,28 @@ use super::statements::CHANNEL;
 use crate::error::chain;
 use crate::postgres::Connector;
 
-/// How long to wait before connecting again.
+/// The pause before the next connection.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How long to heed no further hint of another process after one in vain, and after many in a row: each doubles it.
+/// The pause before the next hint is passed on, after one that led to no lease. Each further one doubles it, up to
+/// [`LONGEST_VAIN_PAUSE`].
 const VAIN_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_VAIN_PAUSE: Duration = Duration::from_millis(320);
 
-/// A connection of its own that listens, from the first wait on until this is dropped.
+/// A separate connection that listens, from the first wait until this is dropped.
 #[derive(Default)]
 pub(super) struct Listener(Mutex<JoinSet<()>>);
 
-/// Those who wait for an arrival. One is woken for each event that this process received, and one for whatever others
-/// did; whoever leases as much as it can wakes the next, since there may be more.
+/// The callers that wait for an arrival. One is woken for each event that this process received, and one for each hint of
+/// another process. A caller that leases as many rows as it wanted wakes the next, since more may be due.
 ///
-/// Of many processes that are told of one event, one gets it. So hints that keep being in vain are heeded after a
-/// pause, all that came in it together; a process that gets what it was told of heeds the next at once.
+/// Of many processes that get a hint of one event, one leases it. So after hints that led to no lease, the next ones are
+/// passed on together after a pause; after a hint that led to a lease, the next one is passed on at once.
 #[derive(Default)]
 pub(super) struct Arrivals {
     waiting: Notify,
-    /// Whether another process gave a hint since something was leased last.
+    /// Whether a hint has come since the last call that leased.
     was_hinted: AtomicBool,
-    /// How many hints of others in a row led to nothing.
+    /// The number of hints in a row that led to no lease.
     vain: AtomicU32,
 }
 
@@ -47,7 +48,7 @@ impl Arrivals {
         self.waiting.notify_one();
     }
 
-    /// Notes how many rows were leased of so many that were wanted.
+    /// Notes the number of rows that a call leased, and the number that it wanted.
     pub(super) fn leased(&self, rows: usize, wanted: usize) {
         if rows == 0 {
             if self.was_hinted.swap(false, Ordering::Relaxed) {
@@ -63,7 +64,7 @@ impl Arrivals {
         }
     }
 
-    /// Passes the hints of others on, for ever.
+    /// Passes the hints of other processes on, without end.
     async fn pass_on(&self, hints: &Notify) {
         loop {
             hints.notified().await;
@@ -77,7 +78,7 @@ impl Arrivals {
 }
 
 impl Listener {
-    /// Starts to listen, if nobody does: the runtime of an earlier task may have ended.
+    /// Starts the task that listens, unless it runs: the runtime of an earlier task may have ended.
     pub(super) fn start(&self, connector: &Connector, payload: &str, arrivals: &Arc<Arrivals>) {
         let Ok(runtime) = Handle::try_current() else { return };
         let mut task = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -95,7 +96,7 @@ async fn listen(connector: Connector, payload: String, arrivals: Arc<Arrivals>) 
     let connections = async {
         loop {
             let ended = connector.listen(CHANNEL, |notification| {
-                // None: it listens from now on, and may have missed some.
+                // `None`: listening begins now, and notifications may have been missed before.
                 let heard = notification.is_none_or(|notification| {
                     let (other_table, other) = split(notification.payload());
                     other_table == table && other != own
@@ -105,8 +106,8 @@ async fn listen(connector: Connector, payload: String, arrivals: Arc<Arrivals>) 
                 }
             });
             match ended.await {
-                Ok(()) => debug!("the connection that listens has ended"),
-                Err(error) => debug!(error = %chain(&error), "not listening"),
+                Ok(()) => debug!("the listening connection has ended; connecting again in 5 s"),
+                Err(error) => debug!(error = %chain(&error), "listening failed; connecting again in 5 s"),
             }
             sleep(PAUSE).await;
         }
@@ -117,13 +118,13 @@ async fn listen(connector: Connector, payload: String, arrivals: Arc<Arrivals>) 
     }
 }
 
-/// Takes apart what [`payload`] put together.
+/// Splits a [`payload`] into the table and the inbox.
 fn split(payload: &str) -> (&str, &str) {
     payload.rsplit_once(' ').unwrap_or((payload, ""))
 }
 
-/// Says which inbox tells of an arrival in which table.
+/// The payload of this inbox's notifications: the table, and a random number for the inbox.
 pub(super) fn payload(table: &str) -> String {
-    // Without randomness, a process hears of its own arrivals, too.
+    // Without randomness, a process also hears of its own arrivals.
     format!("{table} {:x}", getrandom::u64().unwrap_or_default())
 }

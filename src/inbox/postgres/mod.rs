@@ -2,7 +2,9 @@
 
 mod admin;
 mod batch;
+mod capacity;
 mod listen;
+mod queue;
 mod room;
 mod rows;
 mod schema;
@@ -20,13 +22,14 @@ use deadpool_postgres::Pool;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Row, Transaction};
 
-use self::batch::Queue;
 use self::listen::{Arrivals, Listener};
-use self::room::{Limits, Room};
+use self::queue::EventQueue;
+use self::room::Room;
 use self::statements::Statements;
-use self::tell::Teller;
+use self::tell::Notifier;
 use self::text::{Texts, is_untranslatable};
 use super::InboxStore;
+use super::limits::Limits;
 use crate::error::BoxError;
 use crate::event::{Job, JobId};
 use crate::postgres::{self, Connector, Database, Parameter, PostgresStoreError, Schema, TableName};
@@ -53,7 +56,7 @@ use crate::store::StoreError;
 /// # Ok(()) }
 /// ```
 ///
-/// # What it promises, and what it cannot
+/// # Guarantees and limits
 ///
 /// It keeps [`InboxStore`]'s contract for as long as the database keeps what it committed. An event is
 /// acknowledged when it is on the primary's disk, also in a database with `synchronous_commit = off`. A failover
@@ -103,16 +106,16 @@ struct Inner {
     statements: Statements,
     /// The payload of this inbox's notifications.
     payload: String,
-    queue: Queue,
+    queue: EventQueue,
     room: Room,
     arrivals: Arc<Arrivals>,
-    teller: Teller,
+    notifier: Notifier,
     listener: Listener,
     /// Whether the database's encoding lacks characters, so that texts are written in ASCII.
     ascii: AtomicBool,
 }
 
-/// Why an event was not [completed in a transaction](PostgresInbox::complete_in_tx). The transaction must not be
+/// The reason why an event was not [completed in a transaction](PostgresInbox::complete_in_tx). The transaction must not be
 /// committed in any of these cases.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -126,7 +129,6 @@ pub enum CompleteError {
 }
 
 const TABLE: &str = "qomplement_inbox";
-const LIMITS: Limits = Limits { rows: 100_000, bytes: 10 << 30 };
 
 impl PostgresInbox {
     /// Makes an inbox in the database at a `postgres://` URL. It connects when it is first used.
@@ -145,7 +147,7 @@ impl PostgresInbox {
     pub fn from_url(url: &str) -> Result<Self, PostgresStoreError> {
         let connector = Connector::from_url(url)?;
         let database = Database::new(connector.pool()?, schema::schema(TableName::unqualified(TABLE)));
-        Ok(Self::new(database, Some(connector), LIMITS))
+        Ok(Self::new(database, Some(connector), Limits::default()))
     }
 
     /// Makes an inbox on a pool of your own. Its timeouts are the pool's, and it does not listen: workers find
@@ -157,7 +159,7 @@ impl PostgresInbox {
     #[must_use]
     pub fn from_pool(pool: Pool) -> Self {
         let schema = schema::schema(TableName::unqualified(TABLE));
-        Self::new(Database::new(pool, schema), None, LIMITS)
+        Self::new(Database::new(pool, schema), None, Limits::default())
     }
 
     /// Uses another table.
@@ -212,12 +214,12 @@ impl PostgresInbox {
         let inner = Inner {
             statements: Statements::new(table),
             payload: listen::payload(&table.to_string()),
-            queue: Queue::new(database.connections()),
+            queue: EventQueue::new(database.connections()),
             database,
             connector,
             room: Room::new(limits),
             arrivals: Arc::default(),
-            teller: Teller::default(),
+            notifier: Notifier::default(),
             listener: Listener::default(),
             ascii: AtomicBool::new(false),
         };

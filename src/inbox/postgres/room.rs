@@ -1,24 +1,21 @@
-//! How much an inbox may still take.
+//! The room for more rows in an inbox: its limits, less its unfinished rows.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::inbox::limits::Limits;
+
 /// The least time between two counts.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
-/// A count that takes long is repeated after so many times as long: it costs a twentieth at most.
+/// A count is repeated after this many times its own duration at least, so that counting costs a twentieth at most.
 const COUNT_SHARE: u32 = 20;
 
-/// The most that may wait to be handled. Jobs that are expected count to the rows when another is to be, and not
-/// when an event comes: who waits for an event must not be why it is refused.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    pub(super) rows: u64,
-    pub(super) bytes: u64,
-}
-
-/// What waits: as it was last counted, and what this handle has stored since.
+/// The limits, and the unfinished rows: the last count, and the rows that this handle has stored since.
+///
+/// Expected jobs count to the rows when another job is registered, and not when an event arrives: an expected job must
+/// not be the reason why its own event is refused.
 #[derive(Debug)]
 pub(super) struct Room {
     limits: Limits,
@@ -29,9 +26,9 @@ pub(super) struct Room {
 struct Used {
     counted: Amount,
     stored: Amount,
-    /// Taken for what is being stored.
-    taken: Amount,
-    /// How often it was counted.
+    /// Reserved for statements under way.
+    reserved: Amount,
+    /// The number of counts so far.
     counts: u64,
     next_count: Option<Instant>,
 }
@@ -43,10 +40,10 @@ struct Amount {
     expected: u64,
 }
 
-/// A count that has begun.
+/// A count under way.
 pub(super) struct Count {
     counts: u64,
-    /// What was stored before, and is counted.
+    /// The amount stored before it began, which it includes.
     stored: Amount,
 }
 
@@ -63,7 +60,7 @@ impl Room {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether enough is known to say what there is room for.
+    /// Whether the room is known: the rows were counted, or there is no limit.
     pub(super) fn is_counted(&self) -> bool {
         self.is_unlimited() || self.used().counts > 0
     }
@@ -73,7 +70,7 @@ impl Room {
         rows == u64::MAX && bytes == u64::MAX
     }
 
-    /// Whether it is time to count again; nobody else is told so for a while.
+    /// Whether it is time for another count. Returns `true` to one caller in [`COUNT_EVERY`].
     pub(super) fn is_count_due(&self) -> bool {
         let (mut used, now) = (self.used(), Instant::now());
         let due = !self.is_unlimited() && used.next_count.is_none_or(|next| next <= now);
@@ -83,12 +80,13 @@ impl Room {
         due
     }
 
+    /// Notes the begin of a count.
     pub(super) fn begin_count(&self) -> Count {
         let used = self.used();
         Count { counts: used.counts, stored: used.stored }
     }
 
-    /// Notes what was counted, and how long that took the database; unless another count was faster.
+    /// Notes the result of a count, and its duration in the database, unless another count was noted meanwhile.
     pub(super) fn counted(&self, count: &Count, [rows, bytes, expected]: [u64; 3], took: Duration) {
         let mut used = self.used();
         if used.counts != count.counts {
@@ -100,37 +98,37 @@ impl Room {
         used.next_count = Some(Instant::now() + COUNT_EVERY.max(took.saturating_mul(COUNT_SHARE)));
     }
 
-    /// Takes room for a body; `false` if there is none.
-    pub(super) fn take(&self, length: usize) -> bool {
+    /// Reserves room for a row with a body of this length; `false` without room.
+    pub(super) fn reserve(&self, length: usize) -> bool {
         let mut used = self.used();
         let one = Amount::one(length);
-        let wanted = used.counted.with(used.stored).with(used.taken).with(one);
+        let wanted = used.counted.with(used.stored).with(used.reserved).with(one);
         let fits = wanted.rows <= self.limits.rows && wanted.bytes <= self.limits.bytes;
         if fits {
-            used.taken = used.taken.with(one);
+            used.reserved = used.reserved.with(one);
         }
         fits
     }
 
-    /// Whether one more job may be expected. That takes no room: who registers it may leave at any time, and
-    /// could not give it back.
+    /// Whether one more job may be registered. Reserves nothing: a caller may be dropped at any time and could not
+    /// release the room.
     pub(super) fn has_room_to_expect(&self) -> bool {
         let used = self.used();
-        let Amount { rows, expected, .. } = used.counted.with(used.stored).with(used.taken);
+        let Amount { rows, expected, .. } = used.counted.with(used.stored).with(used.reserved);
         rows.saturating_add(expected) < self.limits.rows
     }
 
-    /// Notes that a job is expected.
+    /// Notes a registered job.
     pub(super) fn expected(&self) {
         let mut used = self.used();
         used.stored = used.stored.with(Amount { expected: 1, ..Amount::default() });
     }
 
-    /// Gives back what was taken, and notes whether it was used.
+    /// Releases reserved room, and notes the row if it was stored.
     pub(super) fn settle(&self, length: usize, stored: bool) {
         let mut used = self.used();
         let one = Amount::one(length);
-        used.taken = used.taken.without(one);
+        used.reserved = used.reserved.without(one);
         if stored {
             used.stored = used.stored.with(one);
         }
@@ -168,11 +166,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_while_it_is_counted_is_not_forgotten() {
+    fn rows_stored_during_a_count_are_added_to_it() {
         let room = Room::new(Limits { rows: 3, bytes: u64::MAX });
         counted(&room, &room.begin_count(), 0);
         let store = || {
-            let fits = room.take(1);
+            let fits = room.reserve(1);
             if fits {
                 room.settle(1, true);
             }
@@ -181,22 +179,22 @@ mod tests {
         assert!(store());
         let count = room.begin_count();
         assert!(store());
-        // It saw the first, and not the second.
+        // The count includes the first row, and not the second.
         counted(&room, &count, 1);
         assert!(store());
-        assert!(!store(), "it took a fourth");
+        assert!(!store(), "a fourth row was stored");
         // The slower of two counts that began together changes nothing.
         let (slow, fast) = (room.begin_count(), room.begin_count());
         counted(&room, &fast, 2);
         assert!(store());
         counted(&room, &slow, 0);
-        assert!(!store(), "it took a fourth");
-        // The same of jobs that are expected.
+        assert!(!store(), "a fourth row was stored");
+        // The same with expected jobs.
         let count = room.begin_count();
         counted(&room, &count, 0);
         let count = room.begin_count();
         (0..3).for_each(|_| room.expected());
         counted(&room, &count, 0);
-        assert!(!room.has_room_to_expect(), "it forgot those that are expected");
+        assert!(!room.has_room_to_expect(), "expected jobs do not count");
     }
 }

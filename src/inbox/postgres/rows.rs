@@ -1,6 +1,6 @@
-//! Reads rows, those too that something else than this crate wrote.
+//! Reading of rows, also of rows that another program wrote.
 //!
-//! A call reads many rows at once, and one that cannot be read must not keep the others from anybody.
+//! A call reads many rows at once, and an unreadable one must not fail the others.
 
 use std::error::Error;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::inbox::{FetchHistory, InboxRow, Lease, Leased, Overdue, read};
 use crate::postgres::column;
 use crate::store::StoreError;
 
-/// A row that was leased, and cannot be handed to anybody.
+/// A leased row that cannot be read.
 pub(super) struct Unreadable {
     pub(super) number: i64,
     pub(super) fence: i64,
@@ -76,7 +76,7 @@ fn history(row: &Row) -> Result<FetchHistory, StoreError> {
     })
 }
 
-/// A row for people: whatever is in it.
+/// A row for people, whatever its content.
 pub(super) fn view(row: &Row) -> Result<InboxRow, StoreError> {
     let text = |name| Ok::<_, StoreError>(column::<Option<Text>>(row, name)?.map(|Text(text)| text));
     let (state, error) = read::state(&text("state")?.unwrap_or_default(), text("error")?);
@@ -96,12 +96,12 @@ pub(super) fn view(row: &Row) -> Result<InboxRow, StoreError> {
     })
 }
 
-/// What is below zero, or missing, is zero.
+/// A count, zero if it is missing or negative.
 fn count(row: &Row, name: &str) -> Result<u32, StoreError> {
     Ok(column::<Option<i32>>(row, name)?.and_then(|count| u32::try_from(count).ok()).unwrap_or(0))
 }
 
-/// What is past is no time.
+/// A duration, zero if it is negative.
 pub(super) fn duration(microseconds: i64) -> Duration {
     Duration::from_micros(u64::try_from(microseconds).unwrap_or(0))
 }

@@ -1,4 +1,4 @@
-//! One SQL statement for each transition of a row: what `inbox/transition.rs` states in Rust.
+//! One SQL statement for each transition of a row, as `inbox/transition.rs` states them in Rust.
 //!
 //! A statement compares due times with the time of its start, and counts new times from the time at which it finds
 //! the row: both err on the safe side.
@@ -50,13 +50,13 @@ impl Statements {
         const LEASED: &str = "job_id = $1 AND fence = $2";
         const RUNNING: &str = "'running'";
         const LEASABLE: &str = "'running', 'expected'";
-        // What is committed when it is answered is on the disk, whatever the database's setting.
+        // Puts a commit on the disk before the reply, whatever the database's setting.
         const DURABLY: &str = "SELECT set_config('synchronous_commit', 'on', true)
             WHERE current_setting('synchronous_commit') = 'off'";
         let from_now = |parameter| format!("clock_timestamp() + ${parameter} * interval '1 microsecond'");
         let long_ago = |parameter| format!("statement_timestamp() - ${parameter} * interval '1 microsecond'");
         let microseconds = |interval: &str| format!("(extract(epoch FROM {interval}) * 1000000)::int8");
-        // A time may be infinite, and that has no difference to another.
+        // A time may be infinite: then it has no difference to another.
         let since = |time: &str| {
             let passed = microseconds(&format!("statement_timestamp() - {time}"));
             format!("CASE WHEN isfinite({time}) THEN {passed} END")
@@ -65,7 +65,7 @@ impl Statements {
             let left = microseconds(&format!("{time} - statement_timestamp()"));
             format!("CASE WHEN isfinite({time}) THEN {left} END")
         };
-        // A number that somebody set to the greatest there is must not make a statement fail, which is for many rows.
+        // A number that another program set to the maximum must not fail a statement for many rows.
         let next_number = |number: &str| format!("least({number}, 9223372036854775806) + 1");
         let one_more = |number: &str| format!("least({number}, 2147483646) + 1");
         let view = format!(
@@ -74,8 +74,8 @@ impl Statements {
             since("received_at"),
             until("due_at"),
         );
-        // Writes a row that is leased, or else, for a repetition whose first reply was lost, the same row
-        // again: in one statement, so that nothing comes between the question and the write.
+        // Writes a leased row, or the same row again for a repetition after a lost reply: in one statement, so that no other
+        // write comes between the look and the write.
         let settle = |from: &str, becomes: &str, sets: &[(&str, &str)]| {
             let sets = sets.iter().map(|(column, value)| {
                 format!(", {column} = CASE WHEN state IN ({from}) THEN {value} ELSE {column} END")
@@ -87,7 +87,7 @@ impl Statements {
                 sets = sets.collect::<String>()
             )
         };
-        // A run for an event that was no last word of an expected job ends: another event is expected then.
+        // After the last attempt for an event without a final status, a registered job is expected again.
         let remains = format!("state = 'running' AND status NOT {FINAL} AND deadline_at IS NOT NULL");
         let next = next_number("job.fence");
         let expect_another = |when: &str| {
@@ -104,7 +104,7 @@ impl Statements {
             });
             columns.join(", ")
         };
-        // Ends a run, or repeats that: of what is leased `from` these states and `becomes` another, due at some time.
+        // Ends a run, or repeats that: rows leased in one of the states `from` get the state `becomes` and a due time.
         let end = |from: &str, becomes: &str, repeated: &str, due: &str, error: &str| {
             let (when, ended) = match due {
                 "NULL" => (remains.clone(), "clock_timestamp()"),
@@ -131,7 +131,7 @@ impl Statements {
                 another = expect_another(&when)
             )
         };
-        // What is expected has no lease of before, so there is no repetition to look for.
+        // An expected job has no earlier lease, so no repetition is looked for.
         let back = |sets: &str| {
             format!(
                 "UPDATE {table} SET
@@ -162,8 +162,8 @@ impl Statements {
             until("next_fetch_at"),
             since("unanswered_since"),
         );
-        // What is received is the repetition of a write whose reply was lost; the first may end while this one waits
-        // for it, so only the write itself can ask that.
+        // A received row is left as it is: the call repeats a write whose reply was lost. The first write may commit while
+        // this one waits for its row, so only the write itself can look.
         let answer = [
             ("job_type", "$3"),
             ("status", "$4"),
@@ -178,7 +178,7 @@ impl Statements {
         .map(|(column, value)| {
             format!("{column} = CASE state WHEN 'received' THEN {column} ELSE {value} END")
         });
-        // As many as have so many bytes together, and one more.
+        // The first rows that have $3 bytes together, and one more.
         let few = |rows: &str| {
             format!(
                 "SELECT number FROM (
@@ -187,7 +187,8 @@ impl Statements {
             )
         };
         const NO_EVENT: &str = "job_type = NULL, status = NULL, body = NULL, verified = false";
-        const NEVER_ASKED: &str = "fetches = 0, not_found = 0, next_fetch_at = NULL, unanswered_since = NULL";
+        const NEVER_FETCHED: &str =
+            "fetches = 0, not_found = 0, next_fetch_at = NULL, unanswered_since = NULL";
         const NOW: &str = "clock_timestamp()";
         Self {
             check: format!(
@@ -198,8 +199,8 @@ impl Statements {
                     AND due_at > now() AND received_at > now() AND ended_at > now()
                     AND next_fetch_at > now() AND unanswered_since > now() AND deadline_at > now()"
             ),
-            // Nearly every event is its job's first, and what that takes is all that this does: to plan the statement below
-            // costs as much as to store some twenty events.
+            // Stores only first events, as nearly every event is: planning the statement below costs as much as storing some
+            // twenty events.
             receive_new: format!(
                 "WITH incoming AS MATERIALIZED (
                     SELECT place, job_id COLLATE \"C\" AS job_id, job_type, status, body, fits
@@ -216,8 +217,8 @@ impl Statements {
                 SELECT place, true AS stored, NULL::boolean AS conflict
                 FROM incoming JOIN written USING (job_id), (SELECT count(*) FROM durably) AS durably"
             ),
-            // Looks first, so that a duplicate locks and writes no row: `conflict` is NULL for what may be written.
-            // What may and was not has been received by another statement after this one had looked.
+            // Looks first, so that a duplicate locks and writes no row: `conflict` is NULL for a row that may be written.
+            // If such a row was not written, another statement wrote it after this one had looked.
             receive: format!(
                 "WITH incoming AS MATERIALIZED (
                     SELECT place, job_id COLLATE \"C\" AS job_id, job_type, status, body, fits, (
@@ -439,7 +440,7 @@ impl Statements {
             ),
             get: format!("SELECT {view}, body FROM {table} WHERE job_id = $1"),
             replay: format!(
-                "UPDATE {table} SET due_at = clock_timestamp(), ended_at = NULL, {NEVER_ASKED},
+                "UPDATE {table} SET due_at = clock_timestamp(), ended_at = NULL, {NEVER_FETCHED},
                     state = CASE WHEN body IS NULL THEN 'expected' ELSE 'received' END,
                     fence = CASE WHEN body IS NULL THEN {next} ELSE fence END,
                     deadline_at = CASE WHEN body IS NULL THEN clock_timestamp() END,
@@ -472,7 +473,7 @@ impl Statements {
                 WHERE number = $1 AND fence = $2 AND state IN ({LEASABLE})
                 RETURNING true"
             ),
-            // Who hears of it looks into the table: what is told need not be on the disk.
+            // A notification is only a hint to look into the table, so it need not be on the disk.
             notify: format!("SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', $1)"),
         }
     }

@@ -11,24 +11,25 @@ use tracing::error;
 use super::rows::{self, Unreadable};
 use super::statements::Statements;
 use super::text::Texts;
-use super::{Inner, Parameter, PostgresInbox, batch, limit, tell};
+use super::{Inner, Parameter, PostgresInbox, capacity, limit, queue, tell};
 use crate::error::chain;
 use crate::event::{Envelope, JobId};
 use crate::inbox::{InboxStore, Lease, Leased, NoResult, Outcome, Overdue, Pruned, Receipt, Retention};
 use crate::postgres::{column, microseconds};
 use crate::store::{Fenced, StoreError};
 
-/// The most rows that one call prunes, and the most bytes of bodies, about: their rows are locked meanwhile.
+/// The most rows that one call prunes, and the approximate bytes of their bodies: the rows are locked meanwhile.
 const PRUNE_ROWS: i64 = 1000;
 const PRUNE_BYTES: i64 = 64 << 20;
-/// How often a renewal looks again at a row that another transaction holds, and the pause before: a second in all.
+/// The number of further looks of a renewal at a row that another transaction holds, and the pause before each: a second
+/// in all.
 const LOCKED_TRIES: u32 = 20;
 const LOCKED_AGAIN: Duration = Duration::from_millis(50);
 
 #[async_trait]
 impl InboxStore for PostgresInbox {
     async fn receive(&self, event: &Envelope) -> Result<Receipt, StoreError> {
-        batch::receive(&self.inner, event).await
+        queue::receive(&self.inner, event).await
     }
 
     async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
@@ -53,7 +54,7 @@ impl InboxStore for PostgresInbox {
             match held {
                 None => return Ok(Fenced::Stale),
                 Some(row) if column(&row, "renewed")? => return Ok(Fenced::Applied),
-                // A call that was dropped lets go of the row soon; the transaction of a handler may take longer.
+                // A dropped call releases the row soon; the transaction of a handler may take longer.
                 Some(_) if tries_left > 0 => tries_left -= 1,
                 Some(_) => {
                     return Err(StoreError::unavailable(
@@ -96,7 +97,7 @@ impl InboxStore for PostgresInbox {
     }
 
     async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError> {
-        if !batch::has_room_to_expect(&self.inner).await {
+        if !capacity::has_room_to_expect(&self.inner).await {
             return if self.contains(job).await? { Ok(()) } else { Err(StoreError::Full) };
         }
         let (job, deadline) = (job.to_string(), microseconds(deadline));
@@ -123,7 +124,7 @@ impl InboxStore for PostgresInbox {
         Ok(!found.is_empty())
     }
 
-    /// At most 1000 rows and 1000 bodies, and of each about 64 MiB.
+    /// Prunes at most 1000 rows and 1000 bodies, each with about 64 MiB.
     async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError> {
         let Statements { prune_rows, prune_payloads, .. } = &self.inner.statements;
         let prune = async |statement, older: Duration| {
@@ -146,7 +147,7 @@ impl InboxStore for PostgresInbox {
 }
 
 impl PostgresInbox {
-    /// Runs one of the writes that carry the number of a lease. They return a row when they take place.
+    /// Runs one of the writes that carry a fencing token. They return a row if they apply.
     async fn write(
         &self,
         statement: &str,
@@ -157,7 +158,7 @@ impl PostgresInbox {
         Ok(if written.is_none() { Fenced::Stale } else { Fenced::Applied })
     }
 
-    /// The row that a statement for the holder of a lease returns, if there is one.
+    /// Runs a statement of the holder of a lease, and returns its row, if there is one.
     async fn written(
         &self,
         statement: &str,
@@ -171,8 +172,8 @@ impl PostgresInbox {
         Ok(self.query_leased(statement, &parameters).await?.into_iter().next())
     }
 
-    /// Keeps those rows that can be read. The others would be leased again and again in vain, so they are dead; when
-    /// that cannot be written now, it is when their leases have ended.
+    /// Returns the readable rows. An unreadable one becomes dead, now or after its lease: otherwise every later call would
+    /// lease it again.
     async fn readable<T>(&self, rows: &[Row], read: impl Fn(&Row) -> Result<T, Unreadable>) -> Vec<T> {
         let (mut readable, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
         for row in rows {
@@ -182,7 +183,7 @@ impl PostgresInbox {
             }
         }
         for Unreadable { number, fence, reason } in unreadable {
-            error!(number, %reason, "a row in the inbox cannot be read: it is dead");
+            error!(number, %reason, "a row in the inbox cannot be read; it is dead now");
             let parameters: [Parameter<'_>; 3] =
                 [(&number, Type::INT8), (&fence, Type::INT8), (&reason, Type::TEXT)];
             if let Err(error) = self.query_leased(&self.inner.statements.set_aside, &parameters).await {

@@ -1,7 +1,7 @@
-//! Tells of arrivals: those who wait in this process at once, other processes by a notification of its own.
+//! News of arrivals: wakes callers in this process at once, and notifies other processes.
 //!
-//! A notification is only a hint. It is sent after the commit, and its failure, as when the server's queue of
-//! notifications is full, fails nothing else.
+//! A notification is only a hint, sent after the commit. Its failure, as when the server's queue of notifications is full,
+//! fails nothing else.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,42 +16,43 @@ use crate::error::chain;
 use crate::postgres;
 use crate::store::StoreError;
 
-/// The least time between two notifications. What arrives in between is told together.
+/// The least time between two notifications. Arrivals in between share one.
 const PAUSE: Duration = Duration::from_millis(10);
-/// How long one may take.
+/// The longest time that a notification may take.
 const TIME: Duration = Duration::from_secs(5);
 
-/// Which arrivals other processes have yet to be told of.
+/// The arrivals of which other processes have not been notified.
 #[derive(Default)]
-pub(super) struct Teller(Mutex<State>);
+pub(super) struct Notifier(Mutex<NotifierState>);
 
 #[derive(Default)]
-struct State {
-    is_untold: bool,
-    /// The task that tells, and when it last began to.
-    telling: Option<(u64, Instant)>,
-    /// How many tasks there have been.
+struct NotifierState {
+    /// Whether an arrival has no notification yet.
+    is_pending: bool,
+    /// The number of the task that notifies, and the time of its last notification.
+    task: Option<(u64, Instant)>,
+    /// The number of tasks started so far.
     started: u64,
 }
 
-/// The task that tells.
-struct Telling {
+/// The task that notifies.
+struct NotifyTask {
     inner: Arc<Inner>,
     number: u64,
 }
 
-/// Wakes as many as there are events, and tells the other processes.
+/// Wakes a caller for each event, and notifies other processes soon.
 pub(super) fn arrived(inner: &Arc<Inner>, events: usize) {
     (0..events).for_each(|_| inner.arrivals.wake_one());
     let Ok(runtime) = Handle::try_current() else { return };
     if events > 0
-        && let Some(number) = inner.teller.start()
+        && let Some(number) = inner.notifier.start()
     {
-        runtime.spawn(Telling { inner: inner.clone(), number }.run());
+        runtime.spawn(NotifyTask { inner: inner.clone(), number }.run());
     }
 }
 
-/// Wakes one who waits, and tells the other processes before it returns: the program may end then.
+/// Wakes a caller, and notifies other processes before it returns: the program may end then.
 pub(super) async fn arrived_now(inner: &Inner) {
     inner.arrivals.wake_one();
     notify(inner).await;
@@ -60,32 +61,32 @@ pub(super) async fn arrived_now(inner: &Inner) {
 async fn notify(inner: &Inner) {
     let parameters: [Parameter<'_>; 1] = [(&inner.payload, Type::TEXT)];
     let notify = postgres::query(&inner.database, &inner.statements.notify, &parameters);
-    let told = timeout(TIME, notify).await.unwrap_or_else(|late| Err(StoreError::unavailable(late)));
-    if let Err(error) = told {
-        debug!(error = %chain(&error), "other processes were not told of an arrival; they find it when they poll");
+    let notified = timeout(TIME, notify).await.unwrap_or_else(|late| Err(StoreError::unavailable(late)));
+    if let Err(error) = notified {
+        debug!(error = %chain(&error), "notifying other processes of an arrival failed; they find it when they poll");
     }
 }
 
-impl Teller {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl Notifier {
+    fn state(&self) -> MutexGuard<'_, NotifierState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes an arrival, and returns the number of a task to be started, unless one is at it. A task whose runtime
-    /// stands still is none.
+    /// Notes an arrival. Returns the number of a task to start, unless a task runs; one that made no progress for a while
+    /// does not count, as its runtime may have stopped.
     fn start(&self) -> Option<u64> {
         let mut state = self.state();
-        state.is_untold = true;
-        if state.telling.is_some_and(|(_, began)| began.elapsed() < TIME * 2) {
+        state.is_pending = true;
+        if state.task.is_some_and(|(_, began)| began.elapsed() < TIME * 2) {
             return None;
         }
         state.started += 1;
-        state.telling = Some((state.started, Instant::now()));
+        state.task = Some((state.started, Instant::now()));
         Some(state.started)
     }
 }
 
-impl Telling {
+impl NotifyTask {
     async fn run(self) {
         while self.next() {
             notify(&self.inner).await;
@@ -93,26 +94,26 @@ impl Telling {
         }
     }
 
-    /// Whether there is something to tell. If not, the next arrival starts another task.
+    /// Whether an arrival is pending. If not, the task ends, and the next arrival starts another.
     fn next(&self) -> bool {
-        let mut state = self.inner.teller.state();
-        if !std::mem::take(&mut state.is_untold) {
+        let mut state = self.inner.notifier.state();
+        if !std::mem::take(&mut state.is_pending) {
             state.end(self.number);
             return false;
         }
-        state.telling = Some((self.number, Instant::now()));
+        state.task = Some((self.number, Instant::now()));
         true
     }
 }
 
-impl State {
+impl NotifierState {
     fn end(&mut self, number: u64) {
-        self.telling.take_if(|(telling, _)| *telling == number);
+        self.task.take_if(|(task, _)| *task == number);
     }
 }
 
-impl Drop for Telling {
+impl Drop for NotifyTask {
     fn drop(&mut self) {
-        self.inner.teller.state().end(self.number);
+        self.inner.notifier.state().end(self.number);
     }
 }

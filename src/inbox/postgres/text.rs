@@ -8,10 +8,10 @@ use tokio_postgres::error::SqlState;
 use crate::inbox::text::storable;
 use crate::store::StoreError;
 
-/// How texts for people are written.
+/// The form in which texts for people are written.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Texts {
-    /// In ASCII, with every other character escaped: any encoding of a database has that.
+    /// In ASCII, with every other character escaped, for a database in any encoding.
     pub(super) ascii: bool,
 }
 

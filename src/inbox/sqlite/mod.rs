@@ -1,4 +1,4 @@
-//! The inbox in one file, through SQLite.
+//! The inbox in one file, an SQLite database.
 
 mod place;
 mod queue;
@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 
 use self::reads::Readers;
 use self::writer::Writer;
+use super::limits::Limits;
 use super::timestamp::Timestamp;
 use super::{
     InboxAdmin, InboxFilter, InboxRow, InboxStats, InboxStore, Lease, Leased, Outcome, Overdue, Pruned,
@@ -33,9 +34,9 @@ use crate::event::{Envelope, JobId};
 use crate::registry::JobRegistry;
 use crate::store::{Fenced, StoreError};
 
-/// An [`InboxStore`] in one file (feature `sqlite`), for a server without a database beside it.
+/// An [`InboxStore`] in one file (feature `sqlite`), for a server without a database server.
 ///
-/// Cheap to clone; all clones are one inbox. It is also a [`JobRegistry`] of the jobs that it has a row for.
+/// Cheap to clone; all clones are one inbox. It is also a [`JobRegistry`] that knows the jobs of its rows.
 ///
 /// ```no_run
 /// # async fn app() -> Result<(), Box<dyn std::error::Error>> {
@@ -49,15 +50,14 @@ use crate::store::{Fenced, StoreError};
 /// # Ok(()) }
 /// ```
 ///
-/// # What it promises, and what it cannot
+/// # Guarantees and limits
 ///
-/// It keeps [`InboxStore`]'s contract. `Ok` means that SQLite has committed, in WAL mode with
-/// `synchronous=FULL`: the operating system has been told to put it on the disk, and has said that it did. A
-/// disk that lies about that, or that is lost, takes the events with it: there is one copy. Times are the
-/// system's clock; when that is set back, what is due waits for longer.
+/// It keeps [`InboxStore`]'s contract. `Ok` means that SQLite has committed in WAL mode with `synchronous=FULL`: the
+/// operating system has confirmed that the data is on the disk. A disk that confirms too early, or that is lost, loses
+/// the events: the file is the only one. Times come from the system's clock; after it is set back, due rows wait longer.
 ///
-/// One thread writes, and commits whatever waits in one transaction: the more calls at once, the less each
-/// costs. Reads do not wait for writes; they run on tokio's blocking threads, four at once.
+/// One thread writes, and commits all waiting calls in one transaction: the more calls at once, the less each costs.
+/// Reads do not wait for writes; they run on tokio's blocking threads, four at once.
 ///
 /// # The file
 ///
@@ -65,32 +65,32 @@ use crate::store::{Fenced, StoreError};
 /// processes on one machine may open it at once, such as two servers, or a command line beside a server; they
 /// take turns at writing. `PATH-wal` and `PATH-shm` belong to it while it is open, and after a crash: move or
 /// copy all three, or none. For a backup while it is open, use `VACUUM INTO` or SQLite's backup command. It
-/// holds the bodies, in the clear; who may read it is up to the directory and the umask.
+/// holds the bodies unencrypted; the directory and the umask decide which users can read it.
 ///
 /// The write-ahead log is copied into the file after every 4000 pages (16 MiB). It grows beyond that by one
-/// transaction, which has at most 8 MiB of bodies, and one more, or while a program reads the file without a pause; its
-/// space is used again, and is given back when the last program closes the file. The file itself does not
-/// shrink: what was pruned is used again, and `VACUUM` gives it back.
+/// transaction, which has at most 8 MiB of bodies, and one more, or while a program reads the file without a pause. Its
+/// space is used again, and is freed when the last program closes the file. The file itself does not shrink: the space
+/// of pruned rows is used again, and `VACUUM` frees it.
 ///
 /// # Limits
 ///
-/// Returns [`StoreError::Full`] when unfinished rows, or the bytes of their bodies, reach the limit that
-/// [the builder](Self::builder) sets, or when the disk is full. Done and dead rows do not count.
+/// A call returns [`StoreError::Full`] at one of the limits set with [the builder](Self::builder), which count expected,
+/// received and running rows and their bodies, or if the disk is full. Done rows and dead letters do not count.
 ///
-/// If the file, its `-wal` or its `-shm` is deleted, moved or replaced while open, every call fails, so that the
-/// receiver answers 503, and an error is logged. When the same files are back, calls succeed again. A new file is not taken up: restart the program. Before every commit, the files are compared with
-/// those that were opened, by device and inode (on Unix; Windows lets nobody delete or move them).
+/// After the file, `PATH-wal` or `PATH-shm` is deleted, moved or replaced while the inbox is open, every call fails, so
+/// that the receiver answers 503, and an error is logged. The inbox goes on when the same files are back. It does not
+/// use a new file: restart the program. Before every commit, the files are compared with those that were opened, by
+/// device and inode (on Unix; Windows lets no program delete or move open files).
 ///
 /// # Errors
 ///
-/// When another process holds the file's lock, a write waits for three seconds unless
-/// [`busy_timeout`](SqliteInboxBuilder::busy_timeout) says otherwise. An error of the disk goes to all calls
-/// that were to be committed together.
+/// While another process holds the file's lock, a write waits for up to three seconds, or for
+/// [`busy_timeout`](SqliteInboxBuilder::busy_timeout). An error of the disk fails all calls of one transaction.
 ///
 /// # Shutting down
 ///
-/// The thread ends when the last clone is dropped, after it has committed what waits. A process that exits
-/// before loses nothing that was answered.
+/// The thread ends after the last clone is dropped, when it has committed the waiting calls. A process that exits earlier
+/// loses no call that has returned.
 #[derive(Clone)]
 pub struct SqliteInbox {
     inner: Arc<Inner>,
@@ -119,28 +119,21 @@ struct Settings {
     busy_timeout: Duration,
 }
 
-/// How much may be unfinished.
-#[derive(Debug, Clone, Copy)]
-struct Limits {
-    rows: i64,
-    bytes: i64,
-}
-
-/// Why a [`SqliteInbox`] cannot be opened.
+/// The reason why a [`SqliteInbox`] cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SqliteInboxError {
     /// The file cannot be opened, read or written.
     #[error("the file cannot be opened")]
     Open(#[source] BoxError),
-    /// The file is something else than a database.
-    #[error("the file is no SQLite database")]
+    /// The file is not an SQLite database.
+    #[error("the file is not an SQLite database")]
     NotADatabase,
     /// The file is another program's database.
     #[error("the file is an SQLite database, but not an inbox")]
     NotAnInbox,
-    /// The file, or what lies beside it, cannot be written.
-    #[error("the file cannot be written, or its -wal or -shm cannot; so it cannot be read either")]
+    /// The file, or one of its companions `-wal` and `-shm`, cannot be written.
+    #[error("the file, its -wal or its -shm cannot be written, so the file cannot be read either")]
     ReadOnly(#[source] BoxError),
     /// The file was written by an older version of this crate, and [`create`](SqliteInboxBuilder::create) is off.
     #[error(
@@ -160,19 +153,19 @@ pub enum SqliteInboxError {
         /// The newest version that this program knows.
         known: i64,
     },
-    /// SQLite would not keep what it acknowledges. Some file systems cannot share memory, which the write-ahead
+    /// SQLite cannot guarantee that committed data is kept. Some file systems cannot share memory, which the write-ahead
     /// log needs.
-    #[error("{setting} is {found} instead of {wanted}: what is committed could be lost")]
+    #[error("{setting} is {found} instead of {wanted}, so committed events could be lost")]
     NotDurable {
         /// The setting.
         setting: &'static str,
-        /// What it must be.
+        /// The value it must have.
         wanted: &'static str,
-        /// What it is.
+        /// The value it has.
         found: String,
     },
     /// The thread that writes cannot be started.
-    #[error("no thread can be started")]
+    #[error("the thread that writes cannot be started")]
     Thread(#[source] io::Error),
 }
 
@@ -180,12 +173,12 @@ impl SqliteInbox {
     /// Opens the inbox in a file, with the default limits. The file is created unless it exists, and brought
     /// up to this version of the crate; any number of processes may do so at once.
     ///
-    /// It blocks for some milliseconds, and for as long as [`busy_timeout`](SqliteInboxBuilder::busy_timeout)
-    /// when another process holds the file's lock: call it when the program starts.
+    /// Blocks for some milliseconds, and for up to [`busy_timeout`](SqliteInboxBuilder::busy_timeout) while another process
+    /// holds the file's lock: call it when the program starts.
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened or written, is not an inbox, or is one of a newer version.
+    /// Returns an error if the file cannot be opened or written, is not an inbox, or is one of a newer version.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, SqliteInboxError> {
         Self::builder(path).open()
     }
@@ -205,7 +198,7 @@ impl SqliteInbox {
         SqliteInboxBuilder {
             path: path.as_ref().to_owned(),
             settings: Settings {
-                limits: Limits { rows: 100_000, bytes: 10 << 30 },
+                limits: Limits::default(),
                 create: true,
                 max_file_bytes: None,
                 busy_timeout: Duration::from_secs(3),
@@ -215,38 +208,38 @@ impl SqliteInbox {
 }
 
 impl SqliteInboxBuilder {
-    /// How many rows may be expected, received or running at once. Default: 100,000.
+    /// Sets the number of expected, received and running rows at which a new job is not registered, and the event of a
+    /// job that is not expected is refused, with [`StoreError::Full`]. Default: 100,000.
     ///
-    /// When there are as many, a new job is not registered, and the event of a job that is not expected is refused.
-    /// In a `PostgresInbox`, jobs that are expected are never why an event is refused.
+    /// In a `PostgresInbox`, expected jobs never cause an event to be refused.
     pub fn max_unfinished_rows(mut self, rows: u64) -> Self {
-        self.settings.limits.rows = integer(rows);
+        self.settings.limits.rows = rows;
         self
     }
 
-    /// How many bytes the bodies of these rows may have together. Default: 10 GiB.
+    /// Sets the number of bytes that the bodies of these rows may have together. Default: 10 GiB.
     pub fn max_unfinished_bytes(mut self, bytes: u64) -> Self {
-        self.settings.limits.bytes = integer(bytes);
+        self.settings.limits.bytes = bytes;
         self
     }
 
-    /// Whether a file that does not exist is created, an empty one made an inbox, and one of an older version
-    /// upgraded. Default: true. Without it, each of these is an error, and nothing is changed: good for programs that
-    /// look into an inbox of another.
+    /// Sets whether a missing file is created, an empty one made an inbox, and one of an older version upgraded. Default:
+    /// true. With `false`, each of these is an error and changes nothing, as fits a program that only looks into the inbox
+    /// of another.
     pub fn create(mut self, create: bool) -> Self {
         self.settings.create = create;
         self
     }
 
-    /// Lets the file grow no larger, for tests of what happens on a full disk. In use it would be a trap: when a
-    /// file is full to the last page, nothing can be leased, and so nothing makes room.
+    /// Limits the size of the file, to test a full disk. Unfit for production: when the file is full to its last page, no
+    /// row can be leased, so none is finished and pruned to make room.
     #[doc(hidden)]
     pub fn max_file_bytes(mut self, bytes: u64) -> Self {
         self.settings.max_file_bytes = Some(bytes);
         self
     }
 
-    /// How long a call waits while another process holds the file's lock. It should leave time to answer
+    /// Sets the longest time a call waits while another process holds the file's lock. It should leave time to answer
     /// within the receiver's ack deadline. More than a day counts as a day. Default: 3 seconds.
     pub fn busy_timeout(mut self, time: Duration) -> Self {
         // SQLite counts milliseconds in 32 bits.
@@ -258,10 +251,10 @@ impl SqliteInboxBuilder {
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened or written, is not an inbox, or is one of a newer version; without
-    /// [`create`](Self::create), also when it is one of an older version.
+    /// Returns an error if the file cannot be opened or written, is not an inbox, or is one of a newer version; without
+    /// [`create`](Self::create), also if it is one of an older version.
     pub fn open(self) -> Result<SqliteInbox, SqliteInboxError> {
-        // Whatever happens to the working directory later; and no name is special to SQLite then.
+        // Absolute, so that the working directory may change, and no name is special to SQLite.
         let path = std::path::absolute(&self.path).map_err(|error| SqliteInboxError::Open(error.into()))?;
         let (connection, place) = schema::open(&path, &self.settings)?;
         let (place, arrived) = (Some(Arc::new(place)), Arc::new(Notify::new()));
@@ -317,13 +310,13 @@ impl InboxStore for SqliteInbox {
         self.inner.readers.read(move |connection| reads::contains(connection, &job)).await
     }
 
-    /// At most 1000 rows and bodies together, and about 64 MiB.
+    /// Prunes at most 1000 rows and bodies together, and about 64 MiB.
     async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError> {
         let retention = *retention;
         self.inner.writer.write(0, move |rows| rows.prune(&retention)).await
     }
 
-    /// Returns at once for what this process writes; what others write is found by asking again.
+    /// Returns at once after a write of this process. Only a poll finds the writes of other processes.
     async fn wait(&self) {
         self.inner.arrived.notified().await;
     }
@@ -369,12 +362,12 @@ impl fmt::Debug for SqliteInbox {
     }
 }
 
-/// The time as the file has it: microseconds since 1970.
+/// The current time, in the file's unit: microseconds since 1970.
 fn now() -> Timestamp {
     Timestamp(0).after(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
-/// A number as SQLite has it.
+/// A number as SQLite stores it, or the largest if it is larger.
 fn integer(number: impl TryInto<i64>) -> i64 {
     number.try_into().unwrap_or(i64::MAX)
 }

@@ -1,4 +1,4 @@
-//! What waits for the thread that writes.
+//! The queue of calls for the thread that writes.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -8,28 +8,27 @@ use tokio::sync::oneshot;
 use super::transaction::Transaction;
 use crate::store::StoreError;
 
-/// The most that is committed together: beyond, a larger transaction saves nothing, and those that wait for it
-/// wait longer.
+/// The most calls and bytes of one transaction: a larger one saves nothing, and its callers wait longer.
 const BATCH_COMMANDS: usize = 256;
 const BATCH_BYTES: usize = 8 << 20;
-/// The most that waits: a disk that hangs must not fill the memory.
+/// The most calls and bytes in the queue: a disk that hangs must not fill the memory.
 const MAX_COMMANDS: usize = 1 << 16;
 const MAX_BYTES: usize = 256 << 20;
 
-/// One call that writes.
+/// A call that writes.
 pub(super) trait Command: Send {
-    /// Whether somebody still waits for the answer.
+    /// Whether the caller still waits for the result.
     fn is_wanted(&self) -> bool;
 
-    /// Writes, and keeps what to answer. Called again when the transaction was rolled back.
+    /// Writes, and keeps the result. Called again after the transaction is rolled back.
     fn apply(&mut self, transaction: &mut Transaction<'_>) -> ::rusqlite::Result<()>;
 
-    /// Answers, once it is known whether the transaction is committed.
+    /// Returns the result to the caller, or the error of the commit.
     fn answer(self: Box<Self>, committed: Result<(), StoreError>);
 }
 
-/// A [`Command`] out of a closure.
-pub(super) struct Call<T, F> {
+/// A [`Command`] made of a closure.
+pub(super) struct WriteCall<T, F> {
     write: F,
     written: Option<T>,
     reply: oneshot::Sender<Result<T, StoreError>>,
@@ -37,20 +36,20 @@ pub(super) struct Call<T, F> {
 
 /// Calls in the order of their arrival.
 #[derive(Default)]
-pub(super) struct Queue {
-    state: Mutex<State>,
+pub(super) struct WriteQueue {
+    state: Mutex<WriteQueueState>,
     ready: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct WriteQueueState {
     waiting: VecDeque<(usize, Box<dyn Command>)>,
     bytes: usize,
     writer_waits: bool,
     closed: bool,
 }
 
-/// Calls that are committed together.
+/// Calls to commit together.
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) commands: Vec<Box<dyn Command>>,
@@ -61,12 +60,12 @@ pub(super) struct Batch {
 enum Refused {
     #[error("the thread that writes has ended")]
     Closed,
-    #[error("too many calls wait to be written")]
+    #[error("too many writes wait for the disk")]
     TooMany,
 }
 
-impl Queue {
-    /// Adds a call with so many bytes.
+impl WriteQueue {
+    /// Adds a call with this many bytes.
     pub(super) fn push(&self, bytes: usize, command: Box<dyn Command>) -> Result<(), StoreError> {
         let mut state = self.state();
         if state.closed {
@@ -86,7 +85,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits for calls, and takes what is there. `None` once the queue is closed and empty.
+    /// Waits for a call, and takes as many as fit into a batch. `None` once the queue is closed and empty.
     pub(super) fn take(&self) -> Option<Batch> {
         let mut state = self.state();
         while state.waiting.is_empty() {
@@ -102,27 +101,27 @@ impl Queue {
         Some(batch)
     }
 
-    /// Takes calls that have come since. `false` if there are none.
+    /// Takes calls that have arrived since. `false` if there are no more or the batch is full.
     pub(super) fn take_more(&self, batch: &mut Batch) -> bool {
         let before = batch.commands.len();
         batch.fill(&mut self.state());
         batch.commands.len() > before
     }
 
-    /// Lets no further call in. Those that wait are still taken.
+    /// Refuses further calls. Waiting ones are still taken.
     pub(super) fn close(&self) {
         self.state().closed = true;
         self.ready.notify_one();
     }
 
-    /// Drops those that wait: nobody will take them.
+    /// Closes the queue, and drops the waiting calls, when no thread will take them.
     pub(super) fn abandon(&self) {
         self.close();
         let waiting = std::mem::take(&mut self.state().waiting);
         drop(waiting);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, WriteQueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -136,8 +135,8 @@ impl Batch {
         self.commands.len() >= BATCH_COMMANDS || self.bytes >= BATCH_BYTES
     }
 
-    /// Takes what waits, but for calls that nobody waits for any more.
-    fn fill(&mut self, state: &mut State) {
+    /// Takes waiting calls, and drops those whose callers have left.
+    fn fill(&mut self, state: &mut WriteQueueState) {
         while !self.is_full() {
             let Some((bytes, command)) = state.waiting.pop_front() else { break };
             state.bytes -= bytes;
@@ -149,14 +148,14 @@ impl Batch {
     }
 }
 
-impl<T, F> Call<T, F> {
+impl<T, F> WriteCall<T, F> {
     pub(super) fn new(write: F) -> (Self, oneshot::Receiver<Result<T, StoreError>>) {
         let (reply, replied) = oneshot::channel();
         (Self { write, written: None, reply }, replied)
     }
 }
 
-impl<T, F> Command for Call<T, F>
+impl<T, F> Command for WriteCall<T, F>
 where
     T: Send,
     F: Fn(&mut Transaction<'_>) -> ::rusqlite::Result<T> + Send,
@@ -174,15 +173,15 @@ where
         let answer = match (committed, self.written) {
             (Ok(()), Some(written)) => Ok(written),
             (Err(error), _) => Err(error),
-            // Not applied: the receiver's end says so.
+            // Not applied: the caller sees the dropped channel.
             (Ok(()), None) => return,
         };
-        // Whoever asked may have gone.
+        // The caller may have left.
         let _ = self.reply.send(answer);
     }
 }
 
-/// What the end of a call's reply without an answer means.
+/// The error of a call that was dropped without a result.
 pub(super) fn unanswered() -> StoreError {
     StoreError::unavailable(Refused::Closed)
 }

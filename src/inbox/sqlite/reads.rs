@@ -1,4 +1,4 @@
-//! What only reads.
+//! The calls that only read.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::inbox::timestamp::Timestamp;
 use crate::inbox::{InboxFilter, InboxRow, InboxStats, read};
 use crate::store::StoreError;
 
-/// How many reads run at once.
+/// The most reads at once.
 const READERS: usize = 4;
 
 /// Connections that read, each opened when it is first needed.
@@ -72,12 +72,12 @@ impl Shared {
 
     fn open(&self) -> Result<Connection, StoreError> {
         let opened = schema::open_to_read(&self.path, self.busy_timeout).map_err(StoreError::unavailable)?;
-        // It may have been replaced meanwhile.
+        // The file may have been replaced meanwhile.
         self.check()?;
         Ok(opened)
     }
 
-    /// What another file says is no answer.
+    /// Fails if the file is no longer the one that was opened.
     fn check(&self) -> Result<(), StoreError> {
         self.place.as_ref().map_or(Ok(()), |place| place.check()).map_err(StoreError::unavailable)
     }
@@ -153,7 +153,7 @@ pub(super) fn stats(connection: &Connection) -> ::rusqlite::Result<InboxStats> {
     Ok(stats)
 }
 
-/// A row for people: whatever is in it.
+/// A row for people, whatever its content.
 fn view(row: &Row<'_>, now: Timestamp) -> ::rusqlite::Result<InboxRow> {
     let due: Option<i64> = row.get(9)?;
     let owned = |column| Ok::<_, ::rusqlite::Error>(text(row, column)?.map(Cow::into_owned));
@@ -185,7 +185,7 @@ pub(super) fn number(row: &Row<'_>, column: usize) -> ::rusqlite::Result<u64> {
     Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0))
 }
 
-/// The same of a number that is not large.
+/// A number as above that is not large.
 pub(super) fn count(row: &Row<'_>, column: usize) -> ::rusqlite::Result<u32> {
     Ok(u32::try_from(number(row, column)?).unwrap_or(u32::MAX))
 }

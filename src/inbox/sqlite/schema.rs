@@ -1,4 +1,4 @@
-//! The file: whose it is, how it is set up, and its tables.
+//! The file: its identification, its settings and its tables.
 
 use std::path::Path;
 use std::thread;
@@ -9,15 +9,15 @@ use ::rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use super::place::{self, Place};
 use super::{Settings, SqliteInboxError, integer};
 
-/// Sets our files apart from other programs' databases.
+/// Tells inbox files from the databases of other programs.
 const APPLICATION_ID: i64 = 0x514d_5049;
 
-/// After how many pages the write-ahead log is copied into the file. A job's id may belong on any page of its index:
-/// in a log that is longer than SQLite's 1000 pages, more of the rows share a page that is copied. 16 MiB.
+/// The number of pages after which the write-ahead log is copied into the file: 16 MiB, instead of SQLite's 1000 pages.
+/// A job id may belong on any page of its index, so in a longer log more rows share a copied page.
 const CHECKPOINT_PAGES: i64 = 4000;
 
-/// What brings a file from the version before to the next, starting from an empty file. The file's
-/// `user_version` is how many were applied. A step that is released is never changed.
+/// The steps that upgrade a file, each by one version, starting from an empty file. The file's `user_version` is the
+/// number of applied steps. A released step is never changed.
 pub(super) const MIGRATIONS: [&str; 1] = ["
     -- One row per job. Times are microseconds since 1970.
     CREATE TABLE inbox (
@@ -73,13 +73,13 @@ pub(super) const MIGRATIONS: [&str; 1] = ["
 const IDENTITY: &str = "SELECT (SELECT application_id FROM pragma_application_id),
     (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_schema)";
 
-/// Opens a file to write to it: one that is an inbox of this version or, unless the settings say otherwise, that is
-/// empty or older and becomes one.
+/// Opens a file to write to it: an inbox of this version or, unless the settings forbid it, an empty or older file, which
+/// becomes one.
 pub(super) fn open(path: &Path, settings: &Settings) -> Result<(Connection, Place), SqliteInboxError> {
     open_as(path, settings, &MIGRATIONS)
 }
 
-/// Opens a file that the migrations lead to.
+/// Opens a file of the version that these migrations lead to.
 pub(super) fn open_as(
     path: &Path,
     settings: &Settings,
@@ -96,7 +96,7 @@ pub(super) fn open_as(
         _ => {}
     }
     make_durable(&connection, settings.busy_timeout)?;
-    // Checked first, so that a file which needs nothing opens while another process writes to it.
+    // Checked first, so that a file of this version opens while another process writes to it.
     if version < known {
         migrate(&mut connection, migrations)?;
     }
@@ -106,15 +106,18 @@ pub(super) fn open_as(
         let pages = integer(bytes) / page.max(1);
         connection.execute_batch(&format!("PRAGMA max_page_count = {}", pages.clamp(1, u32::MAX.into())))?;
     }
-    // That opens the log and the shared memory, too.
-    see_that_it_is_writable(&connection, settings.busy_timeout)?;
+    // Opens the log and the shared memory, too.
+    check_that_it_is_writable(&connection, settings.busy_timeout)?;
     let place = Place::new(path, before).map_err(|error| SqliteInboxError::Open(error.into()))?;
     Ok((connection, place))
 }
 
-/// SQLite opens a file that it may not write to for reading alone, and says so at the first write. This one writes
-/// nothing, and does not wait for another program that writes.
-fn see_that_it_is_writable(connection: &Connection, busy_timeout: Duration) -> Result<(), SqliteInboxError> {
+/// Checks that the file can be written: SQLite opens a read-only file without an error, which comes with the first write.
+/// The write of this check changes nothing, and does not wait for another program that writes.
+fn check_that_it_is_writable(
+    connection: &Connection,
+    busy_timeout: Duration,
+) -> Result<(), SqliteInboxError> {
     connection.busy_timeout(Duration::ZERO)?;
     let written = connection.execute_batch("DELETE FROM inbox_total WHERE false");
     connection.busy_timeout(busy_timeout)?;
@@ -135,12 +138,12 @@ fn connect(path: &Path, busy_timeout: Duration, flags: OpenFlags) -> ::rusqlite:
     let flags = flags | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(busy_timeout)?;
-    // More than there are statements.
+    // More than the number of statements.
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }
 
-/// The version of a file, 0 if it is empty, unless it is not ours.
+/// The version of a file, 0 if it is empty. Fails if the file is not an inbox.
 fn version(connection: &Connection, known: i64) -> Result<i64, SqliteInboxError> {
     let identity = connection.query_row(IDENTITY, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     match identity {

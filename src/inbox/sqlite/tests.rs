@@ -1,4 +1,4 @@
-//! What cannot be seen from outside.
+//! Behaviour that cannot be reached through the public API.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -8,7 +8,8 @@ use ::rusqlite::{Connection, params_from_iter};
 use tokio::sync::Notify;
 
 use super::writer::Writer;
-use super::{Limits, SqliteInboxError, reads, rows, schema};
+use super::{SqliteInboxError, reads, rows, schema};
+use crate::inbox::limits::Limits;
 use crate::store::StoreError;
 
 fn in_memory() -> Connection {

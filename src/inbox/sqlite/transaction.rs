@@ -1,4 +1,4 @@
-//! The calls that write: each finds rows, applies a transition, and stores the rows.
+//! The calls that write. Each finds rows, applies a transition, and stores the rows.
 
 use std::time::Duration;
 
@@ -7,9 +7,10 @@ use bytes::Bytes;
 use tracing::error;
 
 use super::rows::{self, Leasable, StoredRow};
-use super::{Limits, now, totals};
+use super::{integer, now, totals};
 use crate::error::BoxError;
 use crate::event::{Envelope, JobId};
+use crate::inbox::limits::Limits;
 use crate::inbox::row::{KeptEvent, Row};
 use crate::inbox::timestamp::Timestamp;
 use crate::inbox::totals::Totals;
@@ -17,8 +18,8 @@ use crate::inbox::transition::{BodyChange, Remains};
 use crate::inbox::{Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention, read};
 use crate::store::Fenced;
 
-/// The most rows that one call prunes or leaves without a body, and the most bytes of bodies, about: to free them takes
-/// time, and writes wait meanwhile.
+/// The most rows that one call prunes or leaves without a body, and the approximate bytes of their bodies: freeing them
+/// takes time, and other writes wait.
 const PRUNE_ROWS: usize = 1000;
 const PRUNE_BYTES: u64 = 64 << 20;
 
@@ -29,19 +30,18 @@ pub(super) struct Transaction<'c> {
     now: Timestamp,
     totals: Totals,
     totals_before: Totals,
-    /// How many rows have become due.
+    /// The number of rows that became due.
     arrived: usize,
 }
 
 impl<'c> Transaction<'c> {
-    /// Begins with a transaction of the connection's that holds the lock, so that the time is that of the
-    /// write.
+    /// Begins within a transaction of the connection that holds the write lock, so that the time is that of the write.
     pub(super) fn begin(sql: &'c Connection, limits: Limits) -> ::rusqlite::Result<Self> {
         let totals = totals::load(sql)?;
         Ok(Self { sql, limits, now: now(), totals, totals_before: totals, arrived: 0 })
     }
 
-    /// Writes the totals, and returns how many rows have become due.
+    /// Writes the totals, and returns the number of rows that became due.
     pub(super) fn end(self) -> ::rusqlite::Result<usize> {
         totals::save(&self.totals, &self.totals_before, self.sql)?;
         Ok(self.arrived)
@@ -50,8 +50,8 @@ impl<'c> Transaction<'c> {
     /// Whether the limits allow totals that a new event or job leads to. Totals that do not grow are always allowed.
     fn allows(&self, totals: &Totals) -> bool {
         let (before, after) = (self.totals.unfinished(), totals.unfinished());
-        (after.rows <= before.rows || after.rows <= self.limits.rows)
-            && (after.bytes <= before.bytes || after.bytes <= self.limits.bytes)
+        (after.rows <= before.rows || after.rows <= integer(self.limits.rows))
+            && (after.bytes <= before.bytes || after.bytes <= integer(self.limits.bytes))
     }
 
     /// Inserts a row within the limits, unless the job has one. Most rows are new, so callers try this before they look
@@ -71,7 +71,7 @@ impl<'c> Transaction<'c> {
         Ok(true)
     }
 
-    /// Stores what a transition has made of a row.
+    /// Stores a row after a transition.
     fn store(
         &mut self,
         before: &Row,
@@ -108,7 +108,7 @@ impl<'c> Transaction<'c> {
 }
 
 impl Transaction<'_> {
-    /// Stores an event; `None` when a limit is reached.
+    /// Stores an event; `None` at a limit.
     pub(super) fn receive(&mut self, event: &Envelope) -> ::rusqlite::Result<Option<Receipt>> {
         let (job, body) = (event.job(), event.body());
         if self.insert(job, &Row::received(KeptEvent::received(event), self.now), Some(body))? {
@@ -122,7 +122,7 @@ impl Transaction<'_> {
         Ok(stored.then_some(receipt))
     }
 
-    /// Registers a job; `None` when a limit is reached.
+    /// Registers a job; `None` at a limit.
     pub(super) fn expect(&mut self, job: &JobId, deadline: Duration) -> ::rusqlite::Result<Option<()>> {
         if self.insert(job, &Row::expected(deadline, self.now), None)? {
             return Ok(Some(()));
@@ -165,8 +165,8 @@ impl Transaction<'_> {
         })
     }
 
-    /// Leases the rows that the statements find due. A row that cannot be read would be found again and again in
-    /// vain, so it is dead, and the others go on.
+    /// Leases the rows that the statements find. An unreadable row becomes dead: otherwise every later call would find it
+    /// again.
     fn lease_each<T>(
         &mut self,
         statements: [&str; 2],
@@ -184,7 +184,7 @@ impl Transaction<'_> {
                 }
                 Err(unreadable) => {
                     let reason = read::reason(&*unreadable);
-                    error!(id = stored.id, %reason, "a row in the inbox cannot be read: it is dead");
+                    error!(id = stored.id, %reason, "a row in the inbox cannot be read; it is dead now");
                     stored.row.set_aside(&reason, has_body)
                 }
             };

@@ -8,34 +8,33 @@ use ::rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::Notify;
 use tracing::error;
 
-use super::Limits;
 use super::place::{Lost, Place};
-use super::queue::{Batch, Call, Command, Queue, unanswered};
+use super::queue::{Batch, Command, WriteCall, WriteQueue, unanswered};
 use super::transaction::Transaction;
+use crate::inbox::limits::Limits;
 use crate::store::StoreError;
 
-/// Hands writes to the thread. The thread ends when this is dropped, and everything that waits is
-/// committed.
+/// Hands writes to the thread. On drop, the thread commits the waiting writes and ends.
 pub(super) struct Writer {
-    queue: Arc<Queue>,
+    queue: Arc<WriteQueue>,
 }
 
-/// What the thread works with.
+/// The state of the thread.
 struct Thread {
     connection: Connection,
-    /// `None` for a database that is in no file.
+    /// `None` for a database in memory.
     place: Option<Arc<Place>>,
     limits: Limits,
-    queue: Arc<Queue>,
+    queue: Arc<WriteQueue>,
     arrived: Arc<Notify>,
 }
 
-/// Why a transaction was rolled back.
+/// The reason why a transaction was rolled back.
 enum Failure {
-    /// It can be none of the others' fault.
+    /// An error of one call, which concerns no other.
     OfOne(::rusqlite::Error),
     OfAll(::rusqlite::Error),
-    /// What would be committed, nobody would find.
+    /// The file is no longer at its path, so that the data would be lost.
     Lost(Lost),
 }
 
@@ -46,21 +45,21 @@ impl Writer {
         limits: Limits,
         arrived: Arc<Notify>,
     ) -> io::Result<Self> {
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(WriteQueue::default());
         let thread = Thread { connection, place, limits, queue: queue.clone(), arrived };
         thread::Builder::new().name("webhook-inbox".into()).spawn(move || thread.run())?;
         Ok(Self { queue })
     }
 
-    /// Writes, and returns what was written once it is committed. `bytes` is how large the write is, about.
+    /// Writes, and returns the result after the commit. `bytes` is the approximate size of the write.
     ///
-    /// A call that is dropped is written as a whole, or not at all.
+    /// A dropped call is written as a whole or not at all.
     pub(super) async fn write<T, F>(&self, bytes: usize, write: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: Fn(&mut Transaction<'_>) -> ::rusqlite::Result<T> + Send + 'static,
     {
-        let (call, reply) = Call::new(write);
+        let (call, reply) = WriteCall::new(write);
         self.queue.push(bytes, Box::new(call))?;
         reply.await.unwrap_or_else(|_| Err(unanswered()))
     }
@@ -79,7 +78,7 @@ impl Thread {
         }
     }
 
-    /// Commits calls together, and those that come meanwhile, and answers them.
+    /// Commits calls together with those that arrive meanwhile, and answers them.
     fn write(&mut self, mut batch: Batch) {
         if batch.commands.is_empty() {
             return;
@@ -115,8 +114,7 @@ impl Thread {
         }
     }
 
-    /// Applies calls in one transaction, those that come meanwhile too, and returns how many rows it has made
-    /// due.
+    /// Applies calls in one transaction with those that arrive meanwhile. Returns the number of rows that became due.
     fn commit(
         &mut self,
         batch: &mut Batch,
@@ -146,7 +144,7 @@ impl Failure {
     /// Sorts an error that one call raised.
     fn of_one(error: ::rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
-            // It said nothing about the file or the disk.
+            // An error of the values, not of the file or the disk.
             None
             | Some(
                 ErrorCode::ConstraintViolation
