@@ -84,7 +84,7 @@ async fn no_more_requests_than_that_are_under_way_and_a_dropped_one_makes_room()
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_gives_up_waiting_uses_nothing_up() {
+async fn a_caller_that_gives_up_waiting_uses_nothing_up() {
     let budget = RequestBudget::new(1.0, 4);
     budget.acquire().await.unwrap().answered();
     let began = Instant::now();
@@ -235,9 +235,9 @@ async fn a_closed_budget_is_no_answer_of_the_api() {
     for row in inbox.list(&InboxFilter::default(), None, 100).await.unwrap() {
         assert_eq!((row.fetches, row.attempts, row.error.as_deref()), (0, 0, None), "{row:?}");
     }
-    assert_eq!(api.asked(), 0);
+    assert_eq!(api.fetches(), 0);
     sleep(SECOND * 10).await;
-    assert_eq!((done(&inbox).await, api.asked(), script.runs()), (20, 20, 20));
+    assert_eq!((done(&inbox).await, api.fetches(), script.runs()), (20, 20, 20));
 }
 
 /// However long they wait for their turn: the API is healthy.
@@ -267,13 +267,13 @@ async fn the_time_in_the_queue_of_a_budget_is_not_the_time_of_the_answer() {
             }
             assert!(began.elapsed() < HOUR, "{} are done", done(&inbox).await);
         }
-        assert_eq!((api.asked(), script.runs()), (events, events));
+        assert_eq!((api.fetches(), script.runs()), (events, events));
         drop(workers);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_waits_when_it_closes_is_told_at_once() {
+async fn a_caller_that_waits_when_it_closes_is_refused_at_once() {
     let budget = RequestBudget::new(1000.0, 1);
     let permit = budget.acquire().await.unwrap();
     let waiting = tokio::spawn({
@@ -316,7 +316,7 @@ async fn of_10_000_jobs_without_a_webhook_all_are_handled_once_within_the_budget
             sleep(MINUTE).await;
             assert!(began.elapsed() < HOUR * 3, "{} of {JOBS} are done", done(&inbox).await);
         }
-        let (asked, took) = (api.asked(), began.elapsed());
+        let (asked, took) = (api.fetches(), began.elapsed());
         let budget = took.as_secs() as usize * 2 + 2;
         assert!(asked <= budget, "asked {asked} times in {took:?}");
         assert!(asked <= JOBS + JOBS / 100, "asked {asked} times for {JOBS} jobs");
@@ -344,7 +344,7 @@ async fn an_api_that_is_down_for_an_hour_costs_few_requests_and_no_attempt() {
         let worker = InboxWorker::new(inbox.clone(), script.handler(), Verification::fetch(source));
         let _worker = worker.start();
         sleep(HOUR).await;
-        assert!(api.asked() <= 80, "{says:?}: asked {} times in an hour", api.asked());
+        assert!(api.fetches() <= 80, "{says:?}: asked {} times in an hour", api.fetches());
         let rows = inbox.list(&InboxFilter::default(), None, 1000).await.unwrap();
         assert!(rows.iter().all(|row| row.attempts == 0 || row.state == InboxState::Running), "{says:?}");
         api.says(Says::Pending);

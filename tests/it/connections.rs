@@ -46,7 +46,7 @@ async fn a_connection_serves_many_requests_and_closes_after_an_unread_body() {
 }
 
 #[tokio::test]
-async fn an_expected_continue_is_asked_for_only_when_the_body_is_wanted() {
+async fn a_100_continue_is_sent_only_when_the_body_is_wanted() {
     for framework in Framework::ALL {
         eprintln!("{framework:?}");
         let script = Script::default();

@@ -56,7 +56,7 @@ async fn without_a_worker_everything_is_acknowledged_and_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_commit_that_fails_is_answered_503_and_the_next_try_is_handled_once() {
+async fn a_commit_that_fails_is_answered_503_and_the_next_delivery_is_handled_once() {
     for fault in FAULTS {
         for times in [1, 2] {
             let (script, payload) = (Script::default(), Payload::extract_completed());
@@ -85,7 +85,7 @@ async fn a_store_that_stays_away_acknowledges_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_commit_goes_on_after_its_deadline_and_the_next_copy_is_acknowledged() {
+async fn a_commit_goes_on_after_its_deadline_and_the_next_duplicate_is_acknowledged() {
     let (script, payload) = (Script::default(), Payload::extract_completed());
     let inbox = FaultyInbox::default().fail(Call::Receive, [Some(Fault::Late)]);
     let (receiver, _worker) = running(&inbox, &script);
@@ -116,7 +116,7 @@ async fn a_commit_goes_on_when_the_client_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn copies_are_acknowledged_and_handled_once_whatever_became_of_the_first() {
+async fn duplicates_are_acknowledged_and_their_event_is_handled_once_in_every_state() {
     for act in [Act::Succeed, Act::Fail, Act::FailPermanently, Act::Panic, Act::Take(SECOND * 60)] {
         let inbox = FaultyInbox::default();
         let script = Script::new([act]);

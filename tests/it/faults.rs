@@ -22,7 +22,7 @@ async fn deliver(script: &Script, store: &FaultyStore, payload: &Payload) -> Rep
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_claim_that_fails_is_answered_503_runs_nothing_and_the_next_try_succeeds() {
+async fn a_claim_that_fails_is_answered_503_runs_nothing_and_the_next_delivery_succeeds() {
     for fault in FAULTS {
         let (script, payload) = (Script::default(), Payload::extract_completed());
         let store = FaultyStore::new().fail(Call::Claim, [Some(fault)]);
@@ -149,7 +149,7 @@ async fn a_claim_is_waited_for_until_the_answer_is_due_and_no_longer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_copy_whose_last_look_comes_too_late_is_told_what_the_looks_before_saw() {
+async fn a_duplicate_whose_last_look_comes_too_late_is_answered_from_the_look_before() {
     let script = Script::new([Act::Take(Duration::from_secs(60))]);
     let slow = [None, None, Some(Fault::Slow), Some(Fault::Slow), Some(Fault::Slow)];
     let receiver = WebhookReceiver::builder(script.handler())
@@ -206,7 +206,7 @@ async fn a_release_that_fails_costs_no_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_fails_is_run_again_by_the_next_try_and_one_that_fails_permanently_is_not() {
+async fn a_handler_that_fails_is_run_again_by_the_next_delivery_and_one_that_fails_permanently_is_not() {
     let cases = [
         (vec![Act::Fail, Act::Succeed], vec![Some(503), Some(200)]),
         (vec![Act::Panic, Act::Succeed], vec![Some(500), Some(200)]),

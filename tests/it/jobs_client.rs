@@ -219,7 +219,7 @@ async fn a_status_that_is_not_final_is_a_job_that_still_runs() {
 }
 
 #[tokio::test]
-async fn a_reply_that_is_about_another_job_or_none_is_an_error_and_is_not_asked_for_again() {
+async fn a_reply_about_another_job_or_no_job_is_an_error_and_is_not_fetched_again() {
     let other = "7517f65e-6eaa-4961-bcce-7672e267769e";
     let twice = format!(r#"{{"id":"{ID}","id":"{other}","type":"extract","status":"completed"}}"#);
     for (body, error) in [
@@ -248,7 +248,7 @@ async fn a_reply_that_is_about_another_job_or_none_is_an_error_and_is_not_asked_
 }
 
 #[tokio::test]
-async fn a_failing_api_is_asked_again_and_says_for_how_long_to_wait() {
+async fn a_failing_api_is_called_again_and_says_for_how_long_to_wait() {
     let body = data(&webhook());
     for failing in [status(500), status(502), status(503), status(429), Answer::BreaksOff] {
         let server = Server::start([failing, ok(body.clone())]).await;
@@ -278,7 +278,7 @@ async fn a_failing_api_is_asked_again_and_says_for_how_long_to_wait() {
 }
 
 #[tokio::test]
-async fn after_a_429_nobody_asks_for_a_while_and_all_are_told() {
+async fn after_a_429_no_client_fetches_for_a_while_and_all_get_the_error() {
     let server = Server::start([with(429, "retry-after", "60")]).await;
     let client = server.client();
     let Err(first) = client.fetch(&id()).await else { panic!("it was answered") };
@@ -313,7 +313,7 @@ async fn a_refused_key_is_said_clearly_and_the_api_is_not_hammered() {
 }
 
 #[tokio::test]
-async fn a_status_about_one_job_is_no_reason_not_to_ask_for_others_and_three_in_a_row_are() {
+async fn a_status_about_one_job_stops_no_other_fetch_and_three_in_a_row_stop_all() {
     for (number, refused) in [(400, true), (403, true), (422, true), (500, false), (503, false)] {
         let answers = [status(number), status(number), ok(data(&webhook())), status(number)];
         let server = Server::start(answers).await;
@@ -410,7 +410,7 @@ async fn what_a_webhook_says_of_a_download_url_is_never_followed() {
 }
 
 #[tokio::test]
-async fn an_id_that_could_lead_elsewhere_is_not_asked_for() {
+async fn an_id_that_could_lead_elsewhere_is_not_fetched() {
     let server = Server::start([ok(data(&webhook()))]).await;
     let client = server.client();
     for id in [
@@ -534,7 +534,7 @@ async fn the_key_is_in_no_log_and_no_error_and_no_debug() {
 }
 
 #[tokio::test]
-async fn a_document_of_64_mib_comes_in_chunks_and_waits_for_whoever_reads_it() {
+async fn a_document_of_64_mib_comes_in_chunks_and_waits_for_its_reader() {
     const CHUNK: usize = 1 << 20;
     let sent = Arc::new(AtomicUsize::new(0));
     let counted = sent.clone();
@@ -602,7 +602,7 @@ async fn a_document_that_breaks_off_or_falls_silent_is_an_error() {
 }
 
 #[tokio::test]
-async fn clones_and_whoever_shares_the_budget_stay_within_it_together() {
+async fn clones_and_clients_that_share_a_budget_stay_within_it_together() {
     let server = Server::start([ok(data(&webhook()))]).await;
     let budget = RequestBudget::new(20.0, 4);
     let clients = [server.client_with(budget.clone()), server.client_with(budget)];

@@ -28,7 +28,7 @@ fn receiver(script: &Script) -> WebhookReceiver {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_64_copies_at_once_one_runs_the_handler() {
+async fn of_64_duplicates_at_once_one_runs_the_handler() {
     let script = Script::default();
     let server = Server::start(Framework::Axum, receiver(&script)).await;
     let sender = Sender::to_url(server.url()).unwrap();
@@ -46,7 +46,7 @@ async fn of_64_copies_at_once_one_runs_the_handler() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn copies_wait_and_one_takes_over_when_the_first_fails() {
+async fn duplicates_wait_and_one_takes_over_when_the_first_fails() {
     let gate = Arc::new(Gate::default());
     // Both runs of the script succeed; the handler around it makes a failure of the first.
     let script = Script::new([Act::Wait(gate.clone()), Act::Succeed]);
@@ -84,7 +84,7 @@ async fn copies_wait_and_one_takes_over_when_the_first_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_copy_that_takes_over_and_fails_does_not_try_twice() {
+async fn a_duplicate_that_takes_over_and_fails_makes_no_second_attempt() {
     let script = Script::new([Act::Take(Duration::from_secs(1)), Act::Fail]);
     let receiver = WebhookReceiver::builder(script.handler())
         .unauthenticated()

@@ -38,15 +38,15 @@ async fn a_job_whose_webhook_never_came_is_handled_once_after_its_deadline() {
     let row = inbox.until(&job(1), InboxState::Done).await;
     let took = began.elapsed();
     assert!((MINUTE * 15..MINUTE * 15 + SECOND * 3).contains(&took), "{took:?}");
-    assert_eq!((script.runs(), api.asked(), row.verified), (1, 1, true));
+    assert_eq!((script.runs(), api.fetches(), row.verified), (1, 1, true));
     assert_eq!(inbox.rows.get(&job(1)).await.unwrap().unwrap().1.as_ref(), Some(said.body()));
     assert_eq!(inbox.receive(&said).await.unwrap(), Receipt::Duplicate, "its webhook comes after all");
     sleep(HOUR).await;
-    assert_eq!((script.runs(), api.asked()), (1, 1));
+    assert_eq!((script.runs(), api.fetches()), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_whose_webhook_came_is_not_asked_for() {
+async fn a_job_whose_webhook_came_is_not_fetched() {
     let (inbox, api, script) = (FaultyInbox::default(), Api::new(Says::Pending), Script::default());
     inbox.expect(&job(1), MINUTE).await.unwrap();
     inbox.receive(&finished(&job(1))).await.unwrap();
@@ -54,11 +54,11 @@ async fn a_job_whose_webhook_came_is_not_asked_for() {
     sleep(HOUR).await;
     let _worker = inbox.worker(&script).start();
     inbox.until(&job(1), InboxState::Done).await;
-    assert_eq!(api.asked(), 0);
+    assert_eq!(api.fetches(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_webhook_that_comes_while_its_job_is_asked_for_wins() {
+async fn a_webhook_that_arrives_during_a_fetch_wins() {
     let (inbox, script) = (FaultyInbox::default(), Script::default());
     let api = Api::new(Says::Pending).takes(SECOND * 5);
     inbox.expect(&job(1), Duration::ZERO).await.unwrap();
@@ -72,7 +72,7 @@ async fn a_webhook_that_comes_while_its_job_is_asked_for_wins() {
     assert_eq!(inbox.receive(&webhook).await.unwrap(), Receipt::Stored);
     let row = inbox.until(&job(1), InboxState::Done).await;
     sleep(MINUTE).await;
-    assert_eq!((row.verified, script.runs(), api.asked()), (false, 1, 1));
+    assert_eq!((row.verified, script.runs(), api.fetches()), (false, 1, 1));
     assert_eq!(inbox.rows.get(&job(1)).await.unwrap().unwrap().1.as_ref(), Some(webhook.body()));
 }
 
@@ -111,7 +111,7 @@ async fn an_expected_job_that_the_api_does_not_know_is_dead_after_ten_minutes() 
     let row = inbox.until(&job(1), InboxState::Dead).await;
     assert!((MINUTE * 11..MINUTE * 15).contains(&began.elapsed()), "{:?}", began.elapsed());
     assert_eq!(row.error.as_deref(), Some("fetched 5 times: the API knows no such job"));
-    assert_eq!(api.asked(), 5);
+    assert_eq!(api.fetches(), 5);
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,7 +137,7 @@ async fn an_id_that_no_job_of_the_api_can_have_is_dead_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_api_does_not_answer_it_is_asked_less_and_less_and_then_all_are_handled() {
+async fn while_the_api_does_not_answer_fetches_become_rarer_and_then_all_jobs_are_handled() {
     for says in [Says::Down, Says::Unauthorized, Says::RateLimited(SECOND * 30), Says::Panic] {
         let (inbox, api) = (FaultyInbox::default(), Api::new(says.clone()));
         let script = Script::default();
@@ -147,7 +147,7 @@ async fn while_the_api_does_not_answer_it_is_asked_less_and_less_and_then_all_ar
         let _worker = inbox.worker(&script).start();
         let _reconciler = Reconciler::new(inbox.clone(), api.clone()).start();
         sleep(HOUR).await;
-        assert!(api.asked() <= 4 * 22, "{says:?}: asked {} times in an hour", api.asked());
+        assert!(api.fetches() <= 4 * 22, "{says:?}: asked {} times in an hour", api.fetches());
         assert_eq!(inbox.rows.stats().await.unwrap().expected, 500, "{says:?}");
         for number in 0..500 {
             api.finish(&job(number));
@@ -249,7 +249,7 @@ async fn a_report_that_a_job_still_runs_does_not_end_its_expectation() {
         let row = inbox.until(&job(1), InboxState::Done).await;
         let took = began.elapsed();
         assert!((MINUTE * 15..MINUTE * 15 + SECOND * 5).contains(&took), "fails: {fails:?}: {took:?}");
-        assert!(row.verified && api.asked() == 1, "{row:?}");
+        assert!(row.verified && api.fetches() == 1, "{row:?}");
         assert_eq!(inbox.rows.get(&job(1)).await.unwrap().unwrap().1.as_ref(), Some(said.body()));
         let reports = reports.load(Ordering::SeqCst);
         assert!(if fails == Some(false) { reports > 3 } else { reports == 1 }, "handled {reports} times");
@@ -271,13 +271,13 @@ async fn slow_answers_hold_the_next_ones_not_up() {
     sleep(SECOND * 20).await;
     assert_eq!(script.runs(), 97);
     sleep(MINUTE * 3).await;
-    assert_eq!((script.runs(), api.asked()), (100, 100));
+    assert_eq!((script.runs(), api.fetches()), (100, 100));
     assert!(api.most_in_flight() <= 4);
 }
 
 /// The lease of an overdue job is renewed while its answer is waited for: nobody else asks for it.
 #[tokio::test(start_paused = true)]
-async fn a_job_that_waits_for_its_turn_is_asked_for_by_one() {
+async fn a_job_that_waits_for_its_turn_is_fetched_by_one() {
     let (inbox, script) = (FaultyInbox::default(), Script::default());
     let (api, budget) = (Api::new(Says::Pending), RequestBudget::new(0.002, 1));
     budget.acquire().await.unwrap().answered();
@@ -288,7 +288,7 @@ async fn a_job_that_waits_for_its_turn_is_asked_for_by_one() {
     let _reconcilers = [0, 1].map(|_| Reconciler::new(inbox.clone(), source.clone()).start());
     inbox.until(&job(1), InboxState::Done).await;
     sleep(HOUR).await;
-    assert_eq!((api.asked(), script.runs()), (1, 1));
+    assert_eq!((api.fetches(), script.runs()), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -303,13 +303,13 @@ async fn reconcilers_of_one_inbox_share_the_work() {
     for number in 0..100 {
         inbox.until(&job(number), InboxState::Done).await;
     }
-    assert_eq!((api.asked(), script.runs()), (100, 100));
+    assert_eq!((api.fetches(), script.runs()), (100, 100));
     for reconciler in running {
         assert_eq!(reconciler.shutdown(Duration::ZERO).await, 0, "it has nothing to do, and says it has");
     }
     inbox.expect(&job(1000), Duration::ZERO).await.unwrap();
     sleep(HOUR).await;
-    assert_eq!(api.asked(), 100, "it was shut down");
+    assert_eq!(api.fetches(), 100, "it was shut down");
 }
 
 #[tokio::test(start_paused = true)]
@@ -321,6 +321,6 @@ async fn a_job_that_is_leased_during_the_shutdown_is_released_and_not_fetched() 
     // The call takes longer.
     sleep(SECOND).await;
     assert_eq!(reconciler.shutdown(MINUTE).await, 0);
-    assert_eq!(api.asked(), 0, "fetched after the shutdown began");
+    assert_eq!(api.fetches(), 0, "fetched after the shutdown began");
     assert_eq!(inbox.rows.overdue(1, MINUTE).await.unwrap().len(), 1, "the job is not free at once");
 }

@@ -64,22 +64,22 @@ async fn the_handler_gets_what_the_api_says_and_the_row_keeps_it() {
     assert_eq!((row.attempts, row.fetches, row.job_type.as_deref()), (1, 0, Some("extract")));
     assert_eq!(*bodies.lock().unwrap(), [said.body().clone()]);
     assert_eq!(inbox.rows.get(&job).await.unwrap().unwrap().1.as_ref(), Some(said.body()));
-    assert_eq!(api.asked(), 1);
+    assert_eq!(api.fetches(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_verified_is_not_asked_for_again_when_the_handler_fails() {
+async fn a_verified_event_is_not_fetched_again_when_the_handler_fails() {
     let (inbox, api) = (FaultyInbox::default(), Api::new(Says::Pending));
     let script = Script::new([Act::Fail, Act::Panic, Act::Fail, Act::Succeed]);
     let job = inbox.add_new().await;
     api.finish(&job);
     let _worker = worker(&inbox, &script, &api).start();
     let row = inbox.until(&job, InboxState::Done).await;
-    assert_eq!((row.attempts, script.runs(), api.asked()), (4, 4, 1));
+    assert_eq!((row.attempts, script.runs(), api.fetches()), (4, 4, 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_that_has_not_ended_is_expected_and_asked_for_after_2_to_60_seconds() {
+async fn a_pending_job_is_expected_and_fetched_after_2_to_60_seconds() {
     let (inbox, api, script) = (FaultyInbox::default(), Api::new(Says::Pending), Script::default());
     let job = inbox.add_new().await;
     let _worker = worker(&inbox, &script, &api).start();
@@ -110,17 +110,17 @@ async fn a_job_that_the_api_does_not_know_is_dead_after_five_times_in_ten_minute
     assert_eq!(row.error.as_deref(), Some("the API knows no such job"));
     let row = inbox.until(&job, InboxState::Dead).await;
     assert!((MINUTE * 10..MINUTE * 14).contains(&began.elapsed()), "{:?}", began.elapsed());
-    assert_eq!((api.asked(), script.runs()), (5, 0));
+    assert_eq!((api.fetches(), script.runs()), (5, 0));
     assert_eq!(row.error.as_deref(), Some("fetched 5 times: the API knows no such job"));
 
     api.finish(&job);
     assert_eq!(inbox.receive(&forged(&job, 0)).await.unwrap(), Receipt::Stored, "it may come again");
     inbox.until(&job, InboxState::Done).await;
-    assert_eq!((api.asked(), script.runs()), (6, 1));
+    assert_eq!((api.fetches(), script.runs()), (6, 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_job_that_nobody_knew_is_asked_for_again_when_it_is_replayed() {
+async fn a_dead_letter_of_an_unknown_job_is_fetched_again_when_it_is_replayed() {
     let (inbox, api, script) = (FaultyInbox::default(), Api::new(Says::NotFound), Script::default());
     let job = inbox.add_new().await;
     let _worker = worker(&inbox, &script, &api).start();
@@ -128,7 +128,7 @@ async fn a_dead_job_that_nobody_knew_is_asked_for_again_when_it_is_replayed() {
     api.finish(&job);
     assert!(inbox.rows.replay(&job).await.unwrap());
     inbox.until(&job, InboxState::Done).await;
-    assert_eq!((api.asked(), script.runs()), (6, 1));
+    assert_eq!((api.fetches(), script.runs()), (6, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -281,7 +281,7 @@ async fn a_shutdown_releases_the_jobs_being_fetched() {
     let running = worker(&inbox, &script, &api).start();
     inbox.until(&job, InboxState::Running).await;
     sleep(SECOND * 3).await;
-    assert_eq!(api.asked(), 2);
+    assert_eq!(api.fetches(), 2);
     assert_eq!(running.shutdown(SECOND).await, 2);
     for (job, state) in [(&job, InboxState::Received), (&expected, InboxState::Expected)] {
         let row = inbox.row(job).await;
@@ -296,7 +296,7 @@ async fn a_shutdown_releases_the_jobs_being_fetched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_was_replaced_while_the_api_was_asked_is_verified_once_its_lease_has_ended() {
+async fn an_event_replaced_during_a_fetch_is_verified_once_its_lease_has_ended() {
     let (inbox, script) = (FaultyInbox::default(), Script::default());
     let (api, job) = (Api::new(Says::Pending).takes(SECOND), new_job());
     inbox.receive(&forged(&job, 1)).await.unwrap();
@@ -306,7 +306,7 @@ async fn an_event_that_was_replaced_while_the_api_was_asked_is_verified_once_its
     assert_eq!(inbox.receive(&forged(&job, 0)).await.unwrap(), Receipt::Stored);
     let row = inbox.until(&job, InboxState::Done).await;
     assert!(row.verified);
-    assert_eq!((script.runs(), api.asked()), (1, 2));
+    assert_eq!((script.runs(), api.fetches()), (1, 2));
 }
 
 /// Forged events of every kind for jobs that are known, before, during and after the real one.
@@ -383,7 +383,7 @@ async fn the_fence_is_that_of_the_lease_after_a_verification() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_inbox_knows_the_jobs_that_it_expects_and_forged_ids_are_neither_stored_nor_asked_for() {
+async fn an_inbox_knows_the_jobs_that_it_expects_and_forged_ids_are_neither_stored_nor_fetched() {
     let (inbox, api, script) = (MemoryInbox::new(), Api::new(Says::NotFound), Script::default());
     let receiver = WebhookReceiver::durable(inbox.clone());
     let receiver = receiver.unauthenticated().known_jobs(inbox.clone()).build().unwrap();
@@ -412,5 +412,5 @@ async fn an_inbox_knows_the_jobs_that_it_expects_and_forged_ids_are_neither_stor
     assert_eq!(delivered.await.unwrap(), 200);
     assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
     script.until("it is handled", |script| script.finished() == 1).await;
-    assert_eq!(api.asked(), 1, "the API was asked for a forged id");
+    assert_eq!(api.fetches(), 1, "the API was asked for a forged id");
 }

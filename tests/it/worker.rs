@@ -36,7 +36,7 @@ async fn an_event_is_handled_and_done() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn within_a_process_an_event_is_handled_at_once_however_seldom_the_worker_asks() {
+async fn within_a_process_an_event_is_handled_at_once_however_seldom_the_worker_polls() {
     let (inbox, script) = (FaultyInbox::default(), Script::new([Act::FailPermanently, Act::Succeed]));
     let _worker = inbox.worker(&script).poll(HOUR).start();
     inbox.faults.until(Call::Lease, 1).await;

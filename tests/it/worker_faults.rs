@@ -126,7 +126,7 @@ async fn without_a_hint_a_worker_finds_events_by_asking() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_hints_all_the_time_is_not_asked_all_the_time() {
+async fn a_store_that_hints_all_the_time_is_not_polled_all_the_time() {
     let (inbox, script) = (FaultyInbox::default().hinting(), Script::default());
     let _worker = inbox.worker(&script).start();
     sleep(SECOND).await;

@@ -88,7 +88,7 @@ fn console_width(line: &str) -> usize {
 }
 
 #[tokio::test]
-async fn a_replay_is_asked_for_and_only_yes_is_yes() {
+async fn a_replay_needs_confirmation_and_only_yes_confirms() {
     let folder = Folder::new();
     let (file, inbox) = filled(&folder).await;
     let dead = async || inbox.stats().await.unwrap().dead;
@@ -188,7 +188,7 @@ async fn a_terminal_obeys_no_body() {
 }
 
 #[tokio::test]
-async fn pruning_is_asked_for() {
+async fn pruning_needs_confirmation() {
     let folder = Folder::new();
     let (file, inbox) = filled(&folder).await;
     let prune = ["inbox", "prune", "--db", &file, "--bodies", "0s", "--rows", "0s"];

@@ -62,7 +62,7 @@ async fn one_after_another_each_is_committed_before_its_answer() {
 }
 
 #[tokio::test]
-async fn of_many_copies_at_once_one_is_stored() {
+async fn of_many_duplicates_at_once_one_is_stored() {
     let folder = Folder::new();
     let inbox = SqliteInbox::open(folder.file()).unwrap();
     let results = receive_together(&inbox, &folder, (0..64).map(|_| completed("job"))).await;

@@ -23,7 +23,7 @@ fn beside(file: &Path, suffix: &str) -> PathBuf {
 
 fn is_refused<T: std::fmt::Debug>(result: Result<T, StoreError>) {
     let Err(StoreError::Unavailable(cause)) = result else { panic!("not refused: {result:?}") };
-    assert!(cause.to_string().contains("is gone or another file now"), "{cause}");
+    assert!(cause.to_string().contains("was deleted, moved or replaced"), "{cause}");
 }
 
 #[tokio::test]

@@ -95,7 +95,7 @@ impl Api {
     }
 
     /// The number of fetches.
-    pub fn asked(&self) -> usize {
+    pub fn fetches(&self) -> usize {
         self.state().asked.len()
     }
 

@@ -235,7 +235,7 @@ async fn as_many_workers_of_a_process_are_woken_as_there_is_work_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_processes_those_that_are_told_in_vain_look_less_often() {
+async fn of_many_processes_those_that_are_notified_in_vain_look_less_often() {
     let there = inbox("looks_many").await;
     let (looks, time) = looks_of_ten_workers(&there, &std::array::from_fn(|_| handle("looks_many"))).await;
     // Told in vain, a process looks after 10, 20, 40 … ms, and then about three times a second.

@@ -12,7 +12,7 @@ use crate::support::databases::{Server, postgres};
 use crate::support::eventually;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_of_many_copies_is_stored() {
+async fn one_of_many_duplicates_is_stored() {
     let (inbox, other) = (inbox("copies").await, handle("copies"));
     for round in 0..10 {
         let copies = std::iter::repeat_n(completed(&format!("job-{round}")), 32);
