@@ -230,7 +230,7 @@ async fn a_reply_about_another_job_or_no_job_is_an_error_and_is_not_fetched_agai
         (format!(r#"{{"id":"{ID}","type":"extract"}}"#), "no status"),
         (format!(r#"{{"id":"{ID}","type":"extract","status":7}}"#), "`status` is not a string"),
         (twice, ""),
-        ("[]".to_owned(), "`{` is missing"),
+        ("[]".to_owned(), "not an object"),
         ("<html>".to_owned(), "expected value"),
         (String::new(), "EOF"),
         (format!("{} ]", data(&webhook())), "trailing"),
