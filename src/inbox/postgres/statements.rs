@@ -33,6 +33,7 @@ pub(super) struct Statements {
     pub(super) failed: String,
     pub(super) complete: String,
     pub(super) expect: String,
+    pub(super) is_registered: String,
     pub(super) overdue: String,
     pub(super) contains: String,
     pub(super) prune_rows: String,
@@ -186,6 +187,10 @@ impl Statements {
                 ) AS summed WHERE before < $3"
             )
         };
+        // Registering this job again changes nothing.
+        let is_registered = format!(
+            "SELECT FROM {table} WHERE job_id = $1 AND (deadline_at IS NOT NULL OR status IS NULL OR status {FINAL})"
+        );
         const NO_EVENT: &str = "job_type = NULL, status = NULL, body = NULL, verified = false";
         const NEVER_FETCHED: &str =
             "fetches = 0, not_found = 0, next_fetch_at = NULL, unanswered_since = NULL";
@@ -369,10 +374,8 @@ impl Statements {
                 INSERT INTO {table} AS job (job_id, state, due_at, deadline_at, received_at)
                 SELECT $1, 'expected', {from_now}, {from_now}, clock_timestamp()
                 FROM (SELECT count(*) FROM durably) AS durably
-                WHERE NOT EXISTS (
-                    SELECT FROM {table}
-                    WHERE job_id = $1 AND (deadline_at IS NOT NULL OR status IS NULL OR status {FINAL})
-                )
+                WHERE NOT EXISTS ({is_registered})
+                    AND ($3 OR EXISTS (SELECT FROM {table} WHERE job_id = $1 AND ended_at IS NULL))
                 ON CONFLICT (job_id) DO UPDATE SET
                     state = CASE WHEN {ended} THEN 'expected' ELSE job.state END,
                     due_at = CASE WHEN {ended} THEN greatest(excluded.due_at, job.next_fetch_at) ELSE job.due_at END,
@@ -383,6 +386,7 @@ impl Statements {
                 ended = "job.ended_at IS NOT NULL",
                 another = expect_another("job.ended_at IS NOT NULL"),
             ),
+            is_registered,
             overdue: format!(
                 "WITH fresh AS MATERIALIZED (
                     SELECT number, due_at FROM {table}

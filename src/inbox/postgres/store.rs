@@ -97,16 +97,20 @@ impl InboxStore for PostgresInbox {
     }
 
     async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError> {
-        if !capacity::has_room_to_expect(&self.inner).await {
-            return if self.contains(job).await? { Ok(()) } else { Err(StoreError::Full) };
-        }
+        let has_room = capacity::has_room_to_expect(&self.inner).await;
         let (job, deadline) = (job.to_string(), microseconds(deadline));
-        let parameters: [Parameter<'_>; 2] = [(&job, Type::TEXT), (&deadline, Type::INT8)];
-        let written = self.query(&self.inner.statements.expect, &parameters).await?;
-        if let Some(row) = written.first()
-            && column(row, "expected")?
-        {
-            self.inner.room.expected();
+        let parameters: [Parameter<'_>; 3] =
+            [(&job, Type::TEXT), (&deadline, Type::INT8), (&has_room, Type::BOOL)];
+        let Statements { expect, is_registered, .. } = &self.inner.statements;
+        match self.query(expect, &parameters).await?.first() {
+            Some(row) if column(row, "expected")? => self.inner.room.expected(),
+            Some(_) => {}
+            None if has_room => {}
+            // Without room, a job is registered only if it has a row that counts already.
+            None if self.query(is_registered, &parameters[..1]).await?.is_empty() => {
+                return Err(StoreError::Full);
+            }
+            None => {}
         }
         Ok(())
     }
