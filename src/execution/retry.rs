@@ -9,13 +9,12 @@ use crate::execution::backoff::Backoff;
 use crate::execution::isolation::{CallError, call};
 use crate::store::{Fenced, StoreError};
 
-/// How a fenced write is retried. The pauses are the bounds of `backoff`, without randomness: only the holder of the
-/// lease writes.
+/// How a fenced write is retried. The pauses double, without randomness: only the holder of the lease writes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Retry {
     /// The time limit of one call.
-    pub(crate) call: Duration,
-    pub(crate) backoff: Backoff,
+    call: Duration,
+    backoff: Backoff,
 }
 
 /// How the calls of a write ended.
@@ -30,6 +29,16 @@ pub(crate) enum Written {
 }
 
 impl Retry {
+    /// Retries under a lease of this length. No pause is longer than a tenth of it, so that the last call begins shortly
+    /// before the lease ends.
+    pub(crate) const fn under(lease: Duration, call: Duration, first_pause: Duration) -> Self {
+        let longest = match lease.checked_div(10) {
+            Some(tenth) => tenth,
+            None => lease,
+        };
+        Self { call, backoff: Backoff { first: first_pause, longest } }
+    }
+
     /// Calls `write` until the store answers. Gives up when the next call would begin at `lease_ends` or later; `None`
     /// means that the caller drops this future when the lease is lost.
     ///
@@ -67,8 +76,7 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const RETRY: Retry =
-        Retry { call: SECOND, backoff: Backoff { first: SECOND, longest: Duration::from_secs(4) } };
+    const RETRY: Retry = Retry::under(Duration::from_secs(40), SECOND, SECOND);
 
     /// Writes with the answers in order, each after a second, and then hangs. Returns the end, the pauses, the calls
     /// and the time.
@@ -105,6 +113,15 @@ mod tests {
             );
             assert!(expected, "after {answer:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_is_retried_until_a_tenth_of_the_lease_is_left() {
+        let lease = SECOND * 40;
+        let (written, _, _, took) =
+            write(Some(lease), (0..100).map(|_| Err(StoreError::Full)).collect()).await;
+        assert!(matches!(written, Written::LeaseEnds(CallError::Failed(_))), "{written:?}");
+        assert!((36..=40).contains(&took), "given up after {took} s");
     }
 
     #[tokio::test(start_paused = true)]

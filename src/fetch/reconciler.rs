@@ -28,13 +28,10 @@ const LEASE: Duration = Duration::from_secs(120);
 const CALL_TIME: Duration = Duration::from_secs(30);
 /// The time limit of a renewal.
 const RENEW_TIME: Duration = Duration::from_secs(10);
-/// How the result of a fetch is recorded. If no call succeeds, the job is overdue again when its lease ends.
-const RECORD: Retry = Retry {
-    call: Duration::from_secs(10),
-    backoff: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(10) },
-};
 /// The longest time of recording, so that rows which cannot be written do not keep other jobs from being fetched.
 const RECORD_TIME: Duration = Duration::from_secs(30);
+/// How the result of a fetch is recorded. If no call succeeds, the job is overdue again when its lease ends.
+const RECORD: Retry = Retry::under(RECORD_TIME, Duration::from_secs(10), Duration::from_secs(1));
 /// The pause when no job is overdue.
 const POLL: Duration = Duration::from_secs(1);
 /// The pause after the inbox failed.

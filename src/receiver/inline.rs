@@ -16,7 +16,6 @@ use super::reply::WebhookReply;
 use crate::dedup::Claim;
 use crate::error::chain;
 use crate::event::{JobId, WebhookEvent};
-use crate::execution::backoff::Backoff;
 use crate::execution::drain::Drain;
 use crate::execution::isolation::{CallError, call};
 use crate::execution::lease::{Leases, Renew, Times};
@@ -43,8 +42,7 @@ const DONE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest time for one call that records an outcome.
 const RECORD_TIME: Duration = Duration::from_secs(1);
 /// The retries of recording a job as done.
-const COMPLETE: Retry =
-    Retry { call: RECORD_TIME, backoff: Backoff { first: Duration::from_millis(100), longest: LEASE } };
+const COMPLETE: Retry = Retry::under(LEASE, RECORD_TIME, Duration::from_millis(100));
 
 /// Claims a job, runs the handler, and records the outcome.
 pub(super) struct Inline {

@@ -13,7 +13,6 @@ use super::heartbeats::Heartbeats;
 use super::verify::{Verified, Verifier};
 use crate::error::chain;
 use crate::event::WebhookEvent;
-use crate::execution::backoff::Backoff;
 use crate::execution::drain::Drain;
 use crate::execution::isolation::{CallError, until};
 use crate::execution::lease::{HeldLease, Leases};
@@ -41,7 +40,7 @@ pub(super) struct Attempts {
 impl Attempts {
     pub(super) fn new(settings: Arc<InboxWorker>, fetcher: Option<Arc<Fetcher>>, drain: Arc<Drain>) -> Self {
         let (inbox, lease) = (settings.inbox.clone(), settings.lease);
-        let retry = Retry { call: lease / 3, backoff: Backoff { first: FIRST_PAUSE, longest: lease } };
+        let retry = Retry::under(lease, lease / 3, FIRST_PAUSE);
         Self {
             leases: Heartbeats::leases(inbox.clone(), lease),
             verifier: fetcher.map(|fetcher| Verifier { fetcher, inbox, retry, drain: drain.clone() }),

@@ -64,9 +64,11 @@ async fn an_outcome_that_cannot_be_recorded_is_given_up_with_the_lease_and_the_e
     let worker = inbox.worker(&script).max_attempts(3).start();
     let job = inbox.add_new().await;
     script.until("the handler ends", |script| script.finished() == 1).await;
+    let began = Instant::now();
     assert_eq!(worker.shutdown(LEASE).await, 0, "the retries did not end with the lease");
     let tries = inbox.calls(Call::Settle);
-    assert!((7..=9).contains(&tries), "100 ms doubling fits eight times into 30 s, not {tries}");
+    assert_eq!(tries, 14, "100 ms to 1.6 s, doubling, and then 3 s fit so often into 30 s");
+    assert!(began.elapsed() >= LEASE * 9 / 10, "given up after {:?}", began.elapsed());
     inbox.faults.mend(Call::Settle);
     let _worker = inbox.worker(&script).start();
     let row = inbox.until(&job, InboxState::Done).await;
