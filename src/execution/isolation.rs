@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use tokio::task::unconstrained;
@@ -63,12 +63,21 @@ where
     .await
 }
 
-/// Calls a store, a registry or an authenticator, with the time limit that `late` returns.
-pub(crate) async fn call<T, E: Into<BoxError>>(
+/// Makes a foreign future at the first poll, so that a panic on the way to the future is caught with those of the
+/// future: a trait's method need not be an `async fn`.
+pub(crate) async fn made<F: Future>(make: impl FnOnce() -> F) -> F::Output {
+    make().await
+}
+
+/// Calls a store, a registry or an authenticator, with the time limit that `late` returns. `make` makes the call.
+pub(crate) async fn call<T, E: Into<BoxError>, F>(
     late: impl FnOnce() -> Instant,
-    future: impl Future<Output = Result<T, E>> + Unpin,
-) -> Result<T, CallError> {
-    match until(isolate(future), || sleep_until(late())).await {
+    make: impl FnOnce() -> F,
+) -> Result<T, CallError>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    match until(isolate(pin!(made(make))), || sleep_until(late())).await {
         Ok(Ok(answer)) => answer.map_err(|error| CallError::Failed(error.into())),
         Ok(Err(panicked)) => Err(CallError::Panicked(panicked)),
         Err(()) => Err(CallError::Late),
@@ -88,7 +97,6 @@ fn message(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::pin::pin;
     use std::time::Duration;
 
     use tokio::task::consume_budget;
@@ -111,10 +119,10 @@ mod tests {
         // Also when the budget was used up before the timer's first poll, and by a future around it.
         let nested = pin!(async { until(pin!(busy()), || sleep(Duration::from_secs(600))).await.is_err() });
         assert!(until(nested, || sleep(Duration::from_millis(50))).await.is_err());
-        let answer = pin!(async {
+        let answer = || async {
             busy().await;
             Ok::<_, std::io::Error>(())
-        });
+        };
         let late = call(|| Instant::now() + Duration::from_millis(50), answer).await;
         assert!(matches!(late, Err(CallError::Late)), "{late:?}");
         assert!(began.elapsed() < Duration::from_secs(20), "the timers waited for {:?}", began.elapsed());
@@ -125,6 +133,16 @@ mod tests {
         assert_eq!(until(std::future::ready(1), || sleep(Duration::ZERO)).await, Ok(1));
         let second = Duration::from_secs(1);
         assert_eq!(until(pin!(sleep(second)), || sleep(second)).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_panic_before_there_is_a_future_is_an_error_of_the_call() {
+        let panics = || -> std::future::Ready<std::io::Result<()>> { panic!("no future") };
+        let called = call(Instant::now, panics).await;
+        assert!(
+            matches!(&called, Err(CallError::Panicked(panicked)) if panicked.0 == "no future"),
+            "{called:?}"
+        );
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Writes under a lease, retried until the store answers or the lease ends.
 
-use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -54,7 +53,7 @@ impl Retry {
     {
         let mut failures = 0u32;
         loop {
-            let error = match call(|| Instant::now() + self.call, pin!(write())).await {
+            let error = match call(|| Instant::now() + self.call, &mut write).await {
                 Ok(Fenced::Applied) => return Written::Applied,
                 Ok(Fenced::Stale) => return Written::Stale,
                 Err(error) => error,

@@ -13,7 +13,7 @@ use tracing::{debug, error, info, warn};
 use crate::error::chain;
 use crate::event::{Envelope, JobId};
 use crate::execution::backoff::Backoff;
-use crate::execution::isolation::{CallError, isolate};
+use crate::execution::isolation::{CallError, isolate, made};
 use crate::fetch::{FetchError, FetchTime, Fetched, JobSource, RequestBudget};
 use crate::inbox::{FetchHistory, NoResult, Outcome};
 
@@ -173,7 +173,7 @@ impl Fetcher {
     /// Calls the source. A hang or a panic becomes an error.
     async fn call_in_time(&self, job: &JobId) -> Result<Fetched, FetchError> {
         let time = FetchTime::begin();
-        let fetch = pin!(time.clone().of(self.source.fetch(job)));
+        let fetch = pin!(time.clone().of(made(|| self.source.fetch(job))));
         let mut fetch = isolate(fetch);
         loop {
             let until = time.since().unwrap_or_else(Instant::now) + FETCH_TIME;

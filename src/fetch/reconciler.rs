@@ -174,8 +174,7 @@ impl Reconciling {
             }
             let Some(under_way) = this.drain.enter() else { break };
             let (room, since) = (AT_ONCE - fetching.len(), Instant::now());
-            let overdue = pin!(this.inbox.overdue(room, LEASE));
-            let pause = match call(|| since + CALL_TIME, overdue).await {
+            let pause = match call(|| since + CALL_TIME, || this.inbox.overdue(room, LEASE)).await {
                 Ok(overdue) => {
                     failures = 0;
                     let more = overdue.len() >= room;
@@ -242,7 +241,7 @@ impl Reconciling {
         loop {
             sleep(LEASE / 3).await;
             let began = Instant::now();
-            match call(|| began + RENEW_TIME, self.inbox.renew(lease, LEASE)).await {
+            match call(|| began + RENEW_TIME, || self.inbox.renew(lease, LEASE)).await {
                 Ok(Fenced::Applied) => *lease_ends = began + LEASE,
                 Ok(Fenced::Stale) => {
                     return debug!("the job's webhook arrived during the fetch; dropping the fetch");

@@ -20,7 +20,7 @@ impl Authentication {
         match self {
             Self::Anyone => Ok(Access::Granted),
             Self::Token(token) => Ok(token.check(request)),
-            Self::Custom(authenticator) => call(|| deadline, authenticator.authenticate(request)).await,
+            Self::Custom(authenticator) => call(|| deadline, || authenticator.authenticate(request)).await,
         }
     }
 }

@@ -79,7 +79,7 @@ impl Claims {
                 let Ok(Ok(_permit)) = timeout_at(until, self.calls.acquire()).await else {
                     return warn!("an abandoned claim was not released in time; it ends with its lease");
                 };
-                call(|| Instant::now() + CALL_TIME, (*self.store).release(token)).await
+                call(|| Instant::now() + CALL_TIME, || self.store.release(token)).await
             };
             is_last |= Instant::now() >= until;
             match released {

@@ -24,7 +24,7 @@ pub(super) struct Durable {
 
 impl Durable {
     pub(super) async fn store(&self, event: &Envelope, pending: &PendingReply) -> WebhookReply {
-        let stored = pin!(call(|| Instant::now() + COMMIT_TIME, self.inbox.receive(event)));
+        let stored = pin!(call(|| Instant::now() + COMMIT_TIME, || self.inbox.receive(event)));
         match pending.or_at_deadline(WebhookReply::Unavailable, stored).await {
             Ok(Receipt::Stored) => WebhookReply::Stored,
             Ok(Receipt::Duplicate) => WebhookReply::Duplicate,

@@ -129,7 +129,7 @@ impl Inline {
         in_progress: bool,
     ) -> Result<Claim, WebhookReply> {
         let since = Instant::now();
-        match call(|| deadline.min(since + CALL_TIME), pin!(claim.claim(LEASE))).await {
+        match call(|| deadline.min(since + CALL_TIME), || claim.claim(LEASE)).await {
             Ok(claim) => Ok(claim),
             // Not the store's failure: the call began too close to the deadline.
             Err(CallError::Late) if in_progress && Instant::now() >= deadline => {
@@ -269,7 +269,7 @@ impl Inline {
 
     /// Releases the claim. If the store fails, the drop of the claim repeats the release in the background.
     async fn release(&self, claim: &ClaimHandle) {
-        match call(|| Instant::now() + RECORD_TIME, pin!(claim.release())).await {
+        match call(|| Instant::now() + RECORD_TIME, || claim.release()).await {
             Ok(Fenced::Applied) => {}
             Ok(Fenced::Stale) => debug!("the claim had passed to another delivery before its release"),
             Err(error) => {

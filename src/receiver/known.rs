@@ -27,7 +27,7 @@ pub(super) async fn check(
     let give_up = Instant::now() + GRACE;
     loop {
         let now = Instant::now();
-        match call(|| deadline.min(now + CALL_TIME), registry.is_known(job)).await {
+        match call(|| deadline.min(now + CALL_TIME), || registry.is_known(job)).await {
             Ok(true) => return Ok(()),
             Ok(false) if Instant::now() >= give_up => return Err(WebhookReply::UnknownJob),
             Ok(false) if Instant::now() >= deadline => return Err(WebhookReply::Unavailable),

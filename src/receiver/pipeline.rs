@@ -63,14 +63,15 @@ impl Pipeline {
         B: Body,
         B::Error: Into<BoxError>,
     {
-        let mut read = if body.is_end_stream() { BodyRead::Whole } else { BodyRead::NotWhole };
+        // Set before each call of the body, so that it holds after a panic too. A failed body is not polled again.
+        let mut read = BodyRead::Broken;
         let mut body = pin!(body);
         let deadlines = self.deadlines();
         let limits = &self.body_limits;
         let reply = async {
+            read = if body.is_end_stream() { BodyRead::Whole } else { BodyRead::NotWhole };
             let under_way = self.admit(parts, deadlines.ack).await?;
             body::check_headers(&parts.headers, limits)?;
-            // Set before the read, so that it holds after a panic too. A failed body is not polled again.
             read = BodyRead::Broken;
             let whole = pin!(body::read(body.as_mut(), limits, deadlines.body));
             // Otherwise a body that ends after the shutdown would start its handler then.

@@ -13,7 +13,7 @@ use super::attempts::Attempts;
 use crate::error::chain;
 use crate::execution::backoff::{Backoff, jittered};
 use crate::execution::drain::{Drain, UnderWay};
-use crate::execution::isolation::{CallError, call, isolate, until};
+use crate::execution::isolation::{CallError, call, isolate, made, until};
 use crate::fetch::fetcher::Fetcher;
 use crate::inbox::Leased;
 use crate::telemetry;
@@ -105,7 +105,7 @@ impl Leasing {
         if pause > Duration::ZERO {
             sleep(pause).await;
         }
-        if isolate(self.settings.inbox.wait()).await.is_err() {
+        if isolate(pin!(made(|| self.settings.inbox.wait()))).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -140,7 +140,7 @@ impl Leasing {
         // The call itself is work under way: a shutdown waits until the leased events are released.
         let Some(under_way) = self.drain.enter() else { return Ok(Next::Wait) };
         let (most, since) = (slots.len(), Instant::now());
-        let lease = self.settings.inbox.lease(most, self.settings.lease);
+        let lease = || self.settings.inbox.lease(most, self.settings.lease);
         let leased = call(|| since + self.settings.lease / 3, lease).await?;
         let next = match leased.len() {
             0 => Next::WaitForFirst,

@@ -23,7 +23,7 @@ pub(super) async fn prune(inbox: Arc<dyn InboxStore>, retention: Retention, drai
             () = drain.closed() => return,
         }
         loop {
-            match call(|| Instant::now() + PRUNE_EVERY, inbox.prune(&retention)).await {
+            match call(|| Instant::now() + PRUNE_EVERY, || inbox.prune(&retention)).await {
                 Ok(pruned) if pruned.payloads + pruned.rows == 0 => break,
                 Ok(_) if drain.is_closed() => return,
                 Ok(pruned) => info!(payloads = pruned.payloads, rows = pruned.rows, "pruned finished events"),

@@ -105,6 +105,31 @@ async fn a_body_has_seven_ninths_of_the_deadline_and_must_come_to_its_end() {
     assert_eq!(script.runs(), 0, "a body without its end was handled");
 }
 
+/// Panics when it is asked for its end.
+struct PanicsAtOnce;
+
+impl Body for PanicsAtOnce {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        panic!("a body's bug")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_panics_before_it_is_read_has_an_answer() {
+    let receiver = builder(&Script::default()).build().unwrap();
+    assert_eq!(receiver.receive(post("").with_body(PanicsAtOnce)).await.status(), 503);
+}
+
 /// A server may drop the header or fail over it, so that no test over HTTP/2 could tell.
 #[tokio::test(start_paused = true)]
 async fn no_connection_is_closed_that_is_shared_by_others() {
@@ -117,7 +142,7 @@ async fn no_connection_is_closed_that_is_shared_by_others() {
     }
 }
 
-/// Frames of one kind, always ready and without an end, counted.
+/// Frames of one kind, always ready and counted. They end after a gibibyte, so that a test which takes all of them fails.
 #[derive(Clone)]
 struct Endless {
     kind: Kind,
@@ -148,11 +173,12 @@ impl Body for Endless {
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.given.fetch_add(1, Ordering::SeqCst);
-        Poll::Ready(Some(Ok(match self.kind {
-            Kind::Data(bytes) => Frame::data(Bytes::from_static(bytes)),
-            Kind::Trailers => Frame::trailers(HeaderMap::new()),
-        })))
+        let given = self.given.fetch_add(1, Ordering::SeqCst);
+        Poll::Ready(match self.kind {
+            Kind::Data(bytes) if bytes.len().saturating_mul(given) > 1 << 30 => None,
+            Kind::Data(bytes) => Some(Ok(Frame::data(Bytes::from_static(bytes)))),
+            Kind::Trailers => Some(Ok(Frame::trailers(HeaderMap::new()))),
+        })
     }
 }
 

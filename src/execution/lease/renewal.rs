@@ -120,7 +120,7 @@ impl<R: Renew> Renewal<R> {
     pub(super) async fn run(self, token: R::Token) {
         let Leases { store, times, .. } = &*self.leases;
         let began = Instant::now();
-        let renewed = call(|| began + times.call, store.renew(&token)).await;
+        let renewed = call(|| began + times.call, || store.renew(&token)).await;
         let mut table = self.leases.table();
         let Some(entry) = table.get_mut(self.key) else { return };
         match renewed {
