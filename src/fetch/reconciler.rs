@@ -5,19 +5,21 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, debug, error, info, warn};
 
 use crate::error::chain;
 use crate::execution::backoff::{Backoff, jittered};
 use crate::execution::drain::{Drain, UnderWay};
 use crate::execution::isolation::{CallError, call, until};
+use crate::execution::lease::{Leases, Renew, Times};
 use crate::execution::retry::{Retry, Written};
 use crate::fetch::JobSource;
 use crate::fetch::fetcher::{Fetcher, HORIZON, Verdict};
 use crate::inbox::{InboxStore, Lease, Outcome, Overdue};
-use crate::store::Fenced;
+use crate::store::{Fenced, StoreError};
 use crate::telemetry;
 
 /// The most jobs that are fetched at once.
@@ -26,8 +28,13 @@ const AT_ONCE: usize = 4;
 const LEASE: Duration = Duration::from_secs(120);
 /// The time limit of the call that leases overdue jobs.
 const CALL_TIME: Duration = Duration::from_secs(30);
-/// The time limit of a renewal.
-const RENEW_TIME: Duration = Duration::from_secs(10);
+/// A renewal that fails is repeated every tick: three times within a lease.
+const TIMES: Times = Times {
+    lease: LEASE,
+    renew_every: Duration::from_secs(40),
+    call: Duration::from_secs(10),
+    tick: Duration::from_secs(6),
+};
 /// The longest time of recording, so that rows which cannot be written do not keep other jobs from being fetched.
 const RECORD_TIME: Duration = Duration::from_secs(30);
 /// How the result of a fetch is recorded. If no call succeeds, the job is overdue again when its lease ends.
@@ -109,13 +116,8 @@ impl Reconciler {
     /// Panics outside of a tokio runtime.
     pub fn start(self) -> RunningReconciler {
         let drain = Arc::new(Drain::default());
-        let reconciling = Reconciling {
-            inbox: self.inbox,
-            fetcher: Arc::new(Fetcher::new(self.source)),
-            horizon: self.horizon,
-            drain: drain.clone(),
-        };
-        tokio::spawn(reconciling.run());
+        let fetcher = Arc::new(Fetcher::new(self.source));
+        tokio::spawn(Reconciling::new(self.inbox, fetcher, self.horizon, drain.clone()).run());
         RunningReconciler { drain }
     }
 }
@@ -144,15 +146,40 @@ impl fmt::Debug for Reconciler {
 #[derive(Debug)]
 pub(crate) struct Reconciling {
     inbox: Arc<dyn InboxStore>,
+    leases: Arc<Leases<Renewals>>,
     fetcher: Arc<Fetcher>,
     horizon: Duration,
     drain: Arc<Drain>,
 }
 
+/// Renews the leases of jobs that are fetched or wait for the budget.
+#[derive(Debug)]
+struct Renewals {
+    inbox: Arc<dyn InboxStore>,
+}
+
+#[async_trait]
+impl Renew for Renewals {
+    type Token = Lease;
+
+    async fn renew(&self, lease: &Lease) -> Result<Fenced, StoreError> {
+        self.inbox.renew(lease, LEASE).await
+    }
+
+    fn log_passed_on(&self) {
+        debug!("the job's webhook arrived during the fetch; dropping the fetch");
+    }
+}
+
 impl Reconciling {
+    fn new(inbox: Arc<dyn InboxStore>, fetcher: Arc<Fetcher>, horizon: Duration, drain: Arc<Drain>) -> Self {
+        let leases = Leases::new(Renewals { inbox: inbox.clone() }, TIMES);
+        Self { inbox, leases, fetcher, horizon, drain }
+    }
+
     /// The reconciler of a worker's inbox.
     pub(crate) fn of_inbox(inbox: Arc<dyn InboxStore>, fetcher: Arc<Fetcher>, drain: Arc<Drain>) -> Self {
-        Self { inbox, fetcher, horizon: HORIZON, drain }
+        Self::new(inbox, fetcher, HORIZON, drain)
     }
 
     /// Fetches overdue jobs, a few at a time, until the shutdown.
@@ -209,18 +236,20 @@ impl Reconciling {
         let Overdue { lease, fetches, late } = &overdue;
         let passed_horizon = (*late >= self.horizon).then_some(self.horizon);
         let release = || Verdict::Settle(Outcome::Release { after: Duration::ZERO });
-        let mut lease_ends = since + LEASE;
+        let held = self.leases.hold(lease, since);
         // The reply of the lease may have come after the shutdown began.
         let verdict = if self.drain.is_closed() {
             release()
+        } else if !held.is_held() {
+            // The process stood still since the lease began.
+            return None;
         } else {
             // Dropped before the release is recorded: it may hold a place in the budget.
             let fetch = pin!(self.fetcher.fetch(lease.job(), *fetches, passed_horizon));
-            let (this, lease_ends) = (&self, &mut lease_ends);
-            let ended = move || async move {
+            let ended = || async {
                 tokio::select! {
-                    () = this.lease_lost(lease, lease_ends) => None,
-                    () = this.drain.aborted() => Some(release()),
+                    () = held.lost() => None,
+                    () = self.drain.aborted() => Some(release()),
                 }
             };
             match until(fetch, ended).await {
@@ -228,29 +257,11 @@ impl Reconciling {
                 Err(ended) => ended?,
             }
         };
-        self.record(lease, &verdict, lease_ends).await;
+        self.record(lease, &verdict, held.stop().await).await;
         match verdict {
             // The job was not fetched: the budget is closed.
             Verdict::Settle(Outcome::Release { after }) => Some(after),
             _ => None,
-        }
-    }
-
-    /// Renews a lease while its job is fetched or waits for the budget. Returns when another holder has the row.
-    async fn lease_lost(&self, lease: &Lease, lease_ends: &mut Instant) {
-        loop {
-            sleep(LEASE / 3).await;
-            let began = Instant::now();
-            match call(|| began + RENEW_TIME, || self.inbox.renew(lease, LEASE)).await {
-                Ok(Fenced::Applied) => *lease_ends = began + LEASE,
-                Ok(Fenced::Stale) => {
-                    return debug!("the job's webhook arrived during the fetch; dropping the fetch");
-                }
-                Err(error) => {
-                    let retry_in = LEASE / 3;
-                    warn!(error = %chain(&error), ?retry_in, "the lease of an overdue job was not renewed; retrying");
-                }
-            }
         }
     }
 

@@ -5,19 +5,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use qomplement_webhooks::event::Envelope;
-use qomplement_webhooks::fetch::RequestBudget;
+use qomplement_webhooks::fetch::{FetchError, Fetched, JobSource, RequestBudget};
 use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, Receipt};
 use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::{
     HandlerError, InboxStore, InboxWorker, JobId, MemoryInbox, Reconciler, Verification, WebhookEvent,
-    handler_fn,
+    async_trait, handler_fn,
 };
 use tokio::time::{Instant, sleep};
 
 use crate::budget::Budgeted;
 use crate::support::api::{Api, Says, finished};
 use crate::support::inboxes::FaultyInbox;
-use crate::support::{Call, Fault, Script};
+use crate::support::{Call, FAULTS, Fault, Script};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -289,6 +289,52 @@ async fn a_job_that_waits_for_its_turn_is_fetched_by_one() {
     inbox.until(&job(1), InboxState::Done).await;
     sleep(HOUR).await;
     assert_eq!((api.fetches(), script.runs()), (1, 1));
+}
+
+/// A source that waits for its budget for ever, and counts the fetches that wait.
+#[derive(Debug, Clone)]
+struct Waits {
+    budget: RequestBudget,
+    waiting: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl JobSource for Waits {
+    async fn fetch(&self, _: &JobId) -> Result<Fetched, FetchError> {
+        struct Waiting<'a>(&'a AtomicUsize);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        self.most.fetch_max(self.waiting.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        let _waiting = Waiting(&self.waiting);
+        let permit = self.budget.acquire().await?;
+        panic!("{permit:?} after a day");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_whose_lease_cannot_be_renewed_is_dropped_before_the_next_begins() {
+    for fault in FAULTS {
+        let inbox = FaultyInbox::default().fail(Call::Renew, [Some(fault); 1000]);
+        let source = Waits {
+            budget: RequestBudget::new(0.0, 1),
+            waiting: Arc::default(),
+            most: Arc::default(),
+        };
+        source.budget.acquire().await.unwrap().answered();
+        inbox.expect(&job(1), Duration::ZERO).await.unwrap();
+        let running = [0, 1].map(|_| Reconciler::new(inbox.clone(), source.clone()).start());
+        sleep(SECOND * 100).await;
+        assert_eq!(source.waiting.load(Ordering::SeqCst), 1, "{fault:?}");
+        sleep(HOUR).await;
+        assert_eq!(source.most.load(Ordering::SeqCst), 1, "{fault:?}: fetched twice at once");
+        for reconciler in running {
+            reconciler.shutdown(Duration::ZERO).await;
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -21,6 +21,11 @@ pub(crate) trait Renew: fmt::Debug + Send + Sync + 'static {
 
     /// Makes a lease last for another [`Times::lease`].
     async fn renew(&self, token: &Self::Token) -> Result<Fenced, StoreError>;
+
+    /// Logs that a lease has passed to another holder. The work under the lease is dropped now.
+    fn log_passed_on(&self) {
+        error!("the lease has passed to another holder; dropping the handler now");
+    }
 }
 
 /// Renews the leases of a receiver or a worker.
@@ -126,7 +131,7 @@ impl<R: Renew> Renewal<R> {
         match renewed {
             Ok(Fenced::Applied) => entry.since = began,
             Ok(Fenced::Stale) => {
-                error!("the lease has passed to another holder; dropping the handler now");
+                store.log_passed_on();
                 entry.wake();
                 table.remove(self.key);
             }

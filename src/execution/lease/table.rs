@@ -99,7 +99,7 @@ impl<T> Entry<T> {
     /// Reports that the lease expired, and wakes the holder.
     pub(super) fn expire(&self) {
         let _in_span = self.span.enter();
-        error!("the lease expired before it could be renewed; dropping the handler now");
+        error!("the lease expired before it could be renewed; dropping the work under it now");
         self.wake();
     }
 
