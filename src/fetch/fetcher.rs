@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
@@ -45,13 +45,20 @@ type FetchResult = Result<Fetched, Arc<FetchError>>;
 pub(crate) struct Fetcher {
     source: Arc<dyn JobSource>,
     /// The fetches under way.
-    under_way: Mutex<HashMap<JobId, Weak<OnceCell<FetchResult>>>>,
+    under_way: Mutex<HashMap<JobId, UnderWay>>,
     /// Whether the last fetch failed for a reason that concerns all jobs.
     failing: AtomicBool,
     /// When a closed budget reopens; `None` after an answer since then.
     reopens: Mutex<Option<Instant>>,
     /// Closes when a source without a budget fails. It limits no rate.
     budget: RequestBudget,
+}
+
+/// The result of a fetch, and the number of those that want it.
+#[derive(Debug, Default)]
+struct UnderWay {
+    sharers: usize,
+    result: Arc<OnceCell<FetchResult>>,
 }
 
 /// One fetch of a job, whose result is shared by all that want the job at the same time.
@@ -130,17 +137,16 @@ impl Fetcher {
         self.reopens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn under_way(&self) -> MutexGuard<'_, HashMap<JobId, Weak<OnceCell<FetchResult>>>> {
+    fn under_way(&self) -> MutexGuard<'_, HashMap<JobId, UnderWay>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Joins the fetch of a job that is under way, or starts one.
     fn share<'a>(&'a self, job: &'a JobId) -> SharedFetch<'a> {
         let mut under_way = self.under_way();
-        let result = under_way.get(job).and_then(Weak::upgrade).unwrap_or_default();
-        under_way.insert(job.clone(), Arc::downgrade(&result));
-        drop(under_way);
-        SharedFetch { fetcher: self, job, result }
+        let fetch = under_way.entry(job.clone()).or_default();
+        fetch.sharers += 1;
+        SharedFetch { fetcher: self, job, result: fetch.result.clone() }
     }
 
     /// Calls the source, when the budget allows it. Results that a source must not return become errors.
@@ -263,9 +269,52 @@ impl SharedFetch<'_> {
 impl Drop for SharedFetch<'_> {
     fn drop(&mut self) {
         let mut under_way = self.fetcher.under_way();
-        // The last waiter: a later fetch of the job calls the source again.
-        if Arc::strong_count(&self.result) == 1 {
+        let Some(fetch) = under_way.get_mut(self.job) else { return };
+        fetch.sharers -= 1;
+        // The last one: a later fetch of the job calls the source again.
+        if fetch.sharers == 0 {
             under_way.remove(self.job);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
+    use async_trait::async_trait;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Source;
+
+    #[async_trait]
+    impl JobSource for Source {
+        async fn fetch(&self, _: &JobId) -> Result<Fetched, FetchError> {
+            Ok(Fetched::Pending)
+        }
+    }
+
+    #[test]
+    fn fetches_that_end_together_leave_nothing_behind() {
+        let (fetcher, job) = (Fetcher::new(Arc::new(Source)), "a".parse().unwrap());
+        let together = Barrier::new(2);
+        let share = || {
+            for _ in 0..20_000 {
+                let shared = fetcher.share(&job);
+                together.wait();
+                drop(shared);
+                together.wait();
+                assert!(fetcher.under_way().is_empty(), "an entry without a fetch");
+                together.wait();
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(share);
+            share();
+        });
     }
 }
