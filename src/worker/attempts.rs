@@ -56,11 +56,7 @@ impl Attempts {
     pub(super) async fn run(&self, leased: Leased, since: Instant, verifying: Option<OwnedSemaphorePermit>) {
         let lease = leased.lease.clone();
         let held = self.leases.hold(&lease, since);
-        let outcome = if self.drain.is_closed() {
-            Some(Outcome::Release { after: Duration::ZERO })
-        } else {
-            self.handle(leased, &held, verifying).await
-        };
+        let outcome = self.handle(leased, &held, verifying).await;
         let lease_ends = held.stop().await;
         if let Some(outcome) = outcome {
             telemetry::attempt(label(&outcome));
@@ -80,6 +76,10 @@ impl Attempts {
         }
         if leased.expired {
             return Some(self.after_expiry(&leased));
+        }
+        // After the judgement of an expired attempt: only this lease knows of it.
+        if self.drain.is_closed() {
+            return Some(Outcome::Release { after: Duration::ZERO });
         }
         if let Some(verifier) = &self.verifier
             && !leased.verified

@@ -391,6 +391,25 @@ async fn an_event_leased_when_the_shutdown_begins_is_released_before_it_ends() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_last_attempt_that_expired_does_not_run_again_when_it_is_leased_during_a_shutdown() {
+    let (inbox, script) = (FaultyInbox::default(), Script::default());
+    let job = inbox.add_new().await;
+    // A process that died in the handler of the only attempt.
+    let died = inbox.rows.lease(1, SECOND).await.unwrap().remove(0).lease;
+    assert_eq!(inbox.rows.begin(&died).await.unwrap(), Fenced::Applied);
+    sleep(SECOND).await;
+    let inbox = inbox.fail(Call::Lease, [Some(Fault::Slow)]);
+    let worker = inbox.worker(&script).max_attempts(1).start();
+    sleep(SECOND).await;
+    assert_eq!(stop(&worker, SECOND * 10).await.0, 0, "how many were dropped");
+    let _next = inbox.worker(&script).max_attempts(1).start();
+    sleep(SECOND * 60).await;
+    let row = inbox.row(&job).await;
+    assert_eq!((row.state, script.runs()), (InboxState::Dead, 0));
+    assert_eq!(row.error.as_deref(), Some("attempt 1 of 1 did not end"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_worker_ends_only_by_its_shutdown() {
     let gate = Arc::new(Gate::default());
     let (inbox, script) = (FaultyInbox::default(), Script::new([Act::Wait(gate.clone()), Act::Succeed]));
