@@ -51,6 +51,7 @@ impl Statements {
         const LEASED: &str = "job_id = $1 AND fence = $2";
         const RUNNING: &str = "'running'";
         const LEASABLE: &str = "'running', 'expected'";
+        const IS_RECEIVED: &str = "state = 'received' AS is_received";
         // Puts a commit on the disk before the reply, whatever the database's setting.
         const DURABLY: &str = "SELECT set_config('synchronous_commit', 'on', true)
             WHERE current_setting('synchronous_commit') = 'off'";
@@ -128,7 +129,7 @@ impl Statements {
                     {error}
                     {another}
                 WHERE {LEASED} AND state IN ({from}{repeated})
-                RETURNING true",
+                RETURNING {IS_RECEIVED}",
                 another = expect_another(&when)
             )
         };
@@ -141,7 +142,7 @@ impl Statements {
                     fence = CASE state WHEN 'expected' THEN {next} ELSE fence END,
                     attempts = attempts - CASE state WHEN 'running' THEN 1 ELSE 0 END{sets}
                 WHERE {LEASED} AND state IN ({LEASABLE}, 'received')
-                RETURNING true",
+                RETURNING {IS_RECEIVED}",
                 next = next_number("fence"),
                 from_now = from_now(3)
             )
@@ -335,7 +336,7 @@ impl Statements {
                     attempts = CASE state WHEN 'expected' THEN 0 ELSE attempts END,
                     earlier_attempts = CASE state WHEN 'expected' THEN 0 ELSE earlier_attempts END
                 WHERE {LEASED} AND (state IN ({LEASABLE}) OR (state = 'received' AND verified))
-                RETURNING state = 'received' AS is_received",
+                RETURNING {IS_RECEIVED}",
                 sets = answer.join(", ")
             ),
             done: end(RUNNING, "done", ", 'done'", "NULL", ""),

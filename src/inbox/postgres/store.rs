@@ -42,7 +42,8 @@ impl InboxStore for PostgresInbox {
     }
 
     async fn begin(&self, lease: &Lease) -> Result<Fenced, StoreError> {
-        self.write(&self.inner.statements.begin, lease, &[]).await
+        let begun = self.written(&self.inner.statements.begin, lease, &[]).await?;
+        Ok(if begun.is_none() { Fenced::Stale } else { Fenced::Applied })
     }
 
     async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError> {
@@ -91,7 +92,15 @@ impl InboxStore for PostgresInbox {
             let texts = self.inner.texts();
             match self.settle_with(texts, lease, outcome).await {
                 Err(error) if self.inner.must_escape(texts, &error) => {}
-                settled => return settled,
+                Ok(Some(row)) => {
+                    // Before the reply: a process that releases events may end after it.
+                    if may_be_due_at_once(outcome) && column(&row, "is_received")? {
+                        tell::arrived_now(&self.inner).await;
+                    }
+                    return Ok(Fenced::Applied);
+                }
+                Ok(None) => return Ok(Fenced::Stale),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -151,17 +160,6 @@ impl InboxStore for PostgresInbox {
 }
 
 impl PostgresInbox {
-    /// Runs one of the writes that carry a fencing token. They return a row if they apply.
-    async fn write(
-        &self,
-        statement: &str,
-        lease: &Lease,
-        others: &[Parameter<'_>],
-    ) -> Result<Fenced, StoreError> {
-        let written = self.written(statement, lease, others).await?;
-        Ok(if written.is_none() { Fenced::Stale } else { Fenced::Applied })
-    }
-
     /// Runs a statement of the holder of a lease, and returns its row, if there is one.
     async fn written(
         &self,
@@ -197,37 +195,49 @@ impl PostgresInbox {
         readable
     }
 
+    /// Ends a lease, and returns a row unless the lease is stale.
     async fn settle_with(
         &self,
         texts: Texts,
         lease: &Lease,
         outcome: &Outcome,
-    ) -> Result<Fenced, StoreError> {
+    ) -> Result<Option<Row>, StoreError> {
         let Statements { done, retry, dead, rejected, release, pending, not_found, failed, .. } =
             &self.inner.statements;
         match outcome {
-            Outcome::Done => self.write(done, lease, &[]).await,
+            Outcome::Done => self.written(done, lease, &[]).await,
             Outcome::Retry { after, error } => {
                 let (after, error) = (microseconds(*after), texts.storable(error));
-                self.write(retry, lease, &[(&after, Type::INT8), (&error, Type::TEXT)]).await
+                self.written(retry, lease, &[(&after, Type::INT8), (&error, Type::TEXT)]).await
             }
-            Outcome::Dead { error } => self.write(dead, lease, &[(&texts.storable(error), Type::TEXT)]).await,
+            Outcome::Dead { error } => {
+                self.written(dead, lease, &[(&texts.storable(error), Type::TEXT)]).await
+            }
             Outcome::Release { after } => {
-                self.write(release, lease, &[(&microseconds(*after), Type::INT8)]).await
+                self.written(release, lease, &[(&microseconds(*after), Type::INT8)]).await
             }
             Outcome::Rejected { error } => {
-                self.write(rejected, lease, &[(&texts.storable(error), Type::TEXT)]).await
+                self.written(rejected, lease, &[(&texts.storable(error), Type::TEXT)]).await
             }
             Outcome::FetchAgain { after, answer } => {
                 let after = microseconds(*after);
                 let error = answer.error().map(|error| texts.storable(error));
                 let parameters: [Parameter<'_>; 2] = [(&after, Type::INT8), (&error, Type::TEXT)];
                 match answer {
-                    NoResult::Pending => self.write(pending, lease, &parameters[..1]).await,
-                    NoResult::NotFound => self.write(not_found, lease, &parameters).await,
-                    NoResult::Failed { .. } => self.write(failed, lease, &parameters).await,
+                    NoResult::Pending => self.written(pending, lease, &parameters[..1]).await,
+                    NoResult::NotFound => self.written(not_found, lease, &parameters).await,
+                    NoResult::Failed { .. } => self.written(failed, lease, &parameters).await,
                 }
             }
         }
+    }
+}
+
+/// Whether the row may be received and due at once after a lease that ends with this outcome.
+fn may_be_due_at_once(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Retry { after, .. } | Outcome::Release { after } => after.is_zero(),
+        Outcome::FetchAgain { after, answer } => after.is_zero() && *answer != NoResult::Pending,
+        Outcome::Done | Outcome::Dead { .. } | Outcome::Rejected { .. } => false,
     }
 }

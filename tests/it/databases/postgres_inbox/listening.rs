@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use qomplement_webhooks::event::Envelope;
-use qomplement_webhooks::inbox::{InboxAdmin, Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention};
+use qomplement_webhooks::inbox::{
+    InboxAdmin, Lease, Leased, NoResult, Outcome, Overdue, Pruned, Receipt, Retention,
+};
 use qomplement_webhooks::store::{Fenced, StoreError};
 use qomplement_webhooks::worker::RunningWorker;
 use qomplement_webhooks::{
@@ -45,6 +47,44 @@ async fn an_arrival_in_another_process_wakes_who_waits() {
     here.receive(&completed("own")).await.unwrap();
     timeout(Duration::from_millis(300), here.wait()).await.unwrap();
     assert!(timeout(Duration::from_millis(300), here.wait()).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_due_again_at_once_wakes_another_process() {
+    let (here, there) = (inbox("due_at_once").await, handle("due_at_once"));
+    let quiet = || async { while timeout(Duration::from_millis(300), here.wait()).await.is_ok() {} };
+    there.receive(&completed("job")).await.unwrap();
+    let failed = NoResult::Failed { error: "no answer".to_owned() };
+    let outcomes = |after| {
+        let error = "failed".to_owned();
+        [
+            Outcome::Release { after },
+            Outcome::Retry { after, error },
+            Outcome::FetchAgain { after, answer: failed.clone() },
+        ]
+    };
+    for outcome in outcomes(Duration::ZERO) {
+        let lease = lease_one(&there).await.lease;
+        quiet().await;
+        assert_eq!(there.settle(&lease, &outcome).await.unwrap(), Fenced::Applied);
+        let told = timeout(Duration::from_millis(500), here.wait()).await;
+        assert!(told.is_ok(), "nobody was told of {outcome:?}");
+    }
+    for (number, outcome) in outcomes(HOUR).into_iter().enumerate() {
+        let lease = lease_one(&there).await.lease;
+        quiet().await;
+        assert_eq!(there.settle(&lease, &outcome).await.unwrap(), Fenced::Applied);
+        let told = timeout(Duration::from_millis(300), here.wait()).await;
+        assert!(told.is_err(), "told of {outcome:?}");
+        there.receive(&completed(&format!("job-{number}"))).await.unwrap();
+    }
+    // A job that is overdue again is nothing to lease.
+    quiet().await;
+    there.expect(&job("expected"), Duration::ZERO).await.unwrap();
+    let overdue = there.overdue(1, HOUR).await.unwrap().remove(0).lease;
+    let released = there.settle(&overdue, &Outcome::Release { after: Duration::ZERO }).await.unwrap();
+    assert_eq!(released, Fenced::Applied);
+    assert!(timeout(Duration::from_millis(500), here.wait()).await.is_err(), "told of an overdue job");
 }
 
 #[tokio::test(flavor = "multi_thread")]
