@@ -171,20 +171,16 @@ impl Drop for Discarding<'_> {
     }
 }
 
+/// Whether the client sends its body only after `100 Continue`.
+pub(super) fn waits_for_continue(headers: &HeaderMap) -> bool {
+    headers.get_all(EXPECT).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
 /// Reads and drops the rest of a refused body, within limits.
 ///
 /// Many clients write their whole request before they read the answer. Such a client would see a broken
 /// connection instead of the answer if the connection were closed while it writes.
-pub(super) async fn discard<B: Body>(
-    mut body: Pin<&mut B>,
-    headers: &HeaderMap,
-    limits: &BodyLimits,
-    until: Instant,
-) {
-    // This client sends its body only after `100 Continue`, which a read would make the server send.
-    if headers.get_all(EXPECT).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
-        return;
-    }
+pub(super) async fn discard<B: Body>(mut body: Pin<&mut B>, limits: &BodyLimits, until: Instant) {
     let Some(_place) = Discarding::begin(&limits.discarding) else { return };
     let rest = pin!(async {
         let mut left = MOST_DISCARDED;

@@ -69,8 +69,8 @@ impl WebhookReceiver {
     ///
     /// If the request's head is refused or its body is too large, the rest of the body is read and dropped
     /// before the answer, up to 2 MiB and for up to 1 s, because many clients read no answer before they have
-    /// written everything. Those bytes are neither kept nor counted. A client that waits for `100 Continue` is
-    /// answered at once.
+    /// written everything. Those bytes are neither kept nor counted. A client that still waits for
+    /// `100 Continue` is answered at once.
     ///
     /// # Cancel safety
     ///

@@ -65,6 +65,7 @@ impl Pipeline {
     {
         // Set before each call of the body, so that it holds after a panic too. A failed body is not polled again.
         let mut read = BodyRead::Broken;
+        let mut has_begun = false;
         let mut body = pin!(body);
         let deadlines = self.deadlines();
         let limits = &self.body_limits;
@@ -73,7 +74,10 @@ impl Pipeline {
             let under_way = self.admit(parts, deadlines.ack).await?;
             body::check_headers(&parts.headers, limits)?;
             read = BodyRead::Broken;
-            let whole = pin!(body::read(body.as_mut(), limits, deadlines.body));
+            let whole = pin!(async {
+                has_begun = true;
+                body::read(body.as_mut(), limits, deadlines.body).await
+            });
             // Otherwise a body that ends after the shutdown would start its handler then.
             let whole = self.drain.unless_aborted(whole).await.unwrap_or(Err(WebhookReply::Unavailable));
             let whole = whole.inspect_err(|refusal| {
@@ -85,8 +89,9 @@ impl Pipeline {
             self.process(whole, under_way, deadlines.ack).await
         };
         let reply = reported(deadlines.entered, pin!(reply)).await;
-        if read == BodyRead::NotWhole {
-            body::discard(body, &parts.headers, limits, deadlines.ack).await;
+        // A client that waits for `100 Continue` sends nothing before the first read, which makes the server send that.
+        if read == BodyRead::NotWhole && (has_begun || !body::waits_for_continue(&parts.headers)) {
+            body::discard(body, limits, deadlines.ack).await;
         }
         (reply, read)
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use qomplement_webhooks::{SharedToken, WebhookReceiver};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::answers::{LIMIT, builder, expected};
@@ -60,6 +60,27 @@ async fn a_client_that_writes_a_mebibyte_before_it_reads_reads_its_answer() {
                 assert_eq!(reply, expected(*status, code, false), "{framework:?} {code}");
             }
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_was_told_to_continue_reads_its_answer_too() {
+    for framework in Framework::ALL {
+        let server = Server::start(framework, builder(&Script::default()).build().unwrap()).await;
+        let request = post(chunked(&vec![b' '; MIB], 32 << 10)).undeclared();
+        let request = request.header("transfer-encoding", "chunked").header("expect", "100-continue");
+        let mut stream = connect(server.address).await;
+        stream.write_all(request.head().as_bytes()).await.unwrap();
+        let mut told = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
+        stream.read_exact(&mut told).await.unwrap();
+        assert!(told.starts_with(b"HTTP/1.1 100 "), "{framework:?}: {:?}", String::from_utf8_lossy(&told));
+        for piece in request.body().chunks(64 << 10) {
+            let written = stream.write_all(piece).await;
+            assert!(written.is_ok(), "{framework:?}: {written:?} while it wrote");
+            tokio::task::yield_now().await;
+        }
+        let reply = Connection::of(stream).read("POST").await;
+        assert_eq!(reply, expected(413, "body_too_large", false), "{framework:?}");
     }
 }
 
