@@ -40,18 +40,14 @@ fn first_version(table: &TableName) -> String {
     received_at timestamptz NOT NULL,
     ended_at timestamptz CHECK (ended_at IS NOT NULL OR state NOT IN ('done', 'dead'))
 ) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
-CREATE INDEX {due} ON {table} (due_at, number) WHERE {UNFINISHED} AND fetches <= 0;
-CREATE INDEX {due_again} ON {table} (fetches, due_at, number) WHERE {UNFINISHED} AND fetches > 0;
-CREATE INDEX {expected} ON {table} (due_at, number) WHERE state = 'expected' AND fetches <= 0;
-CREATE INDEX {overdue_again} ON {table} (fetches, due_at, number) WHERE state = 'expected' AND fetches > 0;
+CREATE INDEX {due} ON {table} (fetches, due_at, number) WHERE {UNFINISHED};
+CREATE INDEX {expected} ON {table} (fetches, due_at, number) WHERE state = 'expected';
 CREATE INDEX {done} ON {table} (ended_at) WHERE state = 'done' AND body IS NOT NULL;
 CREATE INDEX {pruned} ON {table} (ended_at) WHERE state = 'done' AND body IS NULL;
 CREATE INDEX {dead} ON {table} (number) WHERE state = 'dead';
 ",
         due = index("due"),
-        due_again = index("due_again"),
         expected = index("expected"),
-        overdue_again = index("overdue_again"),
         done = index("done"),
         pruned = index("pruned"),
         dead = index("dead"),

@@ -51,6 +51,7 @@ impl Statements {
         const LEASED: &str = "job_id = $1 AND fence = $2";
         const RUNNING: &str = "'running'";
         const LEASABLE: &str = "'running', 'expected'";
+        const EXPECTED: &str = "state = 'expected'";
         const IS_RECEIVED: &str = "state = 'received' AS is_received";
         // Puts a commit on the disk before the reply, whatever the database's setting.
         const DURABLY: &str = "SELECT set_config('synchronous_commit', 'on', true)
@@ -180,6 +181,20 @@ impl Statements {
         .map(|(column, value)| {
             format!("{column} = CASE state WHEN 'received' THEN {column} ELSE {value} END")
         });
+        // The numbers of fetches that such rows have, in order, by one look at the index for each. A lease goes through them
+        // one by one and stops when it has enough rows, so that rows which are not due cost nothing. Nothing sorts the
+        // numbers: a recursive query returns them as it finds them, and the rows of each follow from it. Their own limit
+        // lets the planner read them from the index in order; without it, it sorts all that are due.
+        let counts = |rows: &str| {
+            format!(
+                "counts (fetches) AS (
+                    SELECT min(fetches) FROM {table} WHERE {rows}
+                    UNION ALL
+                    SELECT (SELECT min(job.fetches) FROM {table} AS job WHERE {rows} AND job.fetches > counts.fetches)
+                    FROM counts WHERE counts.fetches IS NOT NULL
+                )"
+            )
+        };
         // The first rows that have $3 bytes together, and one more.
         let few = |rows: &str| {
             format!(
@@ -264,41 +279,25 @@ impl Statements {
                 "SELECT rows, bytes, expected, {} AS took
                 FROM (
                     SELECT count(*) AS rows, coalesce(sum(length), 0)::int8 AS bytes
-                    FROM (
-                        SELECT octet_length(body) AS length FROM {table} WHERE {UNFINISHED} AND fetches <= 0
-                        UNION ALL
-                        SELECT octet_length(body) AS length FROM {table} WHERE {UNFINISHED} AND fetches > 0
-                        LIMIT $1
-                    ) AS unfinished
+                    FROM (SELECT octet_length(body) AS length FROM {table} WHERE {UNFINISHED} LIMIT $1) AS unfinished
                     OFFSET 0
                 ) AS counted, (
                     SELECT count(*) AS expected
-                    FROM (
-                        SELECT true FROM {table} WHERE state = 'expected' AND fetches <= 0
-                        UNION ALL
-                        SELECT true FROM {table} WHERE state = 'expected' AND fetches > 0
-                        LIMIT $1
-                    ) AS expected
+                    FROM (SELECT true FROM {table} WHERE state = 'expected' LIMIT $1) AS expected
                     OFFSET 0
                 ) AS counted_too",
                 microseconds("clock_timestamp() - statement_timestamp()")
             ),
             lease: format!(
-                "WITH fresh AS MATERIALIZED (
-                    SELECT number, due_at, state = 'running' AS expired,
-                        state = 'running' AND begun AS was_begun
-                    FROM {table}
-                    WHERE {UNFINISHED} AND fetches <= 0 AND due_at <= statement_timestamp()
-                    ORDER BY due_at, number LIMIT $1 FOR UPDATE SKIP LOCKED
-                ), again AS MATERIALIZED (
-                    SELECT number, due_at, state = 'running' AS expired,
-                        state = 'running' AND begun AS was_begun
-                    FROM {table}
-                    WHERE {UNFINISHED} AND fetches > 0 AND due_at <= statement_timestamp()
-                    ORDER BY fetches, due_at, number LIMIT $1 - (SELECT count(*) FROM fresh)
-                    FOR UPDATE SKIP LOCKED
-                ), due AS MATERIALIZED (
-                    SELECT * FROM fresh UNION ALL SELECT * FROM again
+                "WITH RECURSIVE {counts}, due AS MATERIALIZED (
+                    SELECT due.* FROM counts, LATERAL (
+                        SELECT number, due_at, state = 'running' AS expired,
+                            state = 'running' AND begun AS was_begun
+                        FROM {table}
+                        WHERE {UNFINISHED} AND fetches = counts.fetches AND due_at <= statement_timestamp()
+                        ORDER BY due_at, number LIMIT $1 FOR UPDATE SKIP LOCKED
+                    ) AS due
+                    LIMIT $1
                 ), leased AS (
                     UPDATE {table} AS job SET state = 'running', due_at = {},
                         fence = {}, attempts = {}, begun = false
@@ -311,6 +310,7 @@ impl Statements {
                 next_number("job.fence"),
                 one_more("job.attempts"),
                 since("received_at"),
+                counts = counts(UNFINISHED),
             ),
             begin: format!(
                 "UPDATE {table} SET begun = true WHERE {LEASED} AND state = {RUNNING} RETURNING true"
@@ -389,17 +389,13 @@ impl Statements {
             ),
             is_registered,
             overdue: format!(
-                "WITH fresh AS MATERIALIZED (
-                    SELECT number, due_at FROM {table}
-                    WHERE state = 'expected' AND fetches <= 0 AND due_at <= statement_timestamp()
-                    ORDER BY due_at, number LIMIT $1 FOR UPDATE SKIP LOCKED
-                ), again AS MATERIALIZED (
-                    SELECT number, due_at FROM {table}
-                    WHERE state = 'expected' AND fetches > 0 AND due_at <= statement_timestamp()
-                    ORDER BY fetches, due_at, number LIMIT $1 - (SELECT count(*) FROM fresh)
-                    FOR UPDATE SKIP LOCKED
-                ), overdue AS MATERIALIZED (
-                    SELECT * FROM fresh UNION ALL SELECT * FROM again
+                "WITH RECURSIVE {counts}, overdue AS MATERIALIZED (
+                    SELECT overdue.* FROM counts, LATERAL (
+                        SELECT number, due_at FROM {table}
+                        WHERE {EXPECTED} AND fetches = counts.fetches AND due_at <= statement_timestamp()
+                        ORDER BY due_at, number LIMIT $1 FOR UPDATE SKIP LOCKED
+                    ) AS overdue
+                    LIMIT $1
                 ), leased AS (
                     UPDATE {table} AS job SET due_at = {}, fence = {}
                     FROM overdue WHERE job.number = overdue.number
@@ -409,6 +405,7 @@ impl Statements {
                 from_now(2),
                 next_number("job.fence"),
                 since("coalesce(deadline_at, received_at)"),
+                counts = counts(EXPECTED),
             ),
             contains: format!("SELECT FROM {table} WHERE job_id = $1"),
             prune_rows: format!(

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::place::Place;
 use super::totals::state;
-use super::{integer, now, schema};
+use super::{integer, now, rows, schema};
 use crate::event::JobId;
 use crate::inbox::text::storable;
 use crate::inbox::timestamp::Timestamp;
@@ -127,10 +127,7 @@ pub(super) fn get(
         .optional()
 }
 
-pub(super) const STATS: &str = "SELECT state, rows, bytes,
-        (SELECT min(due_at) FROM inbox WHERE state IN ('received', 'running') AND fetches <= 0),
-        (SELECT min(due_at) FROM inbox WHERE state IN ('received', 'running') AND fetches > 0)
-    FROM inbox_total";
+pub(super) const STATS: &str = "SELECT state, rows, bytes FROM inbox_total";
 
 pub(super) fn stats(connection: &Connection) -> ::rusqlite::Result<InboxStats> {
     let mut stats = InboxStats::default();
@@ -141,15 +138,9 @@ pub(super) fn stats(connection: &Connection) -> ::rusqlite::Result<InboxStats> {
         let Some(state) = state(&total.get_ref(0)?) else { continue };
         *stats.rows_mut(state) = number(total, 1)?;
         stats.bytes = stats.bytes.saturating_add(number(total, 2)?);
-        let due: [Option<i64>; 2] = [total.get(3)?, total.get(4)?];
-        stats.oldest_due = due
-            .into_iter()
-            .flatten()
-            .map(Timestamp)
-            .min()
-            .filter(|due| *due <= now)
-            .map(|due| now.since(due));
     }
+    let oldest_due = rows::LEASABLE.earliest(connection)?.filter(|due| *due <= now);
+    stats.oldest_due = oldest_due.map(|due| now.since(due));
     Ok(stats)
 }
 

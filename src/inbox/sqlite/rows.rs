@@ -23,39 +23,33 @@ macro_rules! columns {
     };
 }
 
-/// The columns of a row that is leased: the job, and the body of its event.
-macro_rules! with_body {
-    ($condition:literal) => {
-        concat!(
-            "SELECT ",
-            columns!(),
-            ", job_id, body FROM inbox LEFT JOIN inbox_body USING (id) WHERE ",
-            $condition
-        )
-    };
-}
-
 const FIND: &str = concat!("SELECT ", columns!(), " FROM inbox WHERE job_id = ?1");
-const DUE: &str = with_body!(
-    "state IN ('received', 'running') AND fetches <= 0 AND due_at <= ?1 ORDER BY due_at, inbox.id LIMIT ?2"
+/// The next number of fetches of unfinished rows, and the earliest time at which such a row is due.
+const NEXT_FETCHES: &str = "SELECT fetches, due_at FROM inbox
+    WHERE state IN ('received', 'running') AND fetches >= ?1 AND due_at IS NOT NULL ORDER BY fetches, due_at LIMIT 1";
+const DUE: &str = concat!(
+    "SELECT ",
+    columns!(),
+    ", job_id, body FROM inbox LEFT JOIN inbox_body USING (id)
+    WHERE state IN ('received', 'running') AND fetches = ?1 AND due_at <= ?2 ORDER BY due_at, inbox.id LIMIT ?3"
 );
-const DUE_AGAIN: &str = with_body!(
-    "state IN ('received', 'running') AND fetches > 0 AND due_at <= ?1 ORDER BY fetches, due_at, inbox.id LIMIT ?2"
-);
+const NEXT_FETCHES_OF_EXPECTED: &str = "SELECT fetches, due_at FROM inbox
+    WHERE state = 'expected' AND fetches >= ?1 AND due_at IS NOT NULL ORDER BY fetches, due_at LIMIT 1";
 const OVERDUE: &str = concat!(
     "SELECT ",
     columns!(),
-    ", job_id FROM inbox WHERE state = 'expected' AND fetches <= 0 AND due_at <= ?1 ORDER BY due_at, id LIMIT ?2"
+    ", job_id FROM inbox WHERE state = 'expected' AND fetches = ?1 AND due_at <= ?2 ORDER BY due_at, id LIMIT ?3"
 );
-const OVERDUE_AGAIN: &str = concat!(
-    "SELECT ",
-    columns!(),
-    ", job_id FROM inbox WHERE state = 'expected' AND fetches > 0 AND due_at <= ?1 ORDER BY fetches, due_at, id LIMIT ?2"
-);
-/// Rows to lease: jobs that were never fetched, then the others.
-pub(super) const LEASABLE: [&str; 2] = [DUE, DUE_AGAIN];
-/// Expected jobs to lease, in the same order.
-pub(super) const OVERDUE_JOBS: [&str; 2] = [OVERDUE, OVERDUE_AGAIN];
+
+/// The statements that find rows to lease: those of jobs with the fewest fetches first, then the longest due.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lookup {
+    next_fetches: &'static str,
+    due: &'static str,
+}
+
+pub(super) const LEASABLE: Lookup = Lookup { next_fetches: NEXT_FETCHES, due: DUE };
+pub(super) const OVERDUE_JOBS: Lookup = Lookup { next_fetches: NEXT_FETCHES_OF_EXPECTED, due: OVERDUE };
 /// Rows without a body come first.
 pub(super) const OLD_ROWS: &str = concat!(
     "SELECT ",
@@ -88,10 +82,10 @@ const DELETE_BODY: &str = "DELETE FROM inbox_body WHERE id = ?1";
 #[cfg(test)]
 pub(super) const STATEMENTS: [&str; 13] = [
     FIND,
+    NEXT_FETCHES,
     DUE,
-    DUE_AGAIN,
+    NEXT_FETCHES_OF_EXPECTED,
     OVERDUE,
-    OVERDUE_AGAIN,
     OLD_ROWS,
     OLD_BODIES,
     INSERT,
@@ -191,24 +185,50 @@ pub(super) fn find(connection: &Connection, job: &JobId) -> ::rusqlite::Result<O
     connection.prepare_cached(FIND)?.query_row([job.to_string()], StoredRow::read).optional()
 }
 
-/// Finds up to `most` rows that are due, by the first statement and then by the second.
-pub(super) fn leasable(
-    connection: &Connection,
-    statements: [&str; 2],
-    now: Timestamp,
-    most: usize,
-) -> ::rusqlite::Result<Vec<Leasable>> {
-    let mut found = Vec::new();
-    for statement in statements {
-        let left = most - found.len();
-        if left > 0 {
-            let mut statement = connection.prepare_cached(statement)?;
-            for row in statement.query_map(params![now.0, integer(left)], Leasable::read)? {
-                found.push(row?);
+impl Lookup {
+    /// Finds up to `most` rows that are due. Rows that are not due cost nothing, however many there are.
+    pub(super) fn find(
+        self,
+        connection: &Connection,
+        now: Timestamp,
+        most: usize,
+    ) -> ::rusqlite::Result<Vec<Leasable>> {
+        let (mut found, mut from) = (Vec::new(), Some(i64::MIN));
+        while found.len() < most
+            && let Some((fetches, earliest)) = self.next(connection, from)?
+        {
+            if earliest <= now {
+                let mut due = connection.prepare_cached(self.due)?;
+                let left = integer(most - found.len());
+                for row in due.query_map(params![fetches, now.0, left], Leasable::read)? {
+                    found.push(row?);
+                }
             }
+            from = fetches.checked_add(1);
         }
+        Ok(found)
     }
-    Ok(found)
+
+    /// The earliest time at which a row is due.
+    pub(super) fn earliest(self, connection: &Connection) -> ::rusqlite::Result<Option<Timestamp>> {
+        let (mut found, mut from) = (None, Some(i64::MIN));
+        while let Some((fetches, earliest)) = self.next(connection, from)? {
+            found = Some(found.map_or(earliest, |found: Timestamp| found.min(earliest)));
+            from = fetches.checked_add(1);
+        }
+        Ok(found)
+    }
+
+    /// The smallest number of fetches from this one on, and the earliest time at which a row with it is due.
+    fn next(
+        self,
+        connection: &Connection,
+        from: Option<i64>,
+    ) -> ::rusqlite::Result<Option<(i64, Timestamp)>> {
+        let Some(from) = from else { return Ok(None) };
+        let mut next = connection.prepare_cached(self.next_fetches)?;
+        next.query_row([from], |row| Ok((row.get(0)?, Timestamp(row.get(1)?)))).optional()
+    }
 }
 
 /// Finds up to `most` rows that were done at a time, in the order of the statement; no more once their bodies have

@@ -52,11 +52,9 @@ pub(super) const MIGRATIONS: [&str; 1] = ["
         done_at INTEGER,
         error TEXT
     ) STRICT;
-    -- What was fetched in vain waits behind what was not yet fetched.
-    CREATE INDEX inbox_leasable ON inbox (due_at) WHERE state IN ('received', 'running') AND fetches <= 0;
-    CREATE INDEX inbox_leasable_again ON inbox (fetches, due_at) WHERE state IN ('received', 'running') AND fetches > 0;
-    CREATE INDEX inbox_expected ON inbox (due_at) WHERE state = 'expected' AND fetches <= 0;
-    CREATE INDEX inbox_expected_again ON inbox (fetches, due_at) WHERE state = 'expected' AND fetches > 0;
+    -- What was fetched more often waits behind what was fetched less.
+    CREATE INDEX inbox_leasable ON inbox (fetches, due_at) WHERE state IN ('received', 'running');
+    CREATE INDEX inbox_expected ON inbox (fetches, due_at) WHERE state = 'expected';
     CREATE INDEX inbox_dead ON inbox (state) WHERE state = 'dead';
     CREATE INDEX inbox_done ON inbox (done_at) WHERE state = 'done' AND bytes IS NOT NULL;
     CREATE INDEX inbox_tombstone ON inbox (done_at) WHERE state = 'done' AND bytes IS NULL;

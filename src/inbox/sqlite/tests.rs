@@ -4,12 +4,13 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::rusqlite::{Connection, params_from_iter};
+use ::rusqlite::{Connection, StatementStatus, params_from_iter};
 use tokio::sync::Notify;
 
 use super::writer::Writer;
 use super::{SqliteInboxError, reads, rows, schema};
 use crate::inbox::limits::Limits;
+use crate::inbox::timestamp::Timestamp;
 use crate::store::StoreError;
 
 fn in_memory() -> Connection {
@@ -94,4 +95,33 @@ fn no_statement_looks_at_all_rows_or_sorts_them() {
         };
         assert!(!steps.iter().any(is_slow), "{statement}\n{steps:?}");
     }
+}
+
+/// The steps of SQLite's machine in one look for due rows of each kind, with so many that were fetched and are not due.
+fn steps_of_a_lease(rows: usize) -> i32 {
+    let connection = in_memory();
+    for (state, body) in [("expected", "NULL"), ("received", "'completed'")] {
+        let insert = format!(
+            "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {rows})
+            INSERT INTO inbox (job_id, state, due_at, fetches, received_at, status)
+            SELECT '{state}' || n, '{state}', 1000 + n, n % 10, 0, {body} FROM n"
+        );
+        connection.execute_batch(&insert).unwrap();
+    }
+    for lookup in [rows::LEASABLE, rows::OVERDUE_JOBS] {
+        assert!(lookup.find(&connection, Timestamp(1000), 16).unwrap().is_empty());
+        assert_eq!(lookup.earliest(&connection).unwrap(), Some(Timestamp(1001)));
+        let due = lookup.find(&connection, Timestamp(1005), 16).unwrap();
+        let fetches: Vec<u32> = due.iter().map(|due| due.stored.row.fetches.count).collect();
+        assert_eq!(fetches, [1, 2, 3, 4, 5]);
+    }
+    let steps =
+        |statement: &&str| connection.prepare_cached(statement).unwrap().get_status(StatementStatus::VmStep);
+    rows::STATEMENTS.iter().map(steps).sum()
+}
+
+#[test]
+fn rows_that_are_not_due_cost_a_lease_nothing() {
+    let (few, many) = (steps_of_a_lease(100), steps_of_a_lease(20_000));
+    assert!(many < few + 100, "{few} steps beside 100 rows, and {many} beside 20,000");
 }

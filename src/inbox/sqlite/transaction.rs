@@ -6,7 +6,7 @@ use ::rusqlite::Connection;
 use bytes::Bytes;
 use tracing::error;
 
-use super::rows::{self, Leasable, StoredRow};
+use super::rows::{self, Leasable, Lookup, StoredRow};
 use super::{integer, now, totals};
 use crate::error::BoxError;
 use crate::event::{Envelope, JobId};
@@ -165,15 +165,15 @@ impl Transaction<'_> {
         })
     }
 
-    /// Leases the rows that the statements find. An unreadable row becomes dead: otherwise every later call would find it
+    /// Leases the rows that a lookup finds. An unreadable row becomes dead: otherwise every later call would find it
     /// again.
     fn lease_each<T>(
         &mut self,
-        statements: [&str; 2],
+        lookup: Lookup,
         most: usize,
         lease: impl Fn(&mut Row, JobId, Option<Bytes>) -> Result<T, BoxError>,
     ) -> ::rusqlite::Result<Vec<T>> {
-        let due = rows::leasable(self.sql, statements, self.now, most)?;
+        let due = lookup.find(self.sql, self.now, most)?;
         let mut leased = Vec::with_capacity(due.len());
         for Leasable { mut stored, job, body } in due {
             let (before, has_body) = (stored.row.clone(), body.is_some());

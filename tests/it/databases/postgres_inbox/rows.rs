@@ -11,6 +11,7 @@ use tokio_postgres::NoTls;
 
 use super::{HOUR, LEASE, client, completed, count, event, inbox, job, lease_one};
 use crate::support::databases::{PASSWORD, postgres};
+use crate::support::eventually;
 
 #[tokio::test]
 async fn the_first_of_two_events_with_different_bytes_is_kept() {
@@ -226,4 +227,46 @@ async fn the_clock_is_the_databases() {
     assert!(row.age < LEASE && row.due_in.unwrap() <= LEASE, "{row:?}");
     inbox.expect(&job("expected"), Duration::ZERO).await.unwrap();
     assert_eq!(inbox.overdue(1, LEASE).await.unwrap()[0].lease.job(), &job("expected"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_not_due_cost_a_lease_nothing() {
+    let inbox = inbox("not_due").await;
+    let client = client(postgres()).await;
+    for (state, event) in [("expected", "NULL, NULL, NULL"), ("received", "'extract', 'completed', 'x'")] {
+        let insert = format!(
+            "INSERT INTO not_due.inbox (job_id, state, due_at, received_at, fetches, job_type, status, body)
+            SELECT '{state}-' || n, '{state}', now() + n * interval '1 hour', now(), n % 10, {event}
+            FROM generate_series(1, 20000) AS n"
+        );
+        client.batch_execute(&insert).await.unwrap();
+    }
+    client.batch_execute("ANALYZE not_due.inbox").await.unwrap();
+    // The server counts with a delay of about a second: what the rows took is not to be counted with the looks.
+    client.execute("SELECT pg_stat_force_next_flush()", &[]).await.unwrap();
+    let read = async || {
+        let scans = "SELECT sum(idx_scan)::int8 FROM pg_stat_user_indexes WHERE schemaname = 'not_due'";
+        let blocks = "SELECT sum(idx_blks_hit + idx_blks_read)::int8 FROM pg_statio_user_indexes
+            WHERE schemaname = 'not_due'";
+        (count(&client, scans).await, count(&client, blocks).await)
+    };
+    let before = read().await;
+    let looked = async || {
+        for _ in 0..10 {
+            assert!(inbox.lease(10, LEASE).await.unwrap().is_empty());
+            assert!(inbox.overdue(10, LEASE).await.unwrap().is_empty());
+        }
+        read().await.0 - before.0 >= 10
+    };
+    eventually("the looks are counted", looked).await;
+    let after = read().await;
+    let (scans, blocks) = (after.0 - before.0, after.1 - before.1);
+    assert!(blocks < scans * 10, "{blocks} blocks of the indexes read in {scans} looks");
+    // Of those that are due, the least fetched come first.
+    let due = "UPDATE not_due.inbox SET due_at = now() - interval '1 minute'
+        WHERE job_id IN ('received-11', 'received-3', 'received-13', 'received-2')";
+    client.batch_execute(due).await.unwrap();
+    let leased = inbox.lease(10, HOUR).await.unwrap();
+    let fetches: Vec<u32> = leased.iter().map(|leased| leased.fetches.count).collect();
+    assert_eq!(fetches, [1, 2, 3, 3]);
 }
