@@ -9,6 +9,7 @@ use qomplement_webhooks::{InboxStore, JobId, SqliteInbox};
 use rusqlite::Connection;
 
 use super::{Folder, HOUR, check, close, completed, event, lease_one, receive, settle};
+use crate::support::inboxes;
 
 #[tokio::test]
 async fn what_was_acknowledged_is_there_after_reopening() {
@@ -191,4 +192,11 @@ async fn an_event_of_an_expected_job_takes_the_place_that_was_kept_for_it() {
     inbox.expect(&"a".parse().unwrap(), HOUR).await.unwrap();
     assert!(matches!(inbox.receive(&completed("b")).await, Err(StoreError::Full)));
     assert_eq!(receive(&inbox, "a").await, Receipt::Stored);
+}
+
+#[tokio::test]
+async fn a_full_inbox_registers_what_it_counts() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::builder(folder.file()).max_unfinished_rows(1).open().unwrap();
+    inboxes::a_full_inbox_registers_what_it_counts(&inbox).await;
 }

@@ -160,6 +160,41 @@ impl InboxStore for FaultyInbox {
     }
 }
 
+/// Checks that an inbox with room for one unfinished row registers exactly those jobs whose row is counted.
+pub async fn a_full_inbox_registers_what_it_counts(inbox: &impl InboxAdmin) {
+    let (day, job) = (Duration::from_secs(24 * 60 * 60), |id: &str| id.parse::<JobId>().unwrap());
+    let report = |id: &str| {
+        let payload = Payload::extract_completed().job_id(id).set("/data/status", "processing");
+        Envelope::try_from(payload.to_bytes()).unwrap()
+    };
+    let done = async || {
+        let lease = inbox.lease(1, day).await.unwrap().remove(0).lease;
+        assert_eq!(inbox.settle(&lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
+    };
+    let state = async |id: &str| inbox.get(&job(id)).await.unwrap().unwrap().0.state;
+    assert_eq!(inbox.receive(&report("waits")).await.unwrap(), Receipt::Stored);
+    let new = inbox.expect(&job("new"), day).await;
+    assert!(matches!(new, Err(StoreError::Full)), "a new job: {new:?}");
+    inbox.expect(&job("waits"), day).await.unwrap();
+    done().await;
+    assert_eq!(state("waits").await, InboxState::Expected, "it was registered without its deadline");
+
+    let last = Envelope::try_from(Payload::extract_completed().job_id("waits").to_bytes()).unwrap();
+    let received = async |event: &Envelope| matches!(inbox.receive(event).await, Ok(Receipt::Stored));
+    super::eventually("there is room", async || received(&last).await).await;
+    done().await;
+    super::eventually("there is room", async || received(&report("done")).await).await;
+    done().await;
+    super::eventually("there is room", async || received(&report("fills")).await).await;
+    let again = inbox.expect(&job("done"), day).await;
+    assert!(matches!(again, Err(StoreError::Full)), "a done job that would be expected again: {again:?}");
+    assert_eq!(state("done").await, InboxState::Done);
+    inbox.expect(&job("waits"), day).await.unwrap();
+    done().await;
+    super::eventually("there is room", async || inbox.expect(&job("done"), day).await.is_ok()).await;
+    assert_eq!(state("done").await, InboxState::Expected);
+}
+
 /// The body of a webhook in other bytes with the same meaning.
 pub fn other_bytes(payload: &Payload) -> Bytes {
     let mut bytes = payload.to_bytes().to_vec();

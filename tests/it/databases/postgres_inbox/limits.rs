@@ -5,7 +5,7 @@ use qomplement_webhooks::inbox::{Outcome, Receipt};
 use qomplement_webhooks::store::{Fenced, StoreError};
 
 use super::{HOUR, LEASE, completed, inbox, job, receive_all};
-use crate::support::eventually;
+use crate::support::{eventually, inboxes};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_inbox_refuses_what_is_new_until_there_is_room() {
@@ -64,6 +64,12 @@ async fn a_full_inbox_expects_no_more_and_receives_what_it_expects() {
     }
     let unlimited = inbox.clone().max_unfinished_rows(u64::MAX).max_unfinished_bytes(u64::MAX);
     unlimited.expect(&job("f"), HOUR).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_inbox_registers_what_it_counts() {
+    let inbox = inbox("full_and_registered").await.max_unfinished_rows(1);
+    inboxes::a_full_inbox_registers_what_it_counts(&inbox).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
