@@ -10,6 +10,7 @@ mod documents;
 mod durable;
 mod examples;
 mod faults;
+mod hand_written;
 mod handling;
 mod jobs;
 mod jobs_client;
