@@ -257,6 +257,20 @@ async fn a_report_that_a_job_still_runs_does_not_end_its_expectation() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_fetched_event_wakes_a_worker_that_never_polls() {
+    let (inbox, api, script) = (FaultyInbox::default(), Api::new(Says::Pending), Script::default());
+    let _worker = inbox.worker(&script).poll(Duration::MAX).start();
+    inbox.faults.until(Call::Lease, 1).await;
+    for number in 0..3 {
+        inbox.rows.expect(&job(number), SECOND * 10).await.unwrap();
+        api.finish(&job(number));
+    }
+    let _reconciler = Reconciler::new(inbox.clone(), api.clone()).start();
+    sleep(MINUTE).await;
+    assert_eq!((api.fetches(), script.runs()), (3, 3), "fetched, and handled");
+}
+
+#[tokio::test(start_paused = true)]
 async fn slow_answers_hold_the_next_ones_not_up() {
     let (inbox, api, script) = (FaultyInbox::default(), Api::new(Says::Pending), Script::default());
     for number in 0..100 {
@@ -319,11 +333,8 @@ impl JobSource for Waits {
 async fn a_fetch_whose_lease_cannot_be_renewed_is_dropped_before_the_next_begins() {
     for fault in FAULTS {
         let inbox = FaultyInbox::default().fail(Call::Renew, [Some(fault); 1000]);
-        let source = Waits {
-            budget: RequestBudget::new(0.0, 1),
-            waiting: Arc::default(),
-            most: Arc::default(),
-        };
+        let source =
+            Waits { budget: RequestBudget::new(0.0, 1), waiting: Arc::default(), most: Arc::default() };
         source.budget.acquire().await.unwrap().answered();
         inbox.expect(&job(1), Duration::ZERO).await.unwrap();
         let running = [0, 1].map(|_| Reconciler::new(inbox.clone(), source.clone()).start());

@@ -141,6 +141,17 @@ async fn a_store_that_hints_all_the_time_is_not_polled_all_the_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_with_the_shortest_poll_lets_time_pass_between_two_looks() {
+    let (inbox, script) = (FaultyInbox::default(), Script::default());
+    let began = Instant::now();
+    let _worker = inbox.worker(&script).poll(Duration::ZERO).start();
+    // The looks are what is waited for, so that a loop without a pause ends the test.
+    inbox.faults.until(Call::Lease, 3000).await;
+    let took = began.elapsed();
+    assert!(took >= SECOND * 2, "3000 looks in {took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_long_handler_keeps_its_lease_and_runs_once() {
     let (inbox, script) = (FaultyInbox::default(), Script::new([Act::Take(SECOND * 600)]));
     let worker = || inbox.worker(&script).max_handler_time(SECOND * 3600).start();

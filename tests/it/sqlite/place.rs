@@ -162,3 +162,44 @@ async fn a_file_that_may_not_be_written_does_not_open() {
         mode(&folder.0.join(name), 0o777);
     }
 }
+
+/// Set in the process that the test below starts.
+#[cfg(target_os = "linux")]
+const READ_ONLY: &str = "FOLDER_ON_A_READ_ONLY_MOUNT";
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn on_a_read_only_mount_nothing_opens() {
+    let Some(folder) = std::env::var_os(READ_ONLY).map(PathBuf::from) else { return };
+    assert!(fs::write(folder.join("other"), "").is_err(), "it is writable");
+    for name in ["open.db", "closed.db", "new.db"] {
+        let error = SqliteInbox::open(folder.join(name)).expect_err(name);
+        let is_said = matches!(error, SqliteInboxError::Open(_) | SqliteInboxError::ReadOnly(_));
+        assert!(is_said && error.source().is_some(), "{name}: {error:?}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_file_on_a_read_only_mount_does_not_open() {
+    let folder = Folder::new();
+    let (mounted, closed, open) =
+        (folder.0.join("mounted"), folder.0.join("closed.db"), folder.0.join("open.db"));
+    fs::create_dir(&mounted).unwrap();
+    receive(&SqliteInbox::open(&closed).unwrap(), "stored").await;
+    eventually("it is closed", async || !beside(&closed, "-wal").exists()).await;
+    let _open = SqliteInbox::open(&open).unwrap();
+    // In a namespace of its own, where everybody may mount, and which ends with the process.
+    let script = r#"mount -t tmpfs tmpfs "$0" && cp ./*.db* "$0" && mount -o remount,ro "$0" && exec "$@""#;
+    let ran = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", script])
+        .args([mounted.clone(), std::env::current_exe().unwrap()])
+        .args(["--exact", "sqlite::place::on_a_read_only_mount_nothing_opens"])
+        .env(READ_ONLY, &mounted)
+        .current_dir(&folder.0)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout);
+    let errors = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success() && said.contains("1 passed"), "{said}{errors}");
+}

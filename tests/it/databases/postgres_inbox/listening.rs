@@ -50,6 +50,21 @@ async fn an_arrival_in_another_process_wakes_who_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_fetched_event_wakes_who_waits_here_and_in_another_process() {
+    let (here, there) = (inbox("fetched").await, handle("fetched"));
+    timeout(Duration::from_secs(5), here.wait()).await.expect("it does not listen");
+    for (number, fetches) in [&here, &there].into_iter().enumerate() {
+        let id = format!("job-{number}");
+        while timeout(Duration::from_millis(300), here.wait()).await.is_ok() {}
+        fetches.expect(&job(&id), Duration::ZERO).await.unwrap();
+        let lease = fetches.overdue(1, HOUR).await.unwrap().remove(0).lease;
+        assert_eq!(fetches.verify(&lease, &completed(&id)).await.unwrap(), Fenced::Applied);
+        let told = timeout(Duration::from_secs(5), here.wait()).await;
+        assert!(told.is_ok(), "nobody was told, by {number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_is_due_again_at_once_wakes_another_process() {
     let (here, there) = (inbox("due_at_once").await, handle("due_at_once"));
     let quiet = || async { while timeout(Duration::from_millis(300), here.wait()).await.is_ok() {} };
@@ -67,7 +82,7 @@ async fn an_event_that_is_due_again_at_once_wakes_another_process() {
         let lease = lease_one(&there).await.lease;
         quiet().await;
         assert_eq!(there.settle(&lease, &outcome).await.unwrap(), Fenced::Applied);
-        let told = timeout(Duration::from_millis(500), here.wait()).await;
+        let told = timeout(Duration::from_secs(5), here.wait()).await;
         assert!(told.is_ok(), "nobody was told of {outcome:?}");
     }
     for (number, outcome) in outcomes(HOUR).into_iter().enumerate() {
