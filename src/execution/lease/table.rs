@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use slab::Slab;
 use tokio::runtime;
 use tokio::sync::Notify;
@@ -36,7 +37,7 @@ impl Times {
 pub(super) struct Table<T> {
     /// The leases of each runtime whose task runs. A task renews the leases of its own runtime only, so that a runtime
     /// that blocks or ends does not take the leases of another with it.
-    pub(super) runtimes: HashMap<runtime::Id, Slab<Entry<T>>>,
+    pub(super) runtimes: HashMap<runtime::Id, Slab<Entry<T>>, RandomState>,
     /// The number of leases so far.
     number: u64,
 }
@@ -65,7 +66,7 @@ pub(super) struct Key {
 
 impl<T> Table<T> {
     pub(super) fn new() -> Self {
-        Self { runtimes: HashMap::new(), number: 0 }
+        Self { runtimes: HashMap::default(), number: 0 }
     }
 
     /// Adds a lease, and returns whether it is the first of its runtime, which has no task yet.
