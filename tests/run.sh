@@ -2,6 +2,11 @@
 # Runs every check and test of the project; `--quick` leaves out what takes long, and what needs a database.
 # The last line counts what passed and what failed; the exit status says whether anything failed.
 set -uo pipefail
+
+# A shell that starts this script in the background has Ctrl-C ignored by all that the script starts, and tests press it.
+if [[ $(trap -p INT) ]]; then
+    exec env --default-signal=INT,QUIT bash "$0" "$@"
+fi
 cd "$(dirname "$0")/.."
 
 quick=false
