@@ -20,6 +20,8 @@ use crate::store::StoreError;
 const PAUSE: Duration = Duration::from_millis(10);
 /// The longest time that a notification may take.
 const TIME: Duration = Duration::from_secs(5);
+/// The longest time that one may take before its caller goes on.
+const NOW: Duration = Duration::from_millis(100);
 
 /// The arrivals of which other processes have not been notified.
 #[derive(Default)]
@@ -52,10 +54,13 @@ pub(super) fn arrived(inner: &Arc<Inner>, events: usize) {
     }
 }
 
-/// Wakes a caller, and notifies other processes before it returns: the program may end then.
+/// Wakes a caller, and notifies other processes before it returns, because the program may end then. Without a free
+/// connection it gives up soon: the outcome that it belongs to is committed, and its caller holds a lease.
 pub(super) async fn arrived_now(inner: &Inner) {
     inner.arrivals.wake_one();
-    notify(inner).await;
+    if timeout(NOW, notify(inner)).await.is_err() {
+        debug!("other processes were not notified of an arrival in time; they find it when they poll");
+    }
 }
 
 async fn notify(inner: &Inner) {

@@ -98,6 +98,10 @@ async fn a_lease_is_kept_and_ended_while_others_hold_all_connections() {
         }
         renewals.join_all().await;
         assert_eq!(inbox.renew(&leased, LEASE).await.unwrap(), Fenced::Applied);
+        let release = inbox.settle(&leased, &Outcome::Release { after: Duration::ZERO });
+        let released = timeout(Duration::from_secs(1), release).await;
+        assert_eq!(released.expect("a release waits for others' connections").unwrap(), Fenced::Applied);
+        let leased = inbox.lease(1, LEASE).await.unwrap().remove(0).lease;
         let overdue = inbox.overdue(1, LEASE).await.unwrap().remove(0).lease;
         let arrived = event("expected", "completed", "");
         assert_eq!(inbox.verify(&overdue, &arrived).await.unwrap(), Fenced::Applied);
