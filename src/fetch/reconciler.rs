@@ -257,7 +257,8 @@ impl Reconciling {
                 Err(ended) => ended?,
             }
         };
-        self.record(lease, &verdict, held.stop().await).await;
+        // A renewal that is under way is stale after the record: the row's fencing token, or its state, is another then.
+        self.record(lease, &verdict, held.stop_at_once()).await;
         match verdict {
             // The job was not fetched: the budget is closed.
             Verdict::Settle(Outcome::Release { after }) => Some(after),

@@ -88,11 +88,16 @@ impl<R: Renew> HeldLease<R> {
     ///
     /// Waits for a renewal that is under way: after a release, that renewal would claim the job again.
     pub(crate) async fn stop(&self) -> Instant {
-        let Times { lease: length, call, .. } = self.leases.times;
         let renewed = self.until(|entry| entry.is_none_or(|entry| !entry.renewing));
-        let _ = until(pin!(renewed), || sleep(call)).await;
+        let _ = until(pin!(renewed), || sleep(self.leases.times.call)).await;
+        self.stop_at_once()
+    }
+
+    /// Stops the renewals and returns the end of the lease; now, if the lease is lost. A renewal that is under way may
+    /// still be carried out.
+    pub(crate) fn stop_at_once(&self) -> Instant {
         let entry = self.leases.table().remove(self.key);
-        entry.map_or_else(Instant::now, |entry| entry.since + length)
+        entry.map_or_else(Instant::now, |entry| entry.since + self.leases.times.lease)
     }
 
     /// Waits until `fact` is true of the lease's entry, or the lease is lost.
