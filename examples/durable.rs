@@ -12,7 +12,6 @@ use qomplement_webhooks::{
     BoxError, InboxWorker, SharedToken, SqliteInbox, Verification, WebhookEvent, WebhookReceiver, handler_fn,
 };
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 #[tokio::main]
@@ -42,12 +41,17 @@ async fn main() -> Result<(), BoxError> {
 
 /// Waits for Ctrl-C, or for SIGTERM, which container platforms and systemd send.
 async fn stop() {
+    #[cfg(unix)]
     let terminate = async {
+        use tokio::signal::unix::{SignalKind, signal};
         signal(SignalKind::terminate())?.recv().await;
         Ok::<_, std::io::Error>(())
     };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<std::io::Result<()>>();
     tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate => {}
+        Ok(()) = tokio::signal::ctrl_c() => {}
+        Ok(()) = terminate => {}
+        else => std::future::pending().await,
     }
 }
