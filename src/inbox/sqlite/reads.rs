@@ -131,6 +131,8 @@ pub(super) const STATS: &str = "SELECT state, rows, bytes FROM inbox_total";
 
 pub(super) fn stats(connection: &Connection) -> ::rusqlite::Result<InboxStats> {
     let mut stats = InboxStats::default();
+    // One snapshot for all statements. Ended by its drop.
+    let _snapshot = connection.unchecked_transaction()?;
     let now = now();
     let mut statement = connection.prepare_cached(STATS)?;
     let mut totals = statement.query([])?;
