@@ -143,15 +143,17 @@ impl Fleet {
         (&self.pipe).write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
-    /// Waits until the lines show something, as long as a line comes every two minutes.
+    /// Waits until the lines show something: while a line comes every two minutes, and for 15 minutes at most.
     pub async fn until<T>(&self, what: &str, shown: impl Fn(&[Line]) -> Option<T>) -> T {
+        let end = Instant::now() + Duration::from_secs(900);
         loop {
             let mut changed = pin!(self.printed.changed.notified());
             changed.as_mut().enable();
             if let Some(shown) = shown(&self.printed.lines.lock().unwrap()) {
                 return shown;
             }
-            if tokio::time::timeout(Duration::from_secs(120), changed).await.is_err() {
+            let left = end.saturating_duration_since(Instant::now()).min(Duration::from_secs(120));
+            if tokio::time::timeout(left, changed).await.is_err() {
                 panic!("waited for: {what}; printed: {:#?}", self.printed.lines.lock().unwrap());
             }
         }

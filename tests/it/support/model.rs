@@ -227,5 +227,10 @@ pub async fn compare<I: InboxAdmin>(calls: &[Call], open: impl AsyncFn() -> I) -
         let (expected, found) = (content(&memory, number).await, content(&other, number).await);
         prop_assert_eq!(expected, found, "call {} has left something else: {:?}", number, call);
     }
+    // All that the turns above may have left out.
+    for turn in 0..JOBS.len() {
+        let (expected, found) = (content(&memory, turn).await, content(&other, turn).await);
+        prop_assert_eq!(expected, found, "the calls have left something else");
+    }
     Ok(())
 }
