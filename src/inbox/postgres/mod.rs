@@ -153,8 +153,8 @@ impl PostgresInbox {
     /// Makes an inbox on a pool of your own. Its timeouts are the pool's, and it does not listen: workers find
     /// what other processes received when they poll.
     ///
-    /// Handlers may use the same pool. The first lease moves two connections from the pool to a reserve. Lease calls use
-    /// the reserve when the pool is exhausted, so the server sees up to two more connections than the pool's size. The
+    /// Handlers may use the same pool. The first lease moves two connections from the pool to a reserve. Leasing, renewing
+    /// and settling use the reserve when the pool is exhausted, so the server sees up to two more connections than the pool's size. The
     /// pool's hooks run for them.
     #[must_use]
     pub fn from_pool(pool: Pool) -> Self {

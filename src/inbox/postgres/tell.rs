@@ -20,8 +20,8 @@ use crate::store::StoreError;
 const PAUSE: Duration = Duration::from_millis(10);
 /// The longest time that a notification may take.
 const TIME: Duration = Duration::from_secs(5);
-/// The longest time that one may take before its caller goes on.
-const NOW: Duration = Duration::from_millis(100);
+/// The longest time that a notification may take while the caller of a committed write waits for it.
+const TIME_BEFORE_REPLY: Duration = Duration::from_millis(100);
 
 /// The arrivals of which other processes have not been notified.
 #[derive(Default)]
@@ -58,15 +58,13 @@ pub(super) fn arrived(inner: &Arc<Inner>, events: usize) {
 /// connection it gives up soon: the outcome that it belongs to is committed, and its caller holds a lease.
 pub(super) async fn arrived_now(inner: &Inner) {
     inner.arrivals.wake_one();
-    if timeout(NOW, notify(inner)).await.is_err() {
-        debug!("other processes were not notified of an arrival in time; they find it when they poll");
-    }
+    notify(inner, TIME_BEFORE_REPLY).await;
 }
 
-async fn notify(inner: &Inner) {
+async fn notify(inner: &Inner, time: Duration) {
     let parameters: [Parameter<'_>; 1] = [(&inner.payload, Type::TEXT)];
     let notify = postgres::query(&inner.database, &inner.statements.notify, &parameters);
-    let notified = timeout(TIME, notify).await.unwrap_or_else(|late| Err(StoreError::unavailable(late)));
+    let notified = timeout(time, notify).await.unwrap_or_else(|late| Err(StoreError::unavailable(late)));
     if let Err(error) = notified {
         debug!(error = %chain(&error), "notifying other processes of an arrival failed; they find it when they poll");
     }
@@ -94,7 +92,7 @@ impl Notifier {
 impl NotifyTask {
     async fn run(self) {
         while self.next() {
-            notify(&self.inner).await;
+            notify(&self.inner, TIME).await;
             sleep(PAUSE).await;
         }
     }
