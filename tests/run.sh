@@ -112,7 +112,7 @@ if ! $quick; then
     while read -ra which; do
         check "examples with their features alone: ${which[*]}" cargo check --locked "${which[@]}"
     done < <(examples)
-    check "unit tests without features" cargo check --locked --lib --tests
+    check "unit tests without features compile" cargo check --locked --lib --tests
 fi
 # The tests run the examples as programs, with all features whatever was built before.
 check "examples, everything" cargo build --locked --workspace --all-features --examples

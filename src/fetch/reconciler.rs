@@ -28,7 +28,7 @@ const AT_ONCE: usize = 4;
 const LEASE: Duration = Duration::from_secs(120);
 /// The time limit of the call that leases overdue jobs.
 const CALL_TIME: Duration = Duration::from_secs(30);
-/// A renewal that fails is repeated every tick: three times within a lease.
+/// A lease is renewed every third of its length; a renewal that fails is repeated every tick.
 const TIMES: Times = Times {
     lease: LEASE,
     renew_every: Duration::from_secs(40),

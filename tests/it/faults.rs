@@ -192,7 +192,7 @@ async fn recording_is_tried_for_as_long_as_the_lease_lasts_and_no_longer() {
     let tries = store.calls(Call::Complete);
     assert!(
         (11..=12).contains(&tries),
-        "100 to 400 ms, doubling, and then 500 ms fit so often into 5 s, not {tries}"
+        "{tries} calls in 5 s with pauses of 100, 200, 400 ms, and then of 500 ms"
     );
 }
 

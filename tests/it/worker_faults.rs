@@ -67,7 +67,7 @@ async fn an_outcome_that_cannot_be_recorded_is_given_up_with_the_lease_and_the_e
     let began = Instant::now();
     assert_eq!(worker.shutdown(LEASE).await, 0, "the retries did not end with the lease");
     let tries = inbox.calls(Call::Settle);
-    assert_eq!(tries, 14, "100 ms to 1.6 s, doubling, and then 3 s fit so often into 30 s");
+    assert_eq!(tries, 14, "the calls in 30 s with pauses of 100 ms to 1.6 s, doubling, and then of 3 s");
     assert!(began.elapsed() >= LEASE * 9 / 10, "given up after {:?}", began.elapsed());
     inbox.faults.mend(Call::Settle);
     let _worker = inbox.worker(&script).start();

@@ -52,7 +52,7 @@ pub(super) const MIGRATIONS: [&str; 1] = ["
         done_at INTEGER,
         error TEXT
     ) STRICT;
-    -- What was fetched more often waits behind what was fetched less.
+    -- Jobs that were fetched more often wait behind those that were fetched less.
     CREATE INDEX inbox_leasable ON inbox (fetches, due_at) WHERE state IN ('received', 'running');
     CREATE INDEX inbox_expected ON inbox (fetches, due_at) WHERE state = 'expected';
     CREATE INDEX inbox_dead ON inbox (state) WHERE state = 'dead';

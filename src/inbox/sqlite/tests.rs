@@ -97,7 +97,8 @@ fn no_statement_looks_at_all_rows_or_sorts_them() {
     }
 }
 
-/// The steps of SQLite's machine in one look for due rows of each kind, with so many that were fetched and are not due.
+/// The steps of SQLite's virtual machine in one look for due rows of each kind, beside `rows` rows of each that were
+/// fetched and are not due.
 fn steps_of_a_lease(rows: usize) -> i32 {
     let connection = in_memory();
     for (state, body) in [("expected", "NULL"), ("received", "'completed'")] {
