@@ -6,6 +6,7 @@ mod causes;
 mod completions;
 mod confirm;
 mod database;
+mod delivery;
 mod failure;
 mod fetch;
 mod hint;

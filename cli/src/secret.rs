@@ -8,6 +8,7 @@ use clap::Args;
 use qomplement_webhooks::auth::{TokenError, WebhookUrlError};
 use qomplement_webhooks::{SharedToken, WebhookUrl};
 
+use crate::arguments::http_url;
 use crate::causes::causes;
 use crate::failure::Failure;
 use crate::output::{self, clean};
@@ -45,6 +46,18 @@ impl TokenArgs {
         self.token_file.as_deref() == Some(Path::new("-"))
     }
 
+    /// The URL that an option gives, with the token in it.
+    pub(crate) fn url(&self, option: &str, url: &str) -> Result<String, Failure> {
+        http_url(option, url, "http://127.0.0.1:3000")?;
+        let token = self.read()?;
+        if has_token(url) && self.is_given() {
+            return Err(Failure::usage(format!(
+                "{option}: the URL already has a token\n  Leave out the other token, or the one in the URL"
+            )));
+        }
+        url_with_token(option, url, token)
+    }
+
     /// The token from the command line.
     pub(crate) fn read_given(&self) -> Result<Option<SharedToken>, Failure> {
         if let Some(token) = &self.token {
@@ -79,7 +92,7 @@ pub(crate) fn url_with_token(option: &str, url: &str, token: Option<SharedToken>
     })
 }
 
-pub(crate) fn has_token(url: &str) -> bool {
+fn has_token(url: &str) -> bool {
     let query = url.split_once('?').map_or("", |(_, query)| query);
     form_urlencoded::parse(query.as_bytes()).any(|(key, _)| key == "token")
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use qomplement_webhooks::sender::Sender;
 use tokio::task::JoinSet;
@@ -18,13 +18,13 @@ use tokio::time::{Instant, sleep_until};
 
 use self::bodies::{Bodies, Setting};
 use self::summary::{Summary, Tally};
-use crate::arguments::{http_url, number, redacted};
+use crate::arguments::{number, redacted};
 use crate::causes::causes;
+use crate::delivery::{Schedule, answer, result_text};
 use crate::failure::Failure;
 use crate::output::{self, Format};
-use crate::secret::{self, TokenArgs};
+use crate::secret::TokenArgs;
 use crate::stop::stop;
-use crate::time::precise;
 
 /// Deliver webhooks on the schedule of Qomplement
 #[derive(Args)]
@@ -88,16 +88,6 @@ pub(crate) struct Send {
     /// The output format of the summary
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Schedule {
-    /// 5 s, then 10 s
-    Documented,
-    /// 50 ms, then 100 ms
-    Fast,
-    /// One delivery only
-    None,
 }
 
 /// The most webhooks and duplicates that get a line each.
@@ -174,14 +164,7 @@ impl Send {
                 "the body and the token cannot both come from standard input\n  Read one of them from a file",
             ));
         }
-        http_url("--to", &self.to, "http://127.0.0.1:3000")?;
-        let token = self.token.read()?;
-        if secret::has_token(&self.to) && self.token.is_given() {
-            return Err(Failure::usage(
-                "--to: the URL already has a token\n  Leave out the other token, or the one in the URL",
-            ));
-        }
-        secret::url_with_token("--to", &self.to, token)
+        self.token.url("--to", &self.to)
     }
 }
 
@@ -228,7 +211,7 @@ impl Sending {
             let at = began.elapsed();
             let report = self.sender.deliver(body.clone()).await;
             for delivery in &report.deliveries {
-                let answer = summary::answer(delivery);
+                let answer = answer(delivery);
                 self.tally().delivery(delivery, &answer);
                 if self.lines {
                     deliveries.push((at, answer));
@@ -243,31 +226,6 @@ impl Sending {
 
     fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The result of a webhook, with the answers to its deliveries.
-fn result_text(job: &str, is_acknowledged: bool, deliveries: &[(Duration, String)]) -> String {
-    let verdict = if is_acknowledged { "acknowledged" } else { "undeliverable" };
-    match deliveries {
-        [(_, answer)] if summary::fits(&[job, verdict, answer]) => format!("{job}  {verdict}  {answer}"),
-        _ => {
-            let answers = deliveries.iter().enumerate().map(|(number, (at, answer))| match number {
-                0 => format!("\n    {answer}"),
-                _ => format!("\n    {answer} after {}", precise(*at)),
-            });
-            format!("{job}  {verdict}{}", answers.collect::<String>())
-        }
-    }
-}
-
-impl Schedule {
-    fn delays(self) -> Vec<Duration> {
-        match self {
-            Self::Documented => Sender::RETRY_DELAYS.to_vec(),
-            Self::Fast => Sender::RETRY_DELAYS.iter().map(|delay| *delay / 100).collect(),
-            Self::None => Vec::new(),
-        }
     }
 }
 

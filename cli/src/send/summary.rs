@@ -5,12 +5,11 @@ use std::fmt;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use qomplement_webhooks::sender::{Delivery, DeliveryError};
-use serde::Deserialize;
+use qomplement_webhooks::sender::Delivery;
 use serde_json::{Value, json};
 
-use crate::causes::root_cause;
-use crate::output::{self, COLUMNS, Line, cut};
+use crate::delivery::fits;
+use crate::output;
 use crate::time::precise;
 
 /// Counts webhooks and deliveries, in constant memory.
@@ -26,8 +25,6 @@ pub(crate) struct Tally {
 
 /// The most different answers counted one by one.
 const ANSWERS: usize = 20;
-/// The most characters of a reason.
-const REASON: usize = 60;
 
 impl Tally {
     pub(crate) fn new() -> Self {
@@ -56,40 +53,6 @@ impl Tally {
         let at = |quantile| Duration::from_micros(latency.value_at_quantile(quantile));
         Some([at(0.5), at(0.99), Duration::from_micros(latency.max())])
     }
-}
-
-/// The answer to a delivery: its status, with the error code or reason unless it is 2xx; or the transport error.
-pub(crate) fn answer(delivery: &Delivery) -> String {
-    let reason = match &delivery.result {
-        Ok(answer) if answer.status().is_success() => return answer.status().as_u16().to_string(),
-        Ok(answer) => {
-            let code = code(answer.body()).or_else(|| answer.status().canonical_reason().map(str::to_owned));
-            format!("{} {}", answer.status().as_u16(), code.unwrap_or_default())
-        }
-        Err(DeliveryError::Failed(error)) => {
-            let cause = root_cause(&**error);
-            cause.split_once(" (os error").map_or(cause.as_str(), |(cause, _)| cause).to_owned()
-        }
-        Err(error) => error.to_string(),
-    };
-    cut(reason.trim_end(), REASON)
-}
-
-/// The error code in an answer: `error.code` as this library's receivers write it, or a string `error`.
-fn code(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct ErrorBody {
-        error: ErrorMember,
-    }
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum ErrorMember {
-        Code { code: String },
-        Text(String),
-    }
-    let body: ErrorBody = serde_json::from_slice(body).ok()?;
-    let (ErrorMember::Code { code } | ErrorMember::Text(code)) = body.error;
-    (!code.is_empty()).then_some(code)
 }
 
 /// The result of all webhooks.
@@ -132,11 +95,6 @@ impl Summary<'_> {
             "latency_ms": latency,
         })
     }
-}
-
-/// Whether texts fit beside each other in one line.
-pub(crate) fn fits(texts: &[&str]) -> bool {
-    texts.iter().map(|text| Line::from(text).width() + 2).sum::<usize>() - 2 <= COLUMNS
 }
 
 impl fmt::Display for Summary<'_> {

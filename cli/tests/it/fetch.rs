@@ -1,18 +1,25 @@
-//! `fetch`, with an API in the test's process.
+//! `fetch`, with an API and a receiver in the test's process.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode, Uri};
-use qomplement_webhooks::SqliteInbox;
+use axum::routing::any;
 use qomplement_webhooks::fetch::{FetchError, JobsClientError};
 use qomplement_webhooks::inbox::InboxAdmin;
 use qomplement_webhooks::sender::Payload;
+use qomplement_webhooks::{
+    HandlerError, SharedToken, SqliteInbox, WebhookEvent, WebhookReceiver, handler_fn,
+};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::{Folder, Ran, command, finish};
+use super::{Folder, Going, Ran, command, finish};
 
 const KEY: &str = "canary-key-4Kz0PhvXDXnKcQ9JvW5c8tqGpn7oYbRm";
+const TOKEN: &str = "canary-token-8h2LpQv0sXw4RkYt7NfZc3JmB6Ga";
 
 struct Api {
     origin: String,
@@ -25,14 +32,23 @@ impl Drop for Api {
     }
 }
 
+static FETCHES_OF_SOON: AtomicUsize = AtomicUsize::new(0);
+
 async fn answer(uri: Uri, headers: HeaderMap) -> (StatusCode, String) {
     if headers.get("authorization").is_none_or(|key| *key != format!("Bearer {KEY}")) {
         return (StatusCode::UNAUTHORIZED, String::new());
     }
     let job = uri.path().strip_prefix("/v1/jobs/").unwrap_or_default();
+    let running = Payload::extract_completed().set("/data/status", "processing");
     let payload = match job {
         "ended" => Payload::failed(&qomplement_webhooks::JobType::Extract),
-        "runs" => Payload::extract_completed().set("/data/status", "processing"),
+        "runs" => running,
+        // Its third fetch finds it finished, and the first gets no answer.
+        "soon" => match FETCHES_OF_SOON.fetch_add(1, Ordering::Relaxed) {
+            0 => return (StatusCode::SERVICE_UNAVAILABLE, String::new()),
+            1 => running,
+            _ => Payload::fill_pdf_completed(),
+        },
         _ => return (StatusCode::NOT_FOUND, String::new()),
     };
     let whole: Value = serde_json::from_slice(&payload.job_id(job).to_bytes()).unwrap();
@@ -40,17 +56,42 @@ async fn answer(uri: Uri, headers: HeaderMap) -> (StatusCode, String) {
 }
 
 async fn api() -> Api {
+    serve(Router::new().fallback(answer)).await
+}
+
+async fn serve(app: Router) -> Api {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());
-    let app = Router::new().fallback(answer);
     Api { origin, server: tokio::spawn(axum::serve(listener, app).into_future()).abort_handle() }
 }
 
 async fn fetch(api: &Api, args: &[&str]) -> Ran {
     let mut command = command(&[&["fetch"], args, &["--origin", &api.origin]].concat());
-    let ran = finish(command.env("QOMPLEMENT_API_KEY", KEY), "").await;
+    let ran = finish(command.env("QOMPLEMENT_API_KEY", KEY).env("WEBHOOK_TOKEN", TOKEN), "").await;
     assert!(!format!("{ran:?}").contains(KEY), "the key is shown: {ran:?}");
+    assert!(!format!("{ran:?}").contains(TOKEN), "the token is shown: {ran:?}");
     ran
+}
+
+/// A receiver whose handler sends each event on, and fails the first attempts of the job `fails`.
+async fn receiver(fails: &'static str, failures: usize) -> (Api, mpsc::UnboundedReceiver<String>) {
+    let (events, received) = mpsc::unbounded_channel();
+    let attempts = AtomicUsize::new(0);
+    let handler = handler_fn(move |event: WebhookEvent| {
+        let job = event.job().id().to_string();
+        let is_failed = job == fails && attempts.fetch_add(1, Ordering::Relaxed) < failures;
+        let events = events.clone();
+        async move {
+            if is_failed {
+                return Err("not yet".into());
+            }
+            events.send(job).map_err(HandlerError::from)
+        }
+    });
+    let token = SharedToken::new(TOKEN).unwrap();
+    let receiver = WebhookReceiver::builder(handler).token(token).build().unwrap();
+    let app = Router::new().route("/webhooks", any(receiver));
+    (serve(app).await, received)
 }
 
 #[tokio::test]
@@ -78,7 +119,8 @@ async fn the_result_of_a_job_is_shown() {
     fetch(&api, &["nothing"]).await.shows(1, "", "the API has no job nothing\n");
     let pending = fetch(&api, &["runs", "--format", "json"]).await;
     let expected = json!({
-        "job_id": "runs", "fetched": "pending", "type": null, "status": null, "stored": null, "body": null,
+        "job_id": "runs", "fetched": "pending", "type": null, "status": null, "stored": null, "delivered": null,
+        "answers": null, "body": null,
     });
     assert_eq!((pending.code, pending.json()), (Some(1), expected));
 }
@@ -137,7 +179,10 @@ async fn an_error_shows_no_api_key() {
     fetch(&api, &["a/../b"]).await.shows(
         1,
         "",
-        &format!("error: {}\n  An id consists of letters, digits, `-` and `_`\n", FetchError::InvalidId),
+        &format!(
+            "error: a/../b: {}\n  An id consists of letters, digits, `-` and `_`\n",
+            FetchError::InvalidId
+        ),
     );
     let mut in_the_clear = command(&["fetch", "ended", "--origin", "http://example.com"]);
     finish(in_the_clear.env("QOMPLEMENT_API_KEY", KEY), "").await.shows(
@@ -155,4 +200,86 @@ async fn an_unreachable_api_is_an_error() {
     let ran = finish(command.env("QOMPLEMENT_API_KEY", KEY), "").await;
     assert!(ran.code == Some(1) && ran.err.starts_with("error: "), "{ran:?}");
     assert!(ran.err.ends_with("Check --origin and the network, then try again\n"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn the_events_of_jobs_are_delivered_like_their_webhooks() {
+    let api = api().await;
+    let (receiver, mut received) = receiver("ended", 1).await;
+    let to = format!("{}/webhooks", receiver.origin);
+    let delivered = fetch(&api, &["ended", "--to", &to, "--schedule", "fast"]).await;
+    delivered.shows(
+        0,
+        "ended  extract  failed  acknowledged\n    503 handler_failed\n    200 after TIME\n",
+        "",
+    );
+    assert_eq!(received.recv().await.unwrap(), "ended");
+
+    let several = fetch(&api, &["runs", "nothing", "ended", "--to", &to, "--format", "json"]).await;
+    let mut objects: Vec<Value> =
+        several.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    objects.sort_by_key(|object| object["job_id"].to_string());
+    let words: Vec<_> =
+        objects.iter().map(|object| [&object["fetched"], &object["delivered"], &object["answers"]]).collect();
+    let null = &Value::Null;
+    assert_eq!(
+        words,
+        [
+            [&json!("finished"), &json!("acknowledged"), &json!(["200"])],
+            [&json!("not_found"), null, null],
+            [&json!("pending"), null, null],
+        ]
+    );
+    assert_eq!((several.code, &*several.err), (Some(1), ""));
+
+    let no_route = fetch(&api, &["ended", "--to", &receiver.origin, "--schedule", "none"]).await;
+    no_route.shows(1, "ended  extract  failed  undeliverable  404 Not Found\n", "");
+}
+
+#[tokio::test]
+async fn a_watched_job_is_fetched_until_it_is_finished() {
+    let (api, folder) = (api().await, Folder::new());
+    let (receiver, mut received) = receiver("", 0).await;
+    let to = format!("{}/webhooks", receiver.origin);
+    let file = folder.file("inbox.db");
+    let inbox = SqliteInbox::open(&file).unwrap();
+    let watch = ["soon", "--to", &to, "--into", &file, "--watch", "--every", "100ms", "--timeout", "500ms"];
+    fetch(&api, &watch).await.shows(
+        0,
+        "soon  fill_pdf  completed  acknowledged  200\nstored; a worker handles it next\n",
+        "soon: there was no answer: the answer is 503 Service Unavailable; fetched again every TIME\n\
+            soon: not finished; fetched again every TIME\n",
+    );
+    assert_eq!(received.recv().await.unwrap(), "soon");
+    assert_eq!(inbox.stats().await.unwrap().received, 1);
+
+    let args = ["fetch", "runs", "ended", "--origin", &api.origin, "--watch", "--every", "100ms"];
+    let mut watch = Going::start(command(&args).env("QOMPLEMENT_API_KEY", KEY));
+    assert_eq!(super::masked(&watch.next_err().await), "runs: not finished; fetched again every TIME");
+    let ran = watch.interrupt().await;
+    assert_eq!(ran.code, Some(130), "{ran:?}");
+
+    let known_at_once = fetch(&api, &["nothing", "--watch", "--every", "1h"]).await;
+    known_at_once.shows(1, "", "the API has no job nothing\n");
+}
+
+#[tokio::test]
+async fn what_cannot_be_delivered_costs_no_request() {
+    let origin = "http://127.0.0.1:1";
+    for (args, error) in [
+        (&["--token-file", "token"] as &[_], "a token is given, and no URL to deliver to\n  Give --to URL"),
+        (
+            &["--to", "localhost:3000"],
+            "--to: localhost:3000 does not begin with http:// or https://\n  \
+                Give a URL such as http://ADDRESS",
+        ),
+        (
+            &["--to", "http://127.0.0.1:1", "--token-file", "-", "--api-key-file", "-"],
+            "the API key and the token cannot both come from standard input\n  Read one of them from a file",
+        ),
+    ] {
+        let mut fetch = command(&[&["fetch", "ended", "--origin", origin], args].concat());
+        let ran = finish(fetch.env("QOMPLEMENT_API_KEY", KEY), "").await;
+        ran.shows(2, "", &format!("error: {error}\n"));
+    }
 }

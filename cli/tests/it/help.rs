@@ -35,7 +35,7 @@ Commands:
   send  Deliver webhooks on the schedule of Qomplement
   listen  Show webhooks as they arrive, and answer them
   inbox  Show, replay and prune the rows of an inbox
-  fetch  Fetch a job from the API, and print or store its event
+  fetch  Fetch jobs from the API, and print, store or deliver their events
   token  Generate a token, and the webhook URL with the token
   completions  Print a script that lets a shell complete the commands
   help  Print this message or the help of the given subcommand(s)

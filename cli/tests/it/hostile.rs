@@ -114,6 +114,10 @@ async fn text_from_a_server_or_the_api_is_escaped() {
         let fetched = finish(fetch.env("QOMPLEMENT_API_KEY", "key"), "").await;
         assert_eq!(fetched.code, Some(0), "{fetched:?}");
         is_escaped("fetch", &fetched, 2);
+        let delivered = ["fetch", "job", "--origin", &origin, "--to", &origin, "--schedule", "none"];
+        let delivered = finish(command(&delivered).env("QOMPLEMENT_API_KEY", "key"), "").await;
+        assert_eq!(delivered.code, Some(1), "{delivered:?}");
+        is_escaped("fetch --to", &delivered, 1);
     }
     server.abort();
 }
