@@ -82,6 +82,12 @@ chapters! {
 #[doc = include_str!("../examples/never_lose_a_result/main.rs")]
 /// ```
 ///
+/// # Several accounts
+///
+/// ```rust,ignore
+#[doc = include_str!("../examples/several_accounts.rs")]
+/// ```
+///
 /// # A dedup store of your own
 ///
 /// ```rust,ignore

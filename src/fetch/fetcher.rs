@@ -2,19 +2,19 @@
 
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
+use super::account::{Account, LONGEST_RETRY_AFTER, others_first, warn_of_one};
 use crate::error::chain;
 use crate::event::{Envelope, JobId};
 use crate::execution::backoff::Backoff;
 use crate::execution::isolation::{CallError, isolate, made};
-use crate::fetch::{FetchError, FetchTime, Fetched, JobSource, RequestBudget};
+use crate::fetch::{FetchError, FetchTime, Fetched, JobSource};
 use crate::inbox::{FetchHistory, NoResult, Outcome};
 
 /// The time limit of one fetch, without its waits for a budget. It is for a source that hangs: a source has a time limit
@@ -24,11 +24,6 @@ const FETCH_TIME: Duration = Duration::from_secs(60);
 const PENDING: Backoff = Backoff { first: Duration::from_secs(2), longest: Duration::from_secs(60) };
 /// The pause after a fetch without an answer; its first value is also the shortest pause after a closed budget.
 const FAILED: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(5 * 60) };
-/// How much longer a job waits after a budget reopens, per earlier fetch of the job, up to a number of fetches.
-const OTHERS_FIRST: Duration = Duration::from_secs(1);
-const MOST_OTHERS_FIRST: u32 = 8;
-/// The longest pause that the API may ask for.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 /// Gives up on a job after this many not-found answers, with pauses that spread them over at least ten minutes: the API
 /// may not know a new job yet.
 const MOST_NOT_FOUND: u32 = 5;
@@ -46,12 +41,8 @@ pub(crate) struct Fetcher {
     source: Arc<dyn JobSource>,
     /// The fetches under way.
     under_way: Mutex<HashMap<JobId, UnderWay>>,
-    /// Whether the last fetch failed for a reason that concerns all jobs.
-    failing: AtomicBool,
-    /// When a closed budget reopens; `None` after an answer since then.
-    reopens: Mutex<Option<Instant>>,
-    /// Closes when a source without a budget fails. It limits no rate.
-    budget: RequestBudget,
+    /// The account of all jobs; `None` if there are several.
+    account: Option<Account>,
 }
 
 /// The result of a fetch, and the number of those that want it.
@@ -79,13 +70,13 @@ pub(crate) enum Verdict {
 
 impl Fetcher {
     pub(crate) fn new(source: Arc<dyn JobSource>) -> Self {
-        Self {
-            source,
-            under_way: Mutex::default(),
-            failing: AtomicBool::new(false),
-            reopens: Mutex::default(),
-            budget: RequestBudget::new(f64::INFINITY, usize::MAX),
-        }
+        let account = source.is_one_account().then(Account::new);
+        Self { source, under_way: Mutex::default(), account }
+    }
+
+    /// Whether a closed budget concerns all jobs.
+    pub(crate) fn is_one_account(&self) -> bool {
+        self.account.is_some()
     }
 
     /// Fetches a job. `passed_horizon` is the horizon of the reconciler if the job is overdue by more: then a job that has
@@ -96,7 +87,7 @@ impl Fetcher {
         fetches: FetchHistory,
         passed_horizon: Option<Duration>,
     ) -> Verdict {
-        if let Some(after) = self.waits_for_others(fetches) {
+        if let Some(after) = self.account.as_ref().and_then(|account| account.waits_for_others(fetches)) {
             return Verdict::Settle(Outcome::Release { after });
         }
         let pause = |backoff: Backoff| backoff.at_least(fetches.count.saturating_add(1));
@@ -125,18 +116,6 @@ impl Fetcher {
         Verdict::Settle(outcome)
     }
 
-    /// The wait of a job after a budget closed: until the budget reopens, and longer the more often the job was fetched,
-    /// so that jobs which always fail do not close the budget before other jobs had their turn.
-    fn waits_for_others(&self, fetches: FetchHistory) -> Option<Duration> {
-        let reopens = (*self.reopens())?;
-        let turn = reopens + OTHERS_FIRST * fetches.count.min(MOST_OTHERS_FIRST);
-        Some(turn.saturating_duration_since(Instant::now())).filter(|wait| !wait.is_zero())
-    }
-
-    fn reopens(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.reopens.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn under_way(&self) -> MutexGuard<'_, HashMap<JobId, UnderWay>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -151,13 +130,16 @@ impl Fetcher {
 
     /// Calls the source, when the budget allows it. Results that a source must not return become errors.
     async fn call(&self, job: &JobId) -> Result<Fetched, FetchError> {
-        let permit = match self.budget.acquire().await {
-            Ok(permit) => permit,
-            Err(closed) => {
-                let refused = Err(closed.into());
-                self.note(&refused);
-                return refused;
-            }
+        let permit = match &self.account {
+            None => None,
+            Some(account) => match account.budget.acquire().await {
+                Ok(permit) => Some(permit),
+                Err(closed) => {
+                    let refused = Err(closed.into());
+                    self.note(&refused);
+                    return refused;
+                }
+            },
         };
         let fetched = match self.call_in_time(job).await {
             Ok(Fetched::Finished(event)) if event.job() != job => {
@@ -166,11 +148,10 @@ impl Fetcher {
             Ok(Fetched::Finished(event)) if !event.status().is_final() => Ok(Fetched::Pending),
             fetched => fetched,
         };
-        match &fetched {
-            Ok(_) => permit.answered(),
-            Err(error) => {
-                permit.failed(job, error);
-            }
+        match (permit, &fetched) {
+            (None, _) => {}
+            (Some(permit), Ok(_)) => permit.answered(),
+            (Some(permit), Err(error)) => drop(permit.failed(job, error)),
         }
         self.note(&fetched);
         fetched
@@ -195,36 +176,15 @@ impl Fetcher {
         }
     }
 
-    /// Remembers whether the source fails for all jobs, and logs each change once.
+    /// Notes the result of a fetch for all jobs of the account, and logs it.
     fn note(&self, fetched: &Result<Fetched, FetchError>) {
-        let error = match fetched {
-            Ok(_) => {
-                // An answer to a request from before the budget closed does not reopen it.
-                self.reopens().take_if(|reopens| *reopens <= Instant::now());
-                if self.failing.swap(false, Ordering::Relaxed) {
-                    info!("the API answers again");
-                }
-                return;
-            }
-            Err(FetchError::InvalidId) => return,
-            Err(error) => error,
-        };
-        if let FetchError::BudgetClosed(closed) = error {
-            let until = Instant::now() + closed.retry_after.min(LONGEST_RETRY_AFTER);
-            let mut reopens = self.reopens();
-            *reopens = (*reopens).max(Some(until));
-        }
-        let concerns_one_job = matches!(
-            error,
-            FetchError::Refused(_) | FetchError::Unavailable { .. } | FetchError::Unreadable(_)
-        );
-        let error = chain(error);
-        if concerns_one_job {
-            warn!(%error, "the fetch of this job failed; fetching again later");
-        } else if self.failing.swap(true, Ordering::Relaxed) {
-            debug!(%error, "fetches from the API still fail; retrying until the API answers");
-        } else {
-            error!(%error, "fetches from the API fail; retrying until the API answers");
+        match (&self.account, fetched) {
+            (None, Ok(_)) | (_, Err(FetchError::InvalidId)) => {}
+            // Logged with the job's outcome.
+            (None, Err(FetchError::BudgetClosed(_))) => {}
+            (None, Err(error)) => warn_of_one(error),
+            (Some(account), Ok(_)) => account.note_answer(),
+            (Some(account), Err(error)) => account.note_failure(error),
         }
     }
 }
@@ -238,7 +198,8 @@ fn after_failure(fetches: FetchHistory, failure: &FetchError) -> Outcome {
         }
         // No request was made, so no fetch is counted.
         FetchError::BudgetClosed(closed) => {
-            let after = closed.retry_after.clamp(FAILED.first, LONGEST_RETRY_AFTER);
+            let after = closed.retry_after.saturating_add(others_first(fetches));
+            let after = after.clamp(FAILED.first, LONGEST_RETRY_AFTER);
             debug!(error = %closed, retry_in = ?after, "the job was not fetched; fetching later");
             Outcome::Release { after }
         }

@@ -1,5 +1,6 @@
 //! Fetches results from the API: to recover webhooks that never came, and to verify those that did.
 
+mod account;
 mod budget;
 #[cfg(feature = "client")]
 mod client;

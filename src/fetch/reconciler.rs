@@ -226,7 +226,7 @@ impl Reconciling {
     }
 
     /// Fetches a job whose lease began at `since`, and records the result. Returns how long no job can be fetched, if the
-    /// budget is closed.
+    /// budget of all jobs is closed.
     async fn fetch(
         self: Arc<Self>,
         overdue: Overdue,
@@ -261,7 +261,7 @@ impl Reconciling {
         self.record(lease, &verdict, held.stop_at_once()).await;
         match verdict {
             // The job was not fetched: the budget is closed.
-            Verdict::Settle(Outcome::Release { after }) => Some(after),
+            Verdict::Settle(Outcome::Release { after }) => self.fetcher.is_one_account().then_some(after),
             _ => None,
         }
     }

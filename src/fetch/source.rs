@@ -30,6 +30,15 @@ pub trait JobSource: fmt::Debug + Send + Sync + 'static {
     /// Returns an error if there was no answer, or the answer says nothing about the job. The job is fetched again
     /// later. After [`FetchError::BudgetClosed`] the fetch is not counted.
     async fn fetch(&self, job: &JobId) -> Result<Fetched, FetchError>;
+
+    /// Whether all jobs belong to one account. Default: `true`.
+    ///
+    /// A failure that concerns an account, such as a refused key, then pauses the fetches of all jobs. A source that picks
+    /// the account by job returns `false`: each failure pauses only the job that met it. Such a source limits its
+    /// requests itself, with a `JobsClient` or a [`RequestBudget`](super::RequestBudget) for each account.
+    fn is_one_account(&self) -> bool {
+        true
+    }
 }
 
 /// The state of a job.
@@ -112,5 +121,9 @@ impl FetchError {
 impl<S: JobSource + ?Sized> JobSource for Arc<S> {
     async fn fetch(&self, job: &JobId) -> Result<Fetched, FetchError> {
         (**self).fetch(job).await
+    }
+
+    fn is_one_account(&self) -> bool {
+        (**self).is_one_account()
     }
 }

@@ -131,6 +131,17 @@ async fn no_result_is_lost_or_forged_with_webhooks_and_without() {
 }
 
 #[tokio::test]
+async fn each_job_of_several_accounts_is_fetched_with_the_key_of_its_account() {
+    let output = timeout(Duration::from_secs(60), example("several_accounts").output()).await;
+    let output = output.expect("too slow").unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    for account in ["north", "south"] {
+        assert_eq!(shown.matches(&format!("handler: a job of {account} is completed")).count(), 1, "{shown}");
+    }
+}
+
+#[tokio::test]
 async fn the_durable_inbox_server_handles_what_it_stored_once_and_remembers_it() {
     let folder = std::env::temp_dir().join(format!("qomplement-webhooks-durable-{}", std::process::id()));
     std::fs::create_dir(&folder).unwrap();

@@ -381,3 +381,60 @@ async fn a_job_that_is_leased_during_the_shutdown_is_released_and_not_fetched() 
     assert_eq!(api.fetches(), 0, "fetched after the shutdown began");
     assert_eq!(inbox.rows.overdue(1, MINUTE).await.unwrap().len(), 1, "the job is not free at once");
 }
+
+/// The jobs of two accounts, those with even numbers at the first.
+#[derive(Debug, Clone)]
+struct Accounts([Budgeted; 2]);
+
+fn account(job: &JobId) -> usize {
+    let number = job.to_string().strip_prefix("job-").and_then(|number| number.parse::<usize>().ok());
+    number.unwrap() % 2
+}
+
+#[async_trait]
+impl JobSource for Accounts {
+    async fn fetch(&self, job: &JobId) -> Result<Fetched, FetchError> {
+        self.0[account(job)].fetch(job).await
+    }
+
+    fn is_one_account(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_key_or_a_limit_of_one_account_delays_no_job_of_another() {
+    for refused in [Says::Unauthorized, Says::RateLimited(HOUR), Says::Down] {
+        for verify in [false, true] {
+            let (inbox, script) = (FaultyInbox::default(), Script::default());
+            let good = Budgeted(Api::new(Says::Pending), RequestBudget::new(10.0, 4));
+            let bad = Budgeted(Api::new(refused.clone()), RequestBudget::new(10.0, 4));
+            let source = Arc::new(Accounts([good.clone(), bad.clone()]));
+            for number in 0..100 {
+                if verify {
+                    inbox.receive(&finished(&job(number))).await.unwrap();
+                } else {
+                    inbox.expect(&job(number), Duration::ZERO).await.unwrap();
+                }
+                good.0.finish(&job(number));
+            }
+            let began = Instant::now();
+            let verification = if verify { Verification::fetch(source.clone()) } else { Verification::Trust };
+            let _worker = InboxWorker::new(inbox.clone(), script.handler(), verification).start();
+            let _reconciler = (!verify).then(|| Reconciler::new(inbox.clone(), source).start());
+            for number in (0..100).step_by(2) {
+                inbox.until(&job(number), InboxState::Done).await;
+            }
+            let took = began.elapsed();
+            assert!(took < SECOND * 30, "{refused:?}, verified: {verify}: {took:?}");
+            assert!(bad.0.fetches() <= 4 * 6, "{refused:?}: asked {} times", bad.0.fetches());
+            for number in 0..100 {
+                bad.0.finish(&job(number));
+            }
+            for number in (1..100).step_by(2) {
+                inbox.until(&job(number), InboxState::Done).await;
+            }
+            assert_eq!((script.runs(), script.overlaps()), (100, 0), "{refused:?}");
+        }
+    }
+}
