@@ -155,7 +155,7 @@ fn main() {
             let inbox = inbox().max_unfinished_rows(u64::MAX);
             let rows = receive_rate(&inbox, &next, TASKS).await;
             println!("receive, {TASKS} tasks, {finished:>7} done  {rows:>8.0}");
-            for most in [1, 16] {
+            for most in [1, 16, 64] {
                 let (rows, leasing) = lease_and_settle_rate(&inbox, most).await;
                 println!(
                     "lease {most:>2} and settle, {finished:>7} done {rows:>8.0}   a lease takes {leasing:?}"

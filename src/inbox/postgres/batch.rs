@@ -10,8 +10,8 @@ use tokio_postgres::types::{ToSql, Type};
 use tracing::debug;
 
 use super::capacity::Reserved;
-use super::queue::Received;
-use super::{Inner, tell};
+use super::received::Received;
+use super::{Inner, queue, tell};
 use crate::error::chain;
 use crate::event::Envelope;
 use crate::inbox::Receipt;
@@ -63,16 +63,10 @@ pub(super) async fn store(inner: &Arc<Inner>, mut batch: Vec<Received>) {
                 }
                 return;
             }
-            StoreError::Unavailable(cause) => {
-                let cause: Arc<dyn Error + Send + Sync> = Arc::from(cause);
+            error => {
+                let error = queue::for_each(error);
                 for received in batch {
-                    received.refuse(|| StoreError::unavailable(cause.clone()));
-                }
-                return;
-            }
-            StoreError::Full => {
-                for received in batch {
-                    received.refuse(|| StoreError::Full);
+                    received.refuse(&error);
                 }
                 return;
             }
@@ -114,14 +108,13 @@ async fn send(inner: &Inner, batch: &[Received], may_be_known: bool) -> Result<V
         let mut found: Vec<Found> =
             reserved.fits.iter().map(|fits| if full(fits) { Found::Full } else { Found::Later }).collect();
         for row in &rows {
-            let place = usize::try_from(column::<i64>(row, "place")? - 1).unwrap_or(usize::MAX);
             let receipt = match (column(row, "stored")?, column(row, "conflict")?) {
                 (true, _) => Receipt::Stored,
                 (false, Some(true)) => Receipt::Conflict,
                 (false, Some(false)) => Receipt::Duplicate,
                 (false, None) => continue,
             };
-            if let Some(found) = found.get_mut(place) {
+            if let Some(found) = queue::place(column(row, "place")?, &mut found) {
                 *found = Found::Receipt(receipt);
             }
         }
@@ -132,7 +125,7 @@ async fn send(inner: &Inner, batch: &[Received], may_be_known: bool) -> Result<V
 }
 
 /// Whether a statement failed because of the values of one row: data, constraints, limits of a row, and triggers.
-fn is_caused_by_a_row(error: &(dyn Error + 'static)) -> bool {
+pub(super) fn is_caused_by_a_row(error: &(dyn Error + 'static)) -> bool {
     let code = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
     code.is_some_and(|code| ["22", "23", "44", "54", "P0"].iter().any(|class| code.code().starts_with(class)))
 }

@@ -8,7 +8,7 @@ use tracing::debug;
 
 use super::Inner;
 use super::batch::{BATCH_TIME, Found};
-use super::queue::Received;
+use super::received::Received;
 use super::room::Room;
 use crate::error::chain;
 use crate::inbox::Receipt;

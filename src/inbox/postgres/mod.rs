@@ -5,9 +5,12 @@ mod batch;
 mod capacity;
 mod listen;
 mod queue;
+mod received;
+mod renewing;
 mod room;
 mod rows;
 mod schema;
+mod settling;
 mod statements;
 mod store;
 mod tell;
@@ -23,8 +26,11 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Row, Transaction};
 
 use self::listen::{Arrivals, Listener};
-use self::queue::EventQueue;
+use self::queue::Queue;
+use self::received::Arrived;
+use self::renewing::Renewing;
 use self::room::Room;
+use self::settling::Settling;
 use self::statements::Statements;
 use self::tell::Notifier;
 use self::text::{Texts, is_untranslatable};
@@ -106,7 +112,9 @@ struct Inner {
     statements: Statements,
     /// The payload of this inbox's notifications.
     payload: String,
-    queue: EventQueue,
+    arrived: Queue<Arrived>,
+    settling: Queue<Settling>,
+    renewing: Queue<Renewing>,
     room: Room,
     arrivals: Arc<Arrivals>,
     notifier: Notifier,
@@ -210,11 +218,13 @@ impl PostgresInbox {
     }
 
     fn new(database: Database, connector: Option<Connector>, limits: Limits) -> Self {
-        let table = database.schema().table();
+        let (table, connections) = (database.schema().table(), database.connections());
         let inner = Inner {
             statements: Statements::new(table),
             payload: listen::payload(&table.to_string()),
-            queue: EventQueue::new(database.connections()),
+            arrived: Queue::new(connections),
+            settling: Queue::new(connections),
+            renewing: Queue::new(connections),
             database,
             connector,
             room: Room::new(limits),

@@ -1,11 +1,12 @@
-//! The queue of events to store, and the tasks that empty it.
+//! Queues of calls that share statements, and the tasks that empty them.
 //!
-//! Events queue up while statements are under way. A task takes the queued events, stores them with one statement, and
-//! ends when the queue is empty. So a single event does not wait, and many events share a commit. An event that waits
-//! too long starts another task: no event depends on a stuck statement, or on a runtime that has ended.
+//! Calls queue up while statements are under way. A task takes the queued calls, sends one statement for them, and ends
+//! when the queue is empty. So a single call does not wait, and many calls share a commit. A call that waits too long
+//! starts another task: no call depends on a stuck statement, or on a runtime that has ended.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::error::Error;
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,35 +14,46 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::{Inner, batch, capacity};
-use crate::event::{Envelope, JobId};
-use crate::inbox::Receipt;
+use super::Inner;
 use crate::store::StoreError;
 
-/// The most statements of one handle under way at once. Fewer statements share more events each, so another one is sent
-/// only when [`ENOUGH_EVENTS`] wait or the last one was sent [`LONG_AGO`].
+/// The most statements of one queue under way at once. Fewer statements share more calls each, so another one is sent
+/// only when [`ENOUGH_CALLS`] wait or the last one was sent [`LONG_AGO`].
 const TASKS: usize = 4;
 /// The age from which a statement is stuck, as behind a locked row, and does not keep another from being sent.
 const STUCK: Duration = Duration::from_secs(1);
-const ENOUGH_EVENTS: usize = 64;
+const ENOUGH_CALLS: usize = 64;
 const LONG_AGO: Duration = Duration::from_millis(50);
-/// The most events and bytes of one statement; a larger body goes alone.
-const BATCH_EVENTS: usize = 256;
-const BATCH_BYTES: usize = 8 << 20;
 
-/// The caller that waits for an event's receipt.
-type Caller = oneshot::Sender<Result<Receipt, StoreError>>;
+/// The caller that waits for a call's result.
+pub(super) type Caller<R> = oneshot::Sender<Result<R, StoreError>>;
 
-pub(super) struct EventQueue {
-    state: Mutex<EventQueueState>,
+/// A call that shares a statement with others of its kind.
+pub(super) trait Queued: Sized + Send + 'static {
+    type Batch: Send;
+
+    /// The queue of these calls.
+    fn queue(inner: &Inner) -> &Queue<Self>;
+
+    /// Whether the caller has left.
+    fn is_abandoned(&self) -> bool;
+
+    /// Takes the calls that fit into one statement; `None` when no caller waits.
+    fn next_batch(waiting: &mut VecDeque<Self>) -> Option<Self::Batch>;
+
+    /// Sends the statement, and answers the callers.
+    fn send(inner: &Arc<Inner>, batch: Self::Batch) -> impl Future<Output = ()> + Send;
+}
+
+pub(super) struct Queue<C> {
+    state: Mutex<State<C>>,
     /// The most statements under way at once, including stuck ones.
     most_tasks: usize,
 }
 
-#[derive(Default)]
-struct EventQueueState {
-    waiting: VecDeque<(Envelope, Caller)>,
-    /// The time at which each task last began to store a batch.
+struct State<C> {
+    waiting: VecDeque<C>,
+    /// The time at which each task last took a batch.
     tasks: HashMap<u64, Instant>,
     /// The number of tasks started so far.
     started: u64,
@@ -49,32 +61,30 @@ struct EventQueueState {
     last: Option<Instant>,
 }
 
-/// An event and the callers that received it.
-pub(super) struct Received {
-    pub(super) event: Envelope,
-    callers: Vec<Caller>,
-}
-
-/// A task that stores the queued events.
-struct StoreTask {
+/// A task that empties a queue.
+struct Task<C: Queued> {
     inner: Arc<Inner>,
     number: u64,
+    calls: PhantomData<fn() -> C>,
 }
 
-/// Queues an event, and waits for its receipt.
-pub(super) async fn receive(inner: &Arc<Inner>, event: &Envelope) -> Result<Receipt, StoreError> {
+/// Queues a call, and waits for its result.
+pub(super) async fn call<C: Queued, R>(
+    inner: &Arc<Inner>,
+    queued: impl Fn(Caller<R>) -> C,
+) -> Result<R, StoreError> {
     let mut retries_left = 2;
     loop {
-        let (caller, mut receipt) = oneshot::channel();
-        inner.queue.push(event.clone(), caller);
-        let received = loop {
-            start_task(inner)?;
-            if let Ok(received) = timeout(LONG_AGO, &mut receipt).await {
-                break received;
+        let (caller, mut result) = oneshot::channel();
+        C::queue(inner).push(queued(caller));
+        let answered = loop {
+            start_task::<C>(inner)?;
+            if let Ok(answered) = timeout(LONG_AGO, &mut result).await {
+                break answered;
             }
         };
-        match received {
-            Ok(receipt) => return receipt,
+        match answered {
+            Ok(result) => return result,
             // The task belonged to another runtime, which has ended.
             Err(_) if retries_left > 0 => retries_left -= 1,
             Err(ended) => return Err(StoreError::unavailable(ended)),
@@ -82,39 +92,79 @@ pub(super) async fn receive(inner: &Arc<Inner>, event: &Envelope) -> Result<Rece
     }
 }
 
-/// Starts a task if the queued events need one.
-fn start_task(inner: &Arc<Inner>) -> Result<(), StoreError> {
+/// Starts a task if the queued calls need one.
+fn start_task<C: Queued>(inner: &Arc<Inner>) -> Result<(), StoreError> {
     let runtime = Handle::try_current().map_err(StoreError::unavailable)?;
-    let started = inner.queue.state().start_task(inner.queue.most_tasks);
+    let queue = C::queue(inner);
+    let started = queue.state().start_task(queue.most_tasks);
     if let Some(number) = started {
-        runtime.spawn(StoreTask { inner: inner.clone(), number }.run());
+        runtime.spawn(Task::<C> { inner: inner.clone(), number, calls: PhantomData }.run());
     }
     Ok(())
 }
 
-impl EventQueue {
-    /// Makes the queue of an inbox whose pool has this many connections. Stuck statements leave some of them to other
-    /// calls.
-    pub(super) fn new(connections: usize) -> Self {
-        Self { state: Mutex::default(), most_tasks: TASKS.max(connections / 4 * 3) }
-    }
+/// Takes the first calls whose callers still wait; `None` if there are none.
+pub(super) fn take<C: Queued>(waiting: &mut VecDeque<C>, most: usize) -> Option<Vec<C>> {
+    let calls = std::iter::from_fn(|| waiting.pop_front()).filter(|call| !call.is_abandoned());
+    let batch: Vec<C> = calls.take(most).collect();
+    (!batch.is_empty()).then_some(batch)
+}
 
-    fn state(&self) -> MutexGuard<'_, EventQueueState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, event: Envelope, caller: Caller) {
-        let mut state = self.state();
-        // Events whose callers have left take no memory, even while all statements are stuck.
-        while state.waiting.front().is_some_and(|(_, caller)| caller.is_closed()) {
-            state.waiting.pop_front();
-        }
-        state.waiting.push_back((event, caller));
+/// Answers each caller. One that has left needs no answer.
+pub(super) fn answer<R>(callers: impl Iterator<Item = Caller<R>>, results: impl IntoIterator<Item = R>) {
+    for (caller, result) in callers.zip(results) {
+        let _ = caller.send(Ok(result));
     }
 }
 
-impl EventQueueState {
-    /// Notes another task, if the queued events need one, and returns its number.
+/// Answers every caller with an error.
+pub(super) fn refuse<R>(callers: impl Iterator<Item = Caller<R>>, error: StoreError) {
+    let error = for_each(error);
+    for caller in callers {
+        let _ = caller.send(Err(error()));
+    }
+}
+
+/// An error for each of several callers.
+pub(super) fn for_each(error: StoreError) -> impl Fn() -> StoreError {
+    let cause: Option<Arc<dyn Error + Send + Sync>> = match error {
+        StoreError::Unavailable(cause) => Some(Arc::from(cause)),
+        StoreError::Full => None,
+    };
+    move || cause.clone().map_or(StoreError::Full, StoreError::unavailable)
+}
+
+/// The result at a place that a statement returned, counted from one.
+pub(super) fn place<R>(place: i64, results: &mut [R]) -> Option<&mut R> {
+    results.get_mut(usize::try_from(place - 1).ok()?)
+}
+
+impl<C> Queue<C> {
+    /// Makes the queue of an inbox whose pool has this many connections. Stuck statements leave some of them to other
+    /// calls.
+    pub(super) fn new(connections: usize) -> Self {
+        let state = State { waiting: VecDeque::new(), tasks: HashMap::new(), started: 0, last: None };
+        Self { state: Mutex::new(state), most_tasks: TASKS.max(connections / 4 * 3) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<C>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<C: Queued> Queue<C> {
+    fn push(&self, call: C) {
+        let mut state = self.state();
+        // Calls whose callers have left take no memory, even while all statements are stuck.
+        while state.waiting.front().is_some_and(C::is_abandoned) {
+            state.waiting.pop_front();
+        }
+        state.waiting.push_back(call);
+    }
+}
+
+impl<C> State<C> {
+    /// Notes another task, if the queued calls need one, and returns its number.
     fn start_task(&mut self, most: usize) -> Option<u64> {
         let now = Instant::now();
         if self.waiting.is_empty() || self.tasks.len() >= most {
@@ -123,7 +173,7 @@ impl EventQueueState {
         let is_wanted = match self.tasks.values().filter(|began| now - **began < STUCK).count() {
             0 => true,
             1..TASKS => {
-                self.waiting.len() >= ENOUGH_EVENTS || self.last.is_some_and(|last| now - last >= LONG_AGO)
+                self.waiting.len() >= ENOUGH_CALLS || self.last.is_some_and(|last| now - last >= LONG_AGO)
             }
             _ => false,
         };
@@ -136,55 +186,21 @@ impl EventQueueState {
     }
 }
 
-impl StoreTask {
+impl<C: Queued> Task<C> {
     async fn run(self) {
         while let Some(batch) = self.next_batch() {
-            batch::store(&self.inner, batch).await;
-            if self.inner.room.is_counted() && self.inner.room.is_count_due() {
-                capacity::count(&self.inner).await;
-            }
+            C::send(&self.inner, batch).await;
         }
     }
 
-    /// Takes the queued events that fit into one statement; `None` when the queue is empty.
-    ///
-    /// Duplicates of one event become one. Another event of a job in the batch waits for the next batch: its receipt
-    /// depends on that of the first.
-    fn next_batch(&self) -> Option<Vec<Received>> {
-        let mut state = self.inner.queue.state();
-        let mut batch: Vec<Received> = Vec::new();
-        let mut places: HashMap<JobId, usize> = HashMap::new();
-        let (mut later, mut bytes) = (Vec::new(), 0);
-        while batch.len() < BATCH_EVENTS
-            && let Some((event, caller)) = state.waiting.pop_front()
-        {
-            if caller.is_closed() {
-                continue;
-            }
-            match places.entry(event.job().clone()) {
-                Entry::Occupied(place) => match batch.get_mut(*place.get()) {
-                    Some(first) if first.is_duplicated_by(&event) => first.callers.push(caller),
-                    _ => later.push((event, caller)),
-                },
-                Entry::Vacant(_) if bytes > 0 && bytes + event.body().len() > BATCH_BYTES => {
-                    later.push((event, caller));
-                    break;
-                }
-                Entry::Vacant(place) => {
-                    place.insert(batch.len());
-                    bytes += event.body().len();
-                    batch.push(Received { event, callers: vec![caller] });
-                }
-            }
-        }
-        for waiting in later.into_iter().rev() {
-            state.waiting.push_front(waiting);
-        }
-        if batch.is_empty() {
-            // Under the same lock as the look at the queue, so that the next event starts another task.
+    /// Takes the queued calls that fit into one statement; `None` when the queue is empty.
+    fn next_batch(&self) -> Option<C::Batch> {
+        let mut state = C::queue(&self.inner).state();
+        let Some(batch) = C::next_batch(&mut state.waiting) else {
+            // Under the same lock as the look at the queue, so that the next call starts another task.
             state.tasks.remove(&self.number);
             return None;
-        }
+        };
         let now = Instant::now();
         state.last = Some(now);
         state.tasks.insert(self.number, now);
@@ -192,31 +208,9 @@ impl StoreTask {
     }
 }
 
-impl Drop for StoreTask {
-    /// Notes the end of the task, also when the runtime is shut down during a statement. Queued events start another.
+impl<C: Queued> Drop for Task<C> {
+    /// Notes the end of the task, also when the runtime is shut down during a statement. Queued calls start another.
     fn drop(&mut self) {
-        self.inner.queue.state().tasks.remove(&self.number);
-    }
-}
-
-impl Received {
-    fn is_duplicated_by(&self, event: &Envelope) -> bool {
-        self.event.body() == event.body()
-    }
-
-    /// Answers every caller. All but the first brought a duplicate.
-    pub(super) fn answer(self, receipt: Receipt) {
-        let of_duplicate = if receipt == Receipt::Stored { Receipt::Duplicate } else { receipt };
-        for (number, caller) in self.callers.into_iter().enumerate() {
-            // A caller that has left needs no answer.
-            let _ = caller.send(Ok(if number == 0 { receipt } else { of_duplicate }));
-        }
-    }
-
-    /// Answers every caller with an error.
-    pub(super) fn refuse(self, error: impl Fn() -> StoreError) {
-        for caller in self.callers {
-            let _ = caller.send(Err(error()));
-        }
+        C::queue(&self.inner).state().tasks.remove(&self.number);
     }
 }

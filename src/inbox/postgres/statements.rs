@@ -22,6 +22,7 @@ pub(super) struct Statements {
     pub(super) lease: String,
     pub(super) begin: String,
     pub(super) renew: String,
+    pub(super) settle: String,
     pub(super) verify: String,
     pub(super) done: String,
     pub(super) retry: String,
@@ -318,15 +319,40 @@ impl Statements {
             // Does not wait for a handler that has completed the event in a transaction, and keeps the row locked: other
             // leases would not be renewed meanwhile.
             renew: format!(
-                "WITH free AS MATERIALIZED (
-                    SELECT number FROM {table} WHERE {LEASED} AND state IN ({LEASABLE}) FOR UPDATE SKIP LOCKED
+                "WITH given AS MATERIALIZED (
+                    SELECT job_id COLLATE \"C\" AS job_id, fence, length, place
+                    FROM unnest($1, $2, $3) WITH ORDINALITY AS given (job_id, fence, length, place)
+                ), free AS MATERIALIZED (
+                    SELECT number, length FROM given JOIN {table} AS job USING (job_id, fence)
+                    WHERE state IN ({LEASABLE}) FOR UPDATE OF job SKIP LOCKED
                 ), renewed AS (
-                    UPDATE {table} AS job SET due_at = {} FROM free WHERE job.number = free.number
-                    RETURNING true
+                    UPDATE {table} AS job SET due_at = clock_timestamp() + length * interval '1 microsecond'
+                    FROM free WHERE job.number = free.number
+                    RETURNING job.number
                 )
-                SELECT EXISTS (SELECT FROM renewed) AS renewed FROM {table}
-                WHERE {LEASED} AND state IN ({LEASABLE})",
-                from_now(3)
+                SELECT place, renewed.number IS NOT NULL AS renewed
+                FROM given JOIN {table} AS job USING (job_id, fence) LEFT JOIN renewed USING (number)
+                WHERE state IN ({LEASABLE})"
+            ),
+            // Ends runs in the usual ways, many at once. A row that is locked is left, as are those of which the statements
+            // below know more.
+            settle: format!(
+                "WITH free AS MATERIALIZED (
+                    SELECT number, place, given.becomes, given.after, given.error, given.uncounted
+                    FROM (
+                        SELECT job_id COLLATE \"C\" AS job_id, fence, becomes, after, error, uncounted, place
+                        FROM unnest($1, $2, $3, $4, $5, $6) WITH ORDINALITY
+                            AS given (job_id, fence, becomes, after, error, uncounted, place)
+                    ) AS given JOIN {table} AS job USING (job_id, fence)
+                    WHERE state = {RUNNING} AND (status {FINAL} OR deadline_at IS NULL)
+                    FOR UPDATE OF job SKIP LOCKED
+                )
+                UPDATE {table} AS job SET state = becomes,
+                    due_at = clock_timestamp() + after * interval '1 microsecond',
+                    ended_at = CASE WHEN after IS NULL THEN clock_timestamp() END,
+                    error = coalesce(free.error, job.error), attempts = attempts - uncounted
+                FROM free WHERE job.number = free.number
+                RETURNING place"
             ),
             verify: format!(
                 "UPDATE {table} SET {sets}, verified = true,

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::sleep;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use tracing::error;
 
 use super::rows::{self, Unreadable};
+use super::settling::Settled;
 use super::statements::Statements;
 use super::text::Texts;
-use super::{Inner, Parameter, PostgresInbox, capacity, limit, queue, tell};
+use super::{Inner, Parameter, PostgresInbox, capacity, limit, received, renewing, settling, tell};
 use crate::error::chain;
 use crate::event::{Envelope, JobId};
 use crate::inbox::{InboxStore, Lease, Leased, NoResult, Outcome, Overdue, Pruned, Receipt, Retention};
@@ -21,15 +21,11 @@ use crate::store::{Fenced, StoreError};
 /// The most rows that one call prunes, and the approximate bytes of their bodies: the rows are locked meanwhile.
 const PRUNE_ROWS: i64 = 1000;
 const PRUNE_BYTES: i64 = 64 << 20;
-/// The number of further looks of a renewal at a row that another transaction holds, and the pause before each: a second
-/// in all.
-const LOCKED_TRIES: u32 = 20;
-const LOCKED_AGAIN: Duration = Duration::from_millis(50);
 
 #[async_trait]
 impl InboxStore for PostgresInbox {
     async fn receive(&self, event: &Envelope) -> Result<Receipt, StoreError> {
-        queue::receive(&self.inner, event).await
+        received::receive(&self.inner, event).await
     }
 
     async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
@@ -47,24 +43,7 @@ impl InboxStore for PostgresInbox {
     }
 
     async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError> {
-        let length = microseconds(length);
-        let renew = &self.inner.statements.renew;
-        let mut tries_left = LOCKED_TRIES;
-        loop {
-            let held = self.written(renew, lease, &[(&length, Type::INT8)]).await?;
-            match held {
-                None => return Ok(Fenced::Stale),
-                Some(row) if column(&row, "renewed")? => return Ok(Fenced::Applied),
-                // A dropped call releases the row soon; the transaction of a handler may take longer.
-                Some(_) if tries_left > 0 => tries_left -= 1,
-                Some(_) => {
-                    return Err(StoreError::unavailable(
-                        "a transaction that has not ended holds the event's row",
-                    ));
-                }
-            }
-            sleep(LOCKED_AGAIN).await;
-        }
+        renewing::renew(&self.inner, lease, length).await
     }
 
     async fn verify(&self, lease: &Lease, event: &Envelope) -> Result<Fenced, StoreError> {
@@ -88,21 +67,19 @@ impl InboxStore for PostgresInbox {
     }
 
     async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError> {
-        loop {
-            let texts = self.inner.texts();
-            match self.settle_with(texts, lease, outcome).await {
-                Err(error) if self.inner.must_escape(texts, &error) => {}
-                Ok(Some(row)) => {
-                    // Before the reply: a process that releases events may end after it.
-                    if may_be_due_at_once(outcome) && column(&row, "is_received")? {
-                        tell::arrived_now(&self.inner).await;
-                    }
-                    return Ok(Fenced::Applied);
-                }
-                Ok(None) => return Ok(Fenced::Stale),
-                Err(error) => return Err(error),
-            }
+        let may_be_due = may_be_due_at_once(outcome);
+        let is_due = match settling::settle(&self.inner, lease, outcome).await? {
+            Settled::Applied => may_be_due,
+            Settled::Alone => match self.settle_alone(lease, outcome).await? {
+                Some(row) => may_be_due && column(&row, "is_received")?,
+                None => return Ok(Fenced::Stale),
+            },
+        };
+        // Before the reply: a process that releases events may end after it.
+        if is_due {
+            tell::arrived_now(&self.inner).await;
         }
+        Ok(Fenced::Applied)
     }
 
     async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError> {
@@ -195,7 +172,17 @@ impl PostgresInbox {
         readable
     }
 
-    /// Ends a lease, and returns a row unless the lease is stale.
+    /// Ends a lease by a statement of its own, and returns a row unless the lease is stale.
+    async fn settle_alone(&self, lease: &Lease, outcome: &Outcome) -> Result<Option<Row>, StoreError> {
+        loop {
+            let texts = self.inner.texts();
+            match self.settle_with(texts, lease, outcome).await {
+                Err(error) if self.inner.must_escape(texts, &error) => {}
+                settled => return settled,
+            }
+        }
+    }
+
     async fn settle_with(
         &self,
         texts: Texts,

@@ -1,5 +1,6 @@
 //! The inbox in PostgreSQL.
 
+mod batches;
 mod faults;
 mod limits;
 mod listening;
