@@ -42,7 +42,7 @@ pub trait InboxAdmin: InboxStore {
     /// Returns an error if the commit may not have happened.
     async fn replay(&self, job: &JobId) -> Result<bool, StoreError>;
 
-    /// Counts the rows in each state.
+    /// Counts the rows in each state. A store may estimate large numbers of done and dead rows.
     ///
     /// # Errors
     ///

@@ -43,6 +43,12 @@ impl TableName {
     pub(crate) fn index(&self, suffix: &str) -> String {
         quote(&format!("{}_{suffix}", self.table))
     }
+
+    /// The same for statements about an index that exists: with its schema, if one was given.
+    pub(crate) fn qualified_index(&self, suffix: &str) -> String {
+        let schema = self.schema().map(|schema| format!("{schema}.")).unwrap_or_default();
+        format!("{schema}{}", self.index(suffix))
+    }
 }
 
 impl fmt::Display for TableName {

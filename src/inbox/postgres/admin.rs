@@ -5,6 +5,7 @@ use bytes::Bytes;
 use tokio_postgres::types::Type;
 
 use super::rows::{self, duration};
+use super::statements::Statements;
 use super::{Parameter, PostgresInbox, limit, tell};
 use crate::event::JobId;
 use crate::inbox::{InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats};
@@ -21,6 +22,12 @@ impl InboxAdmin for PostgresInbox {
     ) -> Result<Vec<InboxRow>, StoreError> {
         let after = after.map_or(-1, |after| i64::try_from(after).unwrap_or(i64::MAX));
         let (state, most) = (filter.state.map(InboxState::as_str), limit(most));
+        let Statements { list, list_unfinished, list_expected, .. } = &self.inner.statements;
+        let list = match filter.state {
+            Some(InboxState::Received | InboxState::Running) => list_unfinished,
+            Some(InboxState::Expected) => list_expected,
+            Some(InboxState::Done | InboxState::Dead) | None => list,
+        };
         let rows = loop {
             let texts = self.inner.texts();
             let [job_type, status] = [&filter.job_type, &filter.status]
@@ -32,7 +39,7 @@ impl InboxAdmin for PostgresInbox {
                 (&status, Type::TEXT),
                 (&most, Type::INT8),
             ];
-            match self.query(&self.inner.statements.list, &parameters).await {
+            match self.query(list, &parameters).await {
                 Err(error) if self.inner.must_escape(texts, &error) => {}
                 rows => break rows?,
             }

@@ -1,6 +1,6 @@
 //! The table, and its versions.
 
-use super::statements::UNFINISHED;
+use super::statements::{FETCHED, NEVER_FETCHED};
 use crate::postgres::{Schema, TableName};
 
 /// The steps that make the table, one for each version. A released step is never changed: the next one alters the
@@ -13,8 +13,8 @@ pub(super) fn schema(table: TableName) -> Schema {
 /// Creates the table.
 ///
 /// Each index serves one query, and only the indexes of the constraints and of pruning hold done rows, so done rows
-/// slow down nothing else. A body of more than two kilobytes lies beside the table (TOAST), and is not written again
-/// with its row.
+/// slow down nothing else. The rows that were never fetched, nearly all, have an index by time alone. A body of more
+/// than two kilobytes lies beside the table (TOAST), and is not written again with its row.
 fn first_version(table: &TableName) -> String {
     let index = |name| table.index(name);
     format!(
@@ -40,13 +40,15 @@ fn first_version(table: &TableName) -> String {
     received_at timestamptz NOT NULL,
     ended_at timestamptz CHECK (ended_at IS NOT NULL OR state NOT IN ('done', 'dead'))
 ) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
-CREATE INDEX {due} ON {table} (fetches, due_at, number) WHERE {UNFINISHED};
+CREATE INDEX {due} ON {table} (due_at, number) WHERE {NEVER_FETCHED};
+CREATE INDEX {fetched} ON {table} (fetches, due_at, number) WHERE {FETCHED};
 CREATE INDEX {expected} ON {table} (fetches, due_at, number) WHERE state = 'expected';
 CREATE INDEX {done} ON {table} (ended_at) WHERE state = 'done' AND body IS NOT NULL;
 CREATE INDEX {pruned} ON {table} (ended_at) WHERE state = 'done' AND body IS NULL;
 CREATE INDEX {dead} ON {table} (number) WHERE state = 'dead';
 ",
         due = index("due"),
+        fetched = index("fetched"),
         expected = index("expected"),
         done = index("done"),
         pruned = index("pruned"),

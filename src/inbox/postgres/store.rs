@@ -11,7 +11,7 @@ use super::rows::{self, Unreadable};
 use super::settling::Settled;
 use super::statements::Statements;
 use super::text::Texts;
-use super::{Inner, Parameter, PostgresInbox, capacity, limit, received, renewing, settling, tell};
+use super::{Inner, Parameter, PostgresInbox, capacity, head, limit, received, renewing, settling, tell};
 use crate::error::chain;
 use crate::event::{Envelope, JobId};
 use crate::inbox::{InboxStore, Lease, Leased, NoResult, Outcome, Overdue, Pruned, Receipt, Retention};
@@ -29,10 +29,17 @@ impl InboxStore for PostgresInbox {
     }
 
     async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
-        let (wanted, length) = (limit(most), microseconds(length));
-        let parameters: [Parameter<'_>; 2] = [(&wanted, Type::INT8), (&length, Type::INT8)];
+        let (wanted, length, from) = (limit(most), microseconds(length), self.inner.head.from());
+        let parameters: [Parameter<'_>; 3] =
+            [(&wanted, Type::INT8), (&length, Type::INT8), (&from, Type::INT8)];
         self.inner.database.reserve().await?;
-        let rows = self.query_leased(&self.inner.statements.lease, &parameters).await?;
+        let mut rows = self.query_leased(&self.inner.statements.lease, &parameters).await?;
+        if let Some(row) = rows.first() {
+            self.inner.head.seen(from, row);
+        }
+        head::look_at_all(&self.inner);
+        // Without a leased row, the only one tells about the look.
+        rows.retain(|row| matches!(row.try_get::<_, Option<i64>>("number"), Ok(Some(_))));
         self.inner.arrivals.leased(rows.len(), most);
         Ok(self.readable(&rows, rows::leased).await)
     }

@@ -1,6 +1,6 @@
 //! Outcomes and renewals that share statements.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qomplement_webhooks::inbox::{InboxAdmin, InboxState, Lease, Leased, Outcome};
 use qomplement_webhooks::store::{Fenced, StoreError};
@@ -8,8 +8,9 @@ use qomplement_webhooks::{InboxStore, PostgresInbox};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::{HOUR, LEASE, client, completed, event, inbox, job, receive_all};
+use super::{HOUR, LEASE, client, completed, count, event, inbox, job, lease_one, receive_all};
 use crate::support::databases::postgres;
+use crate::support::eventually;
 
 /// Long enough for a call that waits for no other.
 const SOON: Duration = Duration::from_secs(10);
@@ -72,6 +73,49 @@ async fn each_of_many_outcomes_that_are_recorded_together_is_the_rows_own() {
         let found = (row.state, row.error.as_deref(), row.attempts, row.due_in.is_some());
         assert_eq!(found, (state, error, attempts, is_due_later), "{number}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_outcomes_of_one_lease_that_come_together_one_counts() {
+    let inbox = inbox("settled_both").await;
+    let leased = lease_many(&inbox, 60).await;
+    let tasks: Vec<_> = leased
+        .iter()
+        .map(|leased| {
+            let release = Outcome::Release { after: HOUR };
+            [settling(&inbox, &leased.lease, &Outcome::Done), settling(&inbox, &leased.lease, &release)]
+        })
+        .collect();
+    let mut done = 0;
+    for [first, second] in tasks {
+        let (first, second) = (first.await.unwrap().unwrap(), second.await.unwrap().unwrap());
+        assert_ne!(first, second);
+        done += u64::from(first == Fenced::Applied);
+    }
+    let stats = inbox.stats().await.unwrap();
+    assert_eq!((stats.done, stats.received), (done, 60 - done));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_refers_to_a_row_delays_neither_its_renewal_nor_its_outcome_nor_its_lease() {
+    let inbox = inbox("settled_referred").await;
+    let referring = client(postgres()).await;
+    let create = "CREATE TABLE settled_referred.booking
+        (job_id text COLLATE \"C\" REFERENCES settled_referred.inbox (job_id))";
+    referring.batch_execute(create).await.unwrap();
+    inbox.receive(&completed("job")).await.unwrap();
+    let leased = lease_one(&inbox).await;
+    let refer = "BEGIN; INSERT INTO settled_referred.booking VALUES ('job')";
+    referring.batch_execute(refer).await.unwrap();
+    let calls = async {
+        assert_eq!(inbox.renew(&leased.lease, HOUR).await.unwrap(), Fenced::Applied);
+        let release = Outcome::Release { after: Duration::ZERO };
+        assert_eq!(inbox.settle(&leased.lease, &release).await.unwrap(), Fenced::Applied);
+        let leased = lease_one(&inbox).await;
+        assert_eq!(inbox.settle(&leased.lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
+    };
+    timeout(SOON, calls).await.expect("they wait for the transaction");
+    referring.batch_execute("COMMIT").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,4 +205,108 @@ async fn an_outcome_whose_caller_leaves_is_recorded_or_not_and_the_lease_stays_v
         assert_eq!(inbox.settle(&leased.lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
     }
     assert_eq!(inbox.stats().await.unwrap().done, 60);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_snapshot_does_not_make_leases_slow() {
+    let inbox = inbox("old_snapshot").await;
+    let (holding, watching) = (client(postgres()).await, client(postgres()).await);
+    let snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM old_snapshot.inbox";
+    holding.batch_execute(snapshot).await.unwrap();
+    for round in 0..10 {
+        let ids = (0..300).map(|number| completed(&format!("job-{round}-{number}")));
+        receive_all(&[&inbox], ids).await;
+        let leased = inbox.lease(300, LEASE).await.unwrap();
+        let tasks: Vec<_> =
+            leased.iter().map(|leased| settling(&inbox, &leased.lease, &Outcome::Done)).collect();
+        for task in tasks {
+            assert_eq!(task.await.unwrap().unwrap(), Fenced::Applied);
+        }
+    }
+    watching.batch_execute("ANALYZE old_snapshot.inbox").await.unwrap();
+    let index = "FROM pg_stat_user_indexes WHERE schemaname = 'old_snapshot' AND indexrelname = 'inbox_due'";
+    let read = async || {
+        let entries = count(&watching, &format!("SELECT idx_tup_read {index}")).await;
+        (entries, count(&watching, &format!("SELECT idx_scan {index}")).await)
+    };
+    let leasing = tokio::spawn({
+        let inbox = inbox.clone();
+        async move {
+            loop {
+                assert!(inbox.lease(10, LEASE).await.unwrap().is_empty());
+            }
+        }
+    });
+    // The first leases learn where the queue begins, and one in five seconds reads all: 3000 entries, and more.
+    eventually("leases read few entries of the index", async || {
+        let before = read().await;
+        loop {
+            let after = read().await;
+            let (entries, scans) = (after.0 - before.0, after.1 - before.1);
+            if scans >= 200 {
+                return entries < scans * 100;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    leasing.abort();
+    holding.batch_execute("COMMIT").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_transaction_ends_late_is_leased_at_once() {
+    let inbox = inbox("late_commit").await;
+    let writing = client(postgres()).await;
+    for round in 0..3 {
+        let insert = format!(
+            "BEGIN; INSERT INTO late_commit.inbox (job_id, state, job_type, status, body, due_at, received_at)
+                VALUES ('late-{round}', 'received', 'extract', 'completed', 'x', now(), now())"
+        );
+        writing.batch_execute(&insert).await.unwrap();
+        // Others come and go meanwhile, for less than the time for which such a transaction is waited for.
+        let began = Instant::now();
+        for number in 0.. {
+            inbox.receive(&completed(&format!("{round}-{number}"))).await.unwrap();
+            let lease = lease_one(&inbox).await.lease;
+            assert_eq!(inbox.settle(&lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
+            if began.elapsed() > Duration::from_millis(200) {
+                break;
+            }
+        }
+        let is_in_time = began.elapsed() < Duration::from_millis(800);
+        writing.batch_execute("COMMIT").await.unwrap();
+        if is_in_time {
+            assert_eq!(lease_one(&inbox).await.lease.job(), &job(&format!("late-{round}")));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_of_another_program_that_has_long_been_due_is_leased_soon() {
+    let inbox = inbox("long_due").await;
+    let writing = client(postgres()).await;
+    let rows = |due: &str, number: u32| {
+        format!(
+            "INSERT INTO long_due.inbox (job_id, state, job_type, status, body, due_at, received_at)
+                SELECT 'job-{number}', 'received', 'extract', 'completed', 'x', {due}, now()"
+        )
+    };
+    for (due, number) in ["'-infinity'", "'1960-01-01'", "now() - interval '1 hour'"].into_iter().zip(0..) {
+        // Until the head is known, other transactions notwithstanding.
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(1500) {
+            assert!(inbox.lease(10, LEASE).await.unwrap().is_empty());
+        }
+        writing.batch_execute(&rows(due, number)).await.unwrap();
+        let found = async {
+            loop {
+                if let Some(leased) = inbox.lease(10, LEASE).await.unwrap().pop() {
+                    return leased;
+                }
+            }
+        };
+        let leased = timeout(SOON, found).await.expect("the row is passed over");
+        assert_eq!(leased.lease.job(), &job(&format!("job-{number}")));
+    }
 }

@@ -263,10 +263,30 @@ async fn rows_that_are_not_due_cost_a_lease_nothing() {
     let (scans, blocks) = (after.0 - before.0, after.1 - before.1);
     assert!(blocks < scans * 10, "{blocks} blocks of the indexes read in {scans} looks");
     // Of those that are due, the least fetched come first.
-    let due = "UPDATE not_due.inbox SET due_at = now() - interval '1 minute'
+    let due = "UPDATE not_due.inbox SET due_at = now()
         WHERE job_id IN ('received-11', 'received-3', 'received-13', 'received-2')";
     client.batch_execute(due).await.unwrap();
     let leased = inbox.lease(10, HOUR).await.unwrap();
     let fetches: Vec<u32> = leased.iter().map(|leased| leased.fetches.count).collect();
     assert_eq!(fetches, [1, 2, 3, 3]);
+}
+
+#[tokio::test]
+async fn many_rows_that_have_ended_are_counted_about_right_and_others_exactly() {
+    let (inbox, client) = (inbox("counted").await, client(postgres()).await);
+    let fill = "INSERT INTO counted.inbox (job_id, state, job_type, status, body, due_at, received_at, ended_at, fetches)
+        SELECT state || i, state, 'extract', 'completed', CASE WHEN i % 2 = 0 OR state <> 'done' THEN 'body'::bytea END,
+            CASE WHEN state IN ('received', 'running') THEN now() - interval '1 hour' END, now(),
+            CASE WHEN state IN ('done', 'dead') THEN now() END, i % 3
+        FROM (VALUES ('done', 50000), ('dead', 12000), ('received', 11000), ('running', 100)) AS kind (state, rows),
+            generate_series(1, rows) AS i";
+    client.batch_execute(fill).await.unwrap();
+    client.batch_execute("VACUUM ANALYZE counted.inbox").await.unwrap();
+    let stats = inbox.stats().await.unwrap();
+    assert_eq!((stats.received, stats.running, stats.expected), (11_000, 100, 0));
+    assert!(stats.done.abs_diff(50_000) < 2_500 && stats.dead.abs_diff(12_000) < 600, "{stats:?}");
+    let bytes = 4 * (25_000 + 12_000 + 11_000 + 100);
+    assert!(stats.bytes.abs_diff(bytes) < bytes / 20, "{stats:?}");
+    let oldest = stats.oldest_due.unwrap();
+    assert!((HOUR..HOUR * 2).contains(&oldest), "{stats:?}");
 }

@@ -1,0 +1,103 @@
+//! The parts that several statements share.
+
+use crate::postgres::TableName;
+
+/// The statuses for which [`JobStatus::is_final`](crate::JobStatus::is_final) is true.
+pub(super) const FINAL: &str = "IN ('completed', 'failed')";
+/// The row under a lease.
+pub(super) const LEASED: &str = "job_id = $1 AND fence = $2";
+pub(super) const RUNNING: &str = "'running'";
+/// The states of rows that may be under a lease.
+pub(super) const LEASABLE: &str = "'running', 'expected'";
+pub(super) const EXPECTED: &str = "state = 'expected'";
+pub(super) const IS_RECEIVED: &str = "state = 'received' AS is_received";
+/// Puts a commit on the disk before the reply, whatever the database's setting.
+pub(super) const DURABLY: &str = "SELECT set_config('synchronous_commit', 'on', true)
+            WHERE current_setting('synchronous_commit') = 'off'";
+
+pub(super) fn from_now(parameter: u32) -> String {
+    format!("clock_timestamp() + ${parameter} * interval '1 microsecond'")
+}
+
+pub(super) fn long_ago(parameter: u32) -> String {
+    format!("statement_timestamp() - ${parameter} * interval '1 microsecond'")
+}
+
+pub(super) fn microseconds(interval: &str) -> String {
+    format!("(extract(epoch FROM {interval}) * 1000000)::int8")
+}
+
+/// The time that has passed since another; `NULL` if that is infinite, as then there is no difference.
+pub(super) fn since(time: &str) -> String {
+    let passed = microseconds(&format!("statement_timestamp() - {time}"));
+    format!("CASE WHEN isfinite({time}) THEN {passed} END")
+}
+
+/// The time that is left until another, likewise.
+pub(super) fn until(time: &str) -> String {
+    let left = microseconds(&format!("{time} - statement_timestamp()"));
+    format!("CASE WHEN isfinite({time}) THEN {left} END")
+}
+
+/// A number that another program set to the maximum must not fail a statement for many rows.
+pub(super) fn next_number(number: &str) -> String {
+    format!("least({number}, 9223372036854775806) + 1")
+}
+
+/// The same for a count.
+pub(super) fn one_more(number: &str) -> String {
+    format!("least({number}, 2147483646) + 1")
+}
+
+/// The history of fetches.
+pub(super) fn history() -> String {
+    format!(
+        "fetches, not_found, {} AS next_fetch_in, {} AS unanswered_for",
+        until("next_fetch_at"),
+        since("unanswered_since"),
+    )
+}
+
+/// The numbers of fetches that such rows have, in order, by one look at the index for each. A lease goes through them
+/// one by one and stops when it has enough rows, so that rows which are not due cost nothing. Nothing sorts the
+/// numbers: a recursive query returns them as it finds them, and the rows of each follow from it. Their own limit
+/// lets the planner read them from the index in order; without it, it sorts all that are due.
+pub(super) fn counts(table: &TableName, rows: &str) -> String {
+    format!(
+        "counts (fetches) AS (
+                    SELECT min(fetches) FROM {table} WHERE {rows}
+                    UNION ALL
+                    SELECT (SELECT min(job.fetches) FROM {table} AS job WHERE {rows} AND job.fetches > counts.fetches)
+                    FROM counts WHERE counts.fetches IS NOT NULL
+                )"
+    )
+}
+
+/// Sets a row's columns for another event of its job, when it is expected again.
+pub(super) fn expect_another(when: &str) -> String {
+    let next = next_number("job.fence");
+    let columns = [
+        ("fence", &*next),
+        ("attempts", "0"),
+        ("earlier_attempts", "0"),
+        ("job_type", "NULL"),
+        ("status", "NULL"),
+        ("body", "NULL"),
+    ];
+    let columns = columns
+        .map(|(column, value)| format!("{column} = CASE WHEN {when} THEN {value} ELSE job.{column} END"));
+    columns.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::JobStatus;
+
+    #[test]
+    fn the_statuses_that_are_final_are_those_of_the_statements() {
+        let named: Vec<_> = FINAL.split('\'').skip(1).step_by(2).collect();
+        assert_eq!(named, [JobStatus::Completed.as_str(), JobStatus::Failed.as_str()]);
+        assert!(named.iter().all(|status| JobStatus::from(*status).is_final()));
+    }
+}

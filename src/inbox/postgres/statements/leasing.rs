@@ -1,0 +1,130 @@
+//! Statements that begin and keep leases.
+
+use super::fragments::{
+    EXPECTED, LEASABLE, LEASED, RUNNING, counts, from_now, history, microseconds, next_number, one_more,
+    since,
+};
+use super::{FETCHED, NEVER_FETCHED};
+use crate::postgres::TableName;
+
+/// Leases due rows, those that were never fetched first. The look at them begins at $3, and its result says where the
+/// next one may begin.
+pub(super) fn lease(table: &TableName) -> String {
+    const FROM: &str = "coalesce('epoch'::timestamptz + $3 * interval '1 microsecond', '-infinity')";
+    format!(
+        "WITH RECURSIVE fresh AS MATERIALIZED (
+            SELECT {due} FROM {table}
+            WHERE {NEVER_FETCHED} AND due_at >= {FROM} AND due_at <= statement_timestamp()
+            ORDER BY due_at, number LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
+        ), {counts}, fetched AS MATERIALIZED (
+            SELECT due.* FROM counts, LATERAL (
+                SELECT {due} FROM {table}
+                WHERE {FETCHED} AND fetches = counts.fetches AND due_at <= statement_timestamp()
+                ORDER BY due_at, number LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
+            ) AS due
+            LIMIT $1 - (SELECT count(*) FROM fresh)
+        ), leased AS (
+            UPDATE {table} AS job SET state = 'running', due_at = {until},
+                fence = {next}, attempts = {one_more}, begun = false
+            FROM (SELECT * FROM fresh UNION ALL SELECT * FROM fetched) AS due
+            WHERE job.number = due.number
+            RETURNING job_id, job.fence, job.attempts, earlier_attempts, body, expired, was_begun,
+                verified, {age} AS age, {history}, due.due_at AS due_since, job.number
+        )
+        SELECT leased.*, {seen} FROM ({look}) AS look LEFT JOIN leased ON true
+        ORDER BY fetches, due_since, number",
+        due = "number, due_at, state = 'running' AS expired, state = 'running' AND begun AS was_begun",
+        until = from_now(2),
+        next = next_number("job.fence"),
+        one_more = one_more("job.attempts"),
+        age = since("received_at"),
+        history = history(),
+        counts = counts(table, FETCHED),
+        seen = seen(),
+        look = look(table, FROM),
+    )
+}
+
+/// Looks from the beginning for the first due row.
+pub(super) fn look_at_all(table: &TableName) -> String {
+    format!("SELECT {} FROM ({}) AS look", seen(), look(table, "'-infinity'"))
+}
+
+fn look(table: &TableName, from: &str) -> String {
+    format!(
+        "SELECT txid_current_snapshot() AS snapshot, (
+            SELECT due_at FROM {table}
+            WHERE {NEVER_FETCHED} AND due_at >= {from} AND due_at <= statement_timestamp()
+            ORDER BY due_at LIMIT 1
+        ) AS first"
+    )
+}
+
+/// The columns that [`Seen`](super::super::head::Seen) reads.
+fn seen() -> String {
+    format!(
+        "{} AS now, {} AS first, txid_snapshot_xmin(snapshot) AS ended, txid_snapshot_xmax(snapshot) AS next",
+        microseconds("statement_timestamp()"),
+        microseconds("greatest(least(look.first, statement_timestamp()), 'epoch')"),
+    )
+}
+
+/// Notes that the handler begins.
+pub(super) fn begin(table: &TableName) -> String {
+    format!("UPDATE {table} SET begun = true WHERE {LEASED} AND state = {RUNNING} RETURNING true")
+}
+
+/// Renews many leases. Does not wait for a handler that has completed an event in a transaction, and keeps the row locked:
+/// other leases would not be renewed meanwhile. A transaction that only refers to the row does not lock it.
+pub(super) fn renew(table: &TableName) -> String {
+    format!(
+        "WITH given AS MATERIALIZED (
+            SELECT job_id COLLATE \"C\" AS job_id, fence, length, place
+            FROM unnest($1, $2, $3) WITH ORDINALITY AS given (job_id, fence, length, place)
+        ), free AS MATERIALIZED (
+            SELECT number, length FROM given JOIN {table} AS job USING (job_id, fence)
+            WHERE state IN ({LEASABLE}) FOR NO KEY UPDATE OF job SKIP LOCKED
+        ), renewed AS (
+            UPDATE {table} AS job SET due_at = clock_timestamp() + length * interval '1 microsecond'
+            FROM free WHERE job.number = free.number
+            RETURNING job.number
+        )
+        SELECT place, renewed.number IS NOT NULL AS renewed
+        FROM given JOIN {table} AS job USING (job_id, fence) LEFT JOIN renewed USING (number)
+        WHERE state IN ({LEASABLE})"
+    )
+}
+
+/// Leases overdue jobs.
+pub(super) fn overdue(table: &TableName) -> String {
+    format!(
+        "WITH RECURSIVE {counts}, overdue AS MATERIALIZED (
+            SELECT overdue.* FROM counts, LATERAL (
+                SELECT number, due_at FROM {table}
+                WHERE {EXPECTED} AND fetches = counts.fetches AND due_at <= statement_timestamp()
+                ORDER BY due_at, number LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
+            ) AS overdue
+            LIMIT $1
+        ), leased AS (
+            UPDATE {table} AS job SET due_at = {until}, fence = {next}
+            FROM overdue WHERE job.number = overdue.number
+            RETURNING job.number, job_id, job.fence, {late} AS late, {history}, overdue.due_at AS due_since
+        )
+        SELECT * FROM leased ORDER BY fetches, due_since, number",
+        until = from_now(2),
+        next = next_number("job.fence"),
+        late = since("coalesce(deadline_at, received_at)"),
+        history = history(),
+        counts = counts(table, EXPECTED),
+    )
+}
+
+/// Ends a lease of a row that cannot be read. A row whose event is gone has no status, either.
+pub(super) fn set_aside(table: &TableName) -> String {
+    format!(
+        "UPDATE {table} SET state = 'dead', due_at = NULL, ended_at = clock_timestamp(), error = $3,
+            status = CASE WHEN body IS NOT NULL THEN status END
+        WHERE number = $1 AND fence = $2 AND state IN ({LEASABLE})
+        RETURNING true"
+    )
+}

@@ -1,0 +1,119 @@
+//! Statements that store events and registrations.
+
+use super::fragments::{
+    DURABLY, EXPECTED, FINAL, LEASABLE, expect_another, from_now, microseconds, next_number,
+};
+use super::{FETCHED, NEVER_FETCHED};
+use crate::postgres::TableName;
+
+/// Stores only first events, as nearly every event is: planning [`receive`] costs as much as storing some twenty events.
+pub(super) fn receive_new(table: &TableName) -> String {
+    format!(
+        "WITH incoming AS MATERIALIZED (
+            SELECT place, job_id COLLATE \"C\" AS job_id, job_type, status, body, fits
+            FROM unnest($1, $2, $3, $4, $5) WITH ORDINALITY
+                AS incoming (job_id, job_type, status, body, fits, place)
+        ), written AS (
+            INSERT INTO {table} (job_id, job_type, status, body, state, due_at, received_at)
+            SELECT job_id, job_type, status, body, 'received', clock_timestamp(), clock_timestamp()
+            FROM incoming WHERE fits
+            ORDER BY job_id
+            ON CONFLICT (job_id) DO NOTHING
+            RETURNING job_id
+        ), durably AS MATERIALIZED ({DURABLY})
+        SELECT place, true AS stored, NULL::boolean AS conflict
+        FROM incoming JOIN written USING (job_id), (SELECT count(*) FROM durably) AS durably"
+    )
+}
+
+/// Looks first, so that a duplicate locks and writes no row: `conflict` is NULL for a row that may be written. If such a
+/// row was not written, another statement wrote it after this one had looked.
+///
+/// A row may be locked for long before it is written, so its due time is read from the clock after that.
+pub(super) fn receive(table: &TableName) -> String {
+    format!(
+        "WITH incoming AS MATERIALIZED (
+            SELECT place, job_id COLLATE \"C\" AS job_id, job_type, status, body, fits, (
+                SELECT incoming.status {FINAL} AND coalesce(job.body <> incoming.body, false)
+                FROM {table} AS job
+                WHERE job.job_id = incoming.job_id
+                    AND (job.status {FINAL} OR (job.status IS NOT NULL AND incoming.status NOT {FINAL}))
+            ) AS conflict
+            FROM unnest($1, $2, $3, $4, $5) WITH ORDINALITY
+                AS incoming (job_id, job_type, status, body, fits, place)
+        ), written AS (
+            INSERT INTO {table} AS job (job_id, job_type, status, body, state, due_at, received_at)
+            SELECT job_id, job_type, status, body, 'received', clock_timestamp(), clock_timestamp()
+            FROM incoming WHERE fits AND conflict IS NULL
+            ORDER BY job_id
+            ON CONFLICT (job_id) DO UPDATE SET
+                job_type = excluded.job_type, status = excluded.status, body = excluded.body,
+                received_at = excluded.received_at, verified = false,
+                attempts = 0, earlier_attempts = 0, error = NULL, ended_at = NULL,
+                fetches = CASE WHEN job.ended_at IS NULL THEN job.fetches ELSE 0 END,
+                not_found = CASE WHEN job.ended_at IS NULL THEN job.not_found ELSE 0 END,
+                next_fetch_at = CASE WHEN job.ended_at IS NULL THEN job.next_fetch_at END,
+                unanswered_since = NULL,
+                deadline_at = CASE WHEN job.ended_at IS NULL THEN job.deadline_at
+                    WHEN job.status IS NULL AND excluded.status NOT {FINAL} THEN clock_timestamp() END,
+                state = CASE job.state WHEN 'running' THEN 'running' ELSE 'received' END,
+                due_at = CASE job.state WHEN 'running' THEN job.due_at ELSE clock_timestamp() END,
+                fence = CASE WHEN job.state IN ({LEASABLE}) THEN {next} ELSE job.fence END
+            WHERE job.status IS NULL OR (job.status NOT {FINAL} AND excluded.status {FINAL})
+            RETURNING job_id
+        ), durably AS MATERIALIZED ({DURABLY})
+        SELECT place, written.job_id IS NOT NULL AS stored, conflict
+        FROM incoming LEFT JOIN written USING (job_id), (SELECT count(*) FROM durably) AS durably",
+        next = next_number("job.fence")
+    )
+}
+
+/// Counts the rows that the limits are for.
+pub(super) fn count(table: &TableName) -> String {
+    format!(
+        "SELECT rows, bytes, expected, {} AS took
+        FROM (
+            SELECT count(*) AS rows, coalesce(sum(length), 0)::int8 AS bytes
+            FROM (
+                SELECT octet_length(body) AS length FROM {table} WHERE {NEVER_FETCHED}
+                UNION ALL SELECT octet_length(body) FROM {table} WHERE {FETCHED}
+                LIMIT $1
+            ) AS unfinished
+            OFFSET 0
+        ) AS counted, (
+            SELECT count(*) AS expected
+            FROM (SELECT true FROM {table} WHERE {EXPECTED} LIMIT $1) AS expected
+            OFFSET 0
+        ) AS counted_too",
+        microseconds("clock_timestamp() - statement_timestamp()")
+    )
+}
+
+/// Registers a job.
+pub(super) fn expect(table: &TableName) -> String {
+    format!(
+        "WITH durably AS MATERIALIZED ({DURABLY})
+        INSERT INTO {table} AS job (job_id, state, due_at, deadline_at, received_at)
+        SELECT $1, 'expected', {from_now}, {from_now}, clock_timestamp()
+        FROM (SELECT count(*) FROM durably) AS durably
+        WHERE NOT EXISTS ({is_registered})
+            AND ($3 OR EXISTS (SELECT FROM {table} WHERE job_id = $1 AND ended_at IS NULL))
+        ON CONFLICT (job_id) DO UPDATE SET
+            state = CASE WHEN {ended} THEN 'expected' ELSE job.state END,
+            due_at = CASE WHEN {ended} THEN greatest(excluded.due_at, job.next_fetch_at) ELSE job.due_at END,
+            deadline_at = excluded.deadline_at, ended_at = NULL, {another}
+        WHERE job.deadline_at IS NULL AND job.status NOT {FINAL}
+        RETURNING state = 'expected' AS expected",
+        from_now = from_now(2),
+        ended = "job.ended_at IS NOT NULL",
+        another = expect_another("job.ended_at IS NOT NULL"),
+        is_registered = is_registered(table),
+    )
+}
+
+/// Returns a row if registering this job again changes nothing.
+pub(super) fn is_registered(table: &TableName) -> String {
+    format!(
+        "SELECT FROM {table} WHERE job_id = $1 AND (deadline_at IS NOT NULL OR status IS NULL OR status {FINAL})"
+    )
+}

@@ -1,0 +1,185 @@
+//! Statements that end leases, and the one that stores a fetched event under a lease.
+
+use super::fragments::{
+    FINAL, IS_RECEIVED, LEASABLE, LEASED, RUNNING, expect_another, from_now, next_number, one_more,
+};
+use crate::postgres::TableName;
+
+const NO_EVENT: &str = "job_type = NULL, status = NULL, body = NULL, verified = false";
+
+/// Ends runs in the usual ways, many at once. A row that is locked is left, as are those of which the statements below
+/// know more.
+pub(super) fn settle(table: &TableName) -> String {
+    format!(
+        "WITH free AS MATERIALIZED (
+            SELECT number, place, given.becomes, given.after, given.error, given.uncounted
+            FROM (
+                SELECT job_id COLLATE \"C\" AS job_id, fence, becomes, after, error, uncounted, place
+                FROM unnest($1, $2, $3, $4, $5, $6) WITH ORDINALITY
+                    AS given (job_id, fence, becomes, after, error, uncounted, place)
+            ) AS given JOIN {table} AS job USING (job_id, fence)
+            WHERE state = {RUNNING} AND (status {FINAL} OR deadline_at IS NULL)
+            FOR NO KEY UPDATE OF job SKIP LOCKED
+        )
+        UPDATE {table} AS job SET state = becomes,
+            due_at = clock_timestamp() + after * interval '1 microsecond',
+            ended_at = CASE WHEN after IS NULL THEN clock_timestamp() END,
+            error = coalesce(free.error, job.error), attempts = attempts - uncounted
+        FROM free WHERE job.number = free.number
+        RETURNING place"
+    )
+}
+
+/// Stores a fetched event. A received row is left as it is: the call repeats a write whose reply was lost. The first
+/// write may commit while this one waits for its row, so only the write itself can look.
+pub(super) fn verify(table: &TableName) -> String {
+    let sets = [
+        ("job_type", "$3"),
+        ("status", "$4"),
+        ("body", "$5"),
+        ("error", "NULL"),
+        ("fetches", "0"),
+        ("not_found", "0"),
+        ("next_fetch_at", "NULL"),
+        ("unanswered_since", "NULL"),
+        ("deadline_at", "NULL"),
+    ]
+    .map(|(column, value)| format!("{column} = CASE state WHEN 'received' THEN {column} ELSE {value} END"));
+    format!(
+        "UPDATE {table} SET {sets}, verified = true,
+            state = CASE state WHEN 'expected' THEN 'received' ELSE state END,
+            due_at = CASE state WHEN 'expected' THEN clock_timestamp() ELSE due_at END,
+            received_at = CASE state WHEN 'expected' THEN clock_timestamp() ELSE received_at END,
+            attempts = CASE state WHEN 'expected' THEN 0 ELSE attempts END,
+            earlier_attempts = CASE state WHEN 'expected' THEN 0 ELSE earlier_attempts END
+        WHERE {LEASED} AND (state IN ({LEASABLE}) OR (state = 'received' AND verified))
+        RETURNING {IS_RECEIVED}",
+        sets = sets.join(", ")
+    )
+}
+
+pub(super) fn done(table: &TableName) -> String {
+    end(table, RUNNING, "done", ", 'done'", "NULL", "")
+}
+
+pub(super) fn retry(table: &TableName) -> String {
+    end(table, RUNNING, "received", ", 'received'", &from_now(3), "$4")
+}
+
+pub(super) fn dead(table: &TableName) -> String {
+    end(table, LEASABLE, "dead", ", 'dead'", "NULL", "$3")
+}
+
+/// As [`done`], in a transaction of the user's: there are no repetitions.
+pub(super) fn complete(table: &TableName) -> String {
+    end(table, RUNNING, "done", "", "NULL", "")
+}
+
+/// Ends a run, or repeats that: rows leased in one of the states `from` get the state `becomes` and a due time. After the
+/// last attempt for an event without a final status, a registered job is expected again.
+fn end(table: &TableName, from: &str, becomes: &str, repeated: &str, due: &str, error: &str) -> String {
+    let remains = format!("state = 'running' AND status NOT {FINAL} AND deadline_at IS NOT NULL");
+    let (when, ended) = match due {
+        "NULL" => (remains, "clock_timestamp()"),
+        // By a clock that stands still for the statement.
+        due => {
+            let due = due.replace("clock_timestamp()", "statement_timestamp()");
+            (format!("{remains} AND greatest(deadline_at, next_fetch_at) <= {due}"), "NULL")
+        }
+    };
+    let error = match error {
+        "" => String::new(),
+        error => format!("error = CASE WHEN state IN ({from}) THEN {error} ELSE error END,"),
+    };
+    format!(
+        "UPDATE {table} AS job SET
+            state = CASE WHEN {when} THEN 'expected' ELSE '{becomes}' END,
+            due_at = CASE WHEN {when} THEN greatest(deadline_at, next_fetch_at)
+                WHEN state IN ({from}) THEN {due} ELSE due_at END,
+            ended_at = CASE WHEN {when} THEN NULL WHEN state IN ({from}) THEN {ended} ELSE ended_at END,
+            {error}
+            {another}
+        WHERE {LEASED} AND state IN ({from}{repeated})
+        RETURNING {IS_RECEIVED}",
+        another = expect_another(&when)
+    )
+}
+
+/// Makes a row a dead letter without its event, or repeats that after a lost reply: in one statement, so that no other
+/// write comes between the look and the write.
+pub(super) fn rejected(table: &TableName) -> String {
+    let sets = [
+        ("due_at", "NULL"),
+        ("ended_at", "clock_timestamp()"),
+        ("error", "$3"),
+        ("job_type", "NULL"),
+        ("status", "NULL"),
+        ("body", "NULL"),
+        ("verified", "false"),
+    ]
+    .map(|(column, value)| {
+        format!("{column} = CASE WHEN state IN ({LEASABLE}) THEN {value} ELSE {column} END")
+    });
+    format!(
+        "UPDATE {table} SET state = 'dead', {sets}
+        WHERE {LEASED} AND state IN ({LEASABLE}, 'dead')
+        RETURNING true",
+        sets = sets.join(", ")
+    )
+}
+
+pub(super) fn release(table: &TableName) -> String {
+    back(table, "")
+}
+
+pub(super) fn not_found(table: &TableName) -> String {
+    fetched(table, &one_more("not_found"), "NULL")
+}
+
+pub(super) fn failed(table: &TableName) -> String {
+    fetched(table, "not_found", "coalesce(unanswered_since, clock_timestamp())")
+}
+
+fn fetched(table: &TableName, not_found: &str, unanswered_since: &str) -> String {
+    let sets = format!(
+        ", fetches = CASE state WHEN 'received' THEN fetches ELSE {one_more_fetch} END,
+            not_found = CASE state WHEN 'received' THEN not_found ELSE {not_found} END,
+            next_fetch_at = CASE state WHEN 'received' THEN next_fetch_at ELSE {from_now} END,
+            unanswered_since = CASE state WHEN 'received' THEN unanswered_since
+                ELSE {unanswered_since} END,
+            error = CASE state WHEN 'received' THEN error ELSE $4 END",
+        one_more_fetch = one_more("fetches"),
+        from_now = from_now(3)
+    );
+    back(table, &sets)
+}
+
+/// Ends a lease without a result. An expected job has no earlier lease, so no repetition is looked for.
+fn back(table: &TableName, sets: &str) -> String {
+    format!(
+        "UPDATE {table} SET
+            state = CASE state WHEN 'expected' THEN 'expected' ELSE 'received' END,
+            due_at = CASE state WHEN 'received' THEN due_at ELSE {from_now} END,
+            fence = CASE state WHEN 'expected' THEN {next} ELSE fence END,
+            attempts = attempts - CASE state WHEN 'running' THEN 1 ELSE 0 END{sets}
+        WHERE {LEASED} AND state IN ({LEASABLE}, 'received')
+        RETURNING {IS_RECEIVED}",
+        next = next_number("fence"),
+        from_now = from_now(3)
+    )
+}
+
+/// Makes a job expected again: the API says that it runs.
+pub(super) fn pending(table: &TableName) -> String {
+    format!(
+        "UPDATE {table} SET state = 'expected', due_at = {from_now}, fence = {next},
+            attempts = attempts - CASE state WHEN 'running' THEN 1 ELSE 0 END,
+            fetches = {one_more_fetch}, not_found = 0, next_fetch_at = {from_now}, unanswered_since = NULL, error = NULL,
+            deadline_at = coalesce(deadline_at, clock_timestamp()), {NO_EVENT}
+        WHERE {LEASED} AND state IN ({LEASABLE})
+        RETURNING true",
+        next = next_number("fence"),
+        one_more_fetch = one_more("fetches"),
+        from_now = from_now(3)
+    )
+}
