@@ -153,7 +153,8 @@ impl Server {
         self.signal("CONT");
     }
 
-    fn log(&self) -> String {
+    /// What the server has written into its log.
+    pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
