@@ -103,7 +103,7 @@ fn start_task<C: Queued>(inner: &Arc<Inner>) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Takes the first calls whose callers still wait; `None` if there are none.
+/// Takes the first calls whose callers still wait; `None` if no caller does.
 pub(super) fn take<C: Queued>(waiting: &mut VecDeque<C>, most: usize) -> Option<Vec<C>> {
     let calls = std::iter::from_fn(|| waiting.pop_front()).filter(|call| !call.is_abandoned());
     let batch: Vec<C> = calls.take(most).collect();

@@ -1,7 +1,7 @@
 //! Outcomes that are recorded together, in one statement.
 //!
 //! The statement records how runs usually end. It waits for no row: one that another transaction holds would delay all
-//! others. What it leaves, the caller settles with a statement for that row alone.
+//! others. The caller settles such a row with a statement of its own.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
