@@ -1,6 +1,6 @@
 //! The suite finds every planted flaw: a store for each, and the check that must fail.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ enum DedupFlaw {
     EndsClaimsEarly,
     ReportsNoTimeLeft,
     RefusesRepetitions,
+    KeepsTheFirstLease,
+    RefusesForEver,
     SetsTheOwnerLater,
     WritesNoOwner,
     RenewsWithoutOwner,
@@ -57,6 +59,7 @@ struct ClaimRow {
 struct FlawedStore {
     flaw: DedupFlaw,
     rows: Mutex<HashMap<String, ClaimRow>>,
+    refused: Mutex<HashSet<u128>>,
 }
 
 impl FlawedStore {
@@ -109,8 +112,15 @@ impl DedupStore for FlawedStore {
             Some(_) if self.flaw == ReportsNoTimeLeft => {
                 return Ok(Claim::InProgress { retry_after: Duration::ZERO });
             }
+            Some(row) if row.owner == claim.owner() && self.flaw == KeepsTheFirstLease => {
+                return Ok(Claim::Acquired);
+            }
             Some(row) if row.owner != claim.owner() || self.flaw == RefusesRepetitions => {
+                self.refused.lock().unwrap().insert(claim.owner());
                 return Ok(Claim::InProgress { retry_after: row.until.duration_since(now) });
+            }
+            None if self.flaw == RefusesForEver && self.refused.lock().unwrap().contains(&claim.owner()) => {
+                return Ok(Claim::InProgress { retry_after: lease });
             }
             _ => {}
         }
@@ -181,7 +191,7 @@ impl DedupStore for FlawedStore {
 
 /// The suite's report on a store with a flaw.
 async fn verdict(flaw: DedupFlaw, differences: &[DedupDifference]) -> Result<(), String> {
-    let store = FlawedStore { flaw, rows: Mutex::default() };
+    let store = FlawedStore { flaw, rows: Mutex::default(), refused: Mutex::default() };
     let run = std::pin::pin!(dedup_all(&store, &store, differences));
     isolate(run).await.map_err(|panicked| panicked.to_string())
 }
@@ -204,6 +214,8 @@ async fn every_flaw_fails_the_check_for_it() {
         (EndsClaimsEarly, "claim::a_claim_lasts_as_long_as_its_lease"),
         (ReportsNoTimeLeft, "claim::a_claim_lasts_as_long_as_its_lease"),
         (RefusesRepetitions, "claim::a_repeated_claim_is_granted_again"),
+        (KeepsTheFirstLease, "claim::a_repeated_claim_is_granted_again"),
+        (RefusesForEver, "claim::a_refused_token_may_claim_again"),
         (SetsTheOwnerLater, "cancel::a_cancelled_claim_is_released_by_its_token"),
         (WritesNoOwner, "complete::a_completed_job_is_done"),
         (RenewsWithoutOwner, "complete::only_the_owner_writes"),
@@ -230,7 +242,7 @@ async fn every_flaw_fails_the_check_for_it() {
 async fn a_report_names_the_failed_checks_and_says_what_the_store_did() {
     let said = verdict(ReleasesNothing, &[]).await.unwrap_err();
     assert!(
-        said.starts_with("panicked: the store breaks the contract of DedupStore. Failed checks (5)"),
+        said.starts_with("panicked: the store breaks the contract of DedupStore. Failed checks (6)"),
         "{said}"
     );
     let line =

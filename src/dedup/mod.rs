@@ -68,7 +68,8 @@ use crate::store::{Fenced, StoreError};
 pub trait DedupStore: fmt::Debug + Send + Sync + 'static {
     /// Claims the token's job for the length of a lease, atomically.
     ///
-    /// Idempotent for one token: a repetition while the token holds the job returns [`Claim::Acquired`] again.
+    /// May be repeated with the same token: while the token holds the job, the repetition returns [`Claim::Acquired`], and
+    /// the lease begins anew; while another token holds the job, no trace of the claim is left.
     ///
     /// # Errors
     ///

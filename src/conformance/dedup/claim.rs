@@ -21,14 +21,35 @@ pub(super) async fn claims_of_different_jobs_are_independent(store: &dyn DedupSt
     }
 }
 
-/// A token repeats its claim, as after a lost reply: granted again while the job is free to run, done once it is completed.
+/// A token repeats its claim, as after a lost reply: granted again, for a whole lease, while the job is free to run; done
+/// once it is completed.
 pub(super) async fn a_repeated_claim_is_granted_again(store: &dyn DedupStore) {
     let job = job();
-    let token = acquire(store, &job, LONG).await;
+    let token = acquire(store, &job, LONG / 4).await;
     granted(store.claim(&token, LONG).await, "a claim repeated with its token");
-    in_progress(claim(store, &job, LONG).await, LONG, "a claim by another token after a repeated claim");
+    let left =
+        in_progress(claim(store, &job, LONG).await, LONG, "a claim by another token after a repeated claim");
+    assert!(left > LONG / 2, "`retry_after` is {left:?} just after a claim for two minutes was repeated");
     applied(store.complete(&token, LONG).await, "a completion by the owner");
     done(store.claim(&token, LONG).await, "a claim repeated after its token completed the job");
+}
+
+/// A token that another token was before claims again: in progress until the job is free, then granted.
+pub(super) async fn a_refused_token_may_claim_again(store: &dyn DedupStore) {
+    let job = job();
+    let first = acquire(store, &job, LONG).await;
+    let second = ClaimToken::new(&job);
+    for _ in 0..2 {
+        in_progress(store.claim(&second, LONG).await, LONG, "a claim by another token");
+    }
+    strangers_are_stale(store, &second).await;
+    applied(store.release(&first).await, "a release by the owner");
+    granted(
+        store.claim(&second, LONG).await,
+        "a claim by a token that another one was before, after the release",
+    );
+    in_progress(claim(store, &job, LONG).await, LONG, "a claim by a third token");
+    applied(store.complete(&second, LONG).await, "a completion by the new owner");
 }
 
 /// Until the lease ends, the job is in progress for every other token, and `retry_after` is the time left.

@@ -33,6 +33,7 @@ pub async fn dedup_all(store: &dyn DedupStore, other: &dyn DedupStore, differenc
         claim::one_of_many_claims_is_granted(store);
         claim::claims_of_different_jobs_are_independent(store);
         claim::a_repeated_claim_is_granted_again(store);
+        claim::a_refused_token_may_claim_again(store);
         claim::a_claim_lasts_as_long_as_its_lease(store);
         claim::a_claim_ends_with_its_lease(store);
         claim::a_renewal_counts_from_its_own_time(store);

@@ -240,8 +240,13 @@ impl DedupStore for RedisDedupStore {
         loop {
             match self.command(&set).await? {
                 Value::Nil => break,
-                // The claim is repeated, because its reply was lost.
-                Value::BulkString(held) if held == claimed.as_bytes() => break,
+                // The claim is repeated, because its reply was lost: its lease may have begun long ago.
+                Value::BulkString(held) if held == claimed.as_bytes() => {
+                    if self.renew(claim, lease).await? == Fenced::Applied {
+                        break;
+                    }
+                    continue;
+                }
                 Value::BulkString(held) if held.starts_with(DONE.as_bytes()) => return Ok(Claim::Done),
                 Value::BulkString(held) if held.starts_with(CLAIMED.as_bytes()) => {}
                 _ => {
