@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConstantTimeEq};
 
 use super::authenticator::Access;
 
@@ -157,10 +157,21 @@ impl SharedToken {
         let Some(presented) = PresentedToken::find(request) else { return Access::Denied };
         let presented = &*presented.0;
         // No early return: the time must not tell which token matched.
-        let matches = |known: &Arc<str>| known.as_bytes().ct_eq(presented);
+        let matches = |known: &Arc<str>| same_bytes(known.as_bytes(), presented);
         let found = self.previous.iter().fold(matches(&self.secret), |found, known| found | matches(known));
         if found.into() { Access::Granted } else { Access::Denied }
     }
+}
+
+/// Compares eight bytes at a time, in a time that tells no more than the lengths.
+fn same_bytes(left: &[u8], right: &[u8]) -> Choice {
+    let ((left, left_rest), (right, right_rest)) = (left.as_chunks(), right.as_chunks());
+    if left.len() != right.len() {
+        return Choice::from(0);
+    }
+    let eights = left.iter().zip(right);
+    let eights = eights.map(|(left, right)| u64::from_ne_bytes(*left).ct_eq(&u64::from_ne_bytes(*right)));
+    eights.fold(left_rest.ct_eq(right_rest), |same, eight| same & eight)
 }
 
 /// The one token that a request carries.
@@ -169,19 +180,17 @@ struct PresentedToken<'a>(Cow<'a, [u8]>);
 impl<'a> PresentedToken<'a> {
     /// Finds the token; `None` if the request has no token, or more than one.
     fn find(request: &'a Parts) -> Option<Self> {
-        let query = request.uri.query().unwrap_or_default().as_bytes();
+        let query = request.uri.query().unwrap_or_default();
         // Decodes only a query that needs it: most do not.
-        let has_escapes = query.iter().fold(false, |found, byte| found | matches!(byte, b'%' | b'+'));
-        let in_query = |parameter: &'a [u8]| match parameter.strip_prefix(b"token") {
-            _ if has_escapes => decoded_token(parameter),
+        let has_escapes = query.bytes().fold(false, |found, byte| found | matches!(byte, b'%' | b'+'));
+        let in_query = |parameter: &'a str| match parameter.as_bytes().strip_prefix(b"token") {
+            _ if has_escapes => decoded_token(parameter.as_bytes()),
             Some([]) => Some(Cow::Borrowed(&b""[..])),
             Some([b'=', token @ ..]) => Some(Cow::Borrowed(token)),
             _ => None,
         };
         let mut found = None;
-        for token in
-            query.split(|&byte| byte == b'&').filter_map(in_query).chain(Self::in_headers(&request.headers))
-        {
+        for token in query.split('&').filter_map(in_query).chain(Self::in_headers(&request.headers)) {
             if found.replace(Self(token)).is_some() {
                 return None;
             }
