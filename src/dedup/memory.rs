@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dashmap::{DashMap, Entry};
+use dashmap::{DashMap, SharedValue};
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
@@ -129,42 +129,45 @@ impl MemoryDedupStore {
         now: Time,
         next: impl Fn(Option<JobState>) -> Result<JobState, E>,
     ) -> Result<Result<JobState, E>, StoreError> {
-        let hash = self.jobs.hash_usize(job) as u64;
+        // Through the shard, because an entry of `DashMap` would hash the job once more.
+        let hash = self.jobs.hash_usize(job);
+        let shard = &self.jobs.shards()[self.jobs.determine_shard(hash)];
+        let hash = hash as u64;
         let mut may_make_room = true;
         loop {
-            match self.jobs.entry(job.clone()) {
-                Entry::Occupied(mut entry) => {
-                    let old = *entry.get();
-                    let state = match next(old.holds(now).then_some(old)) {
-                        Ok(state) => state,
-                        Err(error) => return Ok(Err(error)),
-                    };
-                    entry.insert(state);
-                    drop(entry);
-                    if !old.holds(now) {
-                        // The job begins anew, so it moves to the end of its order.
-                        let mut order = self.order(hash);
-                        order.remove(hash);
-                        order.push(hash, state.until);
-                    }
-                    return Ok(Ok(state));
+            let mut jobs = shard.write();
+            if let Some((_, place)) = jobs.get_mut(hash, |(other, _)| other == job) {
+                let old = *place.get();
+                let state = match next(old.holds(now).then_some(old)) {
+                    Ok(state) => state,
+                    Err(error) => return Ok(Err(error)),
+                };
+                *place.get_mut() = state;
+                drop(jobs);
+                if !old.holds(now) {
+                    // The job begins anew, so it moves to the end of its order.
+                    let mut order = self.order(hash);
+                    order.remove(hash);
+                    order.push(hash, state.until);
                 }
-                Entry::Vacant(entry) => {
-                    let state = match next(None) {
-                        Ok(state) => state,
-                        Err(error) => return Ok(Err(error)),
-                    };
-                    if self.len.fetch_add(1, Ordering::Relaxed) < self.capacity {
-                        entry.insert(state);
-                        let mut order = self.order(hash);
-                        order.push(hash, state.until);
-                        self.forget_expired(&mut order, now);
-                        return Ok(Ok(state));
-                    }
-                    self.len.fetch_sub(1, Ordering::Relaxed);
-                }
+                return Ok(Ok(state));
             }
-            // The entry, and with it the shard's lock, is dropped by now: an order is locked before a shard.
+            let state = match next(None) {
+                Ok(state) => state,
+                Err(error) => return Ok(Err(error)),
+            };
+            if self.len.fetch_add(1, Ordering::Relaxed) < self.capacity {
+                let entry = (job.clone(), SharedValue::new(state));
+                jobs.insert(hash, entry, |(job, _)| self.jobs.hash_usize(job) as u64);
+                drop(jobs);
+                let mut order = self.order(hash);
+                order.push(hash, state.until);
+                self.forget_expired(&mut order, now);
+                return Ok(Ok(state));
+            }
+            self.len.fetch_sub(1, Ordering::Relaxed);
+            drop(jobs);
+            // Without the shard's lock: an order is locked before a shard.
             if !std::mem::take(&mut may_make_room) || !self.make_room(&mut self.order(hash), now) {
                 return Err(StoreError::Full);
             }
@@ -280,13 +283,6 @@ impl DedupStore for MemoryDedupStore {
                 Claim::Done
             }
         };
-        // Most duplicates are of finished jobs, for which a read is enough.
-        if let Some(state) = self.jobs.get(token.job())
-            && state.holds(now)
-            && !state.is_of(token)
-        {
-            return Ok(taken(&state));
-        }
         let claimed = self.write(token.job(), now, |held| match held {
             Some(state) if !state.is_claim() || !state.is_of(token) => Err(taken(&state)),
             _ => Ok(JobState::claim(token, now, lease)),
