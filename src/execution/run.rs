@@ -63,11 +63,11 @@ impl Runs {
         if self.drain.is_aborted() {
             return RunEnd::Aborted;
         }
-        if !lease.is_held() {
+        let began = Instant::now();
+        if !lease.is_held(began) {
             return RunEnd::LeaseLost;
         }
         let Some(running) = self.begin(job) else { return RunEnd::StillRunning };
-        let began = Instant::now();
         let mut handler = Box::pin(handler);
         let ended = || async {
             tokio::select! {

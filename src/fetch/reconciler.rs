@@ -240,7 +240,7 @@ impl Reconciling {
         // The reply of the lease may have come after the shutdown began.
         let verdict = if self.drain.is_closed() {
             release()
-        } else if !held.is_held() {
+        } else if !held.is_held(Instant::now()) {
             // The process stood still since the lease began.
             return None;
         } else {

@@ -15,13 +15,14 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::Span;
 
 use self::renewal::Renewing;
 pub(crate) use self::renewal::{Leases, Renew};
 pub(crate) use self::table::Times;
-use self::table::{Entry, Key, Table};
+use self::table::{Key, Table};
 use crate::execution::isolation::until;
 
 /// A lease that is renewed until this is dropped.
@@ -57,10 +58,11 @@ impl<R: Renew> Leases<R> {
 }
 
 impl<R: Renew> HeldLease<R> {
-    /// Whether the lease is held, by the clock of this process: a process that stood still no longer holds it.
-    pub(crate) fn is_held(&self) -> bool {
+    /// Whether the lease is held at this time, by the clock of this process: a process that stood still no longer holds
+    /// it.
+    pub(crate) fn is_held(&self, now: Instant) -> bool {
         let mut table = self.leases.table();
-        table.get_mut(self.key).is_some_and(|entry| Instant::now() < self.leases.times.end(entry.since))
+        table.get_mut(self.key).is_some_and(|entry| now < self.leases.times.end(entry.since))
     }
 
     /// Waits until the lease is lost, also when no task renews it.
@@ -88,9 +90,16 @@ impl<R: Renew> HeldLease<R> {
     ///
     /// Waits for a renewal that is under way: after a release, that renewal would claim the job again.
     pub(crate) async fn stop(&self) -> Instant {
-        let renewed = self.until(|entry| entry.is_none_or(|entry| !entry.renewing));
-        let _ = until(pin!(renewed), || sleep(self.leases.times.call)).await;
-        self.stop_at_once()
+        let stopped = pin!(async {
+            loop {
+                match self.stop_unless_renewing() {
+                    Ok(end) => return end,
+                    Err(changed) => changed.notified().await,
+                }
+            }
+        });
+        let stopped = until(stopped, || sleep(self.leases.times.call)).await;
+        stopped.unwrap_or_else(|()| self.stop_at_once())
     }
 
     /// Stops the renewals and returns the end of the lease; now, if the lease is lost. A renewal that is under way may
@@ -100,16 +109,15 @@ impl<R: Renew> HeldLease<R> {
         entry.map_or_else(Instant::now, |entry| entry.since + self.leases.times.lease)
     }
 
-    /// Waits until `fact` is true of the lease's entry, or the lease is lost.
-    async fn until(&self, fact: impl Fn(Option<&Entry<R::Token>>) -> bool) {
-        loop {
-            let changed = match self.leases.table().get_mut(self.key) {
-                entry if fact(entry.as_deref()) => return,
-                Some(entry) => entry.waiting.get_or_insert_default().clone(),
-                None => return,
-            };
-            changed.notified().await;
+    /// Like [`stop_at_once`](Self::stop_at_once), unless a renewal is under way: then returns what its end notifies.
+    fn stop_unless_renewing(&self) -> Result<Instant, Arc<Notify>> {
+        let mut table = self.leases.table();
+        match table.get_mut(self.key) {
+            Some(entry) if entry.renewing => return Err(entry.waiting.get_or_insert_default().clone()),
+            _ => {}
         }
+        let entry = table.remove(self.key);
+        Ok(entry.map_or_else(Instant::now, |entry| entry.since + self.leases.times.lease))
     }
 }
 

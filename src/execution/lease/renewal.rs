@@ -71,9 +71,9 @@ impl<R: Renew> Renewing<R> {
     fn due(&mut self) -> Option<Vec<DueRenewal<R>>> {
         let (now, times) = (Instant::now(), self.leases.times);
         let mut table = self.leases.table();
-        let entries = table.runtimes.get_mut(&self.runtime)?;
+        let entries = table.leases_of(self.runtime)?;
         if entries.is_empty() {
-            table.runtimes.remove(&self.runtime);
+            table.remove_runtime(self.runtime);
             self.ended = true;
             return None;
         }
@@ -100,7 +100,7 @@ impl<R: Renew> Renewing<R> {
 impl<R: Renew> Drop for Renewing<R> {
     fn drop(&mut self) {
         if !self.ended {
-            let entries = self.leases.table().runtimes.remove(&self.runtime);
+            let entries = self.leases.table().remove_runtime(self.runtime);
             for (_, entry) in entries.iter().flatten() {
                 entry.wake();
             }

@@ -1,10 +1,8 @@
 //! The leases held in this process, by runtime.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
 use slab::Slab;
 use tokio::runtime;
 use tokio::sync::Notify;
@@ -37,7 +35,8 @@ impl Times {
 pub(super) struct Table<T> {
     /// The leases of each runtime whose task runs. A task renews the leases of its own runtime only, so that a runtime
     /// that blocks or ends does not take the leases of another with it.
-    pub(super) runtimes: HashMap<runtime::Id, Slab<Entry<T>>, RandomState>,
+    /// A list, because nearly every program has one runtime, or one for each core.
+    pub(super) runtimes: Vec<(runtime::Id, Slab<Entry<T>>)>,
     /// The number of leases so far.
     number: u64,
 }
@@ -66,7 +65,7 @@ pub(super) struct Key {
 
 impl<T> Table<T> {
     pub(super) fn new() -> Self {
-        Self { runtimes: HashMap::default(), number: 0 }
+        Self { runtimes: Vec::new(), number: 0 }
     }
 
     /// Adds a lease, and returns whether it is the first of its runtime, which has no task yet.
@@ -79,20 +78,38 @@ impl<T> Table<T> {
     ) -> (Key, bool) {
         self.number += 1;
         let number = self.number;
-        let first = !self.runtimes.contains_key(&runtime);
-        let entries = self.runtimes.entry(runtime).or_default();
-        let place = entries.insert(Entry { number, token, since, renewing: false, waiting: None, span });
+        let entry = Entry { number, token, since, renewing: false, waiting: None, span };
+        let (place, first) = match self.leases_of(runtime) {
+            Some(entries) => (entries.insert(entry), false),
+            None => {
+                let mut entries = Slab::new();
+                let place = entries.insert(entry);
+                self.runtimes.push((runtime, entries));
+                (place, true)
+            }
+        };
         (Key { runtime, place, number }, first)
     }
 
+    /// The leases of a runtime whose task runs.
+    pub(super) fn leases_of(&mut self, runtime: runtime::Id) -> Option<&mut Slab<Entry<T>>> {
+        self.runtimes.iter_mut().find(|(id, _)| *id == runtime).map(|(_, entries)| entries)
+    }
+
+    /// Removes a runtime whose task ends, and returns the leases that are left.
+    pub(super) fn remove_runtime(&mut self, runtime: runtime::Id) -> Option<Slab<Entry<T>>> {
+        let place = self.runtimes.iter().position(|(id, _)| *id == runtime)?;
+        Some(self.runtimes.swap_remove(place).1)
+    }
+
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Entry<T>> {
-        let entries = self.runtimes.get_mut(&key.runtime)?;
-        entries.get_mut(key.place).filter(|entry| entry.number == key.number)
+        self.leases_of(key.runtime)?.get_mut(key.place).filter(|entry| entry.number == key.number)
     }
 
     pub(super) fn remove(&mut self, key: Key) -> Option<Entry<T>> {
-        self.get_mut(key)?;
-        self.runtimes.get_mut(&key.runtime)?.try_remove(key.place)
+        let entries = self.leases_of(key.runtime)?;
+        entries.get(key.place).filter(|entry| entry.number == key.number)?;
+        entries.try_remove(key.place)
     }
 }
 
