@@ -148,10 +148,21 @@ pub(crate) fn span() -> tracing::Span {
     tracing::info_span!("qomplement_webhook", outcome = Empty, status = Empty, job_id = Empty, event = Empty)
 }
 
+/// Records the job of a request and, if it has been read, the event. Both at once: a subscriber writes the span's fields
+/// anew with every record.
+pub(crate) fn record_event(span: &tracing::Span, job: &JobId, event: Option<&'static str>) {
+    tracing::record_all!(span, job_id = %job, event = event);
+}
+
+/// Records the answer of a request, by one of [`outcome`].
+pub(crate) fn record_answer(span: &tracing::Span, outcome: &'static str, status: u16) {
+    tracing::record_all!(span, outcome = outcome, status = status);
+}
+
 /// Counts a leased event, by one of [`settled`].
 pub(crate) fn attempt(settled: &'static str) {
     #[cfg(feature = "metrics")]
-    ::metrics::counter!(ATTEMPTS, SETTLED => settled).increment(1);
+    recorded::attempt(settled);
     #[cfg(not(feature = "metrics"))]
     let _ = settled;
 }
@@ -159,10 +170,7 @@ pub(crate) fn attempt(settled: &'static str) {
 /// Counts an answered request, by one of [`outcome`].
 pub(crate) fn request(outcome: &'static str, entered: Instant) {
     #[cfg(feature = "metrics")]
-    {
-        ::metrics::counter!(REQUESTS, OUTCOME => outcome).increment(1);
-        ::metrics::histogram!(REQUEST_SECONDS, OUTCOME => outcome).record(entered.elapsed());
-    }
+    recorded::request(outcome, entered);
     #[cfg(not(feature = "metrics"))]
     let _ = (outcome, entered);
 }
@@ -170,7 +178,78 @@ pub(crate) fn request(outcome: &'static str, entered: Instant) {
 /// Measures a run of the handler, by one of [`result`].
 pub(crate) fn handler_run(result: &'static str, began: Instant) {
     #[cfg(feature = "metrics")]
-    ::metrics::histogram!(HANDLER_SECONDS, RESULT => result).record(began.elapsed());
+    recorded::handler_run(result, began);
     #[cfg(not(feature = "metrics"))]
     let _ = (result, began);
+}
+
+/// The metrics, through the facade. Its macros would allocate and hash a key for every request, since the labels are
+/// not literals; and a handle that is kept would miss a recorder that is installed later.
+#[cfg(feature = "metrics")]
+mod recorded {
+    use ::metrics::{IntoF64, Key, Label, Level, Metadata, with_recorder};
+    use tokio::time::Instant;
+
+    use super::{
+        ATTEMPTS, HANDLER_SECONDS, OUTCOME, REQUEST_SECONDS, REQUESTS, RESULT, SETTLED, outcome, result,
+        settled,
+    };
+
+    static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+
+    /// The constant key of a metric with a label that has one of the constant values.
+    macro_rules! key {
+        ($name:ident, $label:ident => $value:ident in $values:ident: $($known:ident)*) => {
+            match $value {
+                $($values::$known => {
+                    static LABELS: [Label; 1] = [Label::from_static_parts($label, $values::$known)];
+                    static KEY: Key = Key::from_static_parts($name, &LABELS);
+                    &KEY
+                })*
+                _ => &Key::from_parts($name, vec![Label::new($label, $value)]),
+            }
+        };
+    }
+
+    /// The time since an instant. The clock is read only if there is a recorder.
+    struct Since(Instant);
+
+    impl IntoF64 for Since {
+        fn into_f64(self) -> f64 {
+            self.0.elapsed().as_secs_f64()
+        }
+    }
+
+    pub(super) fn attempt(settled: &'static str) {
+        let key =
+            key!(ATTEMPTS, SETTLED => settled in settled: DONE RETRY DEAD RELEASED FETCH_AGAIN REJECTED);
+        with_recorder(|recorder| recorder.register_counter(key, &METADATA).increment(1));
+    }
+
+    pub(super) fn handler_run(result: &'static str, began: Instant) {
+        let key = key!(
+            HANDLER_SECONDS, RESULT => result in result:
+            OK FAILED PERMANENT_FAILURE PANICKED TIMED_OUT LEASE_LOST ABORTED
+        );
+        with_recorder(|recorder| recorder.register_histogram(key, &METADATA).record(Since(began)));
+    }
+
+    pub(super) fn request(outcome: &'static str, entered: Instant) {
+        macro_rules! key_of {
+            ($name:ident) => {
+                key!(
+                    $name, OUTCOME => outcome in outcome:
+                    HANDLED STORED DUPLICATE CONFLICT HANDLER_FAILED_PERMANENTLY IN_PROGRESS HANDLER_FAILED
+                    HANDLER_PANICKED HANDLER_TIMEOUT UNAVAILABLE METHOD_NOT_ALLOWED UNAUTHORIZED
+                    UNSUPPORTED_MEDIA_TYPE UNSUPPORTED_ENCODING BODY_TOO_LARGE BODY_TIMEOUT INVALID_JSON
+                    INVALID_PAYLOAD JOB_ID_MISMATCH UNKNOWN_JOB
+                )
+            };
+        }
+        let (requests, seconds) = (key_of!(REQUESTS), key_of!(REQUEST_SECONDS));
+        with_recorder(|recorder| {
+            recorder.register_counter(requests, &METADATA).increment(1);
+            recorder.register_histogram(seconds, &METADATA).record(Since(entered));
+        });
+    }
 }

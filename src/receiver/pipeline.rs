@@ -9,7 +9,7 @@ use http::request::Parts;
 use http_body::Body;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
-use tracing::{Instrument, Span, debug, error, field, warn};
+use tracing::{Instrument, Span, debug, error, warn};
 
 use super::authentication::Authentication;
 use super::body::{self, BodyLimits, ReadBody};
@@ -122,11 +122,7 @@ impl Pipeline {
             warn!(error = %chain(&error), "the body is not a webhook");
             WebhookReply::from(&error)
         })?;
-        let span = Span::current();
-        span.record(telemetry::JOB_ID, field::display(work.job()));
-        if let Some(name) = work.event_name() {
-            span.record(telemetry::EVENT, name);
-        }
+        telemetry::record_event(&Span::current(), work.job(), work.event_name());
         let runtime = Handle::try_current().map_err(|error| {
             error!(%error, "the receiver was called outside a tokio runtime; answering 503");
             WebhookReply::Unavailable
@@ -168,9 +164,7 @@ async fn reported(
         });
         let (Ok(reply) | Err(reply)) = reply;
         let (outcome, status) = (reply.outcome(), reply.status().as_u16());
-        let span = Span::current();
-        span.record(telemetry::OUTCOME, outcome);
-        span.record(telemetry::STATUS, status);
+        telemetry::record_answer(&Span::current(), outcome, status);
         if reply.status().is_success() {
             debug!("webhook acknowledged");
         } else {
