@@ -46,19 +46,22 @@ pub(crate) fn isolate<F: Future + Unpin>(
 /// even after their time. So `end` is polled without a budget, after every poll of the future.
 ///
 /// Most calls finish without a wait. `end` is made and boxed only when the first poll is pending, which keeps timers out
-/// of the request's future: that future is moved several times.
+/// of the request's future: that future is moved several times. The future is polled in one place, so that the compiler
+/// can inline the poll.
 pub(crate) async fn until<F, E>(mut future: F, end: impl FnOnce() -> E) -> Result<F::Output, E::Output>
 where
     F: Future + Unpin,
     E: Future,
 {
-    if let Poll::Ready(output) = poll_fn(|context| Poll::Ready(Pin::new(&mut future).poll(context))).await {
-        return Ok(output);
-    }
-    let mut end = Box::pin(unconstrained(end()));
-    poll_fn(|context| match Pin::new(&mut future).poll(context) {
-        Poll::Ready(output) => Poll::Ready(Ok(output)),
-        Poll::Pending => end.as_mut().poll(context).map(Err),
+    let (mut make, mut made) = (Some(end), None);
+    poll_fn(|context| {
+        if let Poll::Ready(output) = Pin::new(&mut future).poll(context) {
+            return Poll::Ready(Ok(output));
+        }
+        if let Some(make) = make.take() {
+            made = Some(Box::pin(unconstrained(make())));
+        }
+        made.as_mut().map_or(Poll::Pending, |end| end.as_mut().poll(context).map(Err))
     })
     .await
 }
