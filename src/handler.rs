@@ -2,12 +2,13 @@
 
 use std::error::Error;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use crate::error::BoxError;
-use crate::event::{ExtractResult, FillResult, Job, JobError, WebhookEvent};
+use crate::event::{Content, ExtractResult, FillResult, Job, JobError, WebhookEvent};
 
 /// Your code: handles the events of ended jobs, with one method for each kind of event.
 ///
@@ -252,15 +253,16 @@ impl<H: WebhookHandler + ?Sized> WebhookHandler for Arc<H> {
     }
 }
 
-/// Calls the handler's method for an event.
-pub(crate) async fn dispatch(
-    handler: &dyn WebhookHandler,
-    event: Box<WebhookEvent>,
-) -> Result<(), HandlerError> {
-    match *event {
-        WebhookEvent::ExtractCompleted { job, result } => handler.extract_completed(&job, result).await,
-        WebhookEvent::FillCompleted { job, result } => handler.fill_completed(&job, result).await,
-        WebhookEvent::JobFailed { job, error } => handler.job_failed(&job, error).await,
-        WebhookEvent::Unrecognized { job } => handler.unrecognized(&job).await,
+/// Calls the handler's method for an event. The future is the method's own, so that it is boxed once.
+pub(crate) fn dispatch<'a>(
+    handler: &'a dyn WebhookHandler,
+    job: &'a Job,
+    content: Content,
+) -> Pin<Box<dyn Future<Output = Result<(), HandlerError>> + Send + 'a>> {
+    match content {
+        Content::Extracted(result) => handler.extract_completed(job, result),
+        Content::Filled(result) => handler.fill_completed(job, result),
+        Content::Failed(error) => handler.job_failed(job, error),
+        Content::Unrecognized => handler.unrecognized(job),
     }
 }

@@ -117,7 +117,9 @@ impl fmt::Debug for JobIdStr<'_> {
 
 /// Parses a UUID in the one spelling that its 16 bytes reproduce unchanged.
 fn canonical_uuid(text: &str) -> Option<Uuid> {
-    let canonical = text.len() == Hyphenated::LENGTH && !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    // Without an early end, so that the compiler checks many bytes at once.
+    let has_capitals = text.bytes().fold(false, |found, byte| found | byte.is_ascii_uppercase());
+    let canonical = text.len() == Hyphenated::LENGTH && !has_capitals;
     // `try_parse` also accepts braces and URNs, but neither has this length.
     if canonical { Uuid::try_parse(text).ok() } else { None }
 }

@@ -22,3 +22,4 @@ pub use self::parse::ParseError;
 pub use self::raw_json::{RawJson, RawJsonError};
 pub use self::results::{ExtractResult, FillResult, JobError};
 pub use self::webhook_event::WebhookEvent;
+pub(crate) use self::webhook_event::{Content, Event};

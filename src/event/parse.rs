@@ -1,6 +1,6 @@
 //! Parses a body into an event, in one pass and in any order of keys.
 //!
-//! The result may stand before the type that says how to read it. The pass therefore keeps the text of
+//! The result may stand before the type that says how to read it. The pass therefore keeps the place of
 //! every member that any type knows, and chooses the variant at the end.
 
 use std::borrow::Cow;
@@ -8,13 +8,13 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use super::cursor::{Cursor, Json};
+use super::cursor::{Cursor, Json, Malformed};
 use super::envelope::Envelope;
 use super::job::{Job, JobStatus, JobType};
 use super::job_id::JobId;
 use super::raw_json::RawJson;
 use super::results::{ExtractResult, FillResult, JobError};
-use super::webhook_event::WebhookEvent;
+use super::webhook_event::{Content, Event, WebhookEvent};
 
 /// The reason why a body is not an event.
 #[derive(Debug, thiserror::Error)]
@@ -55,21 +55,37 @@ impl TryFrom<Bytes> for WebhookEvent {
     /// ([`ParseError::RepeatedKey`]), the envelope is incomplete ([`ParseError::Envelope`]), or its two
     /// ids differ ([`ParseError::JobIdMismatch`]).
     fn try_from(body: Bytes) -> Result<Self, ParseError> {
-        let body = checked(body)?;
-        let ParsedBody { id, job_type, status, result, error } = ParsedBody::parse(&body)?;
-        let job = Job { id, job_type, status, raw: body.as_bytes().clone(), attempt: 1, fence: 1 };
-        Ok(match (&job.job_type, &job.status, result) {
-            (JobType::Extract, JobStatus::Completed, Some(result)) => {
-                Self::ExtractCompleted { job, result: result.extract(&body) }
-            }
-            (JobType::FillPdf | JobType::FillExcel, JobStatus::Completed, Some(result)) => {
-                Self::FillCompleted { job, result: result.fill(&body) }
-            }
-            (JobType::Extract | JobType::FillPdf | JobType::FillExcel, JobStatus::Failed, _) => {
-                Self::JobFailed { job, error: error.error(&body) }
-            }
-            _ => Self::Unrecognized { job },
+        let Event { job, content } = Event::try_from(body)?;
+        Ok(match content {
+            Content::Extracted(result) => Self::ExtractCompleted { job, result },
+            Content::Filled(result) => Self::FillCompleted { job, result },
+            Content::Failed(error) => Self::JobFailed { job, error },
+            Content::Unrecognized => Self::Unrecognized { job },
         })
+    }
+}
+
+impl TryFrom<Bytes> for Event {
+    type Error = ParseError;
+
+    fn try_from(body: Bytes) -> Result<Self, ParseError> {
+        let body = checked(body)?;
+        let members = BodyMembers::read(&body)?;
+        let (id, job_type, status) = members.envelope(&body)?;
+        let data = &members.data.members;
+        let content = match (&job_type, &status) {
+            (JobType::Extract, JobStatus::Completed) if data.result.is_object => {
+                Content::Extracted(data.result.members.extract(&body))
+            }
+            (JobType::FillPdf | JobType::FillExcel, JobStatus::Completed) if data.result.is_object => {
+                Content::Filled(data.result.members.fill(&body))
+            }
+            (JobType::Extract | JobType::FillPdf | JobType::FillExcel, JobStatus::Failed) => {
+                Content::Failed(data.error.members.error(&body))
+            }
+            _ => Content::Unrecognized,
+        };
+        Ok(Self { job: Job { id, job_type, status, raw: body.into_bytes(), attempt: 1, fence: 1 }, content })
     }
 }
 
@@ -83,8 +99,8 @@ impl TryFrom<Bytes> for Envelope {
     /// Returns the error with which [`WebhookEvent`]'s `TryFrom<Bytes>` refuses the bytes.
     fn try_from(body: Bytes) -> Result<Self, ParseError> {
         let body = checked(body)?;
-        let ParsedBody { id, job_type, status, .. } = ParsedBody::parse(&body)?;
-        Ok(Self { job: id, job_type, status, body: body.into_bytes() })
+        let (job, job_type, status) = BodyMembers::read(&body)?.envelope(&body)?;
+        Ok(Self { job, job_type, status, body: body.into_bytes() })
     }
 }
 
@@ -93,120 +109,135 @@ fn checked(body: Bytes) -> Result<ByteString, ParseError> {
     ByteString::try_from(body).map_err(ParseError::NotUtf8)
 }
 
-/// The envelope of a body, and the texts of the other members that any event has.
-struct ParsedBody<'a> {
-    id: JobId,
-    job_type: JobType,
-    status: JobStatus,
-    result: Option<ResultMembers<'a>>,
-    error: ErrorMembers<'a>,
-}
-
-impl<'a> ParsedBody<'a> {
-    fn parse(body: &'a str) -> Result<Self, ParseError> {
-        let BodyMembers { job_id, data } = BodyMembers::read(body)?;
-        let data = data.flatten().unwrap_or_default();
-        Ok(Self {
-            id: job_id_of_both(job_id, data.id)?,
-            job_type: JobType::from(&*member("data.type", data.job_type)?),
-            status: JobStatus::from(&*member("data.status", data.status)?),
-            result: data.result.flatten(),
-            error: data.error.flatten().unwrap_or_default(),
-        })
-    }
-}
-
 /// The value of one member; `None` if the object does not have it.
-type MemberValue<'a> = Option<Json<'a>>;
+type MemberValue = Option<Json>;
+
+/// A member that should be an object.
+#[derive(Default)]
+struct Object<T> {
+    is_present: bool,
+    is_object: bool,
+    /// Filled in place, because the structs are large to move.
+    members: T,
+}
 
 /// The members of the body's root object.
 #[derive(Default)]
-struct BodyMembers<'a> {
-    job_id: MemberValue<'a>,
-    data: Object<DataMembers<'a>>,
+struct BodyMembers {
+    job_id: MemberValue,
+    data: Object<DataMembers>,
 }
 
 /// The members of `data`.
 #[derive(Default)]
-struct DataMembers<'a> {
-    id: MemberValue<'a>,
-    job_type: MemberValue<'a>,
-    status: MemberValue<'a>,
-    result: Object<ResultMembers<'a>>,
-    error: Object<ErrorMembers<'a>>,
+struct DataMembers {
+    id: MemberValue,
+    job_type: MemberValue,
+    status: MemberValue,
+    result: Object<ResultMembers>,
+    error: Object<ErrorMembers>,
 }
-
-/// A member that should be an object. The inner `Option` is `None` if the value is something else.
-type Object<T> = Option<Option<T>>;
 
 /// The members of a `result` of any type of job.
 #[derive(Default)]
-struct ResultMembers<'a> {
-    model: MemberValue<'a>,
-    document_type: MemberValue<'a>,
-    language: MemberValue<'a>,
-    confidence: MemberValue<'a>,
-    fields: MemberValue<'a>,
-    tables: MemberValue<'a>,
-    pages_processed: MemberValue<'a>,
-    processing_time_ms: MemberValue<'a>,
-    download_url: MemberValue<'a>,
-    fields_filled: MemberValue<'a>,
-    fields_total: MemberValue<'a>,
+struct ResultMembers {
+    model: MemberValue,
+    document_type: MemberValue,
+    language: MemberValue,
+    confidence: MemberValue,
+    fields: MemberValue,
+    tables: MemberValue,
+    pages_processed: MemberValue,
+    processing_time_ms: MemberValue,
+    download_url: MemberValue,
+    fields_filled: MemberValue,
+    fields_total: MemberValue,
 }
 
 /// The members of an `error`.
 #[derive(Default)]
-struct ErrorMembers<'a> {
-    code: MemberValue<'a>,
-    message: MemberValue<'a>,
+struct ErrorMembers {
+    code: MemberValue,
+    message: MemberValue,
 }
 
-impl<'a> BodyMembers<'a> {
-    fn read(body: &'a str) -> Result<Self, ParseError> {
+/// The reason why the members of a body cannot be read.
+enum Flaw {
+    Malformed,
+    Repeated(&'static str),
+}
+
+impl From<Malformed> for Flaw {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
+    }
+}
+
+impl BodyMembers {
+    fn read(body: &str) -> Result<Self, ParseError> {
+        let mut members = Self::default();
         let mut cursor = Cursor::new(body);
-        let mut root = None;
-        read_object(&mut root, "", &mut cursor, |members: &mut Self, key, cursor| match key {
-            "job_id" => set(&mut members.job_id, "job_id", cursor.value()?),
-            "data" => read_object(&mut members.data, "data", cursor, DataMembers::read),
-            _ => skip(cursor),
+        members.fill(&mut cursor).map_err(|flaw| match flaw {
+            Flaw::Malformed => ParseError::NotJson(cursor.error()),
+            Flaw::Repeated(path) => ParseError::RepeatedKey(path),
         })?;
-        cursor.end()?;
-        // JSON that is not an object has none of the envelope's members.
-        Ok(root.flatten().unwrap_or_default())
+        Ok(members)
     }
-}
 
-impl<'a> DataMembers<'a> {
-    fn read(&mut self, key: &str, cursor: &mut Cursor<'a>) -> Result<(), ParseError> {
-        match key {
-            "id" => set(&mut self.id, "data.id", cursor.value()?),
-            "type" => set(&mut self.job_type, "data.type", cursor.value()?),
-            "status" => set(&mut self.status, "data.status", cursor.value()?),
-            "result" => read_object(&mut self.result, "data.result", cursor, ResultMembers::read),
-            "error" => read_object(&mut self.error, "data.error", cursor, ErrorMembers::read),
-            _ => skip(cursor),
+    /// Leaves the members empty for JSON that is not an object: it has none of the envelope's members.
+    fn fill(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Flaw> {
+        if cursor.peek() == Some(b'{') {
+            cursor.members(|key, cursor| match key {
+                b"job_id" => set(&mut self.job_id, "job_id", cursor),
+                b"data" => self.data.read("data", cursor, DataMembers::read),
+                _ => skip(cursor),
+            })?;
+        } else {
+            cursor.skip_value()?;
         }
+        Ok(cursor.end()?)
+    }
+
+    fn envelope(&self, body: &str) -> Result<(JobId, JobType, JobStatus), ParseError> {
+        let data = &self.data.members;
+        let id = job_id_of_both(body, self.job_id, data.id)?;
+        let job_type = JobType::from(&*string_of(body, "data.type", data.job_type)?);
+        let status = JobStatus::from(&*string_of(body, "data.status", data.status)?);
+        Ok((id, job_type, status))
     }
 }
 
-impl<'a> ResultMembers<'a> {
-    fn read(&mut self, key: &str, cursor: &mut Cursor<'a>) -> Result<(), ParseError> {
+impl DataMembers {
+    fn read(&mut self, key: &[u8], cursor: &mut Cursor<'_>) -> Result<(), Flaw> {
         let (slot, path) = match key {
-            "model" => (&mut self.model, "data.result.model"),
-            "document_type" => (&mut self.document_type, "data.result.document_type"),
-            "language" => (&mut self.language, "data.result.language"),
-            "confidence" => (&mut self.confidence, "data.result.confidence"),
-            "fields" => (&mut self.fields, "data.result.fields"),
-            "tables" => (&mut self.tables, "data.result.tables"),
-            "pages_processed" => (&mut self.pages_processed, "data.result.pages_processed"),
-            "processing_time_ms" => (&mut self.processing_time_ms, "data.result.processing_time_ms"),
-            "download_url" => (&mut self.download_url, "data.result.download_url"),
-            "fields_filled" => (&mut self.fields_filled, "data.result.fields_filled"),
-            "fields_total" => (&mut self.fields_total, "data.result.fields_total"),
+            b"id" => (&mut self.id, "data.id"),
+            b"type" => (&mut self.job_type, "data.type"),
+            b"status" => (&mut self.status, "data.status"),
+            b"result" => return self.result.read("data.result", cursor, ResultMembers::read),
+            b"error" => return self.error.read("data.error", cursor, ErrorMembers::read),
             _ => return skip(cursor),
         };
-        set(slot, path, cursor.value()?)
+        set(slot, path, cursor)
+    }
+}
+
+impl ResultMembers {
+    fn read(&mut self, key: &[u8], cursor: &mut Cursor<'_>) -> Result<(), Flaw> {
+        let (slot, path) = match key {
+            b"model" => (&mut self.model, "data.result.model"),
+            b"document_type" => (&mut self.document_type, "data.result.document_type"),
+            b"language" => (&mut self.language, "data.result.language"),
+            b"confidence" => (&mut self.confidence, "data.result.confidence"),
+            b"fields" => (&mut self.fields, "data.result.fields"),
+            b"tables" => (&mut self.tables, "data.result.tables"),
+            b"pages_processed" => (&mut self.pages_processed, "data.result.pages_processed"),
+            b"processing_time_ms" => (&mut self.processing_time_ms, "data.result.processing_time_ms"),
+            b"download_url" => (&mut self.download_url, "data.result.download_url"),
+            b"fields_filled" => (&mut self.fields_filled, "data.result.fields_filled"),
+            b"fields_total" => (&mut self.fields_total, "data.result.fields_total"),
+            _ => return skip(cursor),
+        };
+        set(slot, path, cursor)
     }
 
     fn extract(&self, body: &ByteString) -> ExtractResult {
@@ -214,28 +245,28 @@ impl<'a> ResultMembers<'a> {
             model: string(body, self.model),
             document_type: string(body, self.document_type),
             language: string(body, self.language),
-            confidence: float(self.confidence),
+            confidence: float(body, self.confidence),
             fields: json(body, self.fields),
             tables: json(body, self.tables),
-            pages_processed: integer(self.pages_processed),
-            processing_time_ms: integer(self.processing_time_ms),
+            pages_processed: integer(body, self.pages_processed),
+            processing_time_ms: integer(body, self.processing_time_ms),
         }
     }
 
     fn fill(&self, body: &ByteString) -> FillResult {
         FillResult {
             download_url: string(body, self.download_url),
-            fields_filled: integer(self.fields_filled),
-            fields_total: integer(self.fields_total),
+            fields_filled: integer(body, self.fields_filled),
+            fields_total: integer(body, self.fields_total),
         }
     }
 }
 
-impl<'a> ErrorMembers<'a> {
-    fn read(&mut self, key: &str, cursor: &mut Cursor<'a>) -> Result<(), ParseError> {
+impl ErrorMembers {
+    fn read(&mut self, key: &[u8], cursor: &mut Cursor<'_>) -> Result<(), Flaw> {
         match key {
-            "code" => set(&mut self.code, "data.error.code", cursor.value()?),
-            "message" => set(&mut self.message, "data.error.message", cursor.value()?),
+            b"code" => set(&mut self.code, "data.error.code", cursor),
+            b"message" => set(&mut self.message, "data.error.message", cursor),
             _ => skip(cursor),
         }
     }
@@ -245,42 +276,46 @@ impl<'a> ErrorMembers<'a> {
     }
 }
 
-/// Reads an object member by member into its slot; skips a value that is not an object.
-fn read_object<'a, T: Default>(
-    slot: &mut Object<T>,
-    path: &'static str,
-    cursor: &mut Cursor<'a>,
-    mut member: impl FnMut(&mut T, &str, &mut Cursor<'a>) -> Result<(), ParseError>,
-) -> Result<(), ParseError> {
-    set(slot, path, None)?;
-    if cursor.peek() != Some(b'{') {
-        return skip(cursor);
+impl<T> Object<T> {
+    /// Reads the value member by member; skips a value that is not an object.
+    fn read(
+        &mut self,
+        path: &'static str,
+        cursor: &mut Cursor<'_>,
+        mut member: impl FnMut(&mut T, &[u8], &mut Cursor<'_>) -> Result<(), Flaw>,
+    ) -> Result<(), Flaw> {
+        if self.is_present {
+            return Err(Flaw::Repeated(path));
+        }
+        self.is_present = true;
+        self.is_object = cursor.peek() == Some(b'{');
+        if !self.is_object {
+            return skip(cursor);
+        }
+        cursor.members(|key, cursor| member(&mut self.members, key, cursor))
     }
-    // Filled in place, because these structs are large to move.
-    let object = slot.insert(None).insert(T::default());
-    cursor.members(|key, cursor| member(object, key, cursor))
 }
 
-fn set<T>(slot: &mut Option<T>, path: &'static str, value: T) -> Result<(), ParseError> {
-    match slot.replace(value) {
+#[inline]
+fn set(slot: &mut MemberValue, path: &'static str, cursor: &mut Cursor<'_>) -> Result<(), Flaw> {
+    match slot.replace(cursor.value()?) {
         None => Ok(()),
-        Some(_) => Err(ParseError::RepeatedKey(path)),
+        Some(_) => Err(Flaw::Repeated(path)),
     }
 }
 
-fn skip(cursor: &mut Cursor<'_>) -> Result<(), ParseError> {
-    cursor.value()?;
-    Ok(())
+fn skip(cursor: &mut Cursor<'_>) -> Result<(), Flaw> {
+    Ok(cursor.skip_value()?)
 }
 
 /// The string of an envelope's member.
-fn member<'a>(path: &'static str, slot: MemberValue<'a>) -> Result<Cow<'a, str>, ParseError> {
-    slot.and_then(Json::string).ok_or(ParseError::Envelope(path))
+fn string_of<'a>(body: &'a str, path: &'static str, slot: MemberValue) -> Result<Cow<'a, str>, ParseError> {
+    slot.and_then(|json| json.string(body)).ok_or(ParseError::Envelope(path))
 }
 
 /// The job's id, which must be the same in `job_id` and `data.id`.
-fn job_id_of_both(outer: MemberValue<'_>, inner: MemberValue<'_>) -> Result<JobId, ParseError> {
-    let (outer, inner) = (member("job_id", outer)?, member("data.id", inner)?);
+fn job_id_of_both(body: &str, outer: MemberValue, inner: MemberValue) -> Result<JobId, ParseError> {
+    let (outer, inner) = (string_of(body, "job_id", outer)?, string_of(body, "data.id", inner)?);
     let id: JobId = outer.parse().map_err(|_| ParseError::Envelope("job_id"))?;
     if outer == inner {
         return Ok(id);
@@ -289,29 +324,23 @@ fn job_id_of_both(outer: MemberValue<'_>, inner: MemberValue<'_>) -> Result<JobI
     Err(ParseError::JobIdMismatch)
 }
 
-fn string(body: &ByteString, slot: MemberValue<'_>) -> Option<ByteString> {
-    Some(match slot?.string()? {
+fn string(body: &ByteString, slot: MemberValue) -> Option<ByteString> {
+    Some(match slot?.string(body)? {
         Cow::Borrowed(text) => body.slice_ref(text),
         Cow::Owned(text) => text.into(),
     })
 }
 
-fn json(body: &ByteString, slot: MemberValue<'_>) -> Option<RawJson> {
-    let json = RawJson::from_checked(body.slice_ref(slot?.as_str()));
+fn json(body: &ByteString, slot: MemberValue) -> Option<RawJson> {
+    let json = RawJson::from_checked(body.slice_ref(slot?.of(body)));
     if json.is_null() { None } else { Some(json) }
 }
 
 /// The text is known to be one JSON value, so Rust's parser accepts JSON numbers only.
-fn integer(slot: MemberValue<'_>) -> Option<u64> {
-    slot?.as_str().parse().ok()
+fn integer(body: &ByteString, slot: MemberValue) -> Option<u64> {
+    slot?.of(body).parse().ok()
 }
 
-fn float(slot: MemberValue<'_>) -> Option<f64> {
-    slot?.as_str().parse().ok().filter(|number: &f64| number.is_finite())
-}
-
-impl From<serde_json::Error> for ParseError {
-    fn from(error: serde_json::Error) -> Self {
-        Self::NotJson(error)
-    }
+fn float(body: &ByteString, slot: MemberValue) -> Option<f64> {
+    slot?.of(body).parse().ok().filter(|number: &f64| number.is_finite())
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use super::cursor::Cursor;
+use super::cursor::{Cursor, Malformed};
 
 /// One JSON value, kept as the received text and parsed on demand.
 ///
@@ -110,14 +110,14 @@ impl RawJson {
         if cursor.peek() == Some(b'{') {
             let members = cursor.members(|name, cursor| {
                 let value = cursor.value()?;
-                if name == key {
+                if name == key.as_bytes() {
                     found = Some(value);
                 }
                 Ok(())
             });
-            members.map_err(RawJsonError::of::<T>)?;
+            members.map_err(|_: Malformed| RawJsonError::of::<T>(cursor.error()))?;
         }
-        found.map(|json| parse(json.as_str())).transpose()
+        found.map(|json| parse(json.of(self.as_str()))).transpose()
     }
 
     /// Parses the value into a tree.

@@ -81,16 +81,6 @@ impl WebhookEvent {
         }
     }
 
-    /// Sets the attempt's number and its lease's fencing token.
-    pub(crate) fn leased(mut self, attempt: u32, fence: u64) -> Self {
-        let (Self::ExtractCompleted { job, .. }
-        | Self::FillCompleted { job, .. }
-        | Self::JobFailed { job, .. }
-        | Self::Unrecognized { job }) = &mut self;
-        (job.attempt, job.fence) = (attempt, fence);
-        self
-    }
-
     /// The name of the [`WebhookHandler`](crate::WebhookHandler) method that gets this event.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -99,6 +89,42 @@ impl WebhookEvent {
             Self::FillCompleted { .. } => "fill_completed",
             Self::JobFailed { .. } => "job_failed",
             Self::Unrecognized { .. } => "unrecognized",
+        }
+    }
+}
+
+/// A webhook's job and content apart, as the methods of a handler get them: an event is large to move.
+pub(crate) struct Event {
+    pub(crate) job: Job,
+    pub(crate) content: Content,
+}
+
+/// The content of an [`Event`], for one method of the handler each.
+#[derive(Default)]
+pub(crate) enum Content {
+    Extracted(ExtractResult),
+    Filled(FillResult),
+    Failed(JobError),
+    #[default]
+    Unrecognized,
+}
+
+impl Event {
+    /// Sets the attempt's number and its lease's fencing token.
+    pub(crate) fn leased(mut self, attempt: u32, fence: u64) -> Self {
+        (self.job.attempt, self.job.fence) = (attempt, fence);
+        self
+    }
+}
+
+impl Content {
+    /// The name of the handler's method, as [`WebhookEvent::name`].
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Extracted(_) => "extract_completed",
+            Self::Filled(_) => "fill_completed",
+            Self::Failed(_) => "job_failed",
+            Self::Unrecognized => "unrecognized",
         }
     }
 }

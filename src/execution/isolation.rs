@@ -87,9 +87,9 @@ where
     }
 }
 
-/// Drops a foreign value, and turns a panic of its drop into a value. The foreign value is gone in either case.
-pub(crate) fn dispose<T>(value: T) -> Result<(), Panicked> {
-    catch_unwind(AssertUnwindSafe(|| drop(value))).map_err(|panic| Panicked(message(&*panic)))
+/// Calls foreign code, or drops a foreign value, and turns a panic into a value.
+pub(crate) fn caught<T>(foreign: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(foreign)).map_err(|panic| Panicked(message(&*panic)))
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {
@@ -156,7 +156,8 @@ mod tests {
                 panic!("at its drop");
             }
         }
-        assert_eq!(dispose(Panics).unwrap_err().to_string(), "panicked: at its drop");
-        assert!(dispose(1).is_ok());
+        let dropped = caught(|| drop(Panics));
+        assert_eq!(dropped.unwrap_err().to_string(), "panicked: at its drop");
+        assert_eq!(caught(|| 1).ok(), Some(1));
     }
 }

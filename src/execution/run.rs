@@ -1,6 +1,7 @@
 //! One run of the handler, and how it ends.
 
 use std::collections::HashSet;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tracing::error;
 
 use crate::event::JobId;
 use crate::execution::drain::Drain;
-use crate::execution::isolation::{Panicked, dispose, isolate, until};
+use crate::execution::isolation::{Panicked, caught, isolate, until};
 use crate::execution::lease::{HeldLease, Renew};
 use crate::handler::HandlerError;
 use crate::telemetry::{self, result};
@@ -51,14 +52,17 @@ impl Runs {
         Self { drain, max_time, jobs: Mutex::default() }
     }
 
-    /// Runs a handler's future until it returns, its lease is lost, the work is aborted or the time limit passes. When
-    /// this returns, the future has been dropped.
-    pub(crate) async fn run(
+    /// Calls a handler and runs its future until it returns, its lease is lost, the work is aborted or the time limit
+    /// passes. When this returns, the future has been dropped.
+    pub(crate) async fn run<H>(
         &self,
         job: &JobId,
         lease: &HeldLease<impl Renew>,
-        handler: impl Future<Output = Result<(), HandlerError>>,
-    ) -> RunEnd {
+        call: impl FnOnce() -> Pin<Box<H>>,
+    ) -> RunEnd
+    where
+        H: Future<Output = Result<(), HandlerError>> + ?Sized,
+    {
         // The process may have stood still since the lease began.
         if self.drain.is_aborted() {
             return RunEnd::Aborted;
@@ -68,23 +72,29 @@ impl Runs {
             return RunEnd::LeaseLost;
         }
         let Some(running) = self.begin(job) else { return RunEnd::StillRunning };
-        let mut handler = Box::pin(handler);
-        let ended = || async {
-            tokio::select! {
-                biased;
-                () = lease.lost() => RunEnd::LeaseLost,
-                () = self.drain.aborted() => RunEnd::Aborted,
-                () = sleep(self.max_time) => RunEnd::TimedOut,
+        // A method of the handler may panic before its future exists.
+        let end = match caught(call) {
+            Err(panicked) => RunEnd::Panicked(panicked),
+            Ok(mut handler) => {
+                let ended = || async {
+                    tokio::select! {
+                        biased;
+                        () = lease.lost() => RunEnd::LeaseLost,
+                        () = self.drain.aborted() => RunEnd::Aborted,
+                        () = sleep(self.max_time) => RunEnd::TimedOut,
+                    }
+                };
+                let end = match until(isolate(handler.as_mut()), ended).await {
+                    Ok(returned) => returned.map_or_else(RunEnd::Panicked, RunEnd::Returned),
+                    Err(ended) => ended,
+                };
+                // The handler's future is dropped before its lease is released: a drop may still have effects.
+                if let Err(panicked) = caught(|| drop(handler)) {
+                    error!(%panicked, "the handler panicked while it was dropped");
+                }
+                end
             }
         };
-        let end = match until(isolate(handler.as_mut()), ended).await {
-            Ok(returned) => returned.map_or_else(RunEnd::Panicked, RunEnd::Returned),
-            Err(ended) => ended,
-        };
-        // The handler's future is dropped before its lease is released: a drop may still have effects.
-        if let Err(panicked) = dispose(handler) {
-            error!(%panicked, "the handler panicked while it was dropped");
-        }
         drop(running);
         telemetry::handler_run(end.result(), began);
         end
@@ -164,19 +174,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_handler_does_not_begin_when_its_lease_is_over_or_the_work_is_aborted() {
         let (job, calls) = ("a".parse().unwrap(), AtomicUsize::new(0));
-        let handler = || async {
-            calls.fetch_add(1, Ordering::SeqCst);
-            Ok(())
+        let handler = || {
+            Box::pin(async {
+                calls.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            })
         };
         let (runs, drain) = runs();
         let began = Instant::now();
         advance(SECOND * 5 - SECOND / 2).await;
         let late = leases().hold(&(), began);
-        assert!(matches!(runs.run(&job, &late, handler()).await, RunEnd::LeaseLost), "the lease was over");
+        assert!(matches!(runs.run(&job, &late, handler).await, RunEnd::LeaseLost), "the lease was over");
         let held = leases().hold(&(), Instant::now());
         let under_way = drain.enter().unwrap();
         drain.finish(Duration::ZERO).await;
-        assert!(matches!(runs.run(&job, &held, handler()).await, RunEnd::Aborted), "after the shutdown");
+        assert!(matches!(runs.run(&job, &held, handler).await, RunEnd::Aborted), "after the shutdown");
         assert_eq!(calls.load(Ordering::SeqCst), 0, "a handler began");
         drop(under_way);
     }
@@ -185,18 +197,19 @@ mod tests {
     async fn one_handler_of_a_job_runs_at_a_time() {
         let (job, other) = ("a".parse().unwrap(), "A".parse().unwrap());
         let ((runs, _drain), leases) = (runs(), leases());
+        let returns = || Box::pin(async { Ok(()) });
         let [one, two, three] = [(); 3].map(|()| leases.hold(&(), Instant::now()));
         let (first, second, third) = tokio::join!(
-            runs.run(&job, &one, async {
+            runs.run(&job, &one, || Box::pin(async {
                 sleep(SECOND).await;
                 panic!("a handler's bug")
-            }),
-            runs.run(&job, &two, async { Ok(()) }),
-            runs.run(&other, &three, async { Ok(()) }),
+            })),
+            runs.run(&job, &two, returns),
+            runs.run(&other, &three, returns),
         );
         assert!(matches!(first, RunEnd::Panicked(_)));
         assert!(matches!(second, RunEnd::StillRunning), "two runs of one job at once");
         assert!(matches!(third, RunEnd::Returned(Ok(()))), "another job had to wait");
-        assert!(matches!(runs.run(&job, &two, async { Ok(()) }).await, RunEnd::Returned(Ok(()))));
+        assert!(matches!(runs.run(&job, &two, returns).await, RunEnd::Returned(Ok(()))));
     }
 }

@@ -92,6 +92,9 @@ pub(super) fn check_headers(headers: &HeaderMap, limits: &BodyLimits) -> Result<
 
 /// Whether a content type is `application/json` or `application/*+json`, with any parameters.
 fn is_json(content_type: &[u8]) -> bool {
+    if content_type == b"application/json" {
+        return true;
+    }
     let essence = content_type.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
     let Some((kind, subtype)) = essence.split_at_checked("application/".len()) else { return false };
     let suffix = subtype.len().checked_sub("+json".len()).map(|at| &subtype[at..]);
@@ -142,6 +145,9 @@ where
                 rest.put(std::mem::take(&mut first));
             }
             rest.put(data);
+        }
+        if body.is_end_stream() {
+            break;
         }
     }
     let bytes = if rest.is_empty() { first } else { rest.freeze() };

@@ -46,6 +46,7 @@ pub(super) struct Claims {
 pub(super) struct ClaimHandle {
     token: ClaimToken,
     claims: Arc<Claims>,
+    // Relaxed: the drop reads them, after everything else.
     /// Whether the store granted the claim, and it was neither completed nor released.
     held: AtomicBool,
     /// Whether a claim or a renewal has no answer, so that its write may take place at any time.
@@ -68,6 +69,11 @@ impl Claims {
         }
     }
 
+    /// Not the `Arc`, which is a store itself and boxes another future for each call.
+    fn store(&self) -> &dyn DedupStore {
+        &*self.store
+    }
+
     /// Releases an abandoned claim, repeatedly: the claim may come by a slower connection and reach the store after
     /// the release. Ends after a release that applied, unless a renewal `may_return`. During a shutdown, ends after
     /// any answer of the store.
@@ -79,7 +85,7 @@ impl Claims {
                 let Ok(Ok(_permit)) = timeout_at(until, self.calls.acquire()).await else {
                     return warn!("an abandoned claim was not released in time; it ends with its lease");
                 };
-                call(|| Instant::now() + CALL_TIME, || self.store.release(token)).await
+                call(|| Instant::now() + CALL_TIME, || self.store().release(token)).await
             };
             is_last |= Instant::now() >= until;
             match released {
@@ -105,43 +111,43 @@ impl Claims {
 impl ClaimHandle {
     /// Claims the job for the length of a lease.
     pub(super) async fn claim(&self, lease: Duration) -> Result<Claim, StoreError> {
-        self.unanswered.store(true, Ordering::SeqCst);
-        let claim = self.claims.store.claim(&self.token, lease).await;
-        self.held.store(matches!(claim, Ok(Claim::Acquired)), Ordering::SeqCst);
+        self.unanswered.store(true, Ordering::Relaxed);
+        let claim = self.claims.store().claim(&self.token, lease).await;
+        self.held.store(matches!(claim, Ok(Claim::Acquired)), Ordering::Relaxed);
         // A full store wrote nothing.
-        self.unanswered.store(matches!(claim, Err(StoreError::Unavailable(_))), Ordering::SeqCst);
+        self.unanswered.store(matches!(claim, Err(StoreError::Unavailable(_))), Ordering::Relaxed);
         claim
     }
 
     /// Extends the claim by a lease from now on.
     pub(super) async fn renew(&self, lease: Duration) -> Result<Fenced, StoreError> {
-        let unanswered = self.unanswered.swap(true, Ordering::SeqCst);
-        let renewed = self.claims.store.renew(&self.token, lease).await;
+        let unanswered = self.unanswered.swap(true, Ordering::Relaxed);
+        let renewed = self.claims.store().renew(&self.token, lease).await;
         if let Ok(renewed) = &renewed {
             // Stale: the job has another owner or none, but an earlier renewal may still take place.
-            self.held.store(*renewed == Fenced::Applied, Ordering::SeqCst);
-            self.unanswered.store(unanswered, Ordering::SeqCst);
+            self.held.store(*renewed == Fenced::Applied, Ordering::Relaxed);
+            self.unanswered.store(unanswered, Ordering::Relaxed);
         }
         renewed
     }
 
     /// Records the job as done. This ends the claim: a later renewal is stale.
     pub(super) async fn complete(&self, retention: Duration) -> Result<Fenced, StoreError> {
-        let completed = self.claims.store.complete(&self.token, retention).await?;
-        self.held.store(false, Ordering::SeqCst);
-        self.unanswered.store(false, Ordering::SeqCst);
+        let completed = self.claims.store().complete(&self.token, retention).await?;
+        self.held.store(false, Ordering::Relaxed);
+        self.unanswered.store(false, Ordering::Relaxed);
         Ok(completed)
     }
 
     /// Keeps the claim in the store until its lease ends.
     pub(super) fn leave(&self) {
-        self.held.store(false, Ordering::SeqCst);
+        self.held.store(false, Ordering::Relaxed);
     }
 
     /// Releases the claim.
     pub(super) async fn release(&self) -> Result<Fenced, StoreError> {
-        let released = self.claims.store.release(&self.token).await?;
-        self.held.store(false, Ordering::SeqCst);
+        let released = self.claims.store().release(&self.token).await?;
+        self.held.store(false, Ordering::Relaxed);
         Ok(released)
     }
 }

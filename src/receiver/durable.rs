@@ -1,13 +1,12 @@
 //! Durable mode: an acknowledgement means that the event is committed.
 
 use std::fmt;
-use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{error, warn};
 
-use super::detach::PendingReply;
+use super::delivery::Delivery;
 use super::reply::WebhookReply;
 use crate::error::chain;
 use crate::event::Envelope;
@@ -23,9 +22,9 @@ pub(super) struct Durable {
 }
 
 impl Durable {
-    pub(super) async fn store(&self, event: &Envelope, pending: &PendingReply) -> WebhookReply {
-        let stored = pin!(call(|| Instant::now() + COMMIT_TIME, || self.inbox.receive(event)));
-        match pending.or_at_deadline(WebhookReply::Unavailable, stored).await {
+    pub(super) async fn store(&self, event: &Envelope, delivery: &Delivery) -> WebhookReply {
+        delivery.reply_at_deadline(WebhookReply::Unavailable);
+        match call(|| Instant::now() + COMMIT_TIME, || self.inbox.receive(event)).await {
             Ok(Receipt::Stored) => WebhookReply::Stored,
             Ok(Receipt::Duplicate) => WebhookReply::Duplicate,
             Ok(Receipt::Conflict) => {

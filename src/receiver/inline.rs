@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, error, warn};
 
 use super::claims::{ClaimHandle, Claims};
-use super::detach::PendingReply;
+use super::delivery::Delivery;
 use super::reply::WebhookReply;
 use crate::dedup::Claim;
 use crate::error::chain;
-use crate::event::{JobId, WebhookEvent};
+use crate::event::{Event, JobId};
 use crate::execution::drain::Drain;
 use crate::execution::isolation::{CallError, call};
 use crate::execution::lease::{Leases, Renew, Times};
@@ -50,7 +50,7 @@ pub(super) struct Inline {
     pub(super) claims: Arc<Claims>,
     pub(super) leases: Arc<Leases<Renewals>>,
     /// One permit for each handler that may run.
-    pub(super) handlers: Arc<Semaphore>,
+    pub(super) handlers: Semaphore,
     pub(super) retention: Duration,
     pub(super) runs: Runs,
     pub(super) max_handler_time: Duration,
@@ -69,47 +69,56 @@ impl Renewals {
 
 #[async_trait]
 impl Renew for Renewals {
-    type Token = Arc<ClaimHandle>;
+    type Token = Arc<Delivery>;
 
-    async fn renew(&self, claim: &Arc<ClaimHandle>) -> Result<Fenced, StoreError> {
-        claim.renew(LEASE).await
+    async fn renew(&self, delivery: &Arc<Delivery>) -> Result<Fenced, StoreError> {
+        match &delivery.claim {
+            Some(claim) => claim.renew(LEASE).await,
+            None => Ok(Fenced::Stale),
+        }
     }
 }
 
-/// A claim on a job, and the permit to run its handler.
-struct Claimed {
-    claim: Arc<ClaimHandle>,
+/// The permit to run a handler whose job is claimed.
+struct Claimed<'a> {
     /// The beginning of the claim's call, at which the lease may begin.
     since: Instant,
-    _permit: OwnedSemaphorePermit,
+    _permit: SemaphorePermit<'a>,
 }
 
 impl Inline {
-    pub(super) async fn handle(&self, event: Box<WebhookEvent>, pending: &PendingReply) -> WebhookReply {
+    pub(super) async fn handle(&self, event: &mut Event, delivery: &Arc<Delivery>) -> WebhookReply {
+        // Always there in inline mode.
+        let Some(claim) = &delivery.claim else { return WebhookReply::Unavailable };
         let claimed = {
-            let claim = pin!(self.claim(event.job().id(), pending.deadline()));
-            self.drain.unless_aborted(claim).await
+            let claimed = pin!(self.claim(claim, event.job.id(), delivery.deadline));
+            self.drain.unless_aborted(claimed).await
         };
         match claimed {
-            Some(Ok(claimed)) => self.run(claimed, event, pending).await,
+            Some(Ok(claimed)) => self.run(claimed, claim, event, delivery).await,
             Some(Err(reply)) => reply,
             None => WebhookReply::Unavailable,
         }
     }
 
     /// Claims the job; while another delivery has the claim, claims again until the deadline.
-    async fn claim(&self, job: &JobId, deadline: Instant) -> Result<Claimed, WebhookReply> {
+    async fn claim(
+        &self,
+        claim: &ClaimHandle,
+        job: &JobId,
+        deadline: Instant,
+    ) -> Result<Claimed<'_>, WebhookReply> {
         let mut in_progress = false;
         loop {
             // The permit comes before the claim, because a claim could end while it waits for a permit. The
             // permit is dropped before the pause, because waiting duplicates could hold all permits.
-            let permit = match self.handlers.clone().try_acquire_owned() {
+            let permit = match self.handlers.try_acquire() {
                 Ok(permit) => permit,
                 Err(_) => Box::pin(self.wait_for_permit(job, deadline)).await?,
             };
-            let (since, claim) = (Instant::now(), Arc::new(self.claims.prepare(job)));
-            match self.call_claim(&claim, deadline, in_progress).await? {
-                Claim::Acquired => return Ok(Claimed { claim, since, _permit: permit }),
+            let since = Instant::now();
+            match self.call_claim(claim, since, deadline, in_progress).await? {
+                Claim::Acquired => return Ok(Claimed { since, _permit: permit }),
                 Claim::Done => return Err(WebhookReply::Duplicate),
                 Claim::InProgress { .. } => in_progress = true,
             }
@@ -121,14 +130,14 @@ impl Inline {
         }
     }
 
-    /// Makes one claim within its time. `in_progress` says that the store reported another delivery before.
+    /// Makes one claim, from `since` on, within its time. `in_progress` says that the store reported another delivery before.
     async fn call_claim(
         &self,
         claim: &ClaimHandle,
+        since: Instant,
         deadline: Instant,
         in_progress: bool,
     ) -> Result<Claim, WebhookReply> {
-        let since = Instant::now();
         match call(|| deadline.min(since + CALL_TIME), || claim.claim(LEASE)).await {
             Ok(claim) => Ok(claim),
             // Not the store's failure: the call began too close to the deadline.
@@ -147,10 +156,10 @@ impl Inline {
         &self,
         job: &JobId,
         deadline: Instant,
-    ) -> Result<OwnedSemaphorePermit, WebhookReply> {
+    ) -> Result<SemaphorePermit<'_>, WebhookReply> {
         tokio::select! {
             biased;
-            permit = self.handlers.clone().acquire_owned() => permit.map_err(|_| WebhookReply::Unavailable),
+            permit = self.handlers.acquire() => permit.map_err(|_| WebhookReply::Unavailable),
             reply = self.until_done(job, deadline) => Err(reply),
         }
     }
@@ -160,7 +169,7 @@ impl Inline {
         let mut in_progress = false;
         loop {
             let claim = self.claims.prepare(job);
-            let pause = match self.call_claim(&claim, deadline, in_progress).await {
+            let pause = match self.call_claim(&claim, Instant::now(), deadline, in_progress).await {
                 Ok(Claim::Done) => return WebhookReply::Duplicate,
                 Ok(claim) => {
                     in_progress = matches!(claim, Claim::InProgress { .. });
@@ -183,13 +192,20 @@ impl Inline {
     }
 
     /// Runs the handler for a claimed job.
-    async fn run(&self, claimed: Claimed, event: Box<WebhookEvent>, pending: &PendingReply) -> WebhookReply {
-        let lease = self.leases.hold(&claimed.claim, claimed.since);
+    async fn run(
+        &self,
+        claimed: Claimed<'_>,
+        claim: &ClaimHandle,
+        event: &mut Event,
+        delivery: &Arc<Delivery>,
+    ) -> WebhookReply {
+        delivery.reply_at_deadline(WebhookReply::HandlerTimeout);
+        let lease = self.leases.hold(delivery, claimed.since);
+        let Event { job, content } = event;
         // Only a final status completes the job: the `completed` after an unknown status is not a duplicate.
-        let is_final = event.job().status().is_final();
-        let job = event.job().id().clone();
-        let run = pin!(self.runs.run(&job, &lease, dispatch(&*self.handler, event)));
-        let run = pending.or_at_deadline(WebhookReply::HandlerTimeout, run).await;
+        let is_final = job.status().is_final();
+        let call = || dispatch(&*self.handler, job, std::mem::take(content));
+        let run = self.runs.run(job.id(), &lease, call).await;
 
         let reply = match &run {
             RunEnd::Returned(Ok(())) => WebhookReply::Handled,
@@ -221,7 +237,7 @@ impl Inline {
                 error!(
                     "the job was claimed again while its handler still runs here; not starting another run"
                 );
-                claimed.claim.leave();
+                claim.leave();
                 return WebhookReply::InProgress;
             }
             RunEnd::Aborted => {
@@ -232,30 +248,24 @@ impl Inline {
             }
         };
         let done = matches!(reply, WebhookReply::Handled | WebhookReply::HandlerFailedPermanently);
-        let lease_ends = pending.or_at_deadline(reply, pin!(lease.stop())).await;
+        delivery.reply_at_deadline(reply);
+        let lease_ends = lease.stop().await;
         if done && is_final {
-            self.complete(&claimed.claim, lease_ends, reply, pending).await;
+            self.complete(claim, lease_ends, delivery).await;
         } else {
-            pending.or_at_deadline(reply, pin!(self.release(&claimed.claim))).await;
+            self.release(claim).await;
         }
         reply
     }
 
     /// Records the job as done, with retries until the lease ends. The handler has finished even if the store fails, so
     /// the reply is sent after the first failed call.
-    async fn complete(
-        &self,
-        claim: &ClaimHandle,
-        lease_ends: Instant,
-        reply: WebhookReply,
-        pending: &PendingReply,
-    ) {
+    async fn complete(&self, claim: &ClaimHandle, lease_ends: Instant, delivery: &Delivery) {
         let failed = |error: CallError, pause: Duration| {
             warn!(error = %chain(&error), retry_in = ?pause, "the job was handled, but not recorded as done; retrying");
-            pending.send(reply);
+            delivery.reply_now();
         };
-        let completed = COMPLETE.write(Some(lease_ends), || claim.complete(self.retention), failed);
-        match pending.or_at_deadline(reply, pin!(completed)).await {
+        match COMPLETE.write(Some(lease_ends), || claim.complete(self.retention), failed).await {
             Written::Applied => {}
             Written::Stale => error!(
                 "the job was handled, but its claim had passed to another delivery: it may be handled again"

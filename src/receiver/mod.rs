@@ -4,7 +4,7 @@ mod authentication;
 mod body;
 mod builder;
 mod claims;
-mod detach;
+mod delivery;
 mod durable;
 mod inline;
 mod known;
@@ -133,7 +133,7 @@ impl fmt::Debug for WebhookReceiver {
         f.debug_struct("WebhookReceiver")
             .field("authentication", &self.pipeline.authentication)
             .field("known_jobs", &self.pipeline.known_jobs.is_some())
-            .field("ack_deadline", &self.pipeline.ack_deadline)
+            .field("ack_deadline", &self.pipeline.ack_time)
             .field("mode", &self.pipeline.mode)
             .finish_non_exhaustive()
     }

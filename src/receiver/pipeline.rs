@@ -13,7 +13,7 @@ use tracing::{Instrument, Span, debug, error, warn};
 
 use super::authentication::Authentication;
 use super::body::{self, BodyLimits, ReadBody};
-use super::detach::{Detachable, PendingReply};
+use super::delivery::{Delivery, Detachable};
 use super::known;
 use super::reply::{BodyRead, WebhookReply};
 use super::work::{Mode, Work};
@@ -29,7 +29,10 @@ pub(super) struct Pipeline {
     pub(super) authentication: Authentication,
     pub(super) body_limits: BodyLimits,
     pub(super) known_jobs: Option<Box<dyn JobRegistry>>,
-    pub(super) ack_deadline: Duration,
+    /// The longest time from a request's entry to the end of its body.
+    pub(super) body_time: Duration,
+    /// The longest time from a request's entry to its answer.
+    pub(super) ack_time: Duration,
     pub(super) drain: Arc<Drain>,
     pub(super) mode: Mode,
 }
@@ -44,8 +47,8 @@ struct Deadlines {
 
 impl Pipeline {
     fn deadlines(&self) -> Deadlines {
-        let (entered, ack) = (Instant::now(), self.ack_deadline);
-        Deadlines { entered, body: entered + ack * 7 / 9, ack: entered + ack }
+        let entered = Instant::now();
+        Deadlines { entered, body: entered + self.body_time, ack: entered + self.ack_time }
     }
 
     /// Checks a request's head, and reports the request only if it is refused.
@@ -74,19 +77,21 @@ impl Pipeline {
             let under_way = self.admit(parts, deadlines.ack).await?;
             body::check_headers(&parts.headers, limits)?;
             read = BodyRead::Broken;
-            let whole = pin!(async {
-                has_begun = true;
-                body::read(body.as_mut(), limits, deadlines.body).await
-            });
-            // Otherwise a body that ends after the shutdown would start its handler then.
-            let whole = self.drain.unless_aborted(whole).await.unwrap_or(Err(WebhookReply::Unavailable));
+            let whole = {
+                let whole = pin!(async {
+                    has_begun = true;
+                    body::read(body.as_mut(), limits, deadlines.body).await
+                });
+                // Otherwise a body that ends after the shutdown would start its handler then.
+                self.drain.unless_aborted(whole).await.unwrap_or(Err(WebhookReply::Unavailable))
+            };
             let whole = whole.inspect_err(|refusal| {
                 if matches!(refusal, WebhookReply::BodyTooLarge | WebhookReply::Unavailable) {
                     read = BodyRead::NotWhole;
                 }
             })?;
             read = BodyRead::Whole;
-            self.process(whole, under_way, deadlines.ack).await
+            Ok(self.process(whole, under_way, deadlines.ack)?.await)
         };
         let reply = reported(deadlines.entered, pin!(reply)).await;
         // A client that waits for `100 Continue` sends nothing before the first read, which makes the server send that.
@@ -111,14 +116,14 @@ impl Pipeline {
         }
     }
 
-    /// Parses the body and does its work, which outlives the request if necessary.
-    async fn process(
+    /// Parses the body, and returns its work, which outlives the request if necessary.
+    fn process(
         self: &Arc<Self>,
         body: ReadBody,
         under_way: UnderWay,
         deadline: Instant,
-    ) -> Result<WebhookReply, WebhookReply> {
-        let work = self.mode.parse(body.bytes).map_err(|error| {
+    ) -> Result<Detachable, WebhookReply> {
+        let mut work = self.mode.parse(body.bytes).map_err(|error| {
             warn!(error = %chain(&error), "the body is not a webhook");
             WebhookReply::from(&error)
         })?;
@@ -128,26 +133,21 @@ impl Pipeline {
             WebhookReply::Unavailable
         })?;
 
+        let delivery = Arc::new(Delivery::new(work.claim(), deadline, runtime, body.in_flight, under_way));
         let pipeline = self.clone();
-        let pending = PendingReply::due_at(deadline);
-        let detachable = Detachable::new(pending.clone(), runtime, async move {
-            let reply = pipeline.finish(work, &pending).await;
-            drop((body.in_flight, under_way));
-            reply
-        });
-        Ok(detachable.await)
+        Ok(Detachable::new(delivery.clone(), async move { pipeline.finish(&mut work, &delivery).await }))
     }
 
-    async fn finish(&self, work: Work, pending: &PendingReply) -> WebhookReply {
+    async fn finish(&self, work: &mut Work, delivery: &Arc<Delivery>) -> WebhookReply {
         if let Some(registry) = &self.known_jobs {
-            let known = pin!(known::check(&**registry, work.job(), pending.deadline()));
+            let known = pin!(known::check(&**registry, work.job(), delivery.deadline));
             match self.drain.unless_aborted(known).await {
                 Some(Ok(())) => {}
                 Some(Err(reply)) => return reply,
                 None => return WebhookReply::Unavailable,
             }
         }
-        work.run(pending).await
+        work.run(delivery).await
     }
 }
 

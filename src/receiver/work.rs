@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::detach::PendingReply;
+use super::claims::ClaimHandle;
+use super::delivery::Delivery;
 use super::durable::Durable;
 use super::inline::Inline;
 use super::reply::WebhookReply;
-use crate::event::{Envelope, JobId, ParseError, WebhookEvent};
+use crate::event::{Envelope, Event, JobId, ParseError};
 
 /// The meaning of an acknowledgement.
 #[derive(Debug)]
@@ -20,8 +21,9 @@ pub(super) enum Mode {
 }
 
 /// The work for one body.
+#[expect(clippy::large_enum_variant, reason = "a box for the event would cost each webhook an allocation")]
 pub(super) enum Work {
-    Handle(Arc<Inline>, Box<WebhookEvent>),
+    Handle(Arc<Inline>, Event),
     Store(Arc<Durable>, Envelope),
 }
 
@@ -29,7 +31,7 @@ impl Mode {
     /// Parses a body, as far as the mode needs it.
     pub(super) fn parse(&self, body: Bytes) -> Result<Work, ParseError> {
         Ok(match self {
-            Self::Inline(inline) => Work::Handle(inline.clone(), Box::new(WebhookEvent::try_from(body)?)),
+            Self::Inline(inline) => Work::Handle(inline.clone(), Event::try_from(body)?),
             Self::Durable(durable) => Work::Store(durable.clone(), Envelope::try_from(body)?),
         })
     }
@@ -38,7 +40,7 @@ impl Mode {
 impl Work {
     pub(super) fn job(&self) -> &JobId {
         match self {
-            Self::Handle(_, event) => event.job().id(),
+            Self::Handle(_, event) => event.job.id(),
             Self::Store(_, event) => event.job(),
         }
     }
@@ -46,15 +48,24 @@ impl Work {
     /// The event's name; `None` in durable mode, which parses the envelope only.
     pub(super) fn event_name(&self) -> Option<&'static str> {
         match self {
-            Self::Handle(_, event) => Some(event.name()),
+            Self::Handle(_, event) => Some(event.content.name()),
             Self::Store(..) => None,
         }
     }
 
-    pub(super) async fn run(self, pending: &PendingReply) -> WebhookReply {
+    /// Prepares the claim on the job; `None` in durable mode, which makes none.
+    pub(super) fn claim(&self) -> Option<ClaimHandle> {
         match self {
-            Self::Handle(inline, event) => inline.handle(event, pending).await,
-            Self::Store(durable, event) => durable.store(&event, pending).await,
+            Self::Handle(inline, event) => Some(inline.claims.prepare(event.job.id())),
+            Self::Store(..) => None,
+        }
+    }
+
+    /// Does the work, once. By reference, because an event is large to move from future to future.
+    pub(super) async fn run(&mut self, delivery: &Arc<Delivery>) -> WebhookReply {
+        match self {
+            Self::Handle(inline, event) => inline.handle(event, delivery).await,
+            Self::Store(durable, event) => durable.store(event, delivery).await,
         }
     }
 }

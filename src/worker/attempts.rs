@@ -12,7 +12,7 @@ use super::InboxWorker;
 use super::heartbeats::Heartbeats;
 use super::verify::{Verified, Verifier};
 use crate::error::chain;
-use crate::event::WebhookEvent;
+use crate::event::Event;
 use crate::execution::drain::Drain;
 use crate::execution::isolation::{CallError, until};
 use crate::execution::lease::{HeldLease, Leases};
@@ -92,14 +92,14 @@ impl Attempts {
         }
         drop(verifying);
         let Leased { lease, body, attempt, earlier_attempts, .. } = leased;
-        let event = match WebhookEvent::try_from(body) {
-            Ok(event) => Box::new(event.leased(attempt.saturating_add(earlier_attempts), lease.fence())),
+        let Event { job, content } = match Event::try_from(body) {
+            Ok(event) => event.leased(attempt.saturating_add(earlier_attempts), lease.fence()),
             Err(error) => {
                 error!(error = %chain(&error), "this version cannot read the event; it is a dead letter now");
                 return Some(Outcome::Dead { error: chain(&error) });
             }
         };
-        Span::current().record(telemetry::EVENT, event.name());
+        Span::current().record(telemetry::EVENT, content.name());
 
         // A shutdown may have begun during the verification.
         if self.drain.is_closed() {
@@ -110,7 +110,8 @@ impl Attempts {
         {
             return outcome;
         }
-        let end = self.runs.run(lease.job(), held, dispatch(&*self.settings.handler, event)).await;
+        let call = || dispatch(&*self.settings.handler, &job, content);
+        let end = self.runs.run(lease.job(), held, call).await;
         self.outcome(end, attempt)
     }
 

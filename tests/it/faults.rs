@@ -76,6 +76,22 @@ async fn a_claim_that_fails_is_released_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_claim_that_fails_after_a_wait_for_another_delivery_is_released_at_once() {
+    let (script, payload) =
+        (Script::new([Act::FailAfter(Duration::from_millis(300))]), Payload::extract_completed());
+    // The first delivery claims once, its duplicate after 0, 200 and 400 ms. The last reply is lost.
+    let store = FaultyStore::new().fail(Call::Claim, [None, None, None, Some(Fault::ReplyLost)]);
+    let receiver = receiver(&script, &store);
+    let (first, second) =
+        tokio::join!(receiver.receive(request(&payload)), receiver.receive(request(&payload)));
+    assert_eq!((first.status().as_u16(), second.status().as_u16()), (503, 503));
+    assert_eq!(store.calls(Call::Claim), 4);
+    store.until(Call::Release, 2).await;
+    let job = payload.event().unwrap().job().id().clone();
+    assert_eq!(store.state(&job).await, Claim::Acquired, "the claim is nobody's, and still there");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_release_that_fails_is_repeated_until_the_store_is_back() {
     let (script, payload) = (Script::new([Act::Fail]), Payload::extract_completed());
     let store = FaultyStore::new().fail(Call::Release, [Some(Fault::Error), Some(Fault::Hang)]);

@@ -5,18 +5,18 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use crate::event::cursor::{Cursor, Json};
+use crate::event::cursor::{Cursor, Json, Malformed};
 use crate::event::{Envelope, JobId, JobStatus};
 use crate::fetch::{FetchError, Fetched};
 
 /// The values of an object's members, as far as the client reads them. The last value of a repeated key counts; the
 /// [`Envelope`] refuses a repeated key where that matters.
 #[derive(Default)]
-struct Members<'a> {
-    job_id: Option<Json<'a>>,
-    data: Option<Json<'a>>,
-    id: Option<Json<'a>>,
-    status: Option<Json<'a>>,
+struct Members {
+    job_id: Option<Json>,
+    data: Option<Json>,
+    id: Option<Json>,
+    status: Option<Json>,
 }
 
 /// Reads a reply about a job: a webhook's `data` object, or a whole webhook.
@@ -25,15 +25,15 @@ pub(super) fn read(body: &Bytes, job: &JobId) -> Result<Fetched, FetchError> {
     let whole = whole.get();
     let reply = members(whole)?;
     let (data, is_webhook) = match reply.data {
-        Some(data) if reply.status.is_none() => (data.as_str(), reply.job_id.is_some()),
+        Some(data) if reply.status.is_none() => (data.of(whole), reply.job_id.is_some()),
         _ => (whole, false),
     };
     let members = members(data)?;
-    let status =
-        text("status", members.status)?.ok_or_else(|| FetchError::Unreadable("it has no status".into()))?;
+    let status = text(data, "status", members.status)?
+        .ok_or_else(|| FetchError::Unreadable("it has no status".into()))?;
     if !JobStatus::from(&*status).is_final() {
         // A job that still runs may lack its id, but must not have another one.
-        return match text("id", members.id)? {
+        return match text(data, "id", members.id)? {
             Some(id) if JobId::try_from(&*id).ok().as_ref() != Some(job) => Err(another()),
             _ => Ok(Fetched::Pending),
         };
@@ -44,27 +44,28 @@ pub(super) fn read(body: &Bytes, job: &JobId) -> Result<Fetched, FetchError> {
     if event.job() == job { Ok(Fetched::Finished(event)) } else { Err(another()) }
 }
 
-fn members(json: &str) -> Result<Members<'_>, FetchError> {
+fn members(json: &str) -> Result<Members, FetchError> {
     let mut members = Members::default();
-    let read = Cursor::new(json).members(|key, cursor| {
+    let mut cursor = Cursor::new(json);
+    let read = cursor.members(|key, cursor| {
         let value = cursor.value()?;
         match key {
-            "job_id" => members.job_id = Some(value),
-            "data" => members.data = Some(value),
-            "id" => members.id = Some(value),
-            "status" => members.status = Some(value),
+            b"job_id" => members.job_id = Some(value),
+            b"data" => members.data = Some(value),
+            b"id" => members.id = Some(value),
+            b"status" => members.status = Some(value),
             _ => {}
         }
-        Ok::<_, serde_json::Error>(())
+        Ok::<_, Malformed>(())
     });
-    read.map_err(unreadable)?;
+    read.map_err(|_| unreadable(cursor.error()))?;
     Ok(members)
 }
 
 /// Reads a member that must be a string. The error is not serde's: that one would quote the value.
-fn text<'a>(name: &str, member: Option<Json<'a>>) -> Result<Option<Cow<'a, str>>, FetchError> {
+fn text<'a>(json: &'a str, name: &str, member: Option<Json>) -> Result<Option<Cow<'a, str>>, FetchError> {
     let not_a_string = || FetchError::Unreadable(format!("`{name}` is not a string").into());
-    member.map(|json| json.string().ok_or_else(not_a_string)).transpose()
+    member.map(|value| value.string(json).ok_or_else(not_a_string)).transpose()
 }
 
 fn unreadable(error: serde_json::Error) -> FetchError {
