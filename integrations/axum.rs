@@ -17,6 +17,6 @@ impl<S> Handler<Receiver, S> for WebhookReceiver {
     type Future = Pin<Box<dyn Future<Output = Response> + Send>>;
 
     fn call(self, request: Request, _: S) -> Self::Future {
-        Box::pin(async move { self.receive(request).await.map(Body::new) })
+        Box::pin(self.received(request, |response| response.map(Body::new)))
     }
 }

@@ -22,7 +22,6 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<B>) -> Self::Future {
-        let receiver = self.clone();
-        Box::pin(async move { Ok(receiver.receive(request).await) })
+        Box::pin(self.received(request, Ok))
     }
 }

@@ -28,7 +28,6 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let receiver = self.clone();
-        Box::pin(async move { Ok(receiver.receive(request).await) })
+        Box::pin(self.received(request, Ok))
     }
 }

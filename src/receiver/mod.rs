@@ -81,9 +81,25 @@ impl WebhookReceiver {
         B: Body,
         B::Error: Into<BoxError>,
     {
-        let (parts, body) = request.into_parts();
-        let (reply, read) = self.pipeline.reply(&parts, body).await;
-        reply.response(parts.version, read)
+        self.received(request, |response| response).await
+    }
+
+    /// [`receive`](Self::receive) for adapters, as a future that owns the receiver and makes the adapter's answer. An
+    /// adapter boxes the future, so it holds nothing twice.
+    pub(crate) fn received<B, T>(
+        &self,
+        request: Request<B>,
+        answer: fn(Response<Full<Bytes>>) -> T,
+    ) -> impl Future<Output = T> + use<B, T>
+    where
+        B: Body,
+        B::Error: Into<BoxError>,
+    {
+        let (pipeline, (parts, body)) = (self.pipeline.clone(), request.into_parts());
+        async move {
+            let (reply, read) = pipeline.reply(&parts, body).await;
+            answer(reply.response(parts.version, read))
+        }
     }
 
     /// Checks the method and the authentication of a request before its body is read, for a framework that
