@@ -1,6 +1,7 @@
 //! What the crate promises, shown on real servers, or under paused time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
+mod allocations;
 mod answers;
 mod bodies;
 mod budget;
