@@ -5,9 +5,13 @@
 //!
 //! A write makes a row due at the database's time or later. So rows that are due before a look come from transactions
 //! that wrote before it. When these have ended and another look sees no row due before some time, there will be none.
-//! This reckons with neither a clock that is set back nor rows that others write; nor does it wait long for other
+//! A look that leases rows knows these transactions: their numbers are below its own. A look that leases none has no
+//! number, and a snapshot does not tell it: there, the newest number is that of the last transaction that has ended. Such
+//! looks wait for [`LONG`].
+//!
+//! This reckons with neither a clock that is set back nor rows that others write; nor does it wait longer for other
 //! transactions, which may concern other tables. A look from the beginning, beside the leases, finds now and then what
-//! was passed over.
+//! was passed over. When it fails, the leases look from the beginning themselves.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +19,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::Row;
-use tracing::debug;
+use tracing::warn;
 
 use super::Inner;
 use super::batch::BATCH_TIME;
@@ -28,8 +32,9 @@ const ALL_EVERY: Duration = Duration::from_secs(5);
 const ALL_AT_LEAST_EVERY: Duration = Duration::from_secs(60);
 /// Between them, the next one comes after this many times the duration of the last one.
 const ALL_SHARE: u32 = 20;
-/// The time from which transactions under way are not waited for, in microseconds.
-const LONG: i64 = 1_000_000;
+/// The time from which transactions under way are not waited for, in microseconds: a sender waits no longer for the
+/// acknowledgement of an event.
+const LONG: i64 = 5_000_000;
 /// The time that may pass between reading the clock and the first write of a transaction, in microseconds.
 const MARGIN: i64 = 50_000;
 
@@ -52,8 +57,8 @@ pub(super) struct Seen {
     pub(super) now: i64,
     /// Every transaction before this one has ended.
     pub(super) ended: i64,
-    /// This transaction and all later ones had not begun to write.
-    pub(super) next: i64,
+    /// No transaction after this one had begun to write; `None` if that is not known.
+    pub(super) last: Option<i64>,
     /// The look saw no row that is due before this time. Zero stands for all times before 1970.
     pub(super) first: i64,
 }
@@ -64,9 +69,16 @@ impl Seen {
         Ok(Self {
             now: number("now")?,
             ended: number("ended")?,
-            next: number("next")?,
+            last: column(row, "last")?,
             first: number("first")?,
         })
+    }
+}
+
+impl Seen {
+    /// Whether all transactions that wrote before the look have ended when all before `ended` have.
+    fn has_ended(&self, ended: i64) -> bool {
+        self.last.is_some_and(|last| last < ended)
     }
 }
 
@@ -118,7 +130,8 @@ pub(super) fn look_at_all(inner: &Arc<Inner>) {
                 }
             }
             Err(error) => {
-                debug!(error = %chain(&error), "looking for rows that leases pass over failed; trying again later");
+                warn!(error = %chain(&error), "looking for rows that leases pass over failed; leases look from the beginning");
+                *inner.head.state() = State::default();
             }
         }
     });
@@ -143,11 +156,13 @@ impl State {
         }
         let confirmed = self
             .earlier
-            .filter(|earlier| earlier.next <= seen.ended || seen.now.saturating_sub(earlier.now) >= LONG);
+            .filter(|earlier| earlier.has_ended(seen.ended) || seen.now.saturating_sub(earlier.now) >= LONG);
         if let Some(earlier) = confirmed {
             self.from = self.from.max(at(earlier.now.min(seen.first)));
         }
-        if confirmed.is_some() || self.earlier.is_none() {
+        // A look that knows the transactions before it is confirmed sooner.
+        let is_better = self.earlier.is_none_or(|earlier| earlier.last.is_none() && seen.last.is_some());
+        if confirmed.is_some() || is_better {
             self.earlier = Some(seen);
         }
         false
@@ -160,8 +175,8 @@ mod tests {
 
     const SECOND: i64 = 1_000_000;
 
-    fn seen(now: i64, ended: i64, next: i64, first: i64) -> Seen {
-        Seen { now: now * SECOND, ended, next, first: first * SECOND }
+    fn seen(now: i64, ended: i64, last: i64, first: i64) -> Seen {
+        Seen { now: now * SECOND, ended, last: Some(last), first: first * SECOND }
     }
 
     /// Looks from where the head is.
@@ -172,25 +187,42 @@ mod tests {
     #[test]
     fn a_look_begins_at_the_first_row_or_before_the_transactions_under_way() {
         let mut state = State::default();
-        look(&mut state, seen(10, 5, 8, 10));
+        look(&mut state, seen(10, 5, 7, 10));
         assert_eq!(state.from, None, "5, 6 and 7 may write rows that are due before");
-        // Within a second.
-        look(&mut state, Seen { now: 10_500_000, ..seen(10, 7, 9, 10) });
+        // Within less than the longest wait.
+        look(&mut state, Seen { now: 10_500_000, ..seen(10, 7, 8, 10) });
         assert_eq!(state.from, None, "7 may");
-        look(&mut state, Seen { now: 10_600_000, ..seen(10, 8, 9, 10) });
+        look(&mut state, Seen { now: 10_600_000, ..seen(10, 8, 8, 10) });
         assert_eq!(state.from, Some(10 * SECOND - MARGIN));
-        look(&mut state, seen(20, 9, 9, 15));
+        look(&mut state, seen(20, 9, 8, 15));
         assert_eq!(state.from, Some(10 * SECOND + 600_000 - MARGIN), "the look before was at that time");
-        look(&mut state, seen(30, 9, 9, 15));
+        look(&mut state, seen(30, 9, 8, 15));
         assert_eq!(state.from, Some(15 * SECOND - MARGIN), "a row is due then");
+    }
+
+    #[test]
+    fn a_look_that_leases_nothing_is_confirmed_by_time_alone() {
+        let empty = |now, ended| Seen { last: None, ..seen(now, ended, 0, now) };
+        let mut state = State::default();
+        // The newest number of a snapshot says nothing about transactions under way.
+        for now in [10, 11, 12, 13, 14] {
+            look(&mut state, empty(now, 9));
+            assert_eq!(state.from, None, "a transaction under way may write a row that is due before");
+        }
+        look(&mut state, empty(15, 9));
+        assert_eq!(state.from, Some(10 * SECOND - MARGIN));
+        // A look that leases replaces it, and is confirmed as soon as its transactions have ended.
+        look(&mut state, seen(16, 9, 9, 16));
+        look(&mut state, empty(17, 10));
+        assert_eq!(state.from, Some(16 * SECOND - MARGIN));
     }
 
     #[test]
     fn long_transactions_rows_passed_over_and_clocks_set_back_are_no_obstacle() {
         let mut state = State::default();
-        look(&mut state, seen(10, 1, 8, 10));
-        look(&mut state, seen(12, 1, 9, 12));
-        assert_eq!(state.from, Some(10 * SECOND - MARGIN), "it waits for a long transaction");
+        look(&mut state, seen(5, 1, 8, 5));
+        look(&mut state, seen(10, 1, 9, 10));
+        assert_eq!(state.from, Some(5 * SECOND - MARGIN), "it waits for a long transaction");
         assert!(look(&mut state, seen(13, 1, 9, 3)), "a row was passed over");
         assert_eq!(state.from, Some(3 * SECOND - MARGIN));
         assert!(look(&mut state, seen(1, 1, 9, 1)), "the clock was set back");

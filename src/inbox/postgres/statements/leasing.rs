@@ -63,7 +63,7 @@ fn look(table: &TableName, from: &str) -> String {
 /// The columns that [`Seen`](super::super::head::Seen) reads.
 fn seen() -> String {
     format!(
-        "{} AS now, {} AS first, txid_snapshot_xmin(snapshot) AS ended, txid_snapshot_xmax(snapshot) AS next",
+        "{} AS now, {} AS first, txid_snapshot_xmin(snapshot) AS ended, txid_current_if_assigned() AS last",
         microseconds("statement_timestamp()"),
         microseconds("greatest(least(look.first, statement_timestamp()), 'epoch')"),
     )

@@ -283,6 +283,32 @@ async fn an_event_whose_transaction_ends_late_is_leased_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_committed_late_in_an_idle_inbox_is_leased_at_once() {
+    let inbox = inbox("idle_commit").await;
+    let writing = client(postgres()).await;
+    for round in 0..3 {
+        let insert = format!(
+            "BEGIN; INSERT INTO idle_commit.inbox (job_id, state, job_type, status, body, due_at, received_at)
+                VALUES ('late-{round}', 'received', 'extract', 'completed', 'x', now(), now())"
+        );
+        writing.batch_execute(&insert).await.unwrap();
+        // The newest number in a snapshot is that of a transaction that has ended: these looks do not know of the insert.
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(1500) {
+            assert!(inbox.lease(10, LEASE).await.unwrap().is_empty());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let is_in_time = began.elapsed() < Duration::from_secs(4);
+        writing.batch_execute("COMMIT").await.unwrap();
+        if is_in_time {
+            let leased = lease_one(&inbox).await;
+            assert_eq!(leased.lease.job(), &job(&format!("late-{round}")));
+            assert_eq!(inbox.settle(&leased.lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_row_of_another_program_that_has_long_been_due_is_leased_soon() {
     let inbox = inbox("long_due").await;
     let writing = client(postgres()).await;
@@ -295,8 +321,9 @@ async fn a_row_of_another_program_that_has_long_been_due_is_leased_soon() {
     for (due, number) in ["'-infinity'", "'1960-01-01'", "now() - interval '1 hour'"].into_iter().zip(0..) {
         // Until the head is known, other transactions notwithstanding.
         let began = Instant::now();
-        while began.elapsed() < Duration::from_millis(1500) {
+        while began.elapsed() < Duration::from_secs(6) {
             assert!(inbox.lease(10, LEASE).await.unwrap().is_empty());
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         writing.batch_execute(&rows(due, number)).await.unwrap();
         let found = async {
