@@ -110,18 +110,38 @@ pub(super) fn take<C: Queued>(waiting: &mut VecDeque<C>, most: usize) -> Option<
     (!batch.is_empty()).then_some(batch)
 }
 
-/// Answers each caller. One that has left needs no answer.
-pub(super) fn answer<R>(callers: impl Iterator<Item = Caller<R>>, results: impl IntoIterator<Item = R>) {
-    for (caller, result) in callers.zip(results) {
-        let _ = caller.send(Ok(result));
+/// Runs a statement while a caller waits for it. A connection that hangs is given up with the last caller, and not with
+/// the time limit of the statement.
+pub(super) async fn while_called<R, T>(
+    callers: &mut [Caller<R>],
+    statement: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let left = async {
+        for caller in callers {
+            caller.closed().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        done = statement => done,
+        () = left => Err(StoreError::unavailable("no caller waits any more")),
     }
 }
 
-/// Answers every caller with an error.
-pub(super) fn refuse<R>(callers: impl Iterator<Item = Caller<R>>, error: StoreError) {
-    let error = for_each(error);
-    for caller in callers {
-        let _ = caller.send(Err(error()));
+/// Answers each caller, or all with the error. One that has left needs no answer.
+pub(super) fn end<R>(callers: impl IntoIterator<Item = Caller<R>>, results: Result<Vec<R>, StoreError>) {
+    match results {
+        Ok(results) => {
+            for (caller, result) in callers.into_iter().zip(results) {
+                let _ = caller.send(Ok(result));
+            }
+        }
+        Err(error) => {
+            let error = for_each(error);
+            for caller in callers {
+                let _ = caller.send(Err(error()));
+            }
+        }
     }
 }
 

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 use tokio_postgres::types::Type;
+use tracing::debug;
 
-use super::batch::BATCH_TIME;
+use super::batch::{BATCH_TIME, is_caused_by_a_row};
 use super::queue::{self, Caller, Queue, Queued};
 use super::{Inner, Parameter};
+use crate::error::chain;
 use crate::inbox::Lease;
 use crate::postgres::{self, column, microseconds};
 use crate::store::{Fenced, StoreError};
@@ -75,21 +77,28 @@ impl Queued for Renewing {
     }
 
     async fn send(inner: &Arc<Inner>, batch: Vec<Self>) {
-        let extended = extend(inner, &batch).await;
-        let callers = batch.into_iter().map(|renewing| renewing.caller);
-        match extended {
-            Ok(renewed) => queue::answer(callers, renewed),
-            Err(error) => queue::refuse(callers, error),
+        let (mut callers, leases): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|renewing| (renewing.caller, (renewing.lease, renewing.length))).unzip();
+        match queue::while_called(&mut callers, extend(inner, &leases)).await {
+            Err(StoreError::Unavailable(cause)) if leases.len() > 1 && is_caused_by_a_row(&*cause) => {
+                debug!(error = %chain(&*cause), "the database refused a batch; renewing its leases one by one");
+                for (caller, lease) in callers.into_iter().zip(leases) {
+                    let mut caller = [caller];
+                    let renewed = queue::while_called(&mut caller, extend(inner, &[lease])).await;
+                    queue::end(caller, renewed);
+                }
+            }
+            renewed => queue::end(callers, renewed),
         }
     }
 }
 
 /// Sends the statement, and returns the fate of each renewal.
-async fn extend(inner: &Inner, batch: &[Renewing]) -> Result<Vec<Renewed>, StoreError> {
-    let jobs: Vec<String> = batch.iter().map(|renewing| renewing.lease.job().to_string()).collect();
+async fn extend(inner: &Inner, batch: &[(Lease, Duration)]) -> Result<Vec<Renewed>, StoreError> {
+    let jobs: Vec<String> = batch.iter().map(|(lease, _)| lease.job().to_string()).collect();
     let fences: Vec<i64> =
-        batch.iter().map(|renewing| i64::try_from(renewing.lease.fence()).unwrap_or(i64::MAX)).collect();
-    let lengths: Vec<i64> = batch.iter().map(|renewing| microseconds(renewing.length)).collect();
+        batch.iter().map(|(lease, _)| i64::try_from(lease.fence()).unwrap_or(i64::MAX)).collect();
+    let lengths: Vec<i64> = batch.iter().map(|(_, length)| microseconds(*length)).collect();
     let parameters: [Parameter<'_>; 3] =
         [(&jobs, Type::TEXT_ARRAY), (&fences, Type::INT8_ARRAY), (&lengths, Type::INT8_ARRAY)];
     let query = postgres::query_leased(&inner.database, &inner.statements.renew, &parameters);

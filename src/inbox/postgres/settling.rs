@@ -90,25 +90,24 @@ impl Queued for Settling {
     }
 
     async fn send(inner: &Arc<Inner>, batch: Vec<Self>) {
-        match record(inner, &batch).await {
-            Ok(settled) => queue::answer(batch.into_iter().map(|settling| settling.caller), settled),
+        let (mut callers, outcomes): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|settling| (settling.caller, (settling.lease, settling.outcome))).unzip();
+        match queue::while_called(&mut callers, record(inner, &outcomes)).await {
             Err(StoreError::Unavailable(cause)) if is_caused_by_a_row(&*cause) => {
                 debug!(error = %chain(&*cause), "the database refused a batch; settling its rows one by one");
-                let alone = vec![Settled::Alone; batch.len()];
-                queue::answer(batch.into_iter().map(|settling| settling.caller), alone);
+                queue::end(callers, Ok(vec![Settled::Alone; outcomes.len()]));
             }
-            Err(error) => queue::refuse(batch.into_iter().map(|settling| settling.caller), error),
+            settled => queue::end(callers, settled),
         }
     }
 }
 
 /// Sends the statement, and returns the fate of each outcome.
-async fn record(inner: &Inner, batch: &[Settling]) -> Result<Vec<Settled>, StoreError> {
-    let jobs: Vec<String> = batch.iter().map(|settling| settling.lease.job().to_string()).collect();
+async fn record(inner: &Inner, batch: &[(Lease, Outcome)]) -> Result<Vec<Settled>, StoreError> {
+    let jobs: Vec<String> = batch.iter().map(|(lease, _)| lease.job().to_string()).collect();
     let fences: Vec<i64> =
-        batch.iter().map(|settling| i64::try_from(settling.lease.fence()).unwrap_or(i64::MAX)).collect();
-    let changes: Vec<Change<'_>> =
-        batch.iter().filter_map(|settling| Change::of(&settling.outcome)).collect();
+        batch.iter().map(|(lease, _)| i64::try_from(lease.fence()).unwrap_or(i64::MAX)).collect();
+    let changes: Vec<Change<'_>> = batch.iter().filter_map(|(_, outcome)| Change::of(outcome)).collect();
     let states: Vec<&str> = changes.iter().map(|change| change.state).collect();
     let afters: Vec<Option<i64>> = changes.iter().map(|change| change.after).collect();
     let uncounted: Vec<i32> = changes.iter().map(|change| change.uncounted).collect();
