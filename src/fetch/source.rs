@@ -35,7 +35,9 @@ pub trait JobSource: fmt::Debug + Send + Sync + 'static {
     ///
     /// A failure that concerns an account, such as a refused key, then pauses the fetches of all jobs. A source that picks
     /// the account by job returns `false`: each failure pauses only the job that met it. Such a source limits its
-    /// requests itself, with a `JobsClient` or a [`RequestBudget`](super::RequestBudget) for each account.
+    /// requests itself, with a `JobsClient` or a [`RequestBudget`](super::RequestBudget) for each account. A fetch that
+    /// waits for one account's budget keeps its place among the four of a [`Reconciler`](super::Reconciler): give each
+    /// account a rate above that of its jobs.
     fn is_one_account(&self) -> bool {
         true
     }

@@ -44,7 +44,8 @@ results reach a server on your machine without a tunnel. The token comes from
 WEBHOOK_TOKEN, --token-file or --token, unless the URL has one.
 
 With --watch, jobs that are not finished are fetched again until they are, and
-so are jobs whose fetch failed for a cause that can pass. Ctrl-C ends it.
+so are jobs whose fetch failed for a cause that can pass. A job that the API
+does not know is fetched five times. Ctrl-C ends it.
 
 The exit status is 1 if a job is not finished, if it does not exist, if its
 fetch fails, or if its webhook is undeliverable.
@@ -77,7 +78,7 @@ pub(crate) struct Fetch {
     to: Option<String>,
 
     /// The waits between the deliveries of a webhook that is not acknowledged
-    #[arg(long, value_enum, default_value_t = Schedule::Documented)]
+    #[arg(long, value_enum, default_value_t = Schedule::Documented, requires = "to")]
     schedule: Schedule,
 
     #[command(flatten)]
@@ -88,7 +89,7 @@ pub(crate) struct Fetch {
     watch: bool,
 
     /// The time between two fetches of a job, with --watch
-    #[arg(long, value_name = "TIME", value_parser = every, default_value = "5s")]
+    #[arg(long, value_name = "TIME", value_parser = every, default_value = "5s", requires = "watch")]
     every: Duration,
 
     /// A file with the API key; "-" reads standard input
@@ -116,6 +117,10 @@ fn every(text: &str) -> Result<Duration, String> {
     time_from(text, Duration::from_millis(100))
 }
 
+/// The number of fetches, with `--watch`, of a job that the API does not know.
+const MOST_NOT_FOUND: u32 = 5;
+/// The longest pause that the API may ask for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 /// The environment variable that holds the API key.
 const API_KEY: &str = "QOMPLEMENT_API_KEY";
 
@@ -238,24 +243,31 @@ impl Fetching {
     /// Fetches a job; with `--watch`, until it has ended or no later fetch can succeed.
     async fn fetch(&self, job: &JobId) -> Result<Fetched, FetchError> {
         let mut last_note = None;
+        let mut not_found = 0;
         loop {
             let fetched = self.client.fetch(job).await;
             let Some(every) = self.every else { return fetched };
             let (note, pause) = match &fetched {
                 Ok(Fetched::Pending) => ("not finished".to_owned(), every),
+                // The API may not know a new job yet.
+                Ok(Fetched::NotFound) if not_found + 1 < MOST_NOT_FOUND => {
+                    not_found += 1;
+                    ("unknown to the API".to_owned(), every)
+                }
                 Err(error) if can_pass(error) => {
                     // Without the time that is left, so that one closing of the budget is one note.
                     let why = match error {
                         FetchError::BudgetClosed(_) => "fetches are paused after failures".to_owned(),
                         error => causes(error),
                     };
-                    (why, every.max(error.retry_after().unwrap_or_default()))
+                    (why, every.max(error.retry_after().unwrap_or_default().min(LONGEST_PAUSE)))
                 }
                 _ => return fetched,
             };
             if last_note.as_ref() != Some(&note) {
-                let every = humantime::format_duration(every);
-                output::note(format_args!("{job}: {note}; fetched again every {every}"));
+                let pause = Duration::from_millis(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
+                let pause = humantime::format_duration(pause);
+                output::note(format_args!("{job}: {note}; fetched again in {pause}"));
                 last_note = Some(note);
             }
             sleep(pause).await;

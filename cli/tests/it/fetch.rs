@@ -247,20 +247,21 @@ async fn a_watched_job_is_fetched_until_it_is_finished() {
     fetch(&api, &watch).await.shows(
         0,
         "soon  fill_pdf  completed  acknowledged  200\nstored; a worker handles it next\n",
-        "soon: there was no answer: the answer is 503 Service Unavailable; fetched again every TIME\n\
-            soon: not finished; fetched again every TIME\n",
+        "soon: there was no answer: the answer is 503 Service Unavailable; fetched again in TIME\n\
+            soon: not finished; fetched again in TIME\n",
     );
     assert_eq!(received.recv().await.unwrap(), "soon");
     assert_eq!(inbox.stats().await.unwrap().received, 1);
 
     let args = ["fetch", "runs", "ended", "--origin", &api.origin, "--watch", "--every", "100ms"];
     let mut watch = Going::start(command(&args).env("QOMPLEMENT_API_KEY", KEY));
-    assert_eq!(super::masked(&watch.next_err().await), "runs: not finished; fetched again every TIME");
+    assert_eq!(super::masked(&watch.next_err().await), "runs: not finished; fetched again in TIME");
     let ran = watch.interrupt().await;
     assert_eq!(ran.code, Some(130), "{ran:?}");
 
-    let known_at_once = fetch(&api, &["nothing", "--watch", "--every", "1h"]).await;
-    known_at_once.shows(1, "", "the API has no job nothing\n");
+    let unknown = fetch(&api, &["nothing", "--watch", "--every", "100ms"]).await;
+    let note = "nothing: unknown to the API; fetched again in TIME\n";
+    unknown.shows(1, "", &format!("{note}the API has no job nothing\n"));
 }
 
 #[tokio::test]
