@@ -183,6 +183,10 @@ pub(crate) fn handler_run(result: &'static str, began: Instant) {
     let _ = (result, began);
 }
 
+/// The metrics' module in their metadata.
+#[cfg(feature = "metrics")]
+const MODULE: &str = module_path!();
+
 /// The metrics, through the facade. Its macros would allocate and hash a key for every request, since the labels are
 /// not literals; and a handle that is kept would miss a recorder that is installed later.
 #[cfg(feature = "metrics")]
@@ -191,11 +195,11 @@ mod recorded {
     use tokio::time::Instant;
 
     use super::{
-        ATTEMPTS, HANDLER_SECONDS, OUTCOME, REQUEST_SECONDS, REQUESTS, RESULT, SETTLED, outcome, result,
-        settled,
+        ATTEMPTS, HANDLER_SECONDS, MODULE, OUTCOME, REQUEST_SECONDS, REQUESTS, RESULT, SETTLED, outcome,
+        result, settled,
     };
 
-    static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+    static METADATA: Metadata<'static> = Metadata::new(MODULE, Level::INFO, Some(MODULE));
 
     /// The constant key of a metric with a label that has one of the constant values.
     macro_rules! key {

@@ -45,7 +45,8 @@ impl Json {
 
 #[cold]
 fn unescaped(json: &str) -> Option<String> {
-    serde_json::from_str(json).ok()
+    // The error about a value of another kind would be allocated.
+    if json.starts_with('"') { serde_json::from_str(json).ok() } else { None }
 }
 
 /// The text is not JSON. [`Cursor::error`] says where.
