@@ -12,7 +12,8 @@ use qomplement_webhooks::{DedupStore, JobId, PostgresDedupStore};
 use tokio_postgres::{Client, NoTls};
 
 use super::contract::{DIFFERENCES, warmed_dedup};
-use crate::support::databases::{PASSWORD, Server, certificate, free_port, postgres};
+use crate::support::certificate::certificate;
+use crate::support::databases::{PASSWORD, Server, free_port, postgres};
 use crate::support::programs::{example, start, stop};
 use crate::support::proxy::Proxy;
 

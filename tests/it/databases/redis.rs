@@ -11,7 +11,8 @@ use qomplement_webhooks::store::{Fenced, StoreError};
 use qomplement_webhooks::{DedupStore, JobId, RedisDedupStore};
 
 use super::contract::DIFFERENCES;
-use crate::support::databases::{PASSWORD, Server, certificate, free_port, redis};
+use crate::support::certificate::certificate;
+use crate::support::databases::{PASSWORD, Server, free_port, redis};
 use crate::support::programs::{example, start, stop};
 use crate::support::proxy::Proxy;
 

@@ -215,12 +215,6 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// A certificate for `localhost`, and its key.
-pub fn certificate() -> [(&'static str, String); 2] {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    [("server.crt", made.cert.pem()), ("server.key", made.signing_key.serialize_pem())]
-}
-
 /// Runs a program to its end.
 fn run(line: &[String], folder: &Path) {
     let output = Command::new(&line[0]).args(&line[1..]).current_dir(folder).output().unwrap();

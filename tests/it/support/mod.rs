@@ -1,6 +1,7 @@
 //! The tests' helpers: handlers, stores and APIs that misbehave, and real servers.
 
 pub mod api;
+pub mod certificate;
 pub mod databases;
 mod dedup_stores;
 pub mod faketime;
