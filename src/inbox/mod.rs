@@ -29,7 +29,7 @@ pub use self::lease::{FetchHistory, Lease, Leased, Overdue};
 pub use self::memory::MemoryInbox;
 pub use self::outcome::{NoResult, Outcome, Pruned, Receipt, Retention};
 #[cfg(feature = "postgres")]
-pub use self::postgres::{CompleteError, PostgresInbox};
+pub use self::postgres::{Bind, CompleteError, PostgresInbox, Statement};
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::{SqliteInbox, SqliteInboxBuilder, SqliteInboxError};
 use crate::event::{Envelope, JobId};

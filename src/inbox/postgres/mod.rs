@@ -4,6 +4,7 @@ mod admin;
 mod batch;
 mod capacity;
 mod head;
+mod join;
 mod listen;
 mod queue;
 mod received;
@@ -23,10 +24,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use deadpool_postgres::Pool;
-use tokio_postgres::types::Type;
-use tokio_postgres::{Row, Transaction};
+use tokio_postgres::Row;
 
 use self::head::Head;
+pub use self::join::{Bind, CompleteError, Statement};
 use self::listen::{Arrivals, Listener};
 use self::queue::Queue;
 use self::received::Arrived;
@@ -39,7 +40,7 @@ use self::text::{Texts, is_untranslatable};
 use super::InboxStore;
 use super::limits::Limits;
 use crate::error::BoxError;
-use crate::event::{Job, JobId};
+use crate::event::JobId;
 use crate::postgres::{self, Connector, Database, Parameter, PostgresStoreError, Schema, TableName};
 use crate::registry::JobRegistry;
 use crate::store::StoreError;
@@ -70,7 +71,9 @@ use crate::store::StoreError;
 /// acknowledged when it is on the primary's disk, also in a database with `synchronous_commit = off`. A failover
 /// loses what an asynchronous replica had not received.
 ///
-/// Effects in the same database can happen exactly once: [`complete_in_tx`](Self::complete_in_tx).
+/// Effects in the same database can happen exactly once, with any driver:
+/// [`complete_statement`](Self::complete_statement), [`complete_in_tx`](Self::complete_in_tx).
+/// [`expect_statement`](Self::expect_statement) registers a job in the transaction that records its submission.
 ///
 /// # Receiving
 ///
@@ -125,19 +128,6 @@ struct Inner {
     listener: Listener,
     /// Whether the database's encoding lacks characters, so that texts are written in ASCII.
     ascii: AtomicBool,
-}
-
-/// The reason why an event was not [completed in a transaction](PostgresInbox::complete_in_tx). The transaction must not be
-/// committed in any of these cases.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CompleteError {
-    /// The event was leased again, replaced or settled: the outcome of another run counts.
-    #[error("the lease on the job's event has passed to another")]
-    Stale,
-    /// The store was not reached, or reported an error.
-    #[error(transparent)]
-    Store(StoreError),
 }
 
 const TABLE: &str = "qomplement_inbox";
@@ -201,8 +191,8 @@ impl PostgresInbox {
     /// [`StoreError::Full`]. The rows are counted at most once a second, so many processes together can exceed the
     /// limit somewhat. Default: 100,000.
     ///
-    /// Registering a job fails with the same error when this many rows are received and running, or this many are
-    /// expected. Expected jobs never cause an event to be refused; in a `SqliteInbox` they can.
+    /// Registering a job fails with the same error when this many rows are received, running or expected. Expected jobs
+    /// never cause an event to be refused; in a `SqliteInbox` they can.
     #[must_use]
     pub fn max_unfinished_rows(self, rows: u64) -> Self {
         let limits = Limits { rows, ..self.inner.room.limits() };
@@ -272,55 +262,6 @@ impl PostgresInbox {
     /// source is a [`PostgresTableError`](crate::postgres::PostgresTableError).
     pub async fn check(&self) -> Result<(), StoreError> {
         self.inner.database.check(&self.inner.statements.check).await
-    }
-
-    /// Marks a handler's event as done in a transaction of yours: the transaction's other writes and the completion
-    /// commit together, so these writes happen exactly once, whatever crashes.
-    ///
-    /// Call it in a handler that an [`InboxWorker`](crate::InboxWorker) on this inbox runs, as the last statement before
-    /// the commit, and return the error if there is one, so that the transaction is rolled back. The transaction
-    /// must be of the database that the inbox is in. It locks the event's row until it ends; a second run that
-    /// overlaps waits here, and is stale then.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`CompleteError::Stale`] if the handler's lease is no longer the row's, for example because the process
-    /// was stopped for longer than the lease. Nothing may be committed then.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// # use deadpool_postgres::Pool;
-    /// use qomplement_webhooks::{HandlerError, PostgresInbox, WebhookEvent, handler_fn};
-    ///
-    /// # fn app(pool: Pool, inbox: PostgresInbox) {
-    /// let handler = handler_fn(move |event: WebhookEvent| {
-    ///     let (pool, inbox) = (pool.clone(), inbox.clone());
-    ///     async move {
-    ///         let (job, mut client) = (event.job(), pool.get().await?);
-    ///         let transaction = client.transaction().await?;
-    ///         let book = "INSERT INTO bookings (job_id) VALUES ($1)";
-    ///         transaction.execute(book, &[&job.id().to_string()]).await?;
-    ///         inbox.complete_in_tx(job, &transaction).await?;
-    ///         transaction.commit().await?;
-    ///         Ok::<_, HandlerError>(())
-    ///     }
-    /// });
-    /// # drop(handler); }
-    /// ```
-    pub async fn complete_in_tx(
-        &self,
-        job: &Job,
-        transaction: &Transaction<'_>,
-    ) -> Result<(), CompleteError> {
-        let Ok(fence) = i64::try_from(job.fence()) else { return Err(CompleteError::Stale) };
-        let id = job.id().to_string();
-        let parameters: [Parameter<'_>; 2] = [(&id, Type::TEXT), (&fence, Type::INT8)];
-        match transaction.query_typed(&self.inner.statements.complete, &parameters).await {
-            Ok(completed) if completed.is_empty() => Err(CompleteError::Stale),
-            Ok(_) => Ok(()),
-            Err(error) => Err(CompleteError::Store(StoreError::unavailable(error))),
-        }
     }
 
     async fn query(&self, statement: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, StoreError> {

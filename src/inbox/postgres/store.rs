@@ -94,16 +94,10 @@ impl InboxStore for PostgresInbox {
         let (job, deadline) = (job.to_string(), microseconds(deadline));
         let parameters: [Parameter<'_>; 3] =
             [(&job, Type::TEXT), (&deadline, Type::INT8), (&has_room, Type::BOOL)];
-        let Statements { expect, is_registered, .. } = &self.inner.statements;
-        match self.query(expect, &parameters).await?.first() {
-            Some(row) if column(row, "expected")? => self.inner.room.expected(),
-            Some(_) => {}
-            None if has_room => {}
-            // Without room, a job is registered only if it has a row that counts already.
-            None if self.query(is_registered, &parameters[..1]).await?.is_empty() => {
-                return Err(StoreError::Full);
-            }
-            None => {}
+        let rows = self.query(&self.inner.statements.expect, &parameters).await?;
+        let row = rows.first().ok_or(StoreError::Full)?;
+        if column(row, "expected")? {
+            self.inner.room.expected();
         }
         Ok(())
     }

@@ -1,20 +1,64 @@
 //! A handler's effects in the transaction that completes its event.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use qomplement_webhooks::inbox::{CompleteError, InboxAdmin, InboxState, Outcome};
-use qomplement_webhooks::store::Fenced;
+use qomplement_webhooks::inbox::{CompleteError, InboxAdmin, InboxState, Lease, Outcome};
+use qomplement_webhooks::store::{Fenced, StoreError};
 use qomplement_webhooks::worker::RunningWorker;
 use qomplement_webhooks::{
     HandlerError, InboxStore, InboxWorker, Job, PostgresInbox, Verification, WebhookEvent, handler_fn,
 };
 use tokio::sync::{Mutex, Notify, mpsc};
-use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, IsolationLevel, NoTls, Transaction};
 
+use super::postgres_inbox::joining::{run, run_unnamed};
 use super::postgres_inbox::{client, count, event, inbox, job};
-use crate::support::databases::postgres;
+use crate::support::databases::{Server, postgres};
 use crate::support::eventually;
+
+const LEASE: Duration = Duration::from_secs(30);
+
+/// How a transaction completes an event.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// With `complete_in_tx`.
+    InTx,
+    /// With the statement, prepared under a name.
+    Prepared,
+    /// With the statement, not prepared under a name.
+    Unnamed,
+}
+
+impl Way {
+    const ALL: [Self; 3] = [Self::InTx, Self::Prepared, Self::Unnamed];
+
+    /// A name for a schema of this way's.
+    fn schema(self, name: &str) -> String {
+        format!("{name}_{self:?}").to_lowercase()
+    }
+
+    async fn complete(
+        self,
+        inbox: &PostgresInbox,
+        job: &Job,
+        transaction: &Transaction<'_>,
+    ) -> Result<(), CompleteError> {
+        let statement = inbox.complete_statement(job);
+        let ran = match self {
+            Self::InTx => return inbox.complete_in_tx(job, transaction).await,
+            Self::Prepared => run(&statement, transaction).await,
+            Self::Unnamed => run_unnamed(&statement, transaction).await,
+        };
+        match ran {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(CompleteError::Stale),
+            Err(error) => Err(CompleteError::Store(StoreError::unavailable(error))),
+        }
+    }
+}
 
 /// A worker whose handler passes its job on, and ends when it may.
 struct Held {
@@ -73,82 +117,91 @@ async fn let_the_lease_run_out(client: &Client, schema: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_effect_and_the_completion_of_its_event_are_committed_or_rolled_back_together() {
-    let (inbox, watcher) = prepare("together_tx").await;
-    let mut held = hold(&inbox);
-    let job = held.jobs.recv().await.unwrap();
-    let mut own = client(postgres()).await;
+    for way in Way::ALL {
+        let schema = &way.schema("together_tx");
+        let (inbox, watcher) = prepare(schema).await;
+        let mut held = hold(&inbox);
+        let job = held.jobs.recv().await.unwrap();
+        let mut own = client(postgres()).await;
 
-    let transaction = own.transaction().await.unwrap();
-    transaction.execute(&effect("together_tx"), &[]).await.unwrap();
-    inbox.complete_in_tx(&job, &transaction).await.unwrap();
-    assert_eq!((state(&inbox).await, effects(&watcher, "together_tx").await), (InboxState::Running, 0));
-    transaction.rollback().await.unwrap();
-    assert_eq!((state(&inbox).await, effects(&watcher, "together_tx").await), (InboxState::Running, 0));
+        let transaction = own.transaction().await.unwrap();
+        transaction.execute(&effect(schema), &[]).await.unwrap();
+        way.complete(&inbox, &job, &transaction).await.unwrap();
+        assert_eq!((state(&inbox).await, effects(&watcher, schema).await), (InboxState::Running, 0));
+        transaction.rollback().await.unwrap();
+        assert_eq!((state(&inbox).await, effects(&watcher, schema).await), (InboxState::Running, 0));
 
-    let transaction = own.transaction().await.unwrap();
-    transaction.execute(&effect("together_tx"), &[]).await.unwrap();
-    inbox.complete_in_tx(&job, &transaction).await.unwrap();
-    transaction.commit().await.unwrap();
-    assert_eq!((state(&inbox).await, effects(&watcher, "together_tx").await), (InboxState::Done, 1));
+        let transaction = own.transaction().await.unwrap();
+        transaction.execute(&effect(schema), &[]).await.unwrap();
+        way.complete(&inbox, &job, &transaction).await.unwrap();
+        transaction.commit().await.unwrap();
+        assert_eq!((state(&inbox).await, effects(&watcher, schema).await), (InboxState::Done, 1));
 
-    // The worker's own completion is a repetition, and a failure that comes after changes nothing.
-    held.go_on.notify_one();
-    assert_eq!(held.worker.shutdown(Duration::from_secs(5)).await, 0);
-    let lease = qomplement_webhooks::inbox::Lease::new(job.id().clone(), job.fence());
-    assert_eq!(inbox.settle(&lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
-    let retry = Outcome::Retry { after: Duration::ZERO, error: "late".to_owned() };
-    assert_eq!(inbox.settle(&lease, &retry).await.unwrap(), Fenced::Stale);
-    assert_eq!((state(&inbox).await, effects(&watcher, "together_tx").await), (InboxState::Done, 1));
+        // The worker's own completion is a repetition, and a failure that comes after changes nothing.
+        held.go_on.notify_one();
+        assert_eq!(held.worker.shutdown(Duration::from_secs(5)).await, 0);
+        let lease = Lease::new(job.id().clone(), job.fence());
+        assert_eq!(inbox.settle(&lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
+        let retry = Outcome::Retry { after: Duration::ZERO, error: "late".to_owned() };
+        assert_eq!(inbox.settle(&lease, &retry).await.unwrap(), Fenced::Stale);
+        assert_eq!((state(&inbox).await, effects(&watcher, schema).await), (InboxState::Done, 1));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_has_passed_to_another_rolls_the_effect_back() {
-    let (inbox, watcher) = prepare("stale_tx").await;
-    let mut held = hold(&inbox);
-    let job = held.jobs.recv().await.unwrap();
-    let mut own = client(postgres()).await;
-    let transaction = own.transaction().await.unwrap();
-    transaction.execute(&effect("stale_tx"), &[]).await.unwrap();
-    let_the_lease_run_out(&watcher, "stale_tx").await;
-    let mut other = hold(&inbox);
-    let again = other.jobs.recv().await.unwrap();
-    assert!(again.fence() > job.fence());
-    let stale = inbox.complete_in_tx(&job, &transaction).await;
-    assert!(matches!(stale, Err(CompleteError::Stale)), "{stale:?}");
-    drop(transaction);
-    assert_eq!((state(&inbox).await, effects(&watcher, "stale_tx").await), (InboxState::Running, 0));
+    for way in Way::ALL {
+        let schema = &way.schema("stale_tx");
+        let (inbox, watcher) = prepare(schema).await;
+        let mut held = hold(&inbox);
+        let job = held.jobs.recv().await.unwrap();
+        let mut own = client(postgres()).await;
+        let transaction = own.transaction().await.unwrap();
+        transaction.execute(&effect(schema), &[]).await.unwrap();
+        let_the_lease_run_out(&watcher, schema).await;
+        let mut other = hold(&inbox);
+        let again = other.jobs.recv().await.unwrap();
+        assert!(again.fence() > job.fence());
+        let stale = way.complete(&inbox, &job, &transaction).await;
+        assert!(matches!(stale, Err(CompleteError::Stale)), "{stale:?}");
+        drop(transaction);
+        assert_eq!((state(&inbox).await, effects(&watcher, schema).await), (InboxState::Running, 0));
 
-    let transaction = own.transaction().await.unwrap();
-    transaction.execute(&effect("stale_tx"), &[]).await.unwrap();
-    inbox.complete_in_tx(&again, &transaction).await.unwrap();
-    transaction.commit().await.unwrap();
-    assert_eq!((state(&inbox).await, effects(&watcher, "stale_tx").await), (InboxState::Done, 1));
-    tokio::join!(held.worker.shutdown(Duration::ZERO), other.worker.shutdown(Duration::ZERO));
+        let transaction = own.transaction().await.unwrap();
+        transaction.execute(&effect(schema), &[]).await.unwrap();
+        way.complete(&inbox, &again, &transaction).await.unwrap();
+        transaction.commit().await.unwrap();
+        assert_eq!((state(&inbox).await, effects(&watcher, schema).await), (InboxState::Done, 1));
+        tokio::join!(held.worker.shutdown(Duration::ZERO), other.worker.shutdown(Duration::ZERO));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_is_killed_before_the_commit_leaves_neither() {
-    let (inbox, watcher) = prepare("killed_tx").await;
-    let mut held = hold(&inbox);
-    let job = held.jobs.recv().await.unwrap();
-    let mut own = client(postgres()).await;
-    let transaction = own.transaction().await.unwrap();
-    transaction.execute(&effect("killed_tx"), &[]).await.unwrap();
-    inbox.complete_in_tx(&job, &transaction).await.unwrap();
-    let pid: i32 = transaction.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
-    watcher.execute("SELECT pg_terminate_backend($1)", &[&pid]).await.unwrap();
-    assert!(transaction.commit().await.is_err());
-    assert_eq!((state(&inbox).await, effects(&watcher, "killed_tx").await), (InboxState::Running, 0));
-    let_the_lease_run_out(&watcher, "killed_tx").await;
-    let mut other = hold(&inbox);
-    assert_eq!(other.jobs.recv().await.unwrap().id(), job.id(), "it is handled again");
-    tokio::join!(held.worker.shutdown(Duration::ZERO), other.worker.shutdown(Duration::ZERO));
+    for way in [Way::InTx, Way::Prepared] {
+        let schema = &way.schema("killed_tx");
+        let (inbox, watcher) = prepare(schema).await;
+        let mut held = hold(&inbox);
+        let job = held.jobs.recv().await.unwrap();
+        let mut own = client(postgres()).await;
+        let transaction = own.transaction().await.unwrap();
+        transaction.execute(&effect(schema), &[]).await.unwrap();
+        way.complete(&inbox, &job, &transaction).await.unwrap();
+        let pid: i32 = transaction.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+        watcher.execute("SELECT pg_terminate_backend($1)", &[&pid]).await.unwrap();
+        assert!(transaction.commit().await.is_err());
+        assert_eq!((state(&inbox).await, effects(&watcher, schema).await), (InboxState::Running, 0));
+        let_the_lease_run_out(&watcher, schema).await;
+        let mut other = hold(&inbox);
+        assert_eq!(other.jobs.recv().await.unwrap().id(), job.id(), "it is handled again");
+        tokio::join!(held.worker.shutdown(Duration::ZERO), other.worker.shutdown(Duration::ZERO));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_runs_that_overlap_have_one_effect() {
-    for round in 0..5 {
-        let schema = format!("overlapping_tx_{round}");
+    for (round, way) in (0..3).flat_map(|round| Way::ALL.map(|way| (round, way))) {
+        let schema = way.schema(&format!("overlapping_tx_{round}"));
         let (inbox, watcher) = prepare(&schema).await;
         let mut held = hold(&inbox);
         let first = held.jobs.recv().await.unwrap();
@@ -161,7 +214,7 @@ async fn two_runs_that_overlap_have_one_effect() {
                 let mut own = client(postgres()).await;
                 let transaction = own.transaction().await?;
                 transaction.execute(&effect, &[]).await?;
-                inbox.complete_in_tx(&job, &transaction).await?;
+                way.complete(&inbox, &job, &transaction).await?;
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 transaction.commit().await?;
                 Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
@@ -211,4 +264,121 @@ async fn a_worker_runs_handlers_that_complete_in_their_transactions() {
     assert_eq!((effects(&watcher, "worker_tx").await, count(&watcher, distinct).await), (51, 51));
     let twice = "SELECT count(*) FROM worker_tx.inbox WHERE attempts = 2";
     assert_eq!(count(&watcher, twice).await, 51);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_completed_behind_a_pooler_that_gives_each_transaction_another_connection() {
+    let (inbox, watcher) = prepare("bounced_tx").await;
+    let bouncer = Server::pgbouncer(postgres());
+    for number in 0..20 {
+        inbox.receive(&event(&format!("job-{number}"), "completed", "")).await.unwrap();
+    }
+    let (url, completing) = (bouncer.url(), inbox.clone());
+    let handler = handler_fn(move |event: WebhookEvent| {
+        let (url, inbox) = (url.clone(), completing.clone());
+        async move {
+            let (mut own, connection) = tokio_postgres::connect(&url, NoTls).await?;
+            tokio::spawn(connection);
+            for commits in [false, true] {
+                let transaction = own.transaction().await?;
+                let effect = format!("INSERT INTO bounced_tx.effects VALUES ('{}')", event.job().id());
+                transaction.batch_execute(&effect).await?;
+                Way::Unnamed.complete(&inbox, event.job(), &transaction).await?;
+                if commits {
+                    transaction.commit().await?;
+                } else {
+                    transaction.rollback().await?;
+                }
+            }
+            Ok::<_, HandlerError>(())
+        }
+    })
+    .with_unrecognized();
+    let worker = InboxWorker::new(inbox.clone(), handler, Verification::Trust).start();
+    eventually("all are handled", async || inbox.stats().await.unwrap().done == 21).await;
+    worker.shutdown(Duration::from_secs(5)).await;
+    assert_eq!(effects(&watcher, "bounced_tx").await, 21);
+    let once = "SELECT count(*) FROM bounced_tx.inbox WHERE attempts = 1";
+    assert_eq!(count(&watcher, once).await, 21);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_completion_that_is_not_committed_keeps_other_workers_out() {
+    for (commits, ends) in [(true, InboxState::Done), (false, InboxState::Running)] {
+        let schema = &format!("uncommitted_tx_{commits}");
+        let (inbox, watcher) = prepare(schema).await;
+        let mut held = hold(&inbox);
+        let job = held.jobs.recv().await.unwrap();
+        let_the_lease_run_out(&watcher, schema).await;
+        let mut own = client(postgres()).await;
+        let transaction = own.transaction().await.unwrap();
+        transaction.execute(&effect(schema), &[]).await.unwrap();
+        assert!(run(&inbox.complete_statement(&job), &transaction).await.unwrap());
+        assert!(inbox.lease(1, LEASE).await.unwrap().is_empty(), "both would have an effect");
+        if commits {
+            transaction.commit().await.unwrap();
+        } else {
+            drop(transaction);
+        }
+        let leases = async || inbox.lease(1, LEASE).await.unwrap().len() == 1;
+        if commits {
+            assert!(!leases().await);
+        } else {
+            eventually("the transaction is rolled back", leases).await;
+        }
+        assert_eq!((state(&inbox).await, effects(&watcher, schema).await), (ends, i64::from(commits)));
+        held.worker.shutdown(Duration::ZERO).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_makes_a_stricter_transaction_fail_and_run_again() {
+    let (inbox, watcher) = prepare("strict_tx").await;
+    let mut held = hold(&inbox);
+    let job = held.jobs.recv().await.unwrap();
+    let lease = Lease::new(job.id().clone(), job.fence());
+    let mut own = client(postgres()).await;
+    for renews in [true, false] {
+        let transaction =
+            own.build_transaction().isolation_level(IsolationLevel::RepeatableRead).start().await.unwrap();
+        transaction.execute(&effect("strict_tx"), &[]).await.unwrap();
+        if renews {
+            assert_eq!(inbox.renew(&lease, LEASE).await.unwrap(), Fenced::Applied);
+            let failed = run(&inbox.complete_statement(&job), &transaction).await.unwrap_err();
+            assert_eq!(failed.code(), Some(&SqlState::T_R_SERIALIZATION_FAILURE), "{failed}");
+        } else {
+            assert!(run(&inbox.complete_statement(&job), &transaction).await.unwrap());
+            transaction.commit().await.unwrap();
+        }
+    }
+    assert_eq!((state(&inbox).await, effects(&watcher, "strict_tx").await), (InboxState::Done, 1));
+    held.worker.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_fails_after_its_commit_is_not_run_again() {
+    let (inbox, watcher) = prepare("failed_after_tx").await;
+    let runs = Arc::new(AtomicUsize::new(0));
+    let (completing, counted) = (inbox.clone(), runs.clone());
+    let handler = handler_fn(move |event: WebhookEvent| {
+        let (inbox, runs) = (completing.clone(), counted.clone());
+        async move {
+            runs.fetch_add(1, Ordering::SeqCst);
+            let mut own = client(postgres()).await;
+            let transaction = own.transaction().await?;
+            transaction.execute(&effect("failed_after_tx"), &[]).await?;
+            Way::Prepared.complete(&inbox, event.job(), &transaction).await?;
+            transaction.commit().await?;
+            Err::<(), HandlerError>("the commit's reply was lost".into())
+        }
+    })
+    .with_unrecognized();
+    let worker = InboxWorker::new(inbox.clone(), handler, Verification::Trust)
+        .backoff(Duration::ZERO, Duration::ZERO)
+        .poll(Duration::from_millis(20))
+        .start();
+    eventually("it is handled", async || state(&inbox).await == InboxState::Done).await;
+    assert_eq!(worker.shutdown(Duration::from_secs(5)).await, 0);
+    assert_eq!((state(&inbox).await, effects(&watcher, "failed_after_tx").await), (InboxState::Done, 1));
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
 }

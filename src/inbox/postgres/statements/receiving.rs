@@ -1,8 +1,6 @@
 //! Statements that store events and registrations.
 
-use super::fragments::{
-    DURABLY, EXPECTED, FINAL, LEASABLE, expect_another, from_now, microseconds, next_number,
-};
+use super::fragments::{DURABLY, EXPECTED, FINAL, LEASABLE, expect_another, microseconds, next_number};
 use super::{FETCHED, NEVER_FETCHED};
 use crate::postgres::TableName;
 
@@ -89,31 +87,54 @@ pub(super) fn count(table: &TableName) -> String {
     )
 }
 
-/// Registers a job.
+/// Registers a job if $3 says that it fits.
 pub(super) fn expect(table: &TableName) -> String {
-    format!(
-        "WITH durably AS MATERIALIZED ({DURABLY})
-        INSERT INTO {table} AS job (job_id, state, due_at, deadline_at, received_at)
-        SELECT $1, 'expected', {from_now}, {from_now}, clock_timestamp()
-        FROM (SELECT count(*) FROM durably) AS durably
-        WHERE NOT EXISTS ({is_registered})
-            AND ($3 OR EXISTS (SELECT FROM {table} WHERE job_id = $1 AND ended_at IS NULL))
-        ON CONFLICT (job_id) DO UPDATE SET
-            state = CASE WHEN {ended} THEN 'expected' ELSE job.state END,
-            due_at = CASE WHEN {ended} THEN greatest(excluded.due_at, job.next_fetch_at) ELSE job.due_at END,
-            deadline_at = excluded.deadline_at, ended_at = NULL, {another}
-        WHERE job.deadline_at IS NULL AND job.status NOT {FINAL}
-        RETURNING state = 'expected' AS expected",
-        from_now = from_now(2),
-        ended = "job.ended_at IS NOT NULL",
-        another = expect_another("job.ended_at IS NOT NULL"),
-        is_registered = is_registered(table),
+    register(table, "$3")
+}
+
+/// The same for a transaction of the user's: counts the rows itself, up to the limit $3. The greatest number is no limit.
+pub(super) fn expect_counted(table: &TableName) -> String {
+    register(
+        table,
+        &format!(
+            "$3::int8 = 9223372036854775807 OR $3::int8 > (
+                SELECT count(*) FROM (
+                    SELECT true FROM {table} WHERE {NEVER_FETCHED}
+                    UNION ALL SELECT true FROM {table} WHERE {FETCHED}
+                    UNION ALL SELECT true FROM {table} WHERE {EXPECTED}
+                    LIMIT $3::int8
+                ) AS counted
+            )"
+        ),
     )
 }
 
-/// Returns a row if registering this job again changes nothing.
-pub(super) fn is_registered(table: &TableName) -> String {
-    format!(
+/// Registers a job, or returns no row if it does not fit. A job that is registered, or whose row counts already, fits.
+fn register(table: &TableName, fits: &str) -> String {
+    // Registering such a job again changes nothing.
+    let is_registered = format!(
         "SELECT FROM {table} WHERE job_id = $1 AND (deadline_at IS NOT NULL OR status IS NULL OR status {FINAL})"
+    );
+    format!(
+        "WITH durably AS MATERIALIZED ({DURABLY}), fitting AS MATERIALIZED (
+            SELECT true FROM (SELECT count(*) FROM durably) AS durably
+            WHERE CASE WHEN EXISTS ({is_registered})
+                OR EXISTS (SELECT FROM {table} WHERE job_id = $1 AND ended_at IS NULL)
+                THEN true ELSE {fits} END
+        ), written AS (
+            INSERT INTO {table} AS job (job_id, state, due_at, deadline_at, received_at)
+            SELECT $1::text, 'expected', {deadline}, {deadline}, clock_timestamp()
+            FROM fitting WHERE NOT EXISTS ({is_registered})
+            ON CONFLICT (job_id) DO UPDATE SET
+                state = CASE WHEN {ended} THEN 'expected' ELSE job.state END,
+                due_at = CASE WHEN {ended} THEN greatest(excluded.due_at, job.next_fetch_at) ELSE job.due_at END,
+                deadline_at = excluded.deadline_at, ended_at = NULL, {another}
+            WHERE job.deadline_at IS NULL AND job.status NOT {FINAL}
+            RETURNING state = 'expected' AS expected
+        )
+        SELECT coalesce((SELECT expected FROM written), false) AS expected FROM fitting",
+        deadline = "clock_timestamp() + $2::int8 * interval '1 microsecond'",
+        ended = "job.ended_at IS NOT NULL",
+        another = expect_another("job.ended_at IS NOT NULL"),
     )
 }

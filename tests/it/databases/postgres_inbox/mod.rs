@@ -2,6 +2,7 @@
 
 mod batches;
 mod faults;
+pub mod joining;
 mod limits;
 mod listening;
 mod model;
