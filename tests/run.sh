@@ -101,6 +101,7 @@ examples() {
 features=$(awk '/^\[/ { on = $0 == "[features]" } on && /^[a-z]/ && $1 != "default" { print $1 }' Cargo.toml)
 
 check "formatting" cargo fmt --all --check
+check "formatting of the examples with other drivers" cargo fmt --manifest-path examples/orms/Cargo.toml --check
 check "clippy, everything" cargo clippy --locked --workspace --all-features --all-targets -- -D warnings
 if ! $quick; then
     check "clippy, no feature" cargo clippy --locked -- -D warnings
@@ -136,6 +137,9 @@ if ! $quick; then
     check "example quickstart runs" timeout 10 "${CARGO_TARGET_DIR:-target}/debug/examples/quickstart"
     check "example any_framework runs" timeout 10 "${CARGO_TARGET_DIR:-target}/debug/examples/any_framework"
     check "example custom_dedup_store runs" timeout 10 "${CARGO_TARGET_DIR:-target}/debug/examples/custom_dedup_store"
+    # A package of its own, in the same target folder. It starts a PostgreSQL server.
+    CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} check "examples with sqlx, diesel and sea-orm" \
+        cargo test --locked --manifest-path examples/orms/Cargo.toml
     check "benchmarks run" cargo test --locked --workspace --all-features --bench parse
 fi
 
