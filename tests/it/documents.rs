@@ -89,6 +89,20 @@ fn every_file_that_is_named_is_there() {
 }
 
 #[test]
+fn the_code_for_other_drivers_is_that_of_the_examples() {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let examples = fs::read_dir(Path::new(ROOT).join("examples/orms/src/bin")).unwrap();
+    let examples: String =
+        examples.map(|example| words(&fs::read_to_string(example.unwrap().path()).unwrap())).collect();
+    let guide = fs::read_to_string(Path::new(ROOT).join("docs/durable.md")).unwrap();
+    let code = captures(r"(?ms)^```rust,ignore\n(.*?)^```$", &guide);
+    assert_eq!(code.len(), 4, "{code:?}");
+    for function in code.iter().flat_map(|code| code.split("\n\n")) {
+        assert!(examples.contains(&words(function)), "no example has\n{function}");
+    }
+}
+
+#[test]
 fn every_command_that_runs_an_example_names_its_features() {
     let manifest = fs::read_to_string(Path::new(ROOT).join("Cargo.toml")).unwrap();
     let example =
