@@ -32,6 +32,9 @@ pub struct Leased {
     pub begun: bool,
     /// Whether the event was fetched from the API, and not only received as a webhook.
     pub verified: bool,
+    /// Whether the job is expected again after the last attempt, in place of a dead letter: the event has no final
+    /// status, and the job is registered with a deadline.
+    pub expected_again: bool,
     /// The time since the receipt of the event.
     pub age: Duration,
     /// The fetches of the job without a result so far.
@@ -97,6 +100,7 @@ impl Leased {
             expired: false,
             begun: false,
             verified: false,
+            expected_again: false,
             age: Duration::ZERO,
             fetches: FetchHistory::default(),
         }
@@ -122,6 +126,7 @@ impl fmt::Debug for Leased {
             .field("expired", &self.expired)
             .field("begun", &self.begun)
             .field("verified", &self.verified)
+            .field("expected_again", &self.expected_again)
             .field("age", &self.age)
             .field("fetches", &self.fetches)
             .finish()

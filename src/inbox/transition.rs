@@ -159,6 +159,7 @@ impl Row {
             expired,
             begun,
             verified,
+            expected_again: self.next_overdue_at().is_some(),
             age: now.since(self.received_at),
             fetches: self.history(now),
         })

@@ -55,6 +55,7 @@ fn leased(from: &Leased) -> Leased {
     leased.expired = from.expired;
     leased.begun = from.begun;
     leased.verified = from.verified;
+    leased.expected_again = from.expected_again;
     leased.age = from.age;
     leased.fetches = history(from.fetches);
     leased

@@ -90,6 +90,7 @@ pub(super) async fn a_status_that_is_not_final_ends_no_expectation(store: &dyn I
             }
             // The event stays for the next attempt.
             let leased = lease(store, &job, LONG).await;
+            assert!(leased.expected_again, "`expected_again` is false for an event without a final status");
             settle(store, &leased.lease, &retry(Duration::ZERO)).await;
             let leased = lease(store, &job, LONG).await;
             assert_eq!(
@@ -117,7 +118,9 @@ pub(super) async fn a_status_that_is_not_final_ends_no_expectation(store: &dyn I
                 "`due_in` is {due_in:?} after {what}, with a deadline of {LONG:?}"
             );
             receipt(store.receive(&completed(&job)).await, Receipt::Stored, "a receipt of its final event");
-            settle(store, &lease(store, &job, LONG).await.lease, &Outcome::Done).await;
+            let leased = lease(store, &job, LONG).await;
+            assert!(!leased.expected_again, "`expected_again` is true for an event with a final status");
+            settle(store, &leased.lease, &Outcome::Done).await;
             assert_eq!(
                 super::steps::row(store, &job).await.state,
                 InboxState::Done,
@@ -169,7 +172,9 @@ pub(super) async fn a_status_that_is_not_final_ends_no_expectation(store: &dyn I
             Receipt::Stored,
             "a receipt of an event without a final status",
         );
-        settle(store, &lease(store, &job, LONG).await.lease, &end).await;
+        let leased = lease(store, &job, LONG).await;
+        assert!(!leased.expected_again, "`expected_again` is true for a job that is not registered");
+        settle(store, &leased.lease, &end).await;
         let ended = super::steps::row(store, &job).await;
         assert!(ended.due_in.is_none(), "an unregistered job is {} and due after {end:?}", ended.state);
         expect(store, &job, Duration::ZERO).await;

@@ -44,6 +44,7 @@ pub(super) fn leased(row: &Row) -> Result<Leased, Unreadable> {
             expired: column(row, "expired")?,
             begun: column::<Option<bool>>(row, "was_begun")?.unwrap_or_default(),
             verified: column::<Option<bool>>(row, "verified")?.unwrap_or_default(),
+            expected_again: column::<Option<bool>>(row, "expected_again")?.unwrap_or_default(),
             age: column::<Option<i64>>(row, "age")?.map(duration).unwrap_or_default(),
             fetches: history(row)?,
         })

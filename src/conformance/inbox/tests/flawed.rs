@@ -247,6 +247,7 @@ impl InboxStore for FlawedInbox {
                 CutsBodies => leased.body.truncate(1 << 20),
                 CountsAnAttemptAtItsEnd if leased.expired => leased.attempt -= 1,
                 HidesAnExpiredLease => leased.expired = false,
+                HidesThatAJobIsExpectedAgain => leased.expected_again = false,
                 RemembersThatItBegan => leased.begun = self.memory.begun.lock().unwrap().contains(&job),
                 KeepsTheFencingToken => leased.lease = Lease::new(job, 1),
                 ForgetsEarlierAttempts => leased.earlier_attempts = 0,

@@ -73,6 +73,11 @@ pub(super) fn counts(table: &TableName, rows: &str) -> String {
     )
 }
 
+/// Whether a registered job is expected again after the last attempt: its event has no final status.
+pub(super) fn expected_again() -> String {
+    format!("status NOT {FINAL} AND deadline_at IS NOT NULL")
+}
+
 /// Sets a row's columns for another event of its job, when it is expected again.
 pub(super) fn expect_another(when: &str) -> String {
     let next = next_number("job.fence");

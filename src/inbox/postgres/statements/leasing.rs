@@ -1,8 +1,8 @@
 //! Statements that begin and keep leases.
 
 use super::fragments::{
-    EXPECTED, LEASABLE, LEASED, RUNNING, counts, from_now, history, microseconds, next_number, one_more,
-    since,
+    EXPECTED, LEASABLE, LEASED, RUNNING, counts, expected_again, from_now, history, microseconds,
+    next_number, one_more, since,
 };
 use super::{FETCHED, NEVER_FETCHED};
 use crate::postgres::TableName;
@@ -29,7 +29,7 @@ pub(super) fn lease(table: &TableName) -> String {
             FROM (SELECT * FROM fresh UNION ALL SELECT * FROM fetched) AS due
             WHERE job.number = due.number
             RETURNING job_id, job.fence, job.attempts, earlier_attempts, body, expired, was_begun,
-                verified, {age} AS age, {history}, due.due_at AS due_since, job.number
+                verified, {expected_again} AS expected_again, {age} AS age, {history}, due.due_at AS due_since, job.number
         )
         SELECT leased.*, {seen} FROM ({look}) AS look LEFT JOIN leased ON true
         ORDER BY fetches, due_since, number",
@@ -37,6 +37,7 @@ pub(super) fn lease(table: &TableName) -> String {
         until = from_now(2),
         next = next_number("job.fence"),
         one_more = one_more("job.attempts"),
+        expected_again = expected_again(),
         age = since("received_at"),
         history = history(),
         counts = counts(table, FETCHED),

@@ -1,7 +1,8 @@
 //! Statements that end leases, and the one that stores a fetched event under a lease.
 
 use super::fragments::{
-    FINAL, IS_RECEIVED, LEASABLE, LEASED, RUNNING, expect_another, from_now, next_number, one_more,
+    FINAL, IS_RECEIVED, LEASABLE, LEASED, RUNNING, expect_another, expected_again, from_now, next_number,
+    one_more,
 };
 use crate::postgres::TableName;
 
@@ -79,7 +80,7 @@ pub(super) fn complete(table: &TableName) -> String {
 /// Ends a run, or repeats that: rows leased in one of the states `from` get the state `becomes` and a due time. After the
 /// last attempt for an event without a final status, a registered job is expected again.
 fn end(table: &TableName, from: &str, becomes: &str, repeated: &str, due: &str, error: &str) -> String {
-    let remains = format!("state = 'running' AND status NOT {FINAL} AND deadline_at IS NOT NULL");
+    let remains = format!("state = 'running' AND {}", expected_again());
     let (when, ended) = match due {
         "NULL" => (remains, "clock_timestamp()"),
         // By a clock that stands still for the statement.
