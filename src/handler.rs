@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -84,26 +85,72 @@ pub trait WebhookHandler: Send + Sync + 'static {
 /// The failure of a handler: transient or permanent.
 ///
 /// `?` converts any error, `anyhow::Error` and strings into a transient failure, after which another
-/// attempt may succeed. [`HandlerError::permanent`] makes a permanent one.
+/// attempt may succeed. [`HandlerError::permanent`] makes a permanent one, [`HandlerError::retry_after`] a transient one
+/// that names the time of the next attempt.
 ///
 /// This type does not implement [`Error`] itself, because `?` could then not convert every error into it;
 /// [`source`](Self::source) is the error inside.
 pub struct HandlerError {
     source: BoxError,
-    permanent: bool,
+    next: NextAttempt,
+}
+
+/// The time of the attempt after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NextAttempt {
+    /// After the worker's backoff.
+    Backoff,
+    After(Duration),
+    Never,
 }
 
 impl HandlerError {
+    /// The longest delay of [`retry_after`](Self::retry_after): seven days.
+    pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
     /// Makes a permanent failure: no further attempt is useful. The error is logged. In inline mode the
     /// webhook is acknowledged and the job counts as done; in durable mode the event becomes a dead letter.
     pub fn permanent(error: impl Into<BoxError>) -> Self {
-        Self { source: error.into(), permanent: true }
+        Self { source: error.into(), next: NextAttempt::Never }
+    }
+
+    /// Makes a transient failure after which the next attempt should begin no earlier than `delay` from now, as when a
+    /// service answers with `Retry-After`. A longer delay than [`MAX_RETRY_AFTER`](Self::MAX_RETRY_AFTER) counts as that.
+    ///
+    /// In durable mode, the delay takes the place of the worker's [`backoff`](crate::InboxWorker::backoff). The attempt
+    /// counts: after the last one, the event is a dead letter. In inline mode, the sender's schedule decides when the
+    /// next delivery comes, and the delay is only logged.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use qomplement_webhooks::HandlerError;
+    ///
+    /// # fn check(retry_after: Option<u64>) -> Result<(), HandlerError> {
+    /// if let Some(seconds) = retry_after {
+    ///     return Err(HandlerError::retry_after("the ledger is busy", Duration::from_secs(seconds)));
+    /// }
+    /// # Ok(()) }
+    /// # assert_eq!(check(Some(30)).unwrap_err().retry_delay(), Some(Duration::from_secs(30)));
+    /// ```
+    pub fn retry_after(error: impl Into<BoxError>, delay: Duration) -> Self {
+        Self { source: error.into(), next: NextAttempt::After(delay.min(Self::MAX_RETRY_AFTER)) }
     }
 
     /// Whether the failure is permanent.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
-        self.permanent
+        self.next == NextAttempt::Never
+    }
+
+    /// The delay of a failure that [`retry_after`](Self::retry_after) made.
+    #[must_use]
+    pub fn retry_delay(&self) -> Option<Duration> {
+        match self.next {
+            NextAttempt::After(delay) => Some(delay),
+            NextAttempt::Backoff | NextAttempt::Never => None,
+        }
     }
 
     /// The error that the handler returned.
@@ -115,7 +162,7 @@ impl HandlerError {
 
 impl<E: Into<BoxError>> From<E> for HandlerError {
     fn from(error: E) -> Self {
-        Self { source: error.into(), permanent: false }
+        Self { source: error.into(), next: NextAttempt::Backoff }
     }
 }
 
@@ -127,10 +174,7 @@ impl fmt::Display for HandlerError {
 
 impl fmt::Debug for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HandlerError")
-            .field("source", &self.source)
-            .field("permanent", &self.permanent)
-            .finish()
+        f.debug_struct("HandlerError").field("source", &self.source).field("next", &self.next).finish()
     }
 }
 

@@ -214,10 +214,16 @@ impl Inline {
                 WebhookReply::HandlerFailedPermanently
             }
             RunEnd::Returned(Err(failure)) => {
-                warn!(
-                    error = %chain(failure.source()),
-                    "the handler failed; releasing the claim for the next delivery"
-                );
+                let error = chain(failure.source());
+                match failure.retry_delay() {
+                    None => warn!(%error, "the handler failed; releasing the claim for the next delivery"),
+                    Some(asked) => warn!(
+                        %error,
+                        retry_after = ?asked,
+                        "the handler failed; releasing the claim for the next delivery, which follows the sender's \
+                        schedule and not the delay that the handler asks for"
+                    ),
+                }
                 WebhookReply::HandlerFailed
             }
             RunEnd::Panicked(panicked) => {

@@ -139,7 +139,7 @@ impl Attempts {
     /// The outcome of a run of the handler; `None` when the lease was lost.
     fn outcome(&self, end: RunEnd, attempt: u32) -> Option<Outcome> {
         let InboxWorker { max_attempts, backoff, max_handler_time, .. } = *self.settings;
-        let failure = match end {
+        let (failure, delay) = match end {
             RunEnd::Returned(Ok(())) => return Some(Outcome::Done),
             RunEnd::Returned(Err(failure)) if failure.is_permanent() => {
                 let error = chain(failure.source());
@@ -154,15 +154,15 @@ impl Attempts {
                 );
                 return Some(Outcome::Release { after: Duration::ZERO });
             }
-            RunEnd::Returned(Err(failure)) => chain(failure.source()),
-            RunEnd::Panicked(panicked) => panicked.to_string(),
-            RunEnd::TimedOut => format!("did not end within {max_handler_time:?}"),
+            RunEnd::Returned(Err(failure)) => (chain(failure.source()), failure.retry_delay()),
+            RunEnd::Panicked(panicked) => (panicked.to_string(), None),
+            RunEnd::TimedOut => (format!("did not end within {max_handler_time:?}"), None),
         };
         if attempt >= max_attempts {
             error!(error = %failure, attempt, "the handler failed in its last attempt; the event is a dead letter now");
             return Some(Outcome::Dead { error: failure });
         }
-        let after = backoff.after(attempt);
+        let after = delay.unwrap_or_else(|| backoff.after(attempt));
         warn!(error = %failure, attempt, retry_in = ?after, "the handler failed; retrying later");
         Some(Outcome::Retry { after, error: failure })
     }

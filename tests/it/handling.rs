@@ -19,6 +19,7 @@ async fn each_end_of_the_handler_has_its_answer() {
             (Act::Succeed, 200, ""),
             (Act::FailPermanently, 200, ""),
             (Act::Fail, 503, "handler_failed"),
+            (Act::FailFor(Duration::from_secs(3600)), 503, "handler_failed"),
             (Act::Panic, 500, "handler_panicked"),
             (Act::Hang, 503, "handler_timeout"),
         ] {

@@ -173,7 +173,7 @@ impl Sent<'_> {
 async fn send_all_kinds(secret: &str) -> Vec<(u16, Option<String>)> {
     let acts = [
         Act::Succeed,
-        Act::Fail,
+        Act::FailFor(Duration::from_secs(77)),
         Act::FailPermanently,
         Act::Panic,
         Act::Take(Duration::from_secs(10)),
@@ -348,6 +348,9 @@ fn a_request_is_one_span_with_the_documented_fields_and_nothing_secret() {
     ];
     assert_eq!(outcomes, ends, "how the work ended that took longer than the answer");
     assert!(late.iter().all(|event| event.within.is_some()), "outside of the request's span: {late:?}");
+    let asked: Vec<_> =
+        log.events.iter().filter_map(|event| event.fields.get("retry_after")).map(String::as_str).collect();
+    assert_eq!(asked, ["77s"], "the delay that a handler asked for");
     let everything = format!("{log:?}");
     for cause in
         ["a handler's bug", "fails by plan", "not now", "never", "another event of this job is stored"]

@@ -86,6 +86,43 @@ async fn what_failed_together_is_not_tried_together() {
     assert!(delays.len() > 190, "of 200 delays, {} are different", delays.len());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_names_a_delay_is_tried_again_after_it() {
+    let week = HandlerError::MAX_RETRY_AFTER;
+    let asked = [SECOND * 90, Duration::ZERO, week, week * 2, Duration::MAX];
+    let inbox = FaultyInbox::default();
+    let handler = handler_fn(move |event: WebhookEvent| async move {
+        let attempt = event.job().attempt() as usize;
+        match asked.get(attempt - 1) {
+            Some(delay) => Err(HandlerError::retry_after("the ledger is busy", *delay)),
+            None => Err("not now".into()),
+        }
+    });
+    let worker = InboxWorker::new(inbox.clone(), handler, Verification::Trust);
+    let _worker = worker.max_attempts(7).backoff(HOUR, HOUR).poll(HOUR).start();
+    let job = inbox.add_new().await;
+    inbox.until(&job, InboxState::Received).await;
+    while inbox.row(&job).await.state != InboxState::Dead {
+        sleep(HOUR).await;
+    }
+    let (named, backoff) = (&delays(&inbox)[..5], delays(&inbox)[5]);
+    assert_eq!(named, [SECOND * 90, Duration::ZERO, week, week, week]);
+    assert!(backoff <= HOUR, "a failure without a delay waits for {backoff:?}");
+    assert_eq!(inbox.row(&job).await.attempts, 7, "the attempts count");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_failure_is_dead_whatever_delay_it_names() {
+    let inbox = FaultyInbox::default();
+    let handler = handler_fn(|_| async { Err(HandlerError::retry_after("busy", HOUR)) });
+    let worker = InboxWorker::new(inbox.clone(), handler, Verification::Trust);
+    let _worker = worker.max_attempts(2).start();
+    let (job, began) = (inbox.add_new().await, Instant::now());
+    let row = inbox.until(&job, InboxState::Dead).await;
+    assert_eq!((row.attempts, row.error.as_deref()), (2, Some("busy")));
+    assert!((HOUR..HOUR + SECOND * 10).contains(&began.elapsed()), "{:?}", began.elapsed());
+}
+
 /// An error with a cause, which has a cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

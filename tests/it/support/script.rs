@@ -14,6 +14,8 @@ pub enum Act {
     Succeed,
     Fail,
     FailPermanently,
+    /// Fails, and names the delay until the next attempt.
+    FailFor(Duration),
     Panic,
     /// Never returns.
     Hang,
@@ -101,6 +103,7 @@ impl Script {
             Act::Succeed => {}
             Act::Fail => return Err("not now".into()),
             Act::FailPermanently => return Err(HandlerError::permanent("never")),
+            Act::FailFor(delay) => return Err(HandlerError::retry_after("not now", delay)),
             Act::Panic => panic!("a handler's bug"),
             Act::Busy => busy().await,
             Act::Hang => std::future::pending().await,
