@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, debug, error, info, warn};
 
-use crate::error::chain;
+use crate::error::{BoxError, chain};
 use crate::execution::backoff::{Backoff, jittered};
 use crate::execution::drain::{Drain, UnderWay};
 use crate::execution::isolation::{CallError, call, until};
@@ -18,7 +18,7 @@ use crate::execution::lease::{Leases, Renew, Times};
 use crate::execution::retry::{Retry, Written};
 use crate::fetch::JobSource;
 use crate::fetch::fetcher::{Fetcher, HORIZON, Verdict};
-use crate::inbox::{InboxStore, Lease, Outcome, Overdue};
+use crate::inbox::{DeadLetter, DeadLetterHook, InboxStore, Lease, Outcome, Overdue};
 use crate::store::{Fenced, StoreError};
 use crate::telemetry;
 
@@ -88,6 +88,7 @@ pub struct Reconciler {
     inbox: Arc<dyn InboxStore>,
     source: Arc<dyn JobSource>,
     horizon: Duration,
+    on_dead_letter: DeadLetterHook,
 }
 
 /// A started reconciler. Dropping it does not stop the reconciler.
@@ -99,13 +100,30 @@ pub struct RunningReconciler {
 impl Reconciler {
     /// Configures a reconciler for the expected jobs of an inbox.
     pub fn new(inbox: impl InboxStore, source: impl JobSource) -> Self {
-        Self { inbox: Arc::new(inbox), source: Arc::new(source), horizon: HORIZON }
+        Self {
+            inbox: Arc::new(inbox),
+            source: Arc::new(source),
+            horizon: HORIZON,
+            on_dead_letter: DeadLetterHook::default(),
+        }
     }
 
     /// Gives up on a job that has not ended this long after its deadline. Default: 24 hours. Has no effect on a worker
     /// with [`Verification::Fetch`](crate::Verification::Fetch), which uses the default.
     pub fn horizon(mut self, after_deadline: Duration) -> Self {
         self.horizon = after_deadline;
+        self
+    }
+
+    /// Calls a closure for each job that the reconciler gives up, as
+    /// [`InboxWorker::on_dead_letter`](crate::InboxWorker::on_dead_letter) does for the dead letters of a worker, and with
+    /// the same limits.
+    pub fn on_dead_letter<F, Fut>(mut self, closure: F) -> Self
+    where
+        F: Fn(DeadLetter) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        self.on_dead_letter = DeadLetterHook::new(closure);
         self
     }
 
@@ -117,7 +135,8 @@ impl Reconciler {
     pub fn start(self) -> RunningReconciler {
         let drain = Arc::new(Drain::default());
         let fetcher = Arc::new(Fetcher::new(self.source));
-        tokio::spawn(Reconciling::new(self.inbox, fetcher, self.horizon, drain.clone()).run());
+        let Self { inbox, horizon, on_dead_letter, .. } = self;
+        tokio::spawn(Reconciling::new(inbox, fetcher, horizon, on_dead_letter, drain.clone()).run());
         RunningReconciler { drain }
     }
 }
@@ -138,6 +157,7 @@ impl fmt::Debug for Reconciler {
             .field("inbox", &self.inbox)
             .field("source", &self.source)
             .field("horizon", &self.horizon)
+            .field("on_dead_letter", &self.on_dead_letter)
             .finish()
     }
 }
@@ -149,6 +169,7 @@ pub(crate) struct Reconciling {
     leases: Arc<Leases<Renewals>>,
     fetcher: Arc<Fetcher>,
     horizon: Duration,
+    on_dead_letter: DeadLetterHook,
     drain: Arc<Drain>,
 }
 
@@ -172,14 +193,25 @@ impl Renew for Renewals {
 }
 
 impl Reconciling {
-    fn new(inbox: Arc<dyn InboxStore>, fetcher: Arc<Fetcher>, horizon: Duration, drain: Arc<Drain>) -> Self {
+    fn new(
+        inbox: Arc<dyn InboxStore>,
+        fetcher: Arc<Fetcher>,
+        horizon: Duration,
+        on_dead_letter: DeadLetterHook,
+        drain: Arc<Drain>,
+    ) -> Self {
         let leases = Leases::new(Renewals { inbox: inbox.clone() }, TIMES);
-        Self { inbox, leases, fetcher, horizon, drain }
+        Self { inbox, leases, fetcher, horizon, on_dead_letter, drain }
     }
 
     /// The reconciler of a worker's inbox.
-    pub(crate) fn of_inbox(inbox: Arc<dyn InboxStore>, fetcher: Arc<Fetcher>, drain: Arc<Drain>) -> Self {
-        Self::new(inbox, fetcher, HORIZON, drain)
+    pub(crate) fn of_inbox(
+        inbox: Arc<dyn InboxStore>,
+        fetcher: Arc<Fetcher>,
+        on_dead_letter: DeadLetterHook,
+        drain: Arc<Drain>,
+    ) -> Self {
+        Self::new(inbox, fetcher, HORIZON, on_dead_letter, drain)
     }
 
     /// Fetches overdue jobs, a few at a time, until the shutdown.
@@ -280,7 +312,10 @@ impl Reconciling {
             (Written::Applied, Verdict::Ended(_)) => {
                 info!("the job has ended and its webhook never came; fetched event stored");
             }
-            (Written::Applied, Verdict::Settle(outcome)) => debug!(?outcome, "outcome recorded"),
+            (Written::Applied, Verdict::Settle(outcome)) => {
+                debug!(?outcome, "outcome recorded");
+                self.on_dead_letter.tell(lease.job(), outcome, &self.drain).await;
+            }
             (Written::Stale, _) => debug!("the job's webhook arrived during the fetch; dropping the result"),
             (Written::LeaseEnds(error), _) => error!(
                 error = %chain(&error),

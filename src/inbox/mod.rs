@@ -1,6 +1,7 @@
 //! Durable inboxes: events are stored before they are acknowledged, and handled afterwards.
 
 mod admin;
+mod dead_letter;
 mod lease;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod limits;
@@ -25,6 +26,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use self::admin::{InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats};
+pub use self::dead_letter::DeadLetter;
+pub(crate) use self::dead_letter::DeadLetterHook;
 pub use self::lease::{FetchHistory, Lease, Leased, Overdue};
 pub use self::memory::MemoryInbox;
 pub use self::outcome::{NoResult, Outcome, Pruned, Receipt, Retention};

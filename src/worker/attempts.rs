@@ -53,21 +53,29 @@ impl Attempts {
 
     /// Handles an event whose lease began at `since`, and settles the event. `verifying` is dropped as soon as the event
     /// is verified.
-    pub(super) async fn run(&self, leased: Leased, since: Instant, verifying: Option<OwnedSemaphorePermit>) {
-        let lease = leased.lease.clone();
-        let held = self.leases.hold(&lease, since);
-        let outcome = self.handle(leased, &held, verifying).await;
+    pub(super) async fn run(
+        &self,
+        mut leased: Leased,
+        since: Instant,
+        verifying: Option<OwnedSemaphorePermit>,
+    ) {
+        let held = self.leases.hold(&leased.lease, since);
+        let outcome = self.handle(&mut leased, &held, verifying).await;
         let lease_ends = held.stop().await;
+        let Leased { lease, expected_again, .. } = leased;
         if let Some(outcome) = outcome {
             telemetry::attempt(label(&outcome));
-            self.settle(&lease, &outcome, lease_ends).await;
+            let is_settled = self.settle(&lease, &outcome, lease_ends).await;
+            if is_settled && !(expected_again && matches!(outcome, Outcome::Dead { .. })) {
+                self.settings.on_dead_letter.tell(lease.job(), &outcome, &self.drain).await;
+            }
         }
     }
 
     /// Handles an event, and returns its outcome; `None` when the lease was lost.
     async fn handle(
         &self,
-        mut leased: Leased,
+        leased: &mut Leased,
         held: &HeldLease<Heartbeats>,
         verifying: Option<OwnedSemaphorePermit>,
     ) -> Option<Outcome> {
@@ -75,7 +83,7 @@ impl Attempts {
             return Some(self.still_running());
         }
         if leased.expired {
-            return Some(self.after_expiry(&leased));
+            return Some(self.after_expiry(leased));
         }
         // After the judgement of an expired attempt: only this lease knows of it.
         if self.drain.is_closed() {
@@ -84,16 +92,21 @@ impl Attempts {
         if let Some(verifier) = &self.verifier
             && !leased.verified
         {
-            match verifier.verify(&leased, held).await {
-                Verified::Event(event) => leased.body = event.body().clone(),
+            match verifier.verify(leased, held).await {
+                // A fetched event has a final status.
+                Verified::Event(event) => {
+                    (leased.body, leased.expected_again) = (event.body().clone(), false);
+                }
                 Verified::Settle(outcome) => return Some(outcome),
                 Verified::LeaseLost => return None,
             }
         }
         drop(verifying);
-        let Leased { lease, body, attempt, earlier_attempts, .. } = leased;
+        let body = std::mem::take(&mut leased.body);
+        let (lease, attempt) = (&leased.lease, leased.attempt);
+        let attempts = attempt.saturating_add(leased.earlier_attempts);
         let Event { job, content } = match Event::try_from(body) {
-            Ok(event) => event.leased(attempt.saturating_add(earlier_attempts), lease.fence()),
+            Ok(event) => event.leased(attempts, lease.fence()),
             Err(error) => {
                 error!(error = %chain(&error), "this version cannot read the event; it is a dead letter now");
                 return Some(Outcome::Dead { error: chain(&error) });
@@ -106,7 +119,7 @@ impl Attempts {
             return Some(Outcome::Release { after: Duration::ZERO });
         }
         if attempt >= self.settings.max_attempts
-            && let Err(outcome) = self.begin(&lease, held).await
+            && let Err(outcome) = self.begin(lease, held).await
         {
             return outcome;
         }
@@ -203,13 +216,14 @@ impl Attempts {
         }
     }
 
-    /// Records an outcome, with retries until the lease ends.
-    async fn settle(&self, lease: &Lease, outcome: &Outcome, lease_ends: Instant) {
+    /// Records an outcome, with retries until the lease ends. Returns whether the store has confirmed it.
+    async fn settle(&self, lease: &Lease, outcome: &Outcome, lease_ends: Instant) -> bool {
         let failed = |error: CallError, pause: Duration| {
             warn!(error = %chain(&error), retry_in = ?pause, "the outcome was not recorded; retrying");
         };
         let settle = || self.settings.inbox.settle(lease, outcome);
-        match self.retry.write(Some(lease_ends), settle, failed).await {
+        let written = self.retry.write(Some(lease_ends), settle, failed).await;
+        match &written {
             Written::Applied => debug!(?outcome, "outcome recorded"),
             Written::Stale => {
                 warn!(
@@ -217,10 +231,11 @@ impl Attempts {
                 );
             }
             Written::LeaseEnds(error) => error!(
-                error = %chain(&error),
+                error = %chain(error),
                 "the outcome was not recorded before the lease ends; the event will be handled again"
             ),
         }
+        matches!(written, Written::Applied)
     }
 }
 

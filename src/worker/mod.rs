@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use self::leasing::Leasing;
 use self::prune::prune;
+use crate::error::BoxError;
 use crate::execution::backoff::Backoff;
 use crate::execution::bounds::{CENTURY, MILLISECOND};
 use crate::execution::drain::Drain;
@@ -19,7 +20,7 @@ use crate::fetch::JobSource;
 use crate::fetch::fetcher::Fetcher;
 use crate::fetch::reconciler::Reconciling;
 use crate::handler::WebhookHandler;
-use crate::inbox::{InboxStore, Retention};
+use crate::inbox::{DeadLetter, DeadLetterHook, InboxStore, Retention};
 
 /// Leases events from an inbox and runs your [`WebhookHandler`] for them, until each is done or a dead letter.
 ///
@@ -71,6 +72,7 @@ pub struct InboxWorker {
     lease: Duration,
     poll: Duration,
     retention: Retention,
+    on_dead_letter: DeadLetterHook,
 }
 
 /// Whether the handler gets the event of the webhook, or the event fetched from the API.
@@ -121,6 +123,7 @@ impl InboxWorker {
             lease: Duration::from_secs(30),
             poll: Duration::from_secs(1),
             retention: Retention::default(),
+            on_dead_letter: DeadLetterHook::default(),
         }
     }
 
@@ -173,6 +176,46 @@ impl InboxWorker {
         self
     }
 
+    /// Calls a closure for each dead letter, after the row is committed: to tell somebody, for example.
+    ///
+    /// Only a hint. The worker that settles the row calls the closure once, and nobody calls it again: not if it fails,
+    /// nor if the process ends before. So watch [`InboxStats::dead`](crate::inbox::InboxStats::dead), too, which also
+    /// counts rows that another program wrote and that no worker can lease.
+    ///
+    /// - Whatever made the dead letter, the closure is called: a permanent failure, the last attempt, also one that did
+    ///   not end, an event that this version cannot read, or fetches without a result. Under [`Verification::Fetch`], that
+    ///   includes expected jobs that are given up. A [`Reconciler`](crate::Reconciler) of your own has
+    ///   [a closure of its own](crate::Reconciler::on_dead_letter).
+    /// - An error or a panic of the closure is logged, and changes nothing.
+    /// - The closure has 10 seconds, then it is dropped. Until it returns, the event still counts as one that is
+    ///   [handled at once](Self::concurrency), and a shutdown waits for it.
+    /// - A replayed event that dies again is another dead letter.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use qomplement_webhooks::inbox::DeadLetter;
+    /// use qomplement_webhooks::{BoxError, InboxWorker};
+    ///
+    /// async fn send_mail(text: String) -> Result<(), BoxError> {
+    ///     // …
+    /// #   drop(text);
+    ///     Ok(())
+    /// }
+    ///
+    /// # fn app(worker: InboxWorker) -> InboxWorker {
+    /// worker.on_dead_letter(|letter: DeadLetter| send_mail(format!("{}: {}", letter.job, letter.error)))
+    /// # }
+    /// ```
+    pub fn on_dead_letter<F, Fut>(mut self, closure: F) -> Self
+    where
+        F: Fn(DeadLetter) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        self.on_dead_letter = DeadLetterHook::new(closure);
+        self
+    }
+
     /// Starts the worker on the current tokio runtime.
     ///
     /// # Panics
@@ -185,7 +228,8 @@ impl InboxWorker {
             Verification::Fetch(source) => Some(Arc::new(Fetcher::new(source.clone()))),
         };
         if let Some(fetcher) = &fetcher {
-            tokio::spawn(Reconciling::of_inbox(self.inbox.clone(), fetcher.clone(), drain.clone()).run());
+            let (inbox, hook) = (self.inbox.clone(), self.on_dead_letter.clone());
+            tokio::spawn(Reconciling::of_inbox(inbox, fetcher.clone(), hook, drain.clone()).run());
         }
         tokio::spawn(prune(self.inbox.clone(), self.retention, drain.clone()));
         tokio::spawn(Leasing::new(self, fetcher, drain.clone()).run());
@@ -216,6 +260,7 @@ impl fmt::Debug for InboxWorker {
             .field("lease", &self.lease)
             .field("poll", &self.poll)
             .field("retention", &self.retention)
+            .field("on_dead_letter", &self.on_dead_letter)
             .finish_non_exhaustive()
     }
 }

@@ -7,6 +7,7 @@ mod bodies;
 mod budget;
 mod connections;
 mod databases;
+mod dead_letters;
 mod documents;
 mod durable;
 mod examples;

@@ -24,6 +24,8 @@ pub struct FaultyInbox {
     notes: Arc<Notes>,
     /// Whether [`InboxStore::wait`] returns at once.
     hints: bool,
+    /// Whether a lease returns bodies that cannot be read.
+    spoils: bool,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +44,11 @@ impl FaultyInbox {
     /// Hints all the time that there is an event to lease.
     pub fn hinting(self) -> Self {
         Self { hints: true, ..self }
+    }
+
+    /// Leases bodies that cannot be read.
+    pub fn spoiling(self) -> Self {
+        Self { spoils: true, ..self }
     }
 
     pub fn calls(&self, call: Call) -> usize {
@@ -102,7 +109,10 @@ impl InboxStore for FaultyInbox {
 
     async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
         self.faults.given(length);
-        let leased = self.faults.call(Call::Lease, self.rows.lease(most, length)).await;
+        let mut leased = self.faults.call(Call::Lease, self.rows.lease(most, length)).await;
+        for leased in leased.iter_mut().flatten().filter(|_| self.spoils) {
+            leased.body = Bytes::from_static(b"{");
+        }
         let running = self.rows.stats().await?.running;
         self.notes.most_leased.fetch_max(running, Ordering::SeqCst);
         leased
