@@ -118,8 +118,12 @@ impl HandlerError {
     /// service answers with `Retry-After`. A longer delay than [`MAX_RETRY_AFTER`](Self::MAX_RETRY_AFTER) counts as that.
     ///
     /// In durable mode, the delay takes the place of the worker's [`backoff`](crate::InboxWorker::backoff). The attempt
-    /// counts: after the last one, the event is a dead letter. In inline mode, the sender's schedule decides when the
-    /// next delivery comes, and the delay is only logged.
+    /// counts: after the last one, the event is a dead letter. A delay of zero makes the event due at once. In inline
+    /// mode, the sender's schedule decides when the next delivery comes, and the delay is only logged.
+    ///
+    /// An event that waits counts towards the inbox's limits of unfinished rows and bytes, at which new webhooks are
+    /// answered 503. An event of a registered job without a final status waits no longer than to the job's deadline:
+    /// then the job is fetched instead.
     ///
     /// # Examples
     ///

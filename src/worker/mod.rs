@@ -178,17 +178,20 @@ impl InboxWorker {
 
     /// Calls a closure for each dead letter, after the row is committed: to tell somebody, for example.
     ///
-    /// Only a hint. The worker that settles the row calls the closure once, and nobody calls it again: not if it fails,
-    /// nor if the process ends before. So watch [`InboxStats::dead`](crate::inbox::InboxStats::dead), too, which also
-    /// counts rows that another program wrote and that no worker can lease.
+    /// Only a hint. The worker that settles the row calls the closure once, and nobody calls it again. It is not called
+    /// if the process ends before, if the reply to the write is lost until the lease ends, as in an outage of the store,
+    /// if the row is settled after the grace of a shutdown, or for a row that another program wrote and that no worker
+    /// can lease. It is called in vain for an event without a final status whose job is registered while its last attempt
+    /// runs: that job is expected again. So watch [`InboxStats::dead`](crate::inbox::InboxStats::dead), too.
     ///
     /// - Whatever made the dead letter, the closure is called: a permanent failure, the last attempt, also one that did
     ///   not end, an event that this version cannot read, or fetches without a result. Under [`Verification::Fetch`], that
     ///   includes expected jobs that are given up. A [`Reconciler`](crate::Reconciler) of your own has
     ///   [a closure of its own](crate::Reconciler::on_dead_letter).
-    /// - An error or a panic of the closure is logged, and changes nothing.
-    /// - The closure has 10 seconds, then it is dropped. Until it returns, the event still counts as one that is
-    ///   [handled at once](Self::concurrency), and a shutdown waits for it.
+    /// - An error or a panic of the closure is logged, and does not change the row.
+    /// - The closure has 10 seconds, then it is dropped at its next await. Until it returns, the event still counts as one
+    ///   that is [handled at once](Self::concurrency) or fetched, of which there are few: hand slow work to a task. A
+    ///   shutdown waits for it, and counts it as unfinished if it does not return within the grace.
     /// - A replayed event that dies again is another dead letter.
     ///
     /// # Examples

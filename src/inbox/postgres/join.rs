@@ -18,12 +18,12 @@ use crate::store::StoreError;
 ///
 /// - The table has the name that the inbox gives it. Without [`with_table`](PostgresInbox::with_table), that is a name
 ///   without a schema: the connection's `search_path` must find the inbox's table.
-/// - The statement uses no session state, so it works behind PgBouncer in transaction mode if the driver does: a
-///   driver that prepares statements under names needs PgBouncer's `max_prepared_statements`, or its own statement
-///   cache turned off.
-/// - The transaction should be `READ COMMITTED`, the default. At a stricter level the statement fails with SQLSTATE
-///   40001 if the row was written since the transaction began, as by a renewal of the lease: roll the transaction back
-///   and run it again.
+/// - The statement uses no session state but that `search_path`, so with a schema in the table's name it works behind
+///   PgBouncer in transaction mode if the driver does: a driver that prepares statements under names needs PgBouncer's
+///   `max_prepared_statements`, or its own statement cache turned off.
+/// - The transaction should be `READ COMMITTED`, the default. At a stricter level the statement or the commit fails with
+///   SQLSTATE 40001 if the row was written since the transaction began, as by a renewal of the lease, and at
+///   `SERIALIZABLE` registrations of different jobs conflict, too: roll the transaction back and run it again.
 ///
 /// # Examples
 ///
@@ -150,7 +150,8 @@ impl PostgresInbox {
     /// Run it in a handler that an [`InboxWorker`](crate::InboxWorker) on this inbox runs, in the database that the
     /// inbox is in, as the last statement before the commit.
     ///
-    /// - **One row**: the event is done if the transaction commits. Commit at once.
+    /// - **One row**: the event is done if the transaction commits. Commit at once. The job of an event without a final
+    ///   status is expected again instead, if it is registered.
     /// - **No row**: the handler's lease is stale. The event was leased again, replaced or settled, for example because
     ///   the process was stopped for longer than the lease, and the outcome of another run counts. Roll the transaction
     ///   back and return an error, such as [`CompleteError::Stale`]. A commit would write the effect a second time.
@@ -159,8 +160,8 @@ impl PostgresInbox {
     /// Meanwhile the worker cannot renew the lease, and no other worker can lease the event. When the lease ends, the
     /// worker drops the handler; a transaction on a thread or task of its own would go on without it.
     ///
-    /// After the commit, return `Ok` from the handler. The worker finds the event done under its lease, and its own
-    /// completion changes nothing. Nor does an error that the handler returns after the commit, for example because the
+    /// After the commit, return `Ok` from the handler at once: the lease has ended, so the next renewal drops a handler that
+    /// goes on, and what it had left to do is not repeated. The worker's own completion changes nothing. Nor does an error that the handler returns after the commit, for example because the
     /// commit's reply was lost.
     ///
     /// Exactly this statement is what [`complete_in_tx`](Self::complete_in_tx) runs.
