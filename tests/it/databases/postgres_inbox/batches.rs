@@ -179,6 +179,30 @@ async fn an_outcome_that_the_database_refuses_takes_no_other_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_that_the_database_refuses_takes_no_other_with_it() {
+    let inbox = inbox("renewed_refused").await;
+    let client = client(postgres()).await;
+    let leased = lease_many(&inbox, 40).await;
+    let check = "ALTER TABLE renewed_refused.inbox
+        ADD CHECK (job_id NOT LIKE '%3' OR due_at < now() + interval '30 minutes')";
+    client.batch_execute(check).await.unwrap();
+    let renewing: Vec<_> = leased
+        .iter()
+        .map(|leased| {
+            let (inbox, lease) = (inbox.clone(), leased.lease.clone());
+            tokio::spawn(async move { inbox.renew(&lease, HOUR).await })
+        })
+        .collect();
+    for (number, renewed) in renewing.into_iter().enumerate() {
+        match renewed.await.unwrap() {
+            Err(StoreError::Unavailable(_)) if number % 10 == 3 => {}
+            Ok(Fenced::Applied) if number % 10 != 3 => {}
+            other => panic!("{number}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_without_a_final_status_of_a_registered_job_is_expected_again() {
     let inbox = inbox("settled_expected").await;
     for number in 0..40 {
