@@ -1,6 +1,7 @@
 //! Shared by the stores in PostgreSQL: connecting, querying, and creating and checking their tables.
 
 mod connect;
+mod refusal;
 mod reserve;
 mod schema;
 mod table_name;
@@ -14,6 +15,7 @@ use tokio_postgres::types::{FromSql, ToSql, Type};
 use tracing::debug;
 
 pub(crate) use self::connect::Connector;
+pub(crate) use self::refusal::{code, statement_error};
 use self::reserve::{Lent, Reserve};
 pub use self::schema::PostgresTableError;
 pub(crate) use self::schema::Schema;
@@ -177,7 +179,7 @@ async fn repeat(
                 debug!(%error, "transient error of a statement; repeating it now on another connection");
             }
             Err(error) if error.code() == Some(&SqlState::DISK_FULL) => return Err(StoreError::Full),
-            Err(error) => return Err(StoreError::unavailable(error)),
+            Err(error) => return Err(statement_error(error)),
         }
     }
 }

@@ -126,7 +126,6 @@ async fn send(inner: &Inner, batch: &[Received], may_be_known: bool) -> Result<V
 
 /// Whether a statement failed because of one row: its data, constraints, limits of a row, triggers, and damaged pages.
 pub(super) fn is_caused_by_a_row(error: &(dyn Error + 'static)) -> bool {
-    let code = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
     const CLASSES: [&str; 7] = ["22", "23", "44", "54", "P0", "XX001", "XX002"];
-    code.is_some_and(|code| CLASSES.iter().any(|class| code.code().starts_with(class)))
+    postgres::code(error).is_some_and(|code| CLASSES.iter().any(|class| code.code().starts_with(class)))
 }

@@ -7,7 +7,7 @@ use tokio_postgres::types::Type;
 
 use super::{Parameter, PostgresInbox};
 use crate::event::{Job, JobId};
-use crate::postgres::microseconds;
+use crate::postgres::{microseconds, statement_error};
 use crate::store::StoreError;
 
 /// A statement of a [`PostgresInbox`] for a transaction of yours, with any driver: text and plain values.
@@ -139,7 +139,7 @@ impl PostgresInbox {
         match transaction.query_typed(&complete.sql, &complete.parameters()).await {
             Ok(completed) if completed.is_empty() => Err(CompleteError::Stale),
             Ok(_) => Ok(()),
-            Err(error) => Err(CompleteError::Store(StoreError::unavailable(error))),
+            Err(error) => Err(CompleteError::Store(statement_error(error))),
         }
     }
 

@@ -1,11 +1,11 @@
 //! Texts in a database whose encoding may lack their characters.
 
 use std::borrow::Cow;
-use std::error::Error;
 
 use tokio_postgres::error::SqlState;
 
 use crate::inbox::text::storable;
+use crate::postgres;
 use crate::store::StoreError;
 
 /// The form in which texts for people are written.
@@ -36,8 +36,6 @@ impl Texts {
 /// Whether a statement failed because the database's encoding lacks a character.
 pub(super) fn is_untranslatable(error: &StoreError) -> bool {
     let StoreError::Unavailable(cause) = error else { return false };
-    let cause: &(dyn Error + 'static) = &**cause;
-    let code = cause.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
     let lacks = [SqlState::UNTRANSLATABLE_CHARACTER, SqlState::CHARACTER_NOT_IN_REPERTOIRE];
-    code.is_some_and(|code| lacks.contains(code))
+    postgres::code(&**cause).is_some_and(|code| lacks.contains(code))
 }
