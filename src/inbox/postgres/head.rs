@@ -73,9 +73,7 @@ impl Seen {
             first: number("first")?,
         })
     }
-}
 
-impl Seen {
     /// Whether all transactions that wrote before the look have ended when all before `ended` have.
     fn has_ended(&self, ended: i64) -> bool {
         self.last.is_some_and(|last| last < ended)
@@ -131,18 +129,23 @@ pub(super) fn look_at_all(inner: &Arc<Inner>) {
             }
             Err(error) => {
                 warn!(error = %chain(&error), "looking for rows that leases pass over failed; leases look from the beginning");
-                *inner.head.state() = State::default();
+                inner.head.state().forget();
             }
         }
     });
 }
 
 impl State {
+    /// Lets looks begin at the beginning again.
+    fn forget(&mut self) {
+        (self.from, self.earlier) = (None, None);
+    }
+
     fn seen(&mut self, from: Option<i64>, seen: Seen) -> bool {
         let at = |time: i64| Some(time.saturating_sub(MARGIN)).filter(|time| *time > 0);
         if from.is_some_and(|from| seen.now < from) {
             // The clock was set back.
-            (self.from, self.earlier) = (None, None);
+            self.forget();
             return true;
         }
         if from.is_some_and(|from| seen.first < from) {
