@@ -69,7 +69,8 @@ impl Drop for BytesInFlight {
 /// A whole body.
 pub(super) struct ReadBody {
     pub(super) bytes: Bytes,
-    /// To be dropped after the event has been handled, which is when the bytes are freed.
+    /// To be dropped after the event has been handled, which is when the bytes are freed; a renewal that hangs keeps them
+    /// counted until its time limit.
     pub(super) in_flight: BytesInFlight,
 }
 

@@ -22,7 +22,7 @@ use tracing::Span;
 use self::renewal::Renewing;
 pub(crate) use self::renewal::{Leases, Renew};
 pub(crate) use self::table::Times;
-use self::table::{Key, Table};
+use self::table::{Entry, Key, Table};
 use crate::execution::isolation::until;
 
 /// A lease that is renewed until this is dropped.
@@ -105,8 +105,7 @@ impl<R: Renew> HeldLease<R> {
     /// Stops the renewals and returns the end of the lease; now, if the lease is lost. A renewal that is under way may
     /// still be carried out.
     pub(crate) fn stop_at_once(&self) -> Instant {
-        let entry = self.leases.table().remove(self.key);
-        entry.map_or_else(Instant::now, |entry| entry.since + self.leases.times.lease)
+        self.end_of(self.leases.table().remove(self.key))
     }
 
     /// Like [`stop_at_once`](Self::stop_at_once), unless a renewal is under way: then returns what its end notifies.
@@ -116,8 +115,12 @@ impl<R: Renew> HeldLease<R> {
             Some(entry) if entry.renewing => return Err(entry.waiting.get_or_insert_default().clone()),
             _ => {}
         }
-        let entry = table.remove(self.key);
-        Ok(entry.map_or_else(Instant::now, |entry| entry.since + self.leases.times.lease))
+        Ok(self.end_of(table.remove(self.key)))
+    }
+
+    /// The end of a lease that is no longer renewed; now, if it is lost.
+    fn end_of(&self, removed: Option<Entry<R::Token>>) -> Instant {
+        removed.map_or_else(Instant::now, |entry| entry.since + self.leases.times.lease)
     }
 }
 
