@@ -1,5 +1,6 @@
 //! Outcomes and renewals that share statements.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use qomplement_webhooks::inbox::{InboxAdmin, InboxState, Lease, Leased, Outcome};
@@ -278,58 +279,63 @@ async fn an_old_snapshot_does_not_make_leases_slow() {
     holding.batch_execute("COMMIT").await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_event_whose_transaction_ends_late_is_leased_at_once() {
-    let inbox = inbox("late_commit").await;
+/// Commits an event late, after calls that go on meanwhile, and leases it at once; three times.
+async fn an_event_is_leased_at_once_after(
+    name: &str,
+    open_for: Duration,
+    call: impl AsyncFn(&PostgresInbox),
+) {
+    let inbox = inbox(name).await;
     let writing = client(postgres()).await;
-    for round in 0..3 {
+    let mut in_time = 0;
+    for round in 0.. {
         let insert = format!(
-            "BEGIN; INSERT INTO late_commit.inbox (job_id, state, job_type, status, body, due_at, received_at)
+            "BEGIN; INSERT INTO {name}.inbox (job_id, state, job_type, status, body, due_at, received_at)
                 VALUES ('late-{round}', 'received', 'extract', 'completed', 'x', now(), now())"
         );
         writing.batch_execute(&insert).await.unwrap();
-        // Others come and go meanwhile, for less than the time for which such a transaction is waited for.
         let began = Instant::now();
-        for number in 0.. {
-            inbox.receive(&completed(&format!("{round}-{number}"))).await.unwrap();
-            let lease = lease_one(&inbox).await.lease;
-            assert_eq!(inbox.settle(&lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
-            if began.elapsed() > Duration::from_millis(200) {
-                break;
-            }
+        while began.elapsed() < open_for {
+            call(&inbox).await;
         }
-        let is_in_time = began.elapsed() < Duration::from_millis(800);
+        // A transaction of five seconds is not waited for.
+        let is_in_time = began.elapsed() < Duration::from_secs(4);
         writing.batch_execute("COMMIT").await.unwrap();
-        if is_in_time {
-            assert_eq!(lease_one(&inbox).await.lease.job(), &job(&format!("late-{round}")));
+        let leased = loop {
+            match inbox.lease(1, LEASE).await.unwrap().pop() {
+                Some(leased) => break leased,
+                None => assert!(!is_in_time, "the event is passed over"),
+            }
+        };
+        assert_eq!(leased.lease.job(), &job(&format!("late-{round}")));
+        assert_eq!(inbox.settle(&leased.lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
+        in_time += usize::from(is_in_time);
+        if in_time == 3 {
+            return;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_transaction_ends_late_is_leased_at_once() {
+    let number = AtomicUsize::new(0);
+    an_event_is_leased_at_once_after("late_commit", Duration::from_millis(200), async |inbox| {
+        let number = number.fetch_add(1, Ordering::Relaxed);
+        inbox.receive(&completed(&number.to_string())).await.unwrap();
+        let lease = lease_one(inbox).await.lease;
+        assert_eq!(inbox.settle(&lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_is_committed_late_in_an_idle_inbox_is_leased_at_once() {
-    let inbox = inbox("idle_commit").await;
-    let writing = client(postgres()).await;
-    for round in 0..3 {
-        let insert = format!(
-            "BEGIN; INSERT INTO idle_commit.inbox (job_id, state, job_type, status, body, due_at, received_at)
-                VALUES ('late-{round}', 'received', 'extract', 'completed', 'x', now(), now())"
-        );
-        writing.batch_execute(&insert).await.unwrap();
-        // The newest number in a snapshot is that of a transaction that has ended: these looks do not know of the insert.
-        let began = Instant::now();
-        while began.elapsed() < Duration::from_millis(1500) {
-            assert!(inbox.lease(10, LEASE).await.unwrap().is_empty());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        let is_in_time = began.elapsed() < Duration::from_secs(4);
-        writing.batch_execute("COMMIT").await.unwrap();
-        if is_in_time {
-            let leased = lease_one(&inbox).await;
-            assert_eq!(leased.lease.job(), &job(&format!("late-{round}")));
-            assert_eq!(inbox.settle(&leased.lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
-        }
-    }
+    // The newest number in a snapshot is that of a transaction that has ended: these looks do not know of the insert.
+    an_event_is_leased_at_once_after("idle_commit", Duration::from_millis(1500), async |inbox| {
+        assert!(inbox.lease(10, LEASE).await.unwrap().is_empty());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
