@@ -243,6 +243,8 @@ impl Inline {
                 error!(
                     "the job was claimed again while its handler still runs here; not starting another run"
                 );
+                // A renewal under way would take the claim up again.
+                lease.stop().await;
                 claim.leave();
                 return WebhookReply::InProgress;
             }
