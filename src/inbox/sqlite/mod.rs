@@ -98,8 +98,9 @@ pub struct SqliteInbox {
 
 struct Inner {
     path: PathBuf,
-    writer: Writer,
+    /// Dropped before `writer`: of connections that close at once, none may be the last, which removes the log.
     readers: Readers,
+    writer: Writer,
     arrived: Arc<Notify>,
 }
 
