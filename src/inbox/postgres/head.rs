@@ -9,9 +9,10 @@
 //! number, and a snapshot does not tell it: there, the newest number is that of the last transaction that has ended. Such
 //! looks wait for [`LONG`].
 //!
-//! This reckons with neither a clock that is set back nor rows that others write; nor does it wait longer for other
-//! transactions, which may concern other tables. A look from the beginning, beside the leases, finds now and then what
-//! was passed over. When it fails, the leases look from the beginning themselves.
+//! This reckons with neither a clock that is set back, nor rows that others write, nor a fetched row whose event is
+//! verified after its lease has ended; nor does it wait longer for other transactions, which may concern other tables. A
+//! look from the beginning, beside the leases, finds now and then what was passed over. When it fails, the leases look
+//! from the beginning themselves.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -49,8 +49,7 @@ pub(super) fn verify(table: &TableName) -> String {
     format!(
         "UPDATE {table} SET {sets}, verified = true,
             state = CASE state WHEN 'expected' THEN 'received' ELSE state END,
-            due_at = CASE state WHEN 'expected' THEN clock_timestamp()
-                WHEN 'running' THEN greatest(due_at, clock_timestamp()) ELSE due_at END,
+            due_at = CASE state WHEN 'expected' THEN clock_timestamp() ELSE due_at END,
             received_at = CASE state WHEN 'expected' THEN clock_timestamp() ELSE received_at END,
             attempts = CASE state WHEN 'expected' THEN 0 ELSE attempts END,
             earlier_attempts = CASE state WHEN 'expected' THEN 0 ELSE earlier_attempts END

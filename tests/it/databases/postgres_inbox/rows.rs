@@ -28,6 +28,18 @@ async fn the_first_of_two_events_with_different_bytes_is_kept() {
     assert_eq!(inbox.receive(&event("job", "failed", "second")).await.unwrap(), Receipt::Duplicate);
 }
 
+#[tokio::test]
+async fn a_verification_does_not_move_a_row_whose_lease_has_ended_behind_others() {
+    let inbox = inbox("verified_late").await;
+    inbox.receive(&completed("first")).await.unwrap();
+    let lease = inbox.lease(1, Duration::ZERO).await.unwrap().remove(0).lease;
+    inbox.receive(&completed("second")).await.unwrap();
+    assert_eq!(inbox.verify(&lease, &completed("first")).await.unwrap(), Fenced::Applied);
+    for expected in ["first", "second"] {
+        assert_eq!(lease_one(&inbox).await.lease.job(), &job(expected));
+    }
+}
+
 /// The texts of an error and of its causes.
 fn texts(error: &(dyn Error + 'static)) -> String {
     let text = format!("{error}; {error:?}; ");
