@@ -102,6 +102,7 @@ features=$(awk '/^\[/ { on = $0 == "[features]" } on && /^[a-z]/ && $1 != "defau
 
 check "formatting" cargo fmt --all --check
 check "formatting of the examples with other drivers" cargo fmt --manifest-path examples/orms/Cargo.toml --check
+check "formatting of the comparison with peers" cargo fmt --manifest-path benches/peers/Cargo.toml --check
 check "clippy, everything" cargo clippy --locked --workspace --all-features --all-targets -- -D warnings
 if ! $quick; then
     check "clippy, no feature" cargo clippy --locked -- -D warnings
