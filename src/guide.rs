@@ -9,6 +9,7 @@
 //! | look up the answer to a request | [`answers`] |
 //! | keep forged webhooks out, rotate the token | [`security`] |
 //! | deploy, watch, size, back up | [`operating`] |
+//! | plan for more than one machine's webhooks | [`scaling`] |
 //! | send, watch and replay from a terminal | [`command_line`] |
 //! | test your handler, or a store of your own | [`testing`] |
 //! | look up a word | [`glossary`] |
@@ -28,6 +29,7 @@ macro_rules! links {
 [modes]: crate::guide::modes
 [never-lose-a-result]: crate::guide::never_lose_a_result
 [operating]: crate::guide::operating
+[scaling]: crate::guide::scaling
 [security]: crate::guide::security
 [testing]: crate::guide::testing
 [example-compose]: crate::guide::examples#containers
@@ -55,6 +57,7 @@ chapters! {
     answers: "answers.md",
     security: "security.md",
     operating: "operating.md",
+    scaling: "scaling.md",
     command_line: "command-line.md",
     testing: "testing.md",
     glossary: "glossary.md",
