@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::InboxStore;
+use super::{FailedAttempt, InboxStore};
 use crate::event::JobId;
 use crate::store::StoreError;
 
@@ -91,6 +91,9 @@ pub struct InboxRow {
     pub earlier_attempts: u32,
     /// The error of the last failed attempt or fetch.
     pub error: Option<String>,
+    /// The last failed attempts of the event, at most 20, the oldest first. An attempt that did not end, as when its
+    /// process dies, is added when the event is leased again.
+    pub failures: Vec<FailedAttempt>,
     /// The time since the event was received, or the expected job registered.
     pub age: Duration,
     /// The time until the row is due, its lease expires, or it is overdue; `None` for a done or dead row.
@@ -144,6 +147,7 @@ impl InboxRow {
             attempts: 0,
             earlier_attempts: 0,
             error: None,
+            failures: Vec::new(),
             age,
             due_in: None,
         }

@@ -1,17 +1,22 @@
 //! Leases, and the rows that they are on.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::event::JobId;
 
-/// The right to handle a row, or to fetch an expected job, until the lease expires: the job and a fencing token.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// The right to handle a row, or to fetch an expected job, until the lease expires: the job and a fencing token. Leases
+/// are equal if these two are.
+#[derive(Clone)]
 pub struct Lease {
     job: JobId,
     fence: u64,
+    /// When this process got the lease.
+    since: Instant,
 }
 
 /// A leased row with its event. `Debug` shows the length of the body only.
@@ -69,10 +74,10 @@ pub struct FetchHistory {
 }
 
 impl Lease {
-    /// Makes the lease on a job's row with this fencing token.
+    /// Makes the lease on a job's row with this fencing token, as held from now on.
     #[must_use]
     pub fn new(job: JobId, fence: u64) -> Self {
-        Self { job, fence }
+        Self { job, fence, since: Instant::now() }
     }
 
     /// The job whose row is leased.
@@ -85,6 +90,33 @@ impl Lease {
     #[must_use]
     pub fn fence(&self) -> u64 {
         self.fence
+    }
+
+    /// The time since the lease was made in this process, by its own clock: how long an attempt has taken when it
+    /// ends.
+    #[must_use]
+    pub fn held_for(&self) -> Duration {
+        self.since.elapsed()
+    }
+}
+
+impl PartialEq for Lease {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.job, self.fence) == (&other.job, other.fence)
+    }
+}
+
+impl Eq for Lease {}
+
+impl Hash for Lease {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.job, self.fence).hash(state);
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("job", &self.job).field("fence", &self.fence).finish()
     }
 }
 

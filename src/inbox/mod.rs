@@ -2,6 +2,7 @@
 
 mod admin;
 mod dead_letter;
+mod failed_attempts;
 mod lease;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod limits;
@@ -28,6 +29,7 @@ use async_trait::async_trait;
 pub use self::admin::{InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats};
 pub use self::dead_letter::DeadLetter;
 pub(crate) use self::dead_letter::DeadLetterHook;
+pub use self::failed_attempts::FailedAttempt;
 pub use self::lease::{FetchHistory, Lease, Leased, Overdue};
 pub use self::memory::MemoryInbox;
 pub use self::outcome::{NoResult, Outcome, Pruned, Receipt, Retention};
@@ -99,7 +101,8 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     /// Leases up to `most` due rows: jobs with the fewest [fetches](FetchHistory::count) first, then the longest due.
     ///
     /// A row is due when it was received, when the delay of its retry or release has passed, or when its lease has
-    /// expired. Each lease counts as an attempt.
+    /// expired. Each lease counts as an attempt. An attempt whose lease has expired is one more of
+    /// [`InboxRow::failures`].
     ///
     /// # Errors
     ///
@@ -144,6 +147,10 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// A lease on an expected job ends as [`Outcome::FetchAgain`], [`Outcome::Release`], [`Outcome::Dead`] or
     /// [`Outcome::Rejected`]; any other outcome is stale.
+    ///
+    /// An attempt that ends as [`Outcome::Retry`], [`Outcome::Dead`] or [`Outcome::Rejected`] is one more of
+    /// [`InboxRow::failures`]; it took as long as the [lease was held](Lease::held_for). The row keeps the last 20, also over
+    /// a replay, until another event takes the place of its event.
     ///
     /// A store may cut an error's text and replace characters that it cannot hold: no text keeps an outcome from being
     /// recorded.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::failed_attempts::FailedAttempts;
 use super::text::storable;
 use super::timestamp::Timestamp;
 use super::{FetchHistory, InboxState};
@@ -26,6 +27,8 @@ pub(super) struct Row {
     pub(super) deadline: Option<Timestamp>,
     /// The error of the last failure, for people.
     pub(super) error: Option<String>,
+    /// The last failed attempts of the event.
+    pub(super) failures: FailedAttempts,
     /// The time of the receipt, or of the registration of an expected job.
     pub(super) received_at: Timestamp,
 }
@@ -113,6 +116,7 @@ impl Row {
             fetches: Fetches::default(),
             deadline: None,
             error: None,
+            failures: FailedAttempts::default(),
             received_at: now,
         }
     }

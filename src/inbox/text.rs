@@ -5,7 +5,7 @@ use std::borrow::Cow;
 /// The most bytes of a text.
 const MOST: usize = 4096;
 /// Ends a text that was cut. ASCII, so that every database can hold it.
-const CUT: &str = " [cut]";
+pub(super) const CUT: &str = " [cut]";
 
 /// A text as every inbox keeps it: cut if it is long, and without NUL, which PostgreSQL cannot hold. So no text keeps
 /// an outcome or an event from being stored.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::failed_attempts::{EXPIRED, FailedAttempts, KeptAttempt, brief};
 use super::row::{Fetches, KeptEvent, Phase, Row};
 use super::text::storable;
 use super::timestamp::Timestamp;
@@ -110,6 +111,7 @@ impl Row {
 
     fn count_anew(&mut self) {
         (self.attempts, self.earlier_attempts) = (0, 0);
+        self.failures = FailedAttempts::default();
     }
 
     /// Expects the job. Any lease from before is stale.
@@ -142,11 +144,18 @@ impl Row {
         now: Timestamp,
     ) -> Option<Leased> {
         let verified = self.event.as_ref()?.verified;
-        let expired = match self.phase {
-            Phase::Received { due_at } if due_at <= now => false,
-            Phase::Running { until } if until <= now => true,
+        let expired_at = match self.phase {
+            Phase::Received { due_at } if due_at <= now => None,
+            Phase::Running { until } if until <= now => Some(until),
             _ => return None,
         };
+        let expired = expired_at.is_some();
+        // No attempt is counted for an event that took the place of another while that one's handler ran.
+        if let Some(at) = expired_at
+            && self.attempts > 0
+        {
+            self.note_failure(at, None, EXPIRED);
+        }
         let begun = std::mem::take(&mut self.begun) && expired;
         self.phase = Phase::Running { until: now.after(length) };
         self.fence = self.fence.saturating_add(1);
@@ -193,10 +202,15 @@ impl Row {
         Fenced::Applied
     }
 
-    pub(super) fn settle(&mut self, fence: u64, outcome: &Outcome, now: Timestamp) -> (Fenced, BodyChange) {
+    pub(super) fn settle(
+        &mut self,
+        lease: &Lease,
+        outcome: &Outcome,
+        now: Timestamp,
+    ) -> (Fenced, BodyChange) {
         let body = match self.phase {
-            _ if self.fence != fence => return (Fenced::Stale, BodyChange::Keep),
-            Phase::Running { .. } => self.settle_running(outcome, now),
+            _ if self.fence != lease.fence() => return (Fenced::Stale, BodyChange::Keep),
+            Phase::Running { .. } => self.settle_running(lease.held_for(), outcome, now),
             Phase::Expected { .. } => match self.settle_expected(outcome, now) {
                 Some(body) => body,
                 None => return (Fenced::Stale, BodyChange::Keep),
@@ -207,7 +221,7 @@ impl Row {
         (Fenced::Applied, body)
     }
 
-    fn settle_running(&mut self, outcome: &Outcome, now: Timestamp) -> BodyChange {
+    fn settle_running(&mut self, took: Duration, outcome: &Outcome, now: Timestamp) -> BodyChange {
         let next_overdue_at = self.next_overdue_at();
         match outcome {
             Outcome::Done => {
@@ -217,17 +231,20 @@ impl Row {
             Outcome::Retry { after, error } => {
                 let due_at = now.after(*after);
                 self.phase = Phase::Received { due_at };
-                self.error = Some(storable(error).into_owned());
+                self.fail(error, took, now);
                 next_overdue_at
                     .filter(|overdue_at| *overdue_at <= due_at)
                     .map_or(BodyChange::Keep, |overdue_at| self.expect_another(overdue_at))
             }
             Outcome::Dead { error } => {
                 self.phase = Phase::Dead;
-                self.error = Some(storable(error).into_owned());
+                self.fail(error, took, now);
                 next_overdue_at.map_or(BodyChange::Keep, |overdue_at| self.expect_another(overdue_at))
             }
-            Outcome::Rejected { error } => self.reject(error),
+            Outcome::Rejected { error } => {
+                self.fail(error, took, now);
+                self.reject()
+            }
             Outcome::Release { after } => {
                 self.release(now.after(*after));
                 BodyChange::Keep
@@ -254,7 +271,10 @@ impl Row {
                 self.phase = Phase::Dead;
                 self.error = Some(storable(error).into_owned());
             }
-            Outcome::Rejected { error } => return Some(self.reject(error)),
+            Outcome::Rejected { error } => {
+                self.error = Some(storable(error).into_owned());
+                return Some(self.reject());
+            }
             Outcome::Release { after } => self.expect_at(now.after(*after)),
             Outcome::FetchAgain { after, answer } => {
                 let next_at = now.after(*after);
@@ -272,10 +292,21 @@ impl Row {
     }
 
     /// Drops the event of a job that is not ours, so that another event can take its place.
-    fn reject(&mut self, error: &str) -> BodyChange {
+    fn reject(&mut self) -> BodyChange {
         self.phase = Phase::Dead;
-        self.error = Some(storable(error).into_owned());
         self.drop_event()
+    }
+
+    /// Notes the error of an attempt that ends now.
+    fn fail(&mut self, error: &str, took: Duration, now: Timestamp) {
+        let error = storable(error);
+        self.note_failure(now, Some(took), &error);
+        self.error = Some(error.into_owned());
+    }
+
+    fn note_failure(&mut self, at: Timestamp, took: Option<Duration>, error: &str) {
+        let number = self.attempts.saturating_add(self.earlier_attempts);
+        self.failures.push(KeptAttempt { number, at, took, error: brief(error).into_owned() });
     }
 
     /// Counts a fetch without a result.

@@ -9,8 +9,8 @@ use qomplement_webhooks::dedup::{Claim, ClaimToken};
 use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::fetch::{FetchError, Fetched, JobSource};
 use qomplement_webhooks::inbox::{
-    FetchHistory, InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, Lease, Leased, NoResult,
-    Outcome, Overdue, Pruned, Receipt, Retention,
+    FailedAttempt, FetchHistory, InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, Lease, Leased,
+    NoResult, Outcome, Overdue, Pruned, Receipt, Retention,
 };
 use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::store::{Fenced, StoreError};
@@ -77,6 +77,10 @@ fn state(from: InboxState) -> InboxState {
     }
 }
 
+fn failed_attempt(from: FailedAttempt) -> FailedAttempt {
+    FailedAttempt::new(from.number, from.age, from.took, from.error)
+}
+
 fn row(from: InboxRow) -> InboxRow {
     let mut row = InboxRow::new(from.number, from.job_id, state(from.state), from.age);
     row.job_type = from.job_type;
@@ -86,6 +90,7 @@ fn row(from: InboxRow) -> InboxRow {
     row.attempts = from.attempts;
     row.earlier_attempts = from.earlier_attempts;
     row.error = from.error;
+    row.failures = from.failures.into_iter().map(failed_attempt).collect();
     row.due_in = from.due_in;
     row
 }
@@ -148,7 +153,8 @@ impl InboxStore for Rebuilt<MemoryInbox> {
             }
             Outcome::Rejected { error } => Outcome::Rejected { error },
         };
-        self.0.settle(&lease(token), &outcome).await.map(fenced).map_err(error)
+        // The very lease: another one would be held only from now on.
+        self.0.settle(token, &outcome).await.map(fenced).map_err(error)
     }
 
     async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError> {

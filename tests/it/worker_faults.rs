@@ -278,6 +278,12 @@ fn an_event_that_kills_its_process_is_dead_in_the_end_and_the_others_are_done() 
     assert_eq!(processes_that_die(&inbox, &killer, &others), 6, "it has six attempts");
     let row = setting_up.block_on(inbox.row(&killer));
     assert_eq!(row.error.as_deref(), Some("attempt 6 of 6 did not end"));
+    let failures: Vec<_> = row.failures.iter().map(|failed| (failed.number, failed.took.is_some())).collect();
+    let expected: Vec<_> = (1..=7).map(|number| (number, number == 7)).collect();
+    assert_eq!(
+        failures, expected,
+        "the attempts whose leases expired, and the worker's judgement after the last"
+    );
 }
 
 #[tokio::test(start_paused = true)]

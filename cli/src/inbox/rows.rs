@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use console::{Term, measure_text_width};
-use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxRow, InboxState};
+use qomplement_webhooks::inbox::{FailedAttempt, InboxAdmin, InboxFilter, InboxRow, InboxState};
 use serde_json::{Value, json};
 
 use crate::database::store_failure;
@@ -84,6 +84,27 @@ pub(super) fn json(row: &InboxRow) -> Value {
         "age_seconds": row.age.as_secs_f64(),
         "due_in_seconds": row.due_in.map(|due_in| due_in.as_secs_f64()),
     })
+}
+
+/// A failed attempt in words.
+pub(super) fn failure(failed: &FailedAttempt) -> String {
+    let FailedAttempt { number, age, took, error, .. } = failed;
+    let after = took.map(|took| format!(", after {}", short(took))).unwrap_or_default();
+    format!("attempt {number}, {} ago{after}: {error}", short(*age))
+}
+
+pub(super) fn json_with_failures(row: &InboxRow) -> Value {
+    let failures = row.failures.iter().map(|failed| {
+        json!({
+            "attempt": failed.number,
+            "age_seconds": failed.age.as_secs_f64(),
+            "took_seconds": failed.took.map(|took| took.as_secs_f64()),
+            "error": failed.error,
+        })
+    });
+    let mut row = json(row);
+    row["failures"] = failures.collect();
+    row
 }
 
 /// Formats rows as a table. On a terminal too narrow for it, the columns of the event stand on a second line of each row.

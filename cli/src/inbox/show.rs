@@ -20,7 +20,14 @@ Examples:
   qomplement-webhooks inbox show --db inbox.db JOB_ID --raw > body.json
   qomplement-webhooks send body.json --to URL
 
---format json prints the object of `inbox list` with one more member:
+`failed` lines are the last attempts that failed, at most 20, the oldest first.
+
+--format json prints the object of `inbox list` with two more members:
+  failures: array of failed attempts, each an object of
+    attempt: number
+    age_seconds: time since it failed
+    took_seconds: time from lease to failure, or null if the lease expired
+    error: string, cut if it is long
   body: the event, or null if the row has none")]
 pub(super) struct Show {
     /// The id of the job
@@ -53,7 +60,7 @@ impl Show {
             return Ok(ExitCode::SUCCESS);
         }
         if self.format == Format::Json {
-            output::json_with_body(&rows::json(&row), body.as_deref());
+            output::json_with_body(&rows::json_with_failures(&row), body.as_deref());
             return Ok(ExitCode::SUCCESS);
         }
         let print = |name: &str, text: &str| output::line(format_args!("{name:<10}{}", clean(text)));
@@ -68,6 +75,9 @@ impl Show {
         print("next", &rows::next(&row));
         if let Some(error) = &row.error {
             print("error", error);
+        }
+        for failed in &row.failures {
+            print("failed", &rows::failure(failed));
         }
         let Some(body) = body else {
             print("body", no_body(row.state));

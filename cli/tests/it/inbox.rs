@@ -129,7 +129,14 @@ async fn json_holds_every_member_of_a_row() {
 
     let mut shown = inbox(&file, &["show", "job-again", "--format", "json"]).await.json();
     assert_eq!(shown["body"].take()["data"]["status"], json!("failed"));
-    assert_eq!(shown.as_object().unwrap().len(), 13);
+    assert_eq!(shown.as_object().unwrap().len(), 14);
+    let mut failures = shown["failures"].take();
+    let [age, took] = ["age_seconds", "took_seconds"].map(|time| failures[0][time].take().as_f64().unwrap());
+    assert!((0.0..60.0).contains(&age) && (0.0..60.0).contains(&took), "{age} {took}");
+    let failed =
+        json!({"attempt": 1, "age_seconds": null, "took_seconds": null, "error": "the disk is full"});
+    assert_eq!(failures, json!([failed]));
+    assert_eq!(inbox(&file, &["show", "job-new", "--format", "json"]).await.json()["failures"], json!([]));
     assert_eq!(inbox(&file, &["show", "job-expected", "--format", "json"]).await.json()["body"], Value::Null);
     let stats = inbox(&file, &["stats", "--format", "json"]).await.json();
     assert!(stats["oldest_due_seconds"].as_f64().is_some() && stats["bytes"].as_u64() > Some(400), "{stats}");
@@ -164,6 +171,10 @@ body  82 bytes
 "#,
         "",
     );
+    let failed = inbox(&file, &["show", "job-dead"]).await;
+    let attempt = failed.out.lines().find(|line| line.starts_with("failed ")).unwrap_or_default();
+    assert!(attempt.starts_with("failed    attempt 1, ") && attempt.contains(" ago, after "), "{failed:?}");
+    assert!(attempt.ends_with(": no such\\u{1b}[31m customer"), "{failed:?}");
     let raw = inbox(&file, &["show", "job-new", "--raw"]).await;
     assert_eq!(
         raw.out,

@@ -69,6 +69,9 @@ async fn run(store: &dyn InboxAdmin, other: &dyn InboxAdmin, last: Option<&str>)
         settle::a_repeated_outcome_counts_once(store);
         settle::the_first_outcome_counts(store);
         settle::an_error_may_be_any_text(store);
+        settle::the_last_failed_attempts_are_kept(store);
+        settle::an_attempt_whose_lease_expired_has_failed(store);
+        settle::failed_attempts_begin_anew_with_another_event(store);
         settle::outcomes_at_once_are_all_recorded(store);
         expect::an_expected_job_is_known(store);
         expect::the_event_of_an_expected_job_is_stored(store);

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::super::harness::{LONG, SHORT, applied, at_once, leases, stale};
+use super::super::harness::{LAG, LONG, ROUNDING, SHORT, applied, at_once, job, leases, stale};
 use super::steps::*;
-use crate::inbox::{InboxAdmin, InboxState, InboxStore, NoResult, Outcome};
+use crate::event::JobId;
+use crate::inbox::{FailedAttempt, InboxAdmin, InboxState, InboxStore, NoResult, Outcome, Receipt};
 
 /// A done row is not leased again.
 pub(super) async fn a_done_row_stays_done(store: &dyn InboxAdmin) {
@@ -154,6 +155,115 @@ pub(super) async fn an_error_may_be_any_text(store: &dyn InboxAdmin) {
             assert!(!exact || kept.as_deref() == Some(text), "the error {text:?} was kept as {kept:?}");
         }
     }
+}
+
+/// A row keeps its last 20 failed attempts, the oldest first, each with its number over replays, its time, its duration
+/// and its error, and also when it is done. Neither a repeated outcome nor a released attempt is one more.
+pub(super) async fn the_last_failed_attempts_are_kept(store: &dyn InboxAdmin) {
+    let (job, began) = (received(store).await, Instant::now());
+    let fail = async |number: u32, outcome: Outcome| {
+        let leased = lease(store, &job, LONG).await.lease;
+        settle(store, &leased, &release(Duration::ZERO)).await;
+        let leased = lease(store, &job, LONG).await.lease;
+        if number == 24 {
+            sleep(SHORT).await;
+        }
+        settle(store, &leased, &outcome).await;
+        settle(store, &leased, &outcome).await;
+    };
+    for number in 1..=22 {
+        fail(number, Outcome::Retry { after: Duration::ZERO, error: number.to_string() }).await;
+    }
+    fail(23, error("23")).await;
+    assert!(replay(store, &job).await, "a dead letter was not replayed");
+    fail(24, Outcome::Retry { after: Duration::ZERO, error: "24".to_owned() }).await;
+    settle(store, &lease(store, &job, LONG).await.lease, &Outcome::Done).await;
+    sleep(SHORT).await;
+
+    let failures = row(store, &job).await.failures;
+    let kept: Vec<_> = failures.iter().map(|failed| (failed.number, failed.error.clone())).collect();
+    let expected: Vec<_> = (5..=24).map(|number: u32| (number, number.to_string())).collect();
+    assert_eq!(kept, expected, "numbers and errors of the failed attempts after 24 of them");
+    let most = began.elapsed() + LAG;
+    assert!(
+        failures.is_sorted_by(|one, next| one.age + ROUNDING >= next.age) && failures[0].age <= most,
+        "the ages of failed attempts that took {most:?} together do not fall: {failures:?}"
+    );
+    let last = &failures[19];
+    assert!(
+        last.age + ROUNDING >= SHORT
+            && last.took.is_some_and(|took| took + ROUNDING >= SHORT && took <= most),
+        "the attempt took {SHORT:?} and failed {SHORT:?} ago, and the row says {last:?}"
+    );
+}
+
+/// An attempt whose lease expired is a failed one from the next lease on: it has no duration, and failed when its lease
+/// ended. The attempt for an event that was replaced while its handler ran is not one of the new event.
+pub(super) async fn an_attempt_whose_lease_expired_has_failed(store: &dyn InboxAdmin) {
+    let (died, began) = (received(store).await, Instant::now());
+    lease(store, &died, SHORT).await;
+    assert!(row(store, &died).await.failures.is_empty(), "an attempt that goes on is a failed one");
+    sleep(SHORT * 2).await;
+    let leased = lease(store, &died, LONG).await.lease;
+    settle(store, &leased, &release(Duration::ZERO)).await;
+    settle(store, &lease(store, &died, LONG).await.lease, &Outcome::Done).await;
+    let failures = row(store, &died).await.failures;
+    let ago = began.elapsed().saturating_sub(SHORT);
+    let kept: Vec<_> = failures.iter().map(|failed| (failed.number, failed.took)).collect();
+    assert_eq!(kept, [(1, None)], "numbers and durations of the failed attempts after an expired lease");
+    let FailedAttempt { age, error, .. } = &failures[0];
+    assert!(
+        *age + ROUNDING >= SHORT && *age <= ago + ROUNDING && !error.is_empty(),
+        "the lease ended {ago:?} ago at the earliest, and the row says {failures:?}"
+    );
+
+    let job = job();
+    store_event(store, &processing(&job)).await;
+    let leased = lease(store, &job, SHORT).await.lease;
+    receipt(store.receive(&completed(&job)).await, Receipt::Stored, "a receipt of the final event");
+    stale(store.renew(&leased, LONG).await, "a renewal of the lease on a replaced event");
+    sleep(SHORT * 2).await;
+    let leased = lease(store, &job, LONG).await.lease;
+    let failures = row(store, &job).await.failures;
+    assert!(failures.is_empty(), "an event has failed attempts of the one it replaced: {failures:?}");
+    settle(store, &leased, &Outcome::Done).await;
+}
+
+/// An event that takes the place of another has no failed attempts, and a fetch is no attempt.
+pub(super) async fn failed_attempts_begin_anew_with_another_event(store: &dyn InboxAdmin) {
+    let failures = async |job: &JobId| {
+        let kept = row(store, job).await.failures;
+        kept.into_iter().map(|failed| failed.error).collect::<Vec<_>>()
+    };
+    for is_registered in [false, true] {
+        let job = job();
+        store_event(store, &processing(&job)).await;
+        settle(store, &lease(store, &job, LONG).await.lease, &retry(Duration::ZERO)).await;
+        assert_eq!(failures(&job).await, ["not now"], "failed attempts after a failure");
+        if is_registered {
+            expect(store, &job, LONG).await;
+            settle(store, &lease(store, &job, LONG).await.lease, &error("never")).await;
+            assert!(failures(&job).await.is_empty(), "a job that is expected again has failed attempts");
+        }
+        receipt(store.receive(&completed(&job)).await, Receipt::Stored, "a receipt of the final event");
+        assert!(failures(&job).await.is_empty(), "an event that was replaced left its failed attempts");
+        let again = fetch_again(Duration::ZERO, failed());
+        settle(store, &lease(store, &job, LONG).await.lease, &again).await;
+        assert!(failures(&job).await.is_empty(), "a fetch without an answer is a failed attempt");
+        settle(store, &lease(store, &job, LONG).await.lease, &rejected()).await;
+        assert_eq!(failures(&job).await, ["unknown job"], "failed attempts of a rejected job");
+        assert!(replay(store, &job).await, "a dead letter without an event was not replayed");
+        assert_eq!(failures(&job).await, ["unknown job"], "failed attempts after a replay without an event");
+        let overdue = lease_overdue(store, &job).await.lease;
+        settle(store, &overdue, &error("no end")).await;
+        assert_eq!(failures(&job).await, ["unknown job"], "failed attempts after fetches without a result");
+        receipt(store.receive(&completed(&job)).await, Receipt::Stored, "a receipt after a rejection");
+        assert!(failures(&job).await.is_empty(), "an event after a rejection has failed attempts");
+    }
+    let job = job();
+    let overdue = overdue_lease(store, &job).await.lease;
+    settle(store, &overdue, &error("no end")).await;
+    assert!(failures(&job).await.is_empty(), "a job without an event has failed attempts");
 }
 
 /// Of 64 outcomes at once, all are recorded.

@@ -239,7 +239,15 @@ pub(super) async fn row(store: &dyn InboxAdmin, job: &JobId) -> InboxRow {
 /// A row and its body, without the durations that change with time.
 pub(super) async fn snapshot(store: &dyn InboxAdmin, job: &JobId) -> (InboxRow, Option<Bytes>) {
     let (row, body) = get(store, job).await;
-    (InboxRow { age: Duration::ZERO, due_in: row.due_in.map(|_| Duration::ZERO), ..row }, body)
+    (timeless(row), body)
+}
+
+/// A row without the durations that change with time.
+pub(super) fn timeless(mut row: InboxRow) -> InboxRow {
+    row.age = Duration::ZERO;
+    row.due_in = row.due_in.map(|_| Duration::ZERO);
+    row.failures.iter_mut().for_each(|failed| failed.age = Duration::ZERO);
+    row
 }
 
 /// Leases the overdue jobs among these, and returns their ids.

@@ -156,7 +156,7 @@ impl InboxStore for MemoryInbox {
     }
 
     async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError> {
-        Ok(self.write(lease, |row, fence, now| row.settle(fence, outcome, now)))
+        Ok(self.write(lease, |row, _, now| row.settle(lease, outcome, now)))
     }
 
     async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError> {
@@ -270,6 +270,7 @@ impl JobRow {
             attempts: row.attempts,
             earlier_attempts: row.earlier_attempts,
             error: row.error.clone(),
+            failures: row.failures.view(now),
             age: now.since(row.received_at),
             due_in: row.due_at().map(|due_at| due_at.since(now)),
         }

@@ -10,6 +10,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
 
 use crate::error::BoxError;
+use crate::inbox::failed_attempts::FailedAttempts;
+use crate::inbox::timestamp::Timestamp;
 use crate::inbox::{FetchHistory, InboxRow, Lease, Leased, Overdue, read};
 use crate::postgres::column;
 use crate::store::StoreError;
@@ -81,6 +83,7 @@ fn history(row: &Row) -> Result<FetchHistory, StoreError> {
 pub(super) fn view(row: &Row) -> Result<InboxRow, StoreError> {
     let text = |name| Ok::<_, StoreError>(column::<Option<Text>>(row, name)?.map(|Text(text)| text));
     let (state, error) = read::state(&text("state")?.unwrap_or_default(), text("error")?);
+    let failures = FailedAttempts::from_column(text("failures")?.as_deref());
     Ok(InboxRow {
         number: u64::try_from(column::<i64>(row, "number")?).unwrap_or(0),
         job_id: text("job_id")?.unwrap_or_default(),
@@ -92,6 +95,7 @@ pub(super) fn view(row: &Row) -> Result<InboxRow, StoreError> {
         attempts: count(row, "attempts")?,
         earlier_attempts: count(row, "earlier_attempts")?,
         error,
+        failures: failures.view(Timestamp(column(row, "now")?)),
         age: column::<Option<i64>>(row, "age")?.map(duration).unwrap_or_default(),
         due_in: column::<Option<i64>>(row, "due_in")?.map(duration),
     })

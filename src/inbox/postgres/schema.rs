@@ -42,7 +42,8 @@ fn first_version(table: &TableName) -> String {
     unanswered_since timestamptz,
     deadline_at timestamptz,
     ended_at timestamptz CHECK (ended_at IS NOT NULL OR state NOT IN ('done', 'dead')),
-    error text
+    error text,
+    failures jsonb
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
 CREATE INDEX {due} ON {table} (due_at, number) WHERE {NEVER_FETCHED};
 CREATE INDEX {fetched} ON {table} (fetches, due_at, number) WHERE {FETCHED};

@@ -111,16 +111,22 @@ async fn record(inner: &Inner, batch: &[(Lease, Outcome)]) -> Result<Vec<Settled
     let states: Vec<&str> = changes.iter().map(|change| change.state).collect();
     let afters: Vec<Option<i64>> = changes.iter().map(|change| change.after).collect();
     let uncounted: Vec<i32> = changes.iter().map(|change| change.uncounted).collect();
+    let took: Vec<Option<i64>> = changes
+        .iter()
+        .zip(batch)
+        .map(|(change, (lease, _))| change.error.map(|_| microseconds(lease.held_for())))
+        .collect();
     let rows = loop {
         let texts = inner.texts();
         let errors: Vec<Option<Cow<'_, str>>> =
             changes.iter().map(|change| change.error.map(|error| texts.storable(error))).collect();
-        let parameters: [Parameter<'_>; 6] = [
+        let parameters: [Parameter<'_>; 7] = [
             (&jobs, Type::TEXT_ARRAY),
             (&fences, Type::INT8_ARRAY),
             (&states, Type::TEXT_ARRAY),
             (&afters, Type::INT8_ARRAY),
             (&errors, Type::TEXT_ARRAY),
+            (&took, Type::INT8_ARRAY),
             (&uncounted, Type::INT4_ARRAY),
         ];
         let query = postgres::query_leased(&inner.database, &inner.statements.settle, &parameters);

@@ -192,20 +192,25 @@ impl PostgresInbox {
     ) -> Result<Option<Row>, StoreError> {
         let Statements { done, retry, dead, rejected, release, pending, not_found, failed, .. } =
             &self.inner.statements;
+        let took = microseconds(lease.held_for());
         match outcome {
             Outcome::Done => self.written(done, lease, &[]).await,
             Outcome::Retry { after, error } => {
                 let (after, error) = (microseconds(*after), texts.storable(error));
-                self.written(retry, lease, &[(&after, Type::INT8), (&error, Type::TEXT)]).await
+                let failure: [Parameter<'_>; 3] =
+                    [(&after, Type::INT8), (&error, Type::TEXT), (&took, Type::INT8)];
+                self.written(retry, lease, &failure).await
             }
             Outcome::Dead { error } => {
-                self.written(dead, lease, &[(&texts.storable(error), Type::TEXT)]).await
+                let failure: [Parameter<'_>; 2] = [(&texts.storable(error), Type::TEXT), (&took, Type::INT8)];
+                self.written(dead, lease, &failure).await
             }
             Outcome::Release { after } => {
                 self.written(release, lease, &[(&microseconds(*after), Type::INT8)]).await
             }
             Outcome::Rejected { error } => {
-                self.written(rejected, lease, &[(&texts.storable(error), Type::TEXT)]).await
+                let failure: [Parameter<'_>; 2] = [(&texts.storable(error), Type::TEXT), (&took, Type::INT8)];
+                self.written(rejected, lease, &failure).await
             }
             Outcome::FetchAgain { after, answer } => {
                 let after = microseconds(*after);

@@ -14,6 +14,7 @@ use super::place::Place;
 use super::totals::state;
 use super::{integer, now, rows, schema};
 use crate::event::JobId;
+use crate::inbox::failed_attempts::FailedAttempts;
 use crate::inbox::text::storable;
 use crate::inbox::timestamp::Timestamp;
 use crate::inbox::{InboxFilter, InboxRow, InboxStats, read};
@@ -91,7 +92,7 @@ pub(super) fn contains(connection: &Connection, job: &JobId) -> ::rusqlite::Resu
 
 const COLUMNS: &str =
     "inbox.id, job_id, state, job_type, status, attempts, earlier_attempts, error, received_at, due_at,
-        verified, fetches";
+        verified, fetches, failures";
 
 pub(super) fn list(
     connection: &Connection,
@@ -122,7 +123,7 @@ pub(super) fn get(
     connection
         .prepare_cached(&statement)?
         .query_row([job.to_string()], |row| {
-            Ok((view(row, now)?, row.get::<_, Option<Vec<u8>>>(12)?.map(Bytes::from)))
+            Ok((view(row, now)?, row.get::<_, Option<Vec<u8>>>(13)?.map(Bytes::from)))
         })
         .optional()
 }
@@ -163,6 +164,7 @@ fn view(row: &Row<'_>, now: Timestamp) -> ::rusqlite::Result<InboxRow> {
         age: now.since(Timestamp(row.get(8)?)),
         verified: row.get(10)?,
         fetches: count(row, 11)?,
+        failures: FailedAttempts::from_column(text(row, 12)?.as_deref()).view(now),
         due_in: due.map(|due| Timestamp(due).since(now)),
     })
 }

@@ -11,6 +11,7 @@ use super::reads::{count, number, text};
 use super::totals::state;
 use crate::error::BoxError;
 use crate::event::{JobId, JobStatus, JobType};
+use crate::inbox::failed_attempts::FailedAttempts;
 use crate::inbox::row::{Fetches, KeptEvent, Phase, Row};
 use crate::inbox::timestamp::Timestamp;
 use crate::inbox::{InboxState, read};
@@ -19,7 +20,8 @@ use crate::inbox::{InboxState, read};
 macro_rules! columns {
     () => {
         "inbox.id, state, due_at, done_at, job_type, status, verified, bytes, fence, begun, attempts,
-        earlier_attempts, fetches, not_found, unanswered_since, next_fetch_at, deadline_at, error, received_at"
+        earlier_attempts, fetches, not_found, unanswered_since, next_fetch_at, deadline_at, error, received_at,
+        failures"
     };
 }
 
@@ -65,12 +67,14 @@ pub(super) const OLD_BODIES: &str = concat!(
 );
 
 const INSERT: &str = "INSERT INTO inbox (job_id, state, due_at, done_at, job_type, status, verified, bytes, fence,
-        begun, attempts, earlier_attempts, fetches, not_found, unanswered_since, next_fetch_at, deadline_at, error, received_at)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)
+        begun, attempts, earlier_attempts, fetches, not_found, unanswered_since, next_fetch_at, deadline_at, error, received_at,
+        failures)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)
     ON CONFLICT (job_id) DO NOTHING";
 const UPDATE: &str = "UPDATE inbox SET state = ?2, due_at = ?3, done_at = ?4, job_type = ?5, status = ?6, verified = ?7,
         bytes = ?8, fence = ?9, begun = ?10, attempts = ?11, earlier_attempts = ?12, fetches = ?13, not_found = ?14,
-        unanswered_since = ?15, next_fetch_at = ?16, deadline_at = ?17, error = ?18, received_at = ?19
+        unanswered_since = ?15, next_fetch_at = ?16, deadline_at = ?17, error = ?18, received_at = ?19,
+        failures = ?20
     WHERE id = ?1";
 const DELETE: &str = "DELETE FROM inbox WHERE id = ?1";
 const DIFFERS: &str = "SELECT EXISTS (SELECT 1 FROM inbox_body WHERE id = ?1 AND body <> ?2)";
@@ -158,6 +162,7 @@ impl StoredRow {
             deadline: time(16)?,
             error: text(row, 17)?.map(Cow::into_owned),
             received_at: at(18)?,
+            failures: FailedAttempts::from_column(text(row, 19)?.as_deref()),
         };
         Ok(Self { id, row })
     }
@@ -170,10 +175,10 @@ impl Leasable {
         let fence: i64 = row.get(8)?;
         let job = || {
             read::fence(fence.saturating_add(1))?;
-            Ok(read::job(row.get_ref(19)?.as_str()?)?)
+            Ok(read::job(row.get_ref(20)?.as_str()?)?)
         };
         let body = match row.as_ref().column_count() {
-            21 => row.get::<_, Option<Vec<u8>>>(20)?.map(Bytes::from),
+            22 => row.get::<_, Option<Vec<u8>>>(21)?.map(Bytes::from),
             _ => None,
         };
         Ok(Self { stored, job: job(), body })
@@ -264,8 +269,7 @@ pub(super) fn update(connection: &Connection, stored: &StoredRow) -> ::rusqlite:
 
 /// Calls `run` with a first value and the row's columns, in the order of [`INSERT`] and [`UPDATE`].
 fn bind<T>(first: &dyn ToSql, row: &Row, run: impl FnOnce(&[&dyn ToSql]) -> T) -> T {
-    let Row { phase, event, fence, begun, attempts, earlier_attempts, fetches, deadline, error, received_at } =
-        row;
+    let Row { phase, event, fence, begun, attempts, earlier_attempts, fetches, deadline, error, .. } = row;
     let time = |time: &Option<Timestamp>| time.map(|time| time.0);
     let done_at = match phase {
         Phase::Done { done_at } => Some(done_at.0),
@@ -291,7 +295,8 @@ fn bind<T>(first: &dyn ToSql, row: &Row, run: impl FnOnce(&[&dyn ToSql]) -> T) -
         time(&fetches.next_at),
         time(deadline),
         error,
-        received_at.0,
+        row.received_at.0,
+        row.failures.to_column(),
     ])
 }
 

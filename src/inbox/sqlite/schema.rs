@@ -50,7 +50,9 @@ pub(super) const MIGRATIONS: [&str; 1] = ["
         bytes INTEGER,
         received_at INTEGER NOT NULL,
         done_at INTEGER,
-        error TEXT
+        error TEXT,
+        -- JSON: the last failed attempts, each with its number, time, duration and error; NULL without any.
+        failures TEXT
     ) STRICT;
     -- Jobs that were fetched more often wait behind those that were fetched less.
     CREATE INDEX inbox_leasable ON inbox (fetches, due_at) WHERE state IN ('received', 'running');

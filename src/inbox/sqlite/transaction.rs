@@ -206,7 +206,7 @@ impl Transaction<'_> {
     }
 
     pub(super) fn settle(&mut self, lease: &Lease, outcome: &Outcome) -> ::rusqlite::Result<Fenced> {
-        self.write(lease, &[], |row, fence, now| row.settle(fence, outcome, now))
+        self.write(lease, &[], |row, _, now| row.settle(lease, outcome, now))
     }
 
     pub(super) fn replay(&mut self, job: &JobId) -> ::rusqlite::Result<bool> {

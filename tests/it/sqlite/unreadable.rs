@@ -91,6 +91,50 @@ async fn an_event_whose_body_is_gone_does_not_hide_the_next_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn odd_failed_attempts_keep_no_row_from_being_handled_or_listed() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    let hand = Connection::open(folder.file()).unwrap();
+    let insert =
+        "INSERT INTO inbox (job_id, state, due_at, job_type, status, bytes, received_at, attempts, failures)
+        VALUES (?1, ?2, ?3, 'extract', 'completed', 7, 1, ?4, CAST(?5 AS TEXT))";
+    let odd: [&[u8]; 8] = [
+        b"",
+        b"null",
+        b"{",
+        b"{}",
+        b"[3, null, {}, [[]]]",
+        b"\xff\xfe",
+        b"[{\"number\": 1e300, \"error\": \"\"}]",
+        &[b'['; 100_000],
+    ];
+    for (number, failures) in odd.into_iter().enumerate() {
+        for state in ["received", "running"] {
+            hand.execute(insert, params![format!("{state}{number}"), state, i64::MIN, u32::MAX, failures])
+                .unwrap();
+            let body = "INSERT INTO inbox_body (id, body) VALUES (?1, CAST('no JSON' AS BLOB))";
+            hand.execute(body, [hand.last_insert_rowid()]).unwrap();
+        }
+    }
+    let listed = async || inbox.list(&InboxFilter::default(), None, 100).await.unwrap();
+    assert!(listed().await.iter().all(|row| row.failures.is_empty()));
+    let leased = inbox.lease(100, HOUR).await.unwrap();
+    assert_eq!(leased.len(), 2 * odd.len());
+    for leased in &leased {
+        let failed = Outcome::Retry { after: HOUR, error: "why\0".to_owned() };
+        assert_eq!(inbox.settle(&leased.lease, &failed).await.unwrap(), Fenced::Applied);
+    }
+    for row in listed().await {
+        let (failed, expired) = (row.failures.last().unwrap(), row.job_id.starts_with("running"));
+        assert_eq!(
+            (&*failed.error, row.failures.len()),
+            ("why\u{fffd}", 1 + usize::from(expired)),
+            "{row:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn odd_numbers_and_times_keep_no_row_from_being_handled_or_listed() {
     let folder = Folder::new();
     let inbox = SqliteInbox::open(folder.file()).unwrap();

@@ -196,10 +196,16 @@ fn timeless(row: &InboxRow) -> String {
         attempts,
         earlier_attempts,
         error,
+        failures,
         ..
     } = row;
+    let failures = failures.iter().map(|failed| {
+        assert!(failed.age < HOUR / 2 && failed.took.is_none_or(|took| took < HOUR / 2), "{row:?}");
+        (failed.number, failed.took.is_some(), &failed.error)
+    });
+    let failures: Vec<_> = failures.collect();
     format!(
-        "{job_id} {state} {job_type:?} {status:?} {verified} {fetches} {attempts} {earlier_attempts} {error:?} {due:?}"
+        "{job_id} {state} {job_type:?} {status:?} {verified} {fetches} {attempts} {earlier_attempts} {error:?} {failures:?} {due:?}"
     )
 }
 

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use super::flaw::InboxFlaw::{self, *};
 use crate::event::{Envelope, JobId};
 use crate::inbox::{
-    FetchHistory, InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased,
-    MemoryInbox, NoResult, Outcome, Overdue, Pruned, Receipt, Retention,
+    FailedAttempt, FetchHistory, InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore,
+    Lease, Leased, MemoryInbox, NoResult, Outcome, Overdue, Pruned, Receipt, Retention,
 };
 use crate::store::{Fenced, StoreError};
 
@@ -39,6 +39,9 @@ struct Memory {
     gone: Mutex<HashSet<JobId>>,
     settled: Mutex<HashSet<(JobId, u64)>>,
     begun: Mutex<HashSet<JobId>>,
+    failures: Mutex<HashMap<JobId, Vec<FailedAttempt>>>,
+    /// Jobs whose event was replaced while its handler ran, and leased since.
+    replaced: Mutex<HashSet<JobId>>,
     at_once: AtomicUsize,
     leased: Mutex<Vec<Leased>>,
     overdue: Mutex<Vec<Overdue>>,
@@ -69,6 +72,44 @@ impl FlawedInbox {
             }
         }
         lease.clone()
+    }
+
+    fn spoil_failures(&self, job: &JobId, row: &mut InboxRow) {
+        let failures = &mut row.failures;
+        match self.flaw {
+            KeepsNoFailedAttempts => failures.clear(),
+            KeepsFewFailedAttempts => {
+                failures.drain(..failures.len().saturating_sub(5));
+            }
+            KeepsFailedAttemptsBackwards => failures.reverse(),
+            ForgetsFailedAttemptsBeforeAReplay => {
+                failures.retain(|failed| failed.number > row.earlier_attempts);
+            }
+            ForgetsHowLongAttemptsTook => failures.iter_mut().for_each(|failed| failed.took = None),
+            ForgetsWhenAttemptsFailed => failures.iter_mut().for_each(|failed| failed.age = Duration::ZERO),
+            ForgetsExpiredAttempts => failures.retain(|failed| failed.took.is_some()),
+            TimesExpiredAttemptsByTheNextLease => {
+                let expired = failures.iter_mut().filter(|failed| failed.took.is_none());
+                expired.for_each(|failed| failed.age = Duration::ZERO);
+            }
+            CountsTheAttemptOfAReplacedEventAsFailed
+                if self.memory.replaced.lock().unwrap().contains(job) =>
+            {
+                failures.push(FailedAttempt::new(1, Duration::ZERO, None, "expired"));
+            }
+            KeepsTheFailedAttemptsOfAReplacedEvent => {
+                let mut kept = self.memory.failures.lock().unwrap();
+                if failures.is_empty() {
+                    failures.extend(kept.get(job).cloned().unwrap_or_default());
+                } else {
+                    kept.insert(job.clone(), failures.clone());
+                }
+            }
+            CountsFailedFetchesAsAttempts if row.fetches > 0 => {
+                failures.push(FailedAttempt::new(1, Duration::ZERO, None, "no answer"));
+            }
+            _ => {}
+        }
     }
 
     /// Keeps the number of fetches of a row that begins anew here.
@@ -248,6 +289,9 @@ impl InboxStore for FlawedInbox {
                 CountsAnAttemptAtItsEnd if leased.expired => leased.attempt -= 1,
                 HidesAnExpiredLease => leased.expired = false,
                 HidesThatAJobIsExpectedAgain => leased.expected_again = false,
+                CountsTheAttemptOfAReplacedEventAsFailed if leased.expired && leased.attempt == 1 => {
+                    self.memory.replaced.lock().unwrap().insert(job);
+                }
                 RemembersThatItBegan => leased.begun = self.memory.begun.lock().unwrap().contains(&job),
                 KeepsTheFencingToken => leased.lease = Lease::new(job, 1),
                 ForgetsEarlierAttempts => leased.earlier_attempts = 0,
@@ -543,11 +587,14 @@ impl InboxAdmin for FlawedInbox {
         if self.memory.gone.lock().unwrap().contains(job) {
             return Ok(None);
         }
-        let mut row = self.inner.get(job).await?;
-        if let (Some((row, _)), true) = (&mut row, self.is(KnowsNoAge)) {
-            row.age = Duration::ZERO;
+        let mut found = self.inner.get(job).await?;
+        if let Some((row, _)) = &mut found {
+            if self.is(KnowsNoAge) {
+                row.age = Duration::ZERO;
+            }
+            self.spoil_failures(job, row);
         }
-        Ok(row)
+        Ok(found)
     }
 
     async fn replay(&self, job: &JobId) -> Result<bool, StoreError> {

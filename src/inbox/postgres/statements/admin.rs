@@ -43,7 +43,8 @@ pub(super) fn get(table: &TableName) -> String {
 fn view() -> String {
     format!(
         "number, job_id, state, job_type, status, verified, fetches, attempts, earlier_attempts, error,
-            {} AS age, {} AS due_in",
+            failures::text AS failures, {} AS now, {} AS age, {} AS due_in",
+        microseconds("statement_timestamp()"),
         since("received_at"),
         until("due_at"),
     )

@@ -1,5 +1,7 @@
 //! The parts that several statements share.
 
+use crate::inbox::failed_attempts::{EXPIRED, MOST, MOST_CHARACTERS};
+use crate::inbox::text::CUT;
 use crate::postgres::TableName;
 
 /// The statuses for which [`JobStatus::is_final`](crate::JobStatus::is_final) is true.
@@ -78,8 +80,39 @@ pub(super) fn expected_again() -> String {
     format!("status NOT {FINAL} AND deadline_at IS NOT NULL")
 }
 
-/// Sets a row's columns for another event of its job, when it is expected again.
-pub(super) fn expect_another(when: &str) -> String {
+/// The failed attempts of a row, and, if the row is running, one more that ends now and took a number of microseconds.
+pub(super) fn failed_attempt(error: &str, took: &str) -> String {
+    let one_more = one_more_failure(&microseconds("clock_timestamp()"), took, &brief(error));
+    format!("CASE state WHEN {RUNNING} THEN {one_more} ELSE failures END")
+}
+
+/// The failed attempts of a row that is leased, and one more if the lease before has expired. No attempt is counted for
+/// an event that took the place of another while that one's handler ran.
+pub(super) fn expired_attempt(due: &str) -> String {
+    let at = microseconds(&format!("greatest({due}.due_at, 'epoch')"));
+    let one_more = one_more_failure(&at, "NULL", &format!("'{EXPIRED}'::text"));
+    format!("CASE WHEN {due}.expired AND job.attempts > 0 THEN {one_more} ELSE failures END")
+}
+
+/// Anything else than an array, which another program wrote, must not fail a statement.
+fn one_more_failure(at: &str, took: &str, error: &str) -> String {
+    format!(
+        "CASE WHEN jsonb_typeof(failures) IS DISTINCT FROM 'array' THEN '[]'
+                WHEN jsonb_array_length(failures) < {MOST} THEN failures ELSE failures - 0 END
+            || jsonb_build_object('number', attempts::int8 + earlier_attempts, 'at', {at}, 'took', {took}::int8, 'error', {error})"
+    )
+}
+
+/// An error, bounded as `failed_attempts::brief` bounds it.
+fn brief(error: &str) -> String {
+    let kept = MOST_CHARACTERS - CUT.len();
+    format!(
+        "CASE WHEN length({error}) > {MOST_CHARACTERS} THEN left({error}, {kept}) || '{CUT}' ELSE {error} END"
+    )
+}
+
+/// Sets a row's columns for another event of its job, when it is expected again. Otherwise its failed attempts are these.
+pub(super) fn expect_another(when: &str, failures: &str) -> String {
     let next = next_number("job.fence");
     let columns = [
         ("fence", &*next),
@@ -90,8 +123,8 @@ pub(super) fn expect_another(when: &str) -> String {
         ("body", "NULL"),
     ];
     let columns = columns
-        .map(|(column, value)| format!("{column} = CASE WHEN {when} THEN {value} ELSE job.{column} END"));
-    columns.join(", ")
+        .map(|(column, value)| format!("{column} = CASE WHEN {when} THEN {value} ELSE job.{column} END, "));
+    format!("{}failures = CASE WHEN {when} THEN NULL ELSE {failures} END", columns.concat())
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Statements that begin and keep leases.
 
 use super::fragments::{
-    EXPECTED, LEASABLE, LEASED, RUNNING, counts, expected_again, from_now, history, microseconds,
-    next_number, one_more, since,
+    EXPECTED, LEASABLE, LEASED, RUNNING, counts, expected_again, expired_attempt, from_now, history,
+    microseconds, next_number, one_more, since,
 };
 use super::{FETCHED, NEVER_FETCHED};
 use crate::postgres::TableName;
@@ -25,7 +25,7 @@ pub(super) fn lease(table: &TableName) -> String {
             LIMIT $1 - (SELECT count(*) FROM fresh)
         ), leased AS (
             UPDATE {table} AS job SET state = 'running', due_at = {until},
-                fence = {next}, attempts = {one_more}, begun = false
+                fence = {next}, attempts = {one_more}, begun = false, failures = {failures}
             FROM (SELECT * FROM fresh UNION ALL SELECT * FROM fetched) AS due
             WHERE job.number = due.number
             RETURNING job_id, job.fence, job.attempts, earlier_attempts, body, expired, was_begun,
@@ -38,6 +38,7 @@ pub(super) fn lease(table: &TableName) -> String {
         next = next_number("job.fence"),
         one_more = one_more("job.attempts"),
         expected_again = expected_again(),
+        failures = expired_attempt("due"),
         age = since("received_at"),
         history = history(),
         counts = counts(table, FETCHED),

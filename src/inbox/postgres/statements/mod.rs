@@ -67,7 +67,7 @@ impl Statements {
                     AND job_id || state || job_type || status || error = ''::text AND body = ''::bytea
                     AND fetches + not_found = 0::int4 AND verified AND begun
                     AND due_at > now() AND received_at > now() AND ended_at > now()
-                    AND next_fetch_at > now() AND unanswered_since > now() AND deadline_at > now()"
+                    AND next_fetch_at > now() AND unanswered_since > now() AND deadline_at > now() AND failures = '[]'::jsonb"
             ),
             receive_new: receiving::receive_new(table),
             receive: receiving::receive(table),

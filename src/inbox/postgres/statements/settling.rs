@@ -1,8 +1,8 @@
 //! Statements that end leases, and the one that stores a fetched event under a lease.
 
 use super::fragments::{
-    FINAL, IS_RECEIVED, LEASABLE, LEASED, RUNNING, expect_another, expected_again, from_now, next_number,
-    one_more,
+    FINAL, IS_RECEIVED, LEASABLE, LEASED, RUNNING, expect_another, expected_again, failed_attempt, from_now,
+    next_number, one_more,
 };
 use crate::postgres::TableName;
 
@@ -13,11 +13,11 @@ const NO_EVENT: &str = "job_type = NULL, status = NULL, body = NULL, verified = 
 pub(super) fn settle(table: &TableName) -> String {
     format!(
         "WITH free AS MATERIALIZED (
-            SELECT number, place, given.becomes, given.after, given.error, given.uncounted
+            SELECT number, place, given.becomes, given.after, given.error, given.took, given.uncounted
             FROM (
-                SELECT job_id COLLATE \"C\" AS job_id, fence, becomes, after, error, uncounted, place
-                FROM unnest($1, $2, $3, $4, $5, $6) WITH ORDINALITY
-                    AS given (job_id, fence, becomes, after, error, uncounted, place)
+                SELECT job_id COLLATE \"C\" AS job_id, fence, becomes, after, error, took, uncounted, place
+                FROM unnest($1, $2, $3, $4, $5, $6, $7) WITH ORDINALITY
+                    AS given (job_id, fence, becomes, after, error, took, uncounted, place)
             ) AS given JOIN {table} AS job USING (job_id, fence)
             WHERE state = {RUNNING} AND (status {FINAL} OR deadline_at IS NULL)
             FOR NO KEY UPDATE OF job SKIP LOCKED
@@ -25,9 +25,11 @@ pub(super) fn settle(table: &TableName) -> String {
         UPDATE {table} AS job SET state = becomes,
             due_at = clock_timestamp() + after * interval '1 microsecond',
             ended_at = CASE WHEN after IS NULL THEN clock_timestamp() END,
-            error = coalesce(free.error, job.error), attempts = attempts - uncounted
+            error = coalesce(free.error, job.error), attempts = attempts - uncounted,
+            failures = CASE WHEN free.error IS NULL THEN failures ELSE {failures} END
         FROM free WHERE job.number = free.number
-        RETURNING place"
+        RETURNING place",
+        failures = failed_attempt("free.error", "free.took")
     )
 }
 
@@ -52,7 +54,8 @@ pub(super) fn verify(table: &TableName) -> String {
             due_at = CASE state WHEN 'expected' THEN clock_timestamp() ELSE due_at END,
             received_at = CASE state WHEN 'expected' THEN clock_timestamp() ELSE received_at END,
             attempts = CASE state WHEN 'expected' THEN 0 ELSE attempts END,
-            earlier_attempts = CASE state WHEN 'expected' THEN 0 ELSE earlier_attempts END
+            earlier_attempts = CASE state WHEN 'expected' THEN 0 ELSE earlier_attempts END,
+            failures = CASE state WHEN 'expected' THEN NULL ELSE failures END
         WHERE {LEASED} AND (state IN ({LEASABLE}) OR (state = 'received' AND verified))
         RETURNING {IS_RECEIVED}",
         sets = sets.join(", ")
@@ -60,25 +63,33 @@ pub(super) fn verify(table: &TableName) -> String {
 }
 
 pub(super) fn done(table: &TableName) -> String {
-    end(table, RUNNING, "done", ", 'done'", "NULL", "")
+    end(table, RUNNING, "done", ", 'done'", "NULL", None)
 }
 
 pub(super) fn retry(table: &TableName) -> String {
-    end(table, RUNNING, "received", ", 'received'", &from_now(3), "$4")
+    end(table, RUNNING, "received", ", 'received'", &from_now(3), Some(["$4", "$5"]))
 }
 
 pub(super) fn dead(table: &TableName) -> String {
-    end(table, LEASABLE, "dead", ", 'dead'", "NULL", "$3")
+    end(table, LEASABLE, "dead", ", 'dead'", "NULL", Some(["$3", "$4"]))
 }
 
 /// As [`done`], in a transaction of the user's: there are no repetitions.
 pub(super) fn complete(table: &TableName) -> String {
-    end(table, RUNNING, "done", "", "NULL", "")
+    end(table, RUNNING, "done", "", "NULL", None)
 }
 
-/// Ends a run, or repeats that: rows leased in one of the states `from` get the state `becomes` and a due time. After the
-/// last attempt for an event without a final status, a registered job is expected again.
-fn end(table: &TableName, from: &str, becomes: &str, repeated: &str, due: &str, error: &str) -> String {
+/// Ends a run, or repeats that: rows leased in one of the states `from` get the state `becomes` and a due time. A failed
+/// run has an error and a duration. After the last attempt for an event without a final status, a registered job is
+/// expected again.
+fn end(
+    table: &TableName,
+    from: &str,
+    becomes: &str,
+    repeated: &str,
+    due: &str,
+    failure: Option<[&str; 2]>,
+) -> String {
     let remains = format!("state = 'running' AND {}", expected_again());
     let (when, ended) = match due {
         "NULL" => (remains, "clock_timestamp()"),
@@ -88,9 +99,12 @@ fn end(table: &TableName, from: &str, becomes: &str, repeated: &str, due: &str, 
             (format!("{remains} AND greatest(deadline_at, next_fetch_at) <= {due}"), "NULL")
         }
     };
-    let error = match error {
-        "" => String::new(),
-        error => format!("error = CASE WHEN state IN ({from}) THEN {error} ELSE error END,"),
+    let (error, failures) = match failure {
+        None => (String::new(), "job.failures".to_owned()),
+        Some([error, took]) => (
+            format!("error = CASE WHEN state IN ({from}) THEN {error} ELSE error END,"),
+            failed_attempt(error, took),
+        ),
     };
     format!(
         "UPDATE {table} AS job SET
@@ -102,17 +116,19 @@ fn end(table: &TableName, from: &str, becomes: &str, repeated: &str, due: &str, 
             {another}
         WHERE {LEASED} AND state IN ({from}{repeated})
         RETURNING {IS_RECEIVED}",
-        another = expect_another(&when)
+        another = expect_another(&when, &failures)
     )
 }
 
 /// Makes a row a dead letter without its event, or repeats that after a lost reply: in one statement, so that no other
 /// write comes between the look and the write.
 pub(super) fn rejected(table: &TableName) -> String {
+    let failures = failed_attempt("$3", "$4");
     let sets = [
         ("due_at", "NULL"),
         ("ended_at", "clock_timestamp()"),
         ("error", "$3"),
+        ("failures", &*failures),
         ("job_type", "NULL"),
         ("status", "NULL"),
         ("body", "NULL"),

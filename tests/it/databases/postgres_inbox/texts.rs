@@ -51,6 +51,16 @@ async fn any_text_is_no_obstacle(open: impl AsyncFn() -> PostgresInbox, name: &s
             let kept = row.error.unwrap();
             assert!(!kept.is_empty() && kept.len() <= 16_384, "{} bytes were kept", kept.len());
             assert!(!text.is_ascii() || text.contains('\0') || kept == text, "{kept}");
+            let failed: Vec<_> = row.failures.into_iter().map(|failed| failed.error).collect();
+            assert_eq!(failed.len(), usize::from(place < 3), "{name}: {failed:?}");
+            if let Some(failed) = failed.first() {
+                let is_cut = kept.chars().count() > 500;
+                assert!(
+                    if is_cut { failed.chars().count() == 500 } else { *failed == kept },
+                    "{kept}: {failed}"
+                );
+                assert!(kept.starts_with(failed.trim_end_matches(" [cut]")), "{failed}");
+            }
         }
     }
     let inbox = open().await;

@@ -130,6 +130,39 @@ async fn odd_numbers_and_times_keep_no_row_from_being_handled_or_listed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn odd_failed_attempts_keep_no_row_from_being_handled_or_listed() {
+    let (inbox, client) = (inbox("odd_failures").await, client(postgres()).await);
+    let insert = r#"INSERT INTO odd_failures.inbox
+            (job_id, state, job_type, status, body, due_at, received_at, attempts, failures)
+        SELECT state || number || kept, state, 'extract', 'completed', '{}'::bytea, '-infinity', now(), 2147483647, failures
+        FROM unnest(ARRAY['received', 'running']) AS state,
+            unnest(ARRAY['null', '3', '"x"', '{}', '{"a": 1}', '[]', '[3, null, {}, [[]]]', '[{"number": 1e300, "at": 1, "error": "x"}]',
+                (SELECT jsonb_agg(number)::text FROM generate_series(1, 1000) AS number)
+            ]::jsonb[]) WITH ORDINALITY AS odd (failures, number),
+            generate_series(0, 3) AS kept"#;
+    assert_eq!(client.execute(insert, &[]).await.unwrap(), 72);
+    let error = || "why".to_owned();
+    let listed = async || inbox.list(&InboxFilter::default(), None, 100).await.unwrap();
+    assert!(listed().await.iter().all(|row| row.failures.is_empty()));
+    let leased = inbox.lease(100, HOUR).await.unwrap();
+    assert_eq!(leased.len(), 72);
+    for (place, leased) in leased.iter().enumerate() {
+        let outcome = match place % 3 {
+            0 => Outcome::Retry { after: HOUR, error: error() },
+            1 => Outcome::Rejected { error: error() },
+            _ => Outcome::Dead { error: error() },
+        };
+        let settled = inbox.settle(&leased.lease, &outcome).await.unwrap();
+        assert_eq!(settled, qomplement_webhooks::store::Fenced::Applied);
+        assert!(inbox.get(leased.lease.job()).await.unwrap().is_some());
+    }
+    for row in listed().await {
+        let (failed, expired) = (row.failures.last().unwrap(), row.job_id.starts_with("running"));
+        assert_eq!((&*failed.error, row.failures.len()), ("why", 1 + usize::from(expired)), "{row:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_without_its_constraints_is_listed_whatever_is_in_it() {
     let (inbox, client) = (inbox("unconstrained").await, client(postgres()).await);
     let alter =
