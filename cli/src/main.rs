@@ -1,5 +1,5 @@
 //! `qomplement-webhooks`, the command-line tool. Each command has a module, and its help is its documentation. The
-//! commands share how they fail (`failure`), how they print (`output`), and where secrets come from (`secret`).
+//! commands share how they fail (`failure`), how they print (`output`), what they hide of bodies (`redact`), and where secrets come from (`secret`).
 
 mod arguments;
 mod causes;
@@ -13,6 +13,7 @@ mod hint;
 mod inbox;
 mod listen;
 mod output;
+mod redact;
 mod secret;
 mod send;
 mod stop;

@@ -12,6 +12,7 @@ mod outcome;
 mod postgres;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod read;
+mod redaction;
 mod row;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -35,6 +36,7 @@ pub use self::memory::MemoryInbox;
 pub use self::outcome::{NoResult, Outcome, Pruned, Receipt, Retention};
 #[cfg(feature = "postgres")]
 pub use self::postgres::{Bind, CompleteError, PostgresInbox, Statement};
+pub use self::redaction::Redaction;
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::{SqliteInbox, SqliteInboxBuilder, SqliteInboxError};
 use crate::event::{Envelope, JobId};

@@ -22,6 +22,7 @@ use crate::database::{self, store_failure};
 use crate::delivery::{Schedule, answer};
 use crate::failure::Failure;
 use crate::output::{self, Format};
+use crate::redact::RedactArgs;
 use crate::secret::{self, TokenArgs};
 use crate::stop::stop;
 
@@ -58,7 +59,10 @@ fetch fails, or if its webhook is undeliverable.
     of this job, and keeps it); null without --into or a finished job
   delivered: acknowledged or undeliverable; null without --to or a finished job
   answers: the answer to each delivery, as in `send`; null like delivered
-  body: the event as its webhook would carry it, or null")]
+  body: the event as its webhook would carry it, or null
+
+--redact hides fields of events that are shown. Events are stored and delivered
+whole.")]
 pub(crate) struct Fetch {
     /// The ids of the jobs
     #[arg(value_name = "JOB_ID", required = true)]
@@ -104,6 +108,9 @@ pub(crate) struct Fetch {
     #[arg(long, value_name = "TIME", value_parser = timeout, default_value = "10s")]
     timeout: Duration,
 
+    #[command(flatten)]
+    redact: RedactArgs,
+
     /// The output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -131,6 +138,7 @@ struct Fetching {
     every: Option<Duration>,
     inbox: Option<Arc<dyn InboxAdmin>>,
     sender: Option<Sender>,
+    redact: RedactArgs,
     format: Format,
 }
 
@@ -171,7 +179,8 @@ impl Fetch {
             None => None,
         };
         let every = self.watch.then_some(self.every);
-        Ok(Fetching { client, every, inbox, sender: self.sender()?, format: self.format })
+        let sender = self.sender()?;
+        Ok(Fetching { client, every, inbox, sender, redact: self.redact.clone(), format: self.format })
     }
 
     fn sender(&self) -> Result<Option<Sender>, Failure> {
@@ -234,8 +243,8 @@ impl Fetching {
             }
         }
         match self.format {
-            Format::Text => result.print_text(),
-            Format::Json => result.print_json(),
+            Format::Text => result.print_text(&self.redact),
+            Format::Json => result.print_json(&self.redact),
         }
         Ok(result.is_complete())
     }

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::delivery::{result_text, verdict};
 use crate::output::{self, clean};
+use crate::redact::RedactArgs;
 
 /// The API's answer about a job, and the outcome for its event.
 pub(super) struct FetchResult {
@@ -32,7 +33,7 @@ impl FetchResult {
         is_delivered && matches!(self.fetched, Fetched::Finished(_))
     }
 
-    pub(super) fn print_text(&self) {
+    pub(super) fn print_text(&self, redact: &RedactArgs) {
         let job = &self.job;
         let event = match &self.fetched {
             Fetched::Finished(event) => event,
@@ -51,12 +52,16 @@ impl FetchResult {
             Some(Receipt::Conflict) => {
                 output::line("conflict; the inbox keeps the other event of this job that it already has");
             }
-            None if self.delivered.is_none() => output::body(event.body(), "--format json"),
+            None if self.delivered.is_none() => {
+                if let Some(body) = redact.shown(event.body()) {
+                    output::body(&body, "--format json");
+                }
+            }
             None => {}
         }
     }
 
-    pub(super) fn print_json(&self) {
+    pub(super) fn print_json(&self, redact: &RedactArgs) {
         let (word, event) = match &self.fetched {
             Fetched::Finished(event) => ("finished", Some(event)),
             Fetched::NotFound => ("not_found", None),
@@ -78,6 +83,7 @@ impl FetchResult {
             "delivered": self.delivered.as_ref().map(|delivered| verdict(delivered.is_acknowledged)),
             "answers": self.delivered.as_ref().map(answers),
         });
-        output::json_with_body(&members, event.map(|event| &event.body()[..]));
+        let body = event.and_then(|event| redact.shown(event.body()));
+        output::json_with_body(&members, body.as_deref());
     }
 }

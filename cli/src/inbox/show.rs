@@ -10,6 +10,7 @@ use super::rows;
 use crate::database::{DatabaseArgs, store_failure};
 use crate::failure::Failure;
 use crate::output::{self, Format, Line, clean};
+use crate::redact::{REDACT, RedactArgs};
 use crate::time::short;
 
 /// Show the row and the event of a job
@@ -17,6 +18,7 @@ use crate::time::short;
 #[command(after_help = "\
 Examples:
   qomplement-webhooks inbox show --db inbox.db JOB_ID
+  qomplement-webhooks inbox show --db inbox.db JOB_ID --redact iban,name
   qomplement-webhooks inbox show --db inbox.db JOB_ID --raw > body.json
   qomplement-webhooks send body.json --to URL
 
@@ -28,7 +30,7 @@ Examples:
     age_seconds: time since it failed
     took_seconds: time from lease to failure, or null if the lease expired
     error: string, cut if it is long
-  body: the event, or null if the row has none")]
+  body: the event, or null if the row has none or --redact hides all of it")]
 pub(super) struct Show {
     /// The id of the job
     #[arg(value_name = "JOB_ID")]
@@ -38,8 +40,11 @@ pub(super) struct Show {
     database: DatabaseArgs,
 
     /// Print the body of the event alone, byte for byte; a terminal gets escapes for control characters
-    #[arg(long, conflicts_with = "format")]
+    #[arg(long, conflicts_with_all = ["format", REDACT])]
     raw: bool,
+
+    #[command(flatten)]
+    redact: RedactArgs,
 
     /// The output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -60,6 +65,7 @@ impl Show {
             return Ok(ExitCode::SUCCESS);
         }
         if self.format == Format::Json {
+            let body = body.as_deref().and_then(|body| self.redact.shown(body));
             output::json_with_body(&rows::json_with_failures(&row), body.as_deref());
             return Ok(ExitCode::SUCCESS);
         }
@@ -84,7 +90,9 @@ impl Show {
             return Ok(ExitCode::SUCCESS);
         };
         print("body", &format!("{} bytes", body.len()));
-        output::body(&body, "--raw");
+        if let Some(body) = self.redact.shown(&body) {
+            output::body(&body, "--raw");
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

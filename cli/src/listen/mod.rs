@@ -21,6 +21,7 @@ use crate::arguments::{address, http_url, number, time};
 use crate::causes::causes;
 use crate::failure::Failure;
 use crate::output::{self, COLUMNS, Format, Line, clean, cut};
+use crate::redact::RedactArgs;
 use crate::secret::{self, TokenArgs};
 use crate::stop::stop;
 
@@ -49,7 +50,7 @@ standard error.
   delivery, answer: numbers
   forwarded: the status that the other server answered; null without --forward
     or an answer
-  body: the event")]
+  body: the event, or null if --redact hides all of it")]
 pub(crate) struct Listen {
     /// The port; 0 picks a free one
     #[arg(long, short, default_value_t = 3000, value_parser = |text: &str| number::<u16>(text, 0..=65535))]
@@ -65,6 +66,9 @@ pub(crate) struct Listen {
     /// Show the whole body of each event
     #[arg(long, conflicts_with = "format")]
     whole: bool,
+
+    #[command(flatten)]
+    redact: RedactArgs,
 
     /// Show only events of these types, such as extract,fill_pdf
     #[arg(long = "type", value_name = "TYPE", value_delimiter = ',')]
@@ -220,7 +224,8 @@ impl Listen {
                 "answer": answer.as_u16(),
                 "forwarded": forwarded.as_ref().and_then(|forwarded| forwarded.as_ref().ok()).map(StatusCode::as_u16),
             });
-            return output::json_with_body(&members, Some(event.body()));
+            let body = self.redact.shown(event.body());
+            return output::json_with_body(&members, body.as_deref());
         }
         let painted = Line::styled(answer.as_u16(), |text| match answer.is_success() {
             true => text.green(),
@@ -239,8 +244,10 @@ impl Listen {
             line = line.and(space).and(clean(&more));
         }
         output::line(line);
-        if self.whole {
-            output::body(event.body(), "--format json");
+        if self.whole
+            && let Some(body) = self.redact.shown(event.body())
+        {
+            output::body(&body, "--format json");
         }
     }
 }

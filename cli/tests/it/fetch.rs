@@ -156,6 +156,20 @@ async fn the_event_of_a_job_is_stored_once() {
 }
 
 #[tokio::test]
+async fn redacted_fields_are_stored_and_not_shown() {
+    let (api, folder) = (api().await, Folder::new());
+    let shown = fetch(&api, &["ended", "--redact", "/data/error"]).await;
+    assert!(shown.code == Some(0) && shown.out.contains(r#""error": "[redacted]""#), "{shown:?}");
+    let file = folder.file("inbox.db");
+    drop(SqliteInbox::open(&file).unwrap());
+    let args = ["ended", "--redact", "error", "--into", &file, "--format", "json"];
+    assert_eq!(fetch(&api, &args).await.json()["body"]["data"]["error"], json!("[redacted]"));
+    let (_, body) = SqliteInbox::open(&file).unwrap().get(&"ended".parse().unwrap()).await.unwrap().unwrap();
+    let body: Value = serde_json::from_slice(&body.unwrap()).unwrap();
+    assert!(body["data"]["error"]["code"].is_string(), "{body}");
+}
+
+#[tokio::test]
 async fn an_error_shows_no_api_key() {
     let (api, folder) = (api().await, Folder::new());
     let keyless = finish(&mut command(&["fetch", "ended", "--origin", &api.origin]), "").await;

@@ -192,6 +192,54 @@ body  82 bytes
 }
 
 #[tokio::test]
+async fn redacted_fields_are_not_shown_and_no_list_shows_a_body() {
+    let folder = Folder::new();
+    let file = folder.file("inbox.db");
+    let body = r#"{"job_id":"job","data":{"id":"job","type":"extract","status":"completed","IBAN":"secret-1",
+        "result":{"fields":{"iban":["secret-2"],"city":"Bonn"},"tables":["secret-3"]}}}"#;
+    let store = SqliteInbox::open(&file).unwrap();
+    store.receive(&Envelope::try_from(Bytes::from(body)).unwrap()).await.unwrap();
+    let lease = store.lease(1, LEASE).await.unwrap().remove(0).lease;
+    let _ = store.settle(&lease, &Outcome::Dead { error: "why".into() }).await.unwrap();
+
+    let fields = "iban,/data/result/tables";
+    for format in ["text", "json"] {
+        let shown = inbox(&file, &["show", "job", "--redact", fields, "--format", format]).await;
+        assert!(!shown.out.contains("secret") && shown.out.matches("[redacted]").count() == 3, "{shown:?}");
+        assert!(shown.out.contains("Bonn") && shown.err.is_empty(), "{shown:?}");
+        assert!(inbox(&file, &["show", "job", "--format", format]).await.out.contains("secret-3"));
+    }
+    let raw = inbox(&file, &["show", "job", "--redact", fields, "--raw"]).await;
+    assert!(raw.code == Some(2) && raw.out.is_empty(), "{raw:?}");
+    for args in [
+        &["list"] as &[_],
+        &["list", "--format", "json"],
+        &["stats"],
+        &["stats", "--format", "json"],
+        &["replay", "--state", "dead", "--dry-run"],
+        &["replay", "job", "--yes"],
+    ] {
+        let ran = inbox(&file, args).await;
+        assert!(ran.code == Some(0) && !ran.out.is_empty(), "{ran:?}");
+        assert!(!format!("{ran:?}").contains("secret") && !ran.out.contains("Bonn"), "{ran:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_json_is_not_shown_when_fields_of_it_are_redacted() {
+    let folder = Folder::new();
+    let file = filled(&folder).await;
+    let by_hand = "UPDATE inbox_body SET body = CAST('{\"iban\": \"secret\"' AS BLOB)";
+    rusqlite::Connection::open(&file).unwrap().execute_batch(by_hand).unwrap();
+    const NOTE: &str = "the body is not shown: it cannot be read as JSON, so --redact hides all of it\n";
+    let text = inbox(&file, &["show", "job-new", "--redact", "iban"]).await;
+    assert!(text.code == Some(0) && text.err == NOTE && !text.out.contains("secret"), "{text:?}");
+    let json = inbox(&file, &["show", "job-new", "--redact", "iban", "--format", "json"]).await;
+    assert_eq!((json.err.as_str(), &json.json()["body"]), (NOTE, &Value::Null));
+    assert!(inbox(&file, &["show", "job-new"]).await.out.contains("secret"));
+}
+
+#[tokio::test]
 async fn rows_are_counted_by_state() {
     let folder = Folder::new();
     let file = filled(&folder).await;

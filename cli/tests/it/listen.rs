@@ -133,6 +133,23 @@ async fn json_is_one_object_per_line_with_the_unchanged_body() {
 }
 
 #[tokio::test]
+async fn redacted_fields_are_forwarded_and_not_shown() {
+    let script = Script::default();
+    let receiver = WebhookReceiver::builder(script.handler()).token(SharedToken::new(TOKEN).unwrap()).build();
+    let server = Server::start(Framework::Axum, receiver.unwrap()).await;
+    for args in [&["--whole"] as &[_], &["--format", "json"]] {
+        let forward = ["--redact", "/data/secret,name", "--forward", &server.url()];
+        let listening = listen(&[args, &forward].concat(), Some(TOKEN)).await;
+        let body = r#"{"job_id":"z","data":{"id":"z","status":"failed","type":"extract","secret":"hidden","name":{"x":"hidden"}}}"#;
+        let sender = Sender::to_url(format!("{}?token={TOKEN}", listening.url)).unwrap().retry_delays([]);
+        assert_eq!(sender.deliver(body).await.statuses(), [Some(200)]);
+        let ran = listening.interrupt().await;
+        assert!(!ran.out.contains("hidden") && ran.out.matches("[redacted]").count() == 2, "{ran:?}");
+    }
+    assert_eq!(script.runs(), 1, "the event was not forwarded");
+}
+
+#[tokio::test]
 async fn the_first_deliveries_of_each_job_fail_with_fail_first() {
     let listening = listen(&["--fail-first", "2", "--delay", "20ms"], None).await;
     let delays = [std::time::Duration::ZERO; 2];
