@@ -128,37 +128,38 @@ where
     // Nearly every body is one frame, which needs no copy.
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
-    while let Some(frame) = next_frame(&mut body).await {
+    loop {
+        let Some(frame) = next_frame(&mut body).await else { break };
         let frame = frame.map_err(|error| {
             warn!(error = %chain(&*error.into()), "the body broke off; answering 400");
             WebhookReply::InvalidJson
         })?;
-        let Ok(mut data) = frame.into_data() else { continue };
-        if data.remaining() > limits.max_bytes - first.len() - rest.len() {
-            return Err(WebhookReply::BodyTooLarge);
-        }
-        in_flight.grow(data.remaining(), limits)?;
-        if rest.is_empty() && first.is_empty() {
-            first = data.copy_to_bytes(data.remaining());
-        } else {
-            if rest.is_empty() {
-                // Grows with the received bytes: a declared length must not reserve memory.
-                rest.put(std::mem::take(&mut first));
+        if let Ok(mut data) = frame.into_data() {
+            if data.remaining() > limits.max_bytes - first.len() - rest.len() {
+                return Err(WebhookReply::BodyTooLarge);
             }
-            rest.put(data);
+            in_flight.grow(data.remaining(), limits)?;
+            if rest.is_empty() && first.is_empty() {
+                first = data.copy_to_bytes(data.remaining());
+            } else {
+                if rest.is_empty() {
+                    // Grows with the received bytes: a declared length must not reserve memory.
+                    rest.put(std::mem::take(&mut first));
+                }
+                rest.put(data);
+            }
+            if body.is_end_stream() {
+                break;
+            }
         }
-        if body.is_end_stream() {
-            break;
-        }
+        // A body whose frames are always ready lets other tasks run, and timers fire.
+        consume_budget().await;
     }
     let bytes = if rest.is_empty() { first } else { rest.freeze() };
     Ok(ReadBody { bytes, in_flight })
 }
 
-/// The next frame of a body. Consumes the task's budget, so that a body whose frames are always ready lets
-/// other tasks run and timers fire.
 async fn next_frame<B: Body>(body: &mut Pin<&mut B>) -> Option<Result<Frame<B::Data>, B::Error>> {
-    consume_budget().await;
     poll_fn(|context| body.as_mut().poll_frame(context)).await
 }
 
@@ -191,7 +192,10 @@ pub(super) async fn discard<B: Body>(mut body: Pin<&mut B>, limits: &BodyLimits,
     let Some(_place) = Discarding::begin(&limits.discarding) else { return };
     let rest = pin!(async {
         let mut left = MOST_DISCARDED;
-        while let Some(Ok(frame)) = next_frame(&mut body).await {
+        loop {
+            // As in `read_all`.
+            consume_budget().await;
+            let Some(Ok(frame)) = next_frame(&mut body).await else { return };
             let bytes = frame.into_data().map_or(0, |data| data.remaining());
             match left.checked_sub(bytes) {
                 Some(less) => left = less,
