@@ -268,7 +268,7 @@ impl Reconciling {
         let Overdue { lease, fetches, late } = &overdue;
         let passed_horizon = (*late >= self.horizon).then_some(self.horizon);
         let release = || Verdict::Settle(Outcome::Release { after: Duration::ZERO });
-        let held = self.leases.hold(lease, since);
+        let mut held = self.leases.hold(lease, since);
         // The reply of the lease may have come after the shutdown began.
         let verdict = if self.drain.is_closed() {
             release()

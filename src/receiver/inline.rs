@@ -200,7 +200,7 @@ impl Inline {
         delivery: &Arc<Delivery>,
     ) -> WebhookReply {
         delivery.reply_at_deadline(WebhookReply::HandlerTimeout);
-        let lease = self.leases.hold(delivery, claimed.since);
+        let mut lease = self.leases.hold(delivery, claimed.since);
         let Event { job, content } = event;
         // Only a final status completes the job: the `completed` after an unknown status is not a duplicate.
         let is_final = job.status().is_final();

@@ -30,6 +30,8 @@ use crate::execution::isolation::until;
 pub(crate) struct HeldLease<R: Renew> {
     leases: Arc<Leases<R>>,
     key: Key,
+    /// Whether the lease has been removed from the table.
+    has_stopped: bool,
 }
 
 impl<R: Renew> Leases<R> {
@@ -46,7 +48,7 @@ impl<R: Renew> Leases<R> {
         let current = Handle::current();
         let (token, span) = (token.clone(), Span::current());
         let (key, first) = self.table().insert(current.id(), token, since, span);
-        let held = HeldLease { leases: self.clone(), key };
+        let held = HeldLease { leases: self.clone(), key, has_stopped: false };
         if first {
             current.spawn(Renewing::new(self.clone(), current.id()).run());
             // Tokio keeps the newest task of a worker thread in a place that no other thread can take it from: there it
@@ -89,43 +91,52 @@ impl<R: Renew> HeldLease<R> {
     /// Stops the renewals and returns the end of the lease; now, if the lease is lost.
     ///
     /// Waits for a renewal that is under way: after a release, that renewal would claim the job again.
-    pub(crate) async fn stop(&self) -> Instant {
-        let stopped = pin!(async {
-            loop {
-                match self.stop_unless_renewing() {
-                    Ok(end) => return end,
-                    Err(changed) => changed.notified().await,
+    pub(crate) async fn stop(&mut self) -> Instant {
+        let longest = self.leases.times.call;
+        let stopped = {
+            let stopped = pin!(async {
+                loop {
+                    match self.stop_unless_renewing() {
+                        Ok(end) => return end,
+                        Err(changed) => changed.notified().await,
+                    }
                 }
-            }
-        });
-        let stopped = until(stopped, || sleep(self.leases.times.call)).await;
+            });
+            until(stopped, || sleep(longest)).await
+        };
         stopped.unwrap_or_else(|()| self.stop_at_once())
     }
 
     /// Stops the renewals and returns the end of the lease; now, if the lease is lost. A renewal that is under way may
     /// still be carried out.
-    pub(crate) fn stop_at_once(&self) -> Instant {
-        self.end_of(self.leases.table().remove(self.key))
+    pub(crate) fn stop_at_once(&mut self) -> Instant {
+        let removed = self.leases.table().remove(self.key);
+        self.end_of(removed)
     }
 
     /// Like [`stop_at_once`](Self::stop_at_once), unless a renewal is under way: then returns what its end notifies.
-    fn stop_unless_renewing(&self) -> Result<Instant, Arc<Notify>> {
+    fn stop_unless_renewing(&mut self) -> Result<Instant, Arc<Notify>> {
         let mut table = self.leases.table();
         match table.get_mut(self.key) {
             Some(entry) if entry.renewing => return Err(entry.waiting.get_or_insert_default().clone()),
             _ => {}
         }
-        Ok(self.end_of(table.remove(self.key)))
+        let removed = table.remove(self.key);
+        drop(table);
+        Ok(self.end_of(removed))
     }
 
-    /// The end of a lease that is no longer renewed; now, if it is lost.
-    fn end_of(&self, removed: Option<Entry<R::Token>>) -> Instant {
+    /// Notes that the lease is no longer renewed. Returns its end; now, if it is lost.
+    fn end_of(&mut self, removed: Option<Entry<R::Token>>) -> Instant {
+        self.has_stopped = true;
         removed.map_or_else(Instant::now, |entry| entry.since + self.leases.times.lease)
     }
 }
 
 impl<R: Renew> Drop for HeldLease<R> {
     fn drop(&mut self) {
-        self.leases.table().remove(self.key);
+        if !self.has_stopped {
+            self.leases.table().remove(self.key);
+        }
     }
 }
