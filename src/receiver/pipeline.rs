@@ -152,12 +152,11 @@ impl Pipeline {
 }
 
 /// Runs a request to its reply inside the request's span, and reports it to log and metrics.
-async fn reported(
+fn reported(
     entered: Instant,
     reply: impl Future<Output = Result<WebhookReply, WebhookReply>> + Unpin,
-) -> WebhookReply {
-    let span = telemetry::span();
-    async {
+) -> impl Future<Output = WebhookReply> {
+    let reply = async move {
         let reply = isolate(reply).await.unwrap_or_else(|panicked| {
             error!(%panicked, "receiving the request panicked; answering 503");
             Err(WebhookReply::Unavailable)
@@ -172,7 +171,6 @@ async fn reported(
         }
         telemetry::request(outcome, entered);
         reply
-    }
-    .instrument(span)
-    .await
+    };
+    reply.instrument(telemetry::span())
 }
