@@ -16,6 +16,7 @@ use tracing::warn;
 
 use super::reply::WebhookReply;
 use crate::error::{BoxError, chain};
+use crate::execution::drain::Drain;
 use crate::execution::isolation::{self, isolate};
 
 /// The limits on bodies, and the counts that they apply to.
@@ -105,18 +106,26 @@ fn is_json(content_type: &[u8]) -> bool {
                 && suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case(b"+json")))
 }
 
-/// Reads a body to its end.
+/// Reads a body to its end, unless the time or a shutdown ends before.
 pub(super) async fn read<B>(
     body: Pin<&mut B>,
     limits: &BodyLimits,
     until: Instant,
+    drain: &Drain,
 ) -> Result<ReadBody, WebhookReply>
 where
     B: Body,
     B::Error: Into<BoxError>,
 {
     let read = pin!(read_all(body, limits));
-    isolation::until(read, || sleep_until(until)).await.unwrap_or(Err(WebhookReply::BodyTimeout))
+    let ended = || async {
+        tokio::select! {
+            biased;
+            () = drain.aborted() => WebhookReply::Unavailable,
+            () = sleep_until(until) => WebhookReply::BodyTimeout,
+        }
+    };
+    isolation::until(read, ended).await.unwrap_or_else(Err)
 }
 
 async fn read_all<B>(mut body: Pin<&mut B>, limits: &BodyLimits) -> Result<ReadBody, WebhookReply>

@@ -76,15 +76,8 @@ impl Pipeline {
             read = if body.is_end_stream() { BodyRead::Whole } else { BodyRead::NotWhole };
             let under_way = self.admit(parts, deadlines.ack).await?;
             body::check_headers(&parts.headers, limits)?;
-            read = BodyRead::Broken;
-            let whole = {
-                let whole = pin!(async {
-                    has_begun = true;
-                    body::read(body.as_mut(), limits, deadlines.body).await
-                });
-                // Otherwise a body that ends after the shutdown would start its handler then.
-                self.drain.unless_aborted(whole).await.unwrap_or(Err(WebhookReply::Unavailable))
-            };
+            (read, has_begun) = (BodyRead::Broken, true);
+            let whole = body::read(body.as_mut(), limits, deadlines.body, &self.drain).await;
             let whole = whole.inspect_err(|refusal| {
                 if matches!(refusal, WebhookReply::BodyTooLarge | WebhookReply::Unavailable) {
                     read = BodyRead::NotWhole;
