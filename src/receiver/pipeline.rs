@@ -127,20 +127,23 @@ impl Pipeline {
         })?;
 
         let delivery = Arc::new(Delivery::new(work.claim(), deadline, runtime, body.in_flight, under_way));
-        let pipeline = self.clone();
-        Ok(Detachable::new(delivery.clone(), async move { pipeline.finish(&mut work, &delivery).await }))
-    }
-
-    async fn finish(&self, work: &mut Work, delivery: &Arc<Delivery>) -> WebhookReply {
-        if let Some(registry) = &self.known_jobs {
-            let known = pin!(known::check(&**registry, work.job(), delivery.deadline));
-            match self.drain.unless_aborted(known).await {
-                Some(Ok(())) => {}
-                Some(Err(reply)) => return reply,
-                None => return WebhookReply::Unavailable,
+        let (pipeline, shared) = (self.clone(), delivery.clone());
+        let work = async move {
+            if let Some(registry) = &pipeline.known_jobs {
+                let known = pin!(known::check(&**registry, work.job(), delivery.deadline));
+                match pipeline.drain.unless_aborted(known).await {
+                    Some(Ok(())) => {}
+                    Some(Err(reply)) => return reply,
+                    None => return WebhookReply::Unavailable,
+                }
             }
-        }
-        work.run(delivery).await
+            // By reference: an event is large to move from future to future.
+            match &mut work {
+                Work::Handle(inline, event) => inline.handle(event, &delivery).await,
+                Work::Store(durable, event) => durable.store(event, &delivery).await,
+            }
+        };
+        Ok(Detachable::new(shared, work))
     }
 }
 

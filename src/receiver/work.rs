@@ -5,10 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::claims::ClaimHandle;
-use super::delivery::Delivery;
 use super::durable::Durable;
 use super::inline::Inline;
-use super::reply::WebhookReply;
 use crate::event::{Envelope, Event, JobId, ParseError};
 
 /// The meaning of an acknowledgement.
@@ -58,14 +56,6 @@ impl Work {
         match self {
             Self::Handle(inline, event) => Some(inline.claims.prepare(event.job.id())),
             Self::Store(..) => None,
-        }
-    }
-
-    /// Does the work, once. By reference, because an event is large to move from future to future.
-    pub(super) async fn run(&mut self, delivery: &Arc<Delivery>) -> WebhookReply {
-        match self {
-            Self::Handle(inline, event) => inline.handle(event, delivery).await,
-            Self::Store(durable, event) => durable.store(event, delivery).await,
         }
     }
 }
