@@ -108,9 +108,10 @@ pub(super) struct Detachable {
 impl Detachable {
     pub(super) fn new(
         delivery: Arc<Delivery>,
+        span: Span,
         work: impl Future<Output = WebhookReply> + Send + 'static,
     ) -> Self {
-        Self { under_way: Some((Box::pin(work), delivery)), ack_deadline: None, span: Span::current() }
+        Self { under_way: Some((Box::pin(work), delivery)), ack_deadline: None, span }
     }
 }
 

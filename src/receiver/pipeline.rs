@@ -120,7 +120,8 @@ impl Pipeline {
             warn!(error = %chain(&error), "the body is not a webhook");
             WebhookReply::from(&error)
         })?;
-        telemetry::record_event(&Span::current(), work.job(), work.event_name());
+        let span = Span::current();
+        telemetry::record_event(&span, work.job(), work.event_name());
         let runtime = Handle::try_current().map_err(|error| {
             error!(%error, "the receiver was called outside a tokio runtime; answering 503");
             WebhookReply::Unavailable
@@ -143,7 +144,7 @@ impl Pipeline {
                 Work::Store(durable, event) => durable.store(event, &delivery).await,
             }
         };
-        Ok(Detachable::new(shared, work))
+        Ok(Detachable::new(shared, span, work))
     }
 }
 
@@ -152,6 +153,8 @@ fn reported(
     entered: Instant,
     reply: impl Future<Output = Result<WebhookReply, WebhookReply>> + Unpin,
 ) -> impl Future<Output = WebhookReply> {
+    let span = telemetry::span();
+    let within = span.clone();
     let reply = async move {
         let reply = isolate(reply).await.unwrap_or_else(|panicked| {
             error!(%panicked, "receiving the request panicked; answering 503");
@@ -159,7 +162,7 @@ fn reported(
         });
         let (Ok(reply) | Err(reply)) = reply;
         let (outcome, status) = (reply.outcome(), reply.status().as_u16());
-        telemetry::record_answer(&Span::current(), outcome, status);
+        telemetry::record_answer(&span, outcome, status);
         if reply.status().is_success() {
             debug!("webhook acknowledged");
         } else {
@@ -168,5 +171,5 @@ fn reported(
         telemetry::request(outcome, entered);
         reply
     };
-    reply.instrument(telemetry::span())
+    reply.instrument(within)
 }
