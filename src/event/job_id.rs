@@ -1,6 +1,7 @@
 //! The id of a job, which is the dedup key.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 use std::str::FromStr;
 
@@ -27,11 +28,21 @@ use uuid::fmt::Hyphenated;
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(Repr);
 
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Repr {
     /// A UUID whose canonical spelling is the id.
     Uuid([u8; 16]),
     Text(Box<str>),
+}
+
+impl Hash for Repr {
+    /// As one number: hashers take a number in fewer steps than its bytes, and a request hashes its job four times.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Self::Uuid(bytes) => u128::from_ne_bytes(*bytes).hash(state),
+            Self::Text(text) => text.hash(state),
+        }
+    }
 }
 
 /// The error of a text that is not a job id: it is empty, longer than 255 characters, or contains
