@@ -94,9 +94,9 @@ impl Inline {
             let claimed = pin!(self.claim(claim, event.job.id(), delivery.deadline));
             self.drain.unless_aborted(claimed).await
         };
-        match claimed {
-            Some(Ok(claimed)) => self.run(claimed, claim, event, delivery).await,
-            Some(Err(reply)) => reply,
+        match &claimed {
+            Some(Ok(claimed)) => self.run(claimed.since, claim, event, delivery).await,
+            Some(Err(reply)) => *reply,
             None => WebhookReply::Unavailable,
         }
     }
@@ -191,16 +191,16 @@ impl Inline {
         }
     }
 
-    /// Runs the handler for a claimed job.
+    /// Runs the handler for a job whose claim's lease began at `since`.
     async fn run(
         &self,
-        claimed: Claimed<'_>,
+        since: Instant,
         claim: &ClaimHandle,
         event: &mut Event,
         delivery: &Arc<Delivery>,
     ) -> WebhookReply {
         delivery.reply_at_deadline(WebhookReply::HandlerTimeout);
-        let mut lease = self.leases.hold(delivery, claimed.since);
+        let mut lease = self.leases.hold(delivery, since);
         let Event { job, content } = event;
         // Only a final status completes the job: the `completed` after an unknown status is not a duplicate.
         let is_final = job.status().is_final();
