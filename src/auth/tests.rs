@@ -41,6 +41,23 @@ fn a_token_is_admitted_from_the_query_or_as_a_bearer() {
 }
 
 #[test]
+fn every_byte_of_a_token_counts() {
+    for length in 32..=48 {
+        let secret: String = TOKEN.chars().cycle().take(length).collect();
+        let known = token(&secret);
+        let admits = |presented: &str| admitted(&known, &format!("/?token={presented}"), &[]);
+        assert!(admits(&secret));
+        for place in 0..length {
+            let other = if secret[place..].starts_with('x') { "y" } else { "x" };
+            let wrong = format!("{}{other}{}", &secret[..place], &secret[place + 1..]);
+            assert!(!admits(&wrong), "byte {place} of {length}");
+            assert!(!admits(&secret[..place]), "{place} bytes of {length}");
+        }
+        assert!(!admits(&format!("{secret}x")), "one byte more than {length}");
+    }
+}
+
+#[test]
 fn a_token_that_is_missing_wrong_or_given_twice_is_not() {
     let token = token(TOKEN);
     let (query, bearer) = (format!("token={TOKEN}"), format!("Bearer {TOKEN}"));

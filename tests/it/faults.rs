@@ -203,7 +203,9 @@ async fn recording_is_tried_for_as_long_as_the_lease_lasts_and_no_longer() {
         .build()
         .unwrap();
     let sender = Sender::to_service(receiver.clone());
-    assert_eq!(sender.deliver(&payload).await.statuses(), [Some(200)]);
+    let report = sender.deliver(&payload).await;
+    assert_eq!(report.statuses(), [Some(200)]);
+    assert!(report.deliveries[0].took.is_zero(), "the answer waited for a second call: {report:?}");
     assert_eq!(receiver.shutdown(Duration::from_secs(5)).await, 0, "the retries did not end with the lease");
     let tries = store.calls(Call::Complete);
     assert!(
