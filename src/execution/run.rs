@@ -143,6 +143,7 @@ mod tests {
 
     use async_trait::async_trait;
     use tokio::time::advance;
+    use tracing::Span;
 
     use super::*;
     use crate::execution::lease::{Leases, Times};
@@ -156,6 +157,10 @@ mod tests {
     #[async_trait]
     impl Renew for Renews {
         type Token = ();
+
+        fn span((): &()) -> Span {
+            Span::none()
+        }
 
         async fn renew(&self, (): &()) -> Result<Fenced, StoreError> {
             Ok(Fenced::Applied)
@@ -183,9 +188,9 @@ mod tests {
         let (runs, drain) = runs();
         let began = Instant::now();
         advance(SECOND * 5 - SECOND / 2).await;
-        let late = leases().hold(&(), began);
+        let late = leases().hold((), began);
         assert!(matches!(runs.run(&job, &late, handler).await, RunEnd::LeaseLost), "the lease was over");
-        let held = leases().hold(&(), Instant::now());
+        let held = leases().hold((), Instant::now());
         let under_way = drain.enter().unwrap();
         drain.finish(Duration::ZERO).await;
         assert!(matches!(runs.run(&job, &held, handler).await, RunEnd::Aborted), "after the shutdown");
@@ -198,7 +203,7 @@ mod tests {
         let (job, other) = ("a".parse().unwrap(), "A".parse().unwrap());
         let ((runs, _drain), leases) = (runs(), leases());
         let returns = || Box::pin(async { Ok(()) });
-        let [one, two, three] = [(); 3].map(|()| leases.hold(&(), Instant::now()));
+        let [one, two, three] = [(); 3].map(|()| leases.hold((), Instant::now()));
         let (first, second, third) = tokio::join!(
             runs.run(&job, &one, || Box::pin(async {
                 sleep(SECOND).await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use tracing::{Instrument, debug, error, info, warn};
+use tracing::{Instrument, Span, debug, error, info, warn};
 
 use crate::error::{BoxError, chain};
 use crate::execution::backoff::{Backoff, jittered};
@@ -181,9 +181,13 @@ struct Renewals {
 
 #[async_trait]
 impl Renew for Renewals {
-    type Token = Lease;
+    type Token = (Lease, Span);
 
-    async fn renew(&self, lease: &Lease) -> Result<Fenced, StoreError> {
+    fn span((_, span): &(Lease, Span)) -> Span {
+        span.clone()
+    }
+
+    async fn renew(&self, (lease, _): &(Lease, Span)) -> Result<Fenced, StoreError> {
         self.inbox.renew(lease, LEASE).await
     }
 
@@ -268,7 +272,7 @@ impl Reconciling {
         let Overdue { lease, fetches, late } = &overdue;
         let passed_horizon = (*late >= self.horizon).then_some(self.horizon);
         let release = || Verdict::Settle(Outcome::Release { after: Duration::ZERO });
-        let mut held = self.leases.hold(lease, since);
+        let mut held = self.leases.hold((lease.clone(), Span::current()), since);
         // The reply of the lease may have come after the shutdown began.
         let verdict = if self.drain.is_closed() {
             release()

@@ -25,6 +25,7 @@ pub(super) struct Delivery {
     pub(super) deadline: Instant,
     /// The runtime in which the work began, because a drop can happen outside any runtime.
     pub(super) runtime: Handle,
+    pub(super) span: Span,
     early: Mutex<EarlyReply>,
     _in_flight: BytesInFlight,
     _under_way: UnderWay,
@@ -44,11 +45,12 @@ impl Delivery {
         claim: Option<ClaimHandle>,
         deadline: Instant,
         runtime: Handle,
+        span: Span,
         in_flight: BytesInFlight,
         under_way: UnderWay,
     ) -> Self {
         let early = Mutex::default();
-        Self { claim, deadline, runtime, early, _in_flight: in_flight, _under_way: under_way }
+        Self { claim, deadline, runtime, span, early, _in_flight: in_flight, _under_way: under_way }
     }
 
     /// Replies at the ack deadline if the work has not ended by then; the work continues.
@@ -102,16 +104,14 @@ pub(super) struct Detachable {
     under_way: Option<(Work, Arc<Delivery>)>,
     /// Made when the work first waits: nearly all work does not.
     ack_deadline: Option<Pin<Box<Unconstrained<Sleep>>>>,
-    span: Span,
 }
 
 impl Detachable {
     pub(super) fn new(
         delivery: Arc<Delivery>,
-        span: Span,
         work: impl Future<Output = WebhookReply> + Send + 'static,
     ) -> Self {
-        Self { under_way: Some((Box::pin(work), delivery)), ack_deadline: None, span }
+        Self { under_way: Some((Box::pin(work), delivery)), ack_deadline: None }
     }
 }
 
@@ -133,7 +133,7 @@ impl Future for Detachable {
     type Output = WebhookReply;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<WebhookReply> {
-        let Self { under_way, ack_deadline, .. } = &mut *self;
+        let Self { under_way, ack_deadline } = &mut *self;
         let Some((work, delivery)) = under_way else { return Poll::Pending };
         let polled = pin!(caught(work)).poll(context);
         if let Poll::Ready(reply) = polled {
@@ -147,13 +147,13 @@ impl Future for Detachable {
 impl Drop for Detachable {
     fn drop(&mut self) {
         let Some((work, delivery)) = self.under_way.take() else { return };
-        let runtime = delivery.runtime.clone();
+        let (runtime, span) = (delivery.runtime.clone(), delivery.span.clone());
         // Before the work can end in another thread: the last holder releases an abandoned claim, which needs a runtime.
         drop(delivery);
         let remainder = async move {
             let reply = caught(work).await;
             info!(outcome = reply.outcome(), "finished after the request had ended");
         };
-        runtime.spawn(remainder.instrument(self.span.clone()));
+        runtime.spawn(remainder.instrument(span));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tracing::{debug, error, warn};
+use tracing::{Span, debug, error, warn};
 
 use super::claims::{ClaimHandle, Claims};
 use super::delivery::Delivery;
@@ -76,6 +76,10 @@ impl Renew for Renewals {
             Some(claim) => claim.renew(LEASE).await,
             None => Ok(Fenced::Stale),
         }
+    }
+
+    fn span(delivery: &Arc<Delivery>) -> Span {
+        delivery.span.clone()
     }
 }
 
@@ -200,7 +204,7 @@ impl Inline {
         delivery: &Arc<Delivery>,
     ) -> WebhookReply {
         delivery.reply_at_deadline(WebhookReply::HandlerTimeout);
-        let mut lease = self.leases.hold(delivery, since);
+        let mut lease = self.leases.hold(delivery.clone(), since);
         let Event { job, content } = event;
         // Only a final status completes the job: the `completed` after an unknown status is not a duplicate.
         let is_final = job.status().is_final();

@@ -1,6 +1,7 @@
 //! The steps from a request to its reply.
 
-use std::pin::pin;
+use std::future::{poll_fn, ready};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use http::request::Parts;
 use http_body::Body;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
-use tracing::{Instrument, Span, debug, error, warn};
+use tracing::{Span, debug, error, warn};
 
 use super::authentication::Authentication;
 use super::body::{self, BodyLimits, ReadBody};
@@ -56,7 +57,7 @@ impl Pipeline {
         let deadlines = self.deadlines();
         match self.admit(parts, deadlines.ack).await {
             Ok(_) => Ok(()),
-            Err(refusal) => Err(reported(deadlines.entered, std::future::ready(Err(refusal))).await),
+            Err(refusal) => Err(reported(&telemetry::span(), deadlines.entered, ready(Err(refusal))).await),
         }
     }
 
@@ -70,7 +71,7 @@ impl Pipeline {
         let mut read = BodyRead::Broken;
         let mut has_begun = false;
         let mut body = pin!(body);
-        let deadlines = self.deadlines();
+        let (deadlines, span) = (self.deadlines(), telemetry::span());
         let limits = &self.body_limits;
         let reply = async {
             read = if body.is_end_stream() { BodyRead::Whole } else { BodyRead::NotWhole };
@@ -84,9 +85,9 @@ impl Pipeline {
                 }
             })?;
             read = BodyRead::Whole;
-            Ok(self.process(whole, under_way, deadlines.ack)?.await)
+            Ok(self.process(whole, under_way, deadlines.ack, &span)?.await)
         };
-        let reply = reported(deadlines.entered, pin!(reply)).await;
+        let reply = reported(&span, deadlines.entered, pin!(reply)).await;
         // A client that waits for `100 Continue` sends nothing before the first read, which makes the server send that.
         if read == BodyRead::NotWhole && (has_begun || !body::waits_for_continue(&parts.headers)) {
             body::discard(body, limits, deadlines.ack).await;
@@ -115,19 +116,20 @@ impl Pipeline {
         body: ReadBody,
         under_way: UnderWay,
         deadline: Instant,
+        span: &Span,
     ) -> Result<Detachable, WebhookReply> {
         let mut work = self.mode.parse(body.bytes).map_err(|error| {
             warn!(error = %chain(&error), "the body is not a webhook");
             WebhookReply::from(&error)
         })?;
-        let span = Span::current();
-        telemetry::record_event(&span, work.job(), work.event_name());
+        telemetry::record_event(span, work.job(), work.event_name());
         let runtime = Handle::try_current().map_err(|error| {
             error!(%error, "the receiver was called outside a tokio runtime; answering 503");
             WebhookReply::Unavailable
         })?;
 
-        let delivery = Arc::new(Delivery::new(work.claim(), deadline, runtime, body.in_flight, under_way));
+        let (claim, span) = (work.claim(), span.clone());
+        let delivery = Arc::new(Delivery::new(claim, deadline, runtime, span, body.in_flight, under_way));
         let (pipeline, shared) = (self.clone(), delivery.clone());
         let work = async move {
             if let Some(registry) = &pipeline.known_jobs {
@@ -144,32 +146,35 @@ impl Pipeline {
                 Work::Store(durable, event) => durable.store(event, &delivery).await,
             }
         };
-        Ok(Detachable::new(shared, span, work))
+        Ok(Detachable::new(shared, work))
     }
 }
 
 /// Runs a request to its reply inside the request's span, and reports it to log and metrics.
-fn reported(
+async fn reported(
+    span: &Span,
     entered: Instant,
     reply: impl Future<Output = Result<WebhookReply, WebhookReply>> + Unpin,
-) -> impl Future<Output = WebhookReply> {
-    let span = telemetry::span();
-    let within = span.clone();
-    let reply = async move {
-        let reply = isolate(reply).await.unwrap_or_else(|panicked| {
-            error!(%panicked, "receiving the request panicked; answering 503");
-            Err(WebhookReply::Unavailable)
-        });
-        let (Ok(reply) | Err(reply)) = reply;
-        let (outcome, status) = (reply.outcome(), reply.status().as_u16());
-        telemetry::record_answer(&span, outcome, status);
-        if reply.status().is_success() {
-            debug!("webhook acknowledged");
-        } else {
-            warn!("webhook not acknowledged");
-        }
-        telemetry::request(outcome, entered);
-        reply
-    };
-    reply.instrument(within)
+) -> WebhookReply {
+    let mut reply = isolate(reply);
+    poll_fn(move |context| {
+        // Not `Instrumented`, which enters the span once more when it is dropped.
+        let _within = span.enter();
+        Pin::new(&mut reply).poll(context).map(|reply| {
+            let (Ok(reply) | Err(reply)) = reply.unwrap_or_else(|panicked| {
+                error!(%panicked, "receiving the request panicked; answering 503");
+                Err(WebhookReply::Unavailable)
+            });
+            let (outcome, status) = (reply.outcome(), reply.status());
+            telemetry::record_answer(span, outcome, status.as_u16());
+            if status.is_success() {
+                debug!("webhook acknowledged");
+            } else {
+                warn!("webhook not acknowledged");
+            }
+            telemetry::request(outcome, entered);
+            reply
+        })
+    })
+    .await
 }

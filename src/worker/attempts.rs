@@ -59,7 +59,7 @@ impl Attempts {
         since: Instant,
         verifying: Option<OwnedSemaphorePermit>,
     ) {
-        let mut held = self.leases.hold(&leased.lease, since);
+        let mut held = self.leases.hold((leased.lease.clone(), Span::current()), since);
         let outcome = self.handle(&mut leased, &held, verifying).await;
         let lease_ends = held.stop().await;
         let Leased { lease, expected_again, .. } = leased;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tracing::Span;
 
 use crate::execution::lease::{Leases, Renew, Times};
 use crate::inbox::{InboxStore, Lease};
@@ -25,9 +26,13 @@ impl Heartbeats {
 
 #[async_trait]
 impl Renew for Heartbeats {
-    type Token = Lease;
+    type Token = (Lease, Span);
 
-    async fn renew(&self, lease: &Lease) -> Result<Fenced, StoreError> {
+    fn span((_, span): &(Lease, Span)) -> Span {
+        span.clone()
+    }
+
+    async fn renew(&self, (lease, _): &(Lease, Span)) -> Result<Fenced, StoreError> {
         self.inbox.renew(lease, self.lease).await
     }
 }

@@ -17,7 +17,6 @@ use std::sync::{Arc, Mutex};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::Span;
 
 use self::renewal::Renewing;
 pub(crate) use self::renewal::{Leases, Renew};
@@ -44,10 +43,9 @@ impl<R: Renew> Leases<R> {
     /// # Panics
     ///
     /// Panics outside of a tokio runtime; then no lease is kept.
-    pub(crate) fn hold(self: &Arc<Self>, token: &R::Token, since: Instant) -> HeldLease<R> {
+    pub(crate) fn hold(self: &Arc<Self>, token: R::Token, since: Instant) -> HeldLease<R> {
         let current = Handle::current();
-        let (token, span) = (token.clone(), Span::current());
-        let (key, first) = self.table().insert(current.id(), token, since, span);
+        let (key, first) = self.table().insert(current.id(), token, since);
         let held = HeldLease { leases: self.clone(), key, has_stopped: false };
         if first {
             current.spawn(Renewing::new(self.clone(), current.id()).run());
@@ -75,7 +73,7 @@ impl<R: Renew> HeldLease<R> {
                 let Some(entry) = table.get_mut(self.key) else { return };
                 let end = self.leases.times.end(entry.since);
                 if Instant::now() >= end {
-                    entry.expire();
+                    entry.expire(&R::span(&entry.token));
                     table.remove(self.key);
                     return;
                 }

@@ -19,6 +19,9 @@ pub(crate) trait Renew: fmt::Debug + Send + Sync + 'static {
     /// Names one lease.
     type Token: Clone + fmt::Debug + Send + Sync;
 
+    /// The span of the work under a lease.
+    fn span(token: &Self::Token) -> Span;
+
     /// Makes a lease last for another [`Times::lease`].
     async fn renew(&self, token: &Self::Token) -> Result<Fenced, StoreError>;
 
@@ -61,7 +64,8 @@ impl<R: Renew> Renewing<R> {
             let Some(due) = self.due() else { return };
             // Without the table's lock: a runtime that is shut down drops a new task at once, and a renewal's drop takes
             // the lock.
-            for DueRenewal { renewal, token, span } in due {
+            for DueRenewal { renewal, token } in due {
+                let span = R::span(&token);
                 tokio::spawn(renewal.run(token).instrument(span));
             }
         }
@@ -80,7 +84,7 @@ impl<R: Renew> Renewing<R> {
         entries.retain(|_, entry| {
             let lives = now < times.end(entry.since);
             if !lives {
-                entry.expire();
+                entry.expire(&R::span(&entry.token));
             }
             lives
         });
@@ -90,7 +94,7 @@ impl<R: Renew> Renewing<R> {
                 entry.renewing = true;
                 let key = Key { runtime: self.runtime, place, number: entry.number };
                 let renewal = Renewal { leases: self.leases.clone(), key };
-                due.push(DueRenewal { renewal, token: entry.token.clone(), span: entry.span.clone() });
+                due.push(DueRenewal { renewal, token: entry.token.clone() });
             }
         }
         Some(due)
@@ -112,7 +116,6 @@ impl<R: Renew> Drop for Renewing<R> {
 struct DueRenewal<R: Renew> {
     renewal: Renewal<R>,
     token: R::Token,
-    span: Span,
 }
 
 /// A call that renews a lease. Its drop, also before its end, marks the renewal as over.

@@ -52,7 +52,6 @@ pub(super) struct Entry<T> {
     pub(super) renewing: bool,
     /// Wakes the holder after a change, while the holder waits.
     pub(super) waiting: Option<Arc<Notify>>,
-    pub(super) span: Span,
 }
 
 /// The place of an entry, and its number: places are reused.
@@ -69,16 +68,10 @@ impl<T> Table<T> {
     }
 
     /// Adds a lease, and returns whether it is the first of its runtime, which has no task yet.
-    pub(super) fn insert(
-        &mut self,
-        runtime: runtime::Id,
-        token: T,
-        since: Instant,
-        span: Span,
-    ) -> (Key, bool) {
+    pub(super) fn insert(&mut self, runtime: runtime::Id, token: T, since: Instant) -> (Key, bool) {
         self.number += 1;
         let number = self.number;
-        let entry = Entry { number, token, since, renewing: false, waiting: None, span };
+        let entry = Entry { number, token, since, renewing: false, waiting: None };
         let (place, first) = match self.leases_of(runtime) {
             Some(entries) => (entries.insert(entry), false),
             None => {
@@ -114,9 +107,9 @@ impl<T> Table<T> {
 }
 
 impl<T> Entry<T> {
-    /// Reports that the lease expired, and wakes the holder.
-    pub(super) fn expire(&self) {
-        let _in_span = self.span.enter();
+    /// Reports in the span of the work that the lease expired, and wakes the holder.
+    pub(super) fn expire(&self, span: &Span) {
+        let _in_span = span.enter();
         error!("the lease expired before it could be renewed; dropping the work under it now");
         self.wake();
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::runtime::{Builder, Runtime};
+use tracing::Span;
 
 use super::renewal::Renewal;
 use super::*;
@@ -24,6 +25,10 @@ struct Store {
 #[async_trait]
 impl Renew for Arc<Store> {
     type Token = ();
+
+    fn span((): &()) -> Span {
+        Span::none()
+    }
 
     async fn renew(&self, (): &()) -> Result<Fenced, StoreError> {
         self.renewals.fetch_add(1, Ordering::SeqCst);
@@ -53,7 +58,7 @@ async fn leases_are_renewed_again_after_a_time_without_any() {
     let (leases, store) = leases();
     for _ in 0..2 {
         store.renewals.store(0, Ordering::SeqCst);
-        let held = leases.hold(&(), Instant::now());
+        let held = leases.hold((), Instant::now());
         assert!(!is_lost_within_a_minute(&held).await);
         assert!(store.renewals.load(Ordering::SeqCst) > 20, "the lease was not renewed");
         drop(held);
@@ -67,13 +72,13 @@ fn a_runtime_that_stands_still_or_ends_takes_no_lease_of_another_with_it() {
     let (leases, _) = leases();
     let (first, second) = (runtime(), runtime());
     // It begins to renew, and is not driven any further.
-    let stands = first.block_on(async { leases.hold(&(), Instant::now()) });
+    let stands = first.block_on(async { leases.hold((), Instant::now()) });
     second.block_on(async {
-        let held = leases.hold(&(), Instant::now());
+        let held = leases.hold((), Instant::now());
         assert!(!is_lost_within_a_minute(&held).await, "while another runtime stands still");
     });
     let second = second.block_on(async {
-        let held = leases.hold(&(), Instant::now());
+        let held = leases.hold((), Instant::now());
         sleep(SECOND * 3).await;
         std::thread::spawn(move || drop(first)).join().unwrap();
         assert!(!stands.is_held(Instant::now()), "held in a runtime that ended");
@@ -87,7 +92,7 @@ fn a_runtime_that_stands_still_or_ends_takes_no_lease_of_another_with_it() {
 fn the_holder_notices_the_end_of_its_lease_without_any_task() {
     let (leases, _) = leases();
     let (holds, notices) = (runtime(), runtime());
-    let held = holds.block_on(async { leases.hold(&(), Instant::now()) });
+    let held = holds.block_on(async { leases.hold((), Instant::now()) });
     notices.block_on(async {
         // The clock of another runtime: only what passes by it counts.
         leases.table().get_mut(held.key).unwrap().since = Instant::now();
@@ -103,12 +108,12 @@ async fn a_lease_ends_a_tick_early_and_counts_from_the_call_that_renewed_it() {
     let (leases, store) = leases();
     store.hangs.store(true, Ordering::SeqCst);
     let began = Instant::now();
-    let held = leases.hold(&(), began);
+    let held = leases.hold((), began);
     assert!(is_lost_within_a_minute(&held).await);
     assert_eq!(began.elapsed(), TIMES.lease - TIMES.tick);
     let began = Instant::now();
     tokio::time::advance(SECOND * 4).await;
-    let held = leases.hold(&(), began);
+    let held = leases.hold((), began);
     assert!(held.is_held(Instant::now()));
     assert!(is_lost_within_a_minute(&held).await);
     assert_eq!(began.elapsed(), TIMES.lease - TIMES.tick, "counted from the reply");
@@ -117,7 +122,7 @@ async fn a_lease_ends_a_tick_early_and_counts_from_the_call_that_renewed_it() {
 #[tokio::test(start_paused = true)]
 async fn a_renewal_that_is_dropped_is_followed_by_another() {
     let (leases, store) = leases();
-    let held = leases.hold(&(), Instant::now());
+    let held = leases.hold((), Instant::now());
     leases.table().get_mut(held.key).unwrap().renewing = true;
     drop(Renewal { leases: leases.clone(), key: held.key }.run(()));
     assert!(!is_lost_within_a_minute(&held).await, "nothing renews it any more");
@@ -127,10 +132,10 @@ async fn a_renewal_that_is_dropped_is_followed_by_another() {
 #[test]
 fn outside_of_a_runtime_nothing_is_held() {
     let (leases, _) = leases();
-    assert!(catch_unwind(AssertUnwindSafe(|| leases.hold(&(), Instant::now()))).is_err());
+    assert!(catch_unwind(AssertUnwindSafe(|| leases.hold((), Instant::now()))).is_err());
     assert!(leases.table().runtimes.is_empty(), "a lease without a holder is kept");
     runtime().block_on(async {
-        let held = leases.hold(&(), Instant::now());
+        let held = leases.hold((), Instant::now());
         assert!(!is_lost_within_a_minute(&held).await, "nothing renews it");
     });
     // A runtime that is shutting down does not hold a lease either, and the holder notices.
@@ -139,6 +144,6 @@ fn outside_of_a_runtime_nothing_is_held() {
         runtime.handle().clone()
     };
     let _in_ended = ended.enter();
-    let held = leases.hold(&(), Instant::now());
+    let held = leases.hold((), Instant::now());
     assert!(!held.is_held(Instant::now()));
 }
