@@ -128,8 +128,16 @@ pub struct InboxStats {
     pub dead: u64,
     /// The bytes of all bodies.
     pub bytes: u64,
+    /// The bytes of the bodies of received and running rows.
+    pub unfinished_bytes: u64,
+    /// The number of expected, received and running rows at which the store is full; `None` without a limit.
+    pub max_unfinished_rows: Option<u64>,
+    /// The bytes of the bodies of these rows at which the store is full; `None` without a limit.
+    pub max_unfinished_bytes: Option<u64>,
     /// The time for which the longest due row has been due.
     pub oldest_due: Option<Duration>,
+    /// The time for which the longest overdue job could have been [fetched](InboxStore::overdue).
+    pub oldest_overdue: Option<Duration>,
 }
 
 impl InboxRow {

@@ -201,6 +201,12 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     async fn wait(&self) {
         std::future::pending::<()>().await;
     }
+
+    /// Returns the administration of this store, if it has one. A worker samples its gauges from
+    /// [`stats`](InboxAdmin::stats). A store that implements [`InboxAdmin`] returns `Some(self)`.
+    fn admin(&self) -> Option<&dyn InboxAdmin> {
+        None
+    }
 }
 
 #[async_trait]
@@ -247,5 +253,9 @@ impl<S: InboxStore + ?Sized> InboxStore for Arc<S> {
 
     async fn wait(&self) {
         (**self).wait().await;
+    }
+
+    fn admin(&self) -> Option<&dyn InboxAdmin> {
+        (**self).admin()
     }
 }

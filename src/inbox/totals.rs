@@ -25,7 +25,6 @@ impl Totals {
     }
 
     /// The rows that are neither done nor dead.
-    #[cfg(feature = "sqlite")]
     pub(super) fn unfinished(&self) -> Total {
         let states =
             [InboxState::Expected, InboxState::Received, InboxState::Running].map(|state| self.of(state));

@@ -99,7 +99,10 @@ fn stats(from: InboxStats) -> InboxStats {
     let mut stats = InboxStats::default();
     (stats.expected, stats.received, stats.running) = (from.expected, from.received, from.running);
     (stats.done, stats.dead) = (from.done, from.dead);
-    (stats.bytes, stats.oldest_due) = (from.bytes, from.oldest_due);
+    (stats.bytes, stats.unfinished_bytes) = (from.bytes, from.unfinished_bytes);
+    stats.max_unfinished_rows = from.max_unfinished_rows;
+    stats.max_unfinished_bytes = from.max_unfinished_bytes;
+    (stats.oldest_due, stats.oldest_overdue) = (from.oldest_due, from.oldest_overdue);
     stats
 }
 
@@ -172,6 +175,10 @@ impl InboxStore for Rebuilt<MemoryInbox> {
 
     async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError> {
         self.0.prune(retention).await.map(pruned).map_err(error)
+    }
+
+    fn admin(&self) -> Option<&dyn InboxAdmin> {
+        Some(self)
     }
 }
 

@@ -22,8 +22,11 @@ Examples:
 --format json prints one object:
   expected, received, running, done, dead: numbers of rows
   bytes: size of all kept bodies
+  unfinished_bytes: size of the bodies of received and running rows
   oldest_due_seconds: time since the oldest due row became due; null if no row
-    is due")]
+    is due
+  oldest_overdue_seconds: time for which the oldest overdue job could have been
+    fetched; null if no job is overdue")]
 pub(super) struct Stats {
     #[command(flatten)]
     database: DatabaseArgs,
@@ -46,7 +49,9 @@ impl Stats {
                 "done": stats.done,
                 "dead": stats.dead,
                 "bytes": stats.bytes,
+                "unfinished_bytes": stats.unfinished_bytes,
                 "oldest_due_seconds": stats.oldest_due.map(|due| due.as_secs_f64()),
+                "oldest_overdue_seconds": stats.oldest_overdue.map(|overdue| overdue.as_secs_f64()),
             })),
         }
         Ok(ExitCode::SUCCESS)
@@ -72,6 +77,9 @@ pub(super) fn lines(stats: &InboxStats) -> Vec<Line> {
     lines.push(format!("{:<9} {:>9}  bytes in bodies", "", stats.bytes).into());
     if let Some(due) = stats.oldest_due {
         lines.push(format!("oldest due row: due for {}", short(due)).into());
+    }
+    if let Some(overdue) = stats.oldest_overdue {
+        lines.push(format!("oldest overdue job: overdue for {}", short(overdue)).into());
     }
     lines
 }

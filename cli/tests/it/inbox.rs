@@ -139,10 +139,12 @@ async fn json_holds_every_member_of_a_row() {
     assert_eq!(inbox(&file, &["show", "job-new", "--format", "json"]).await.json()["failures"], json!([]));
     assert_eq!(inbox(&file, &["show", "job-expected", "--format", "json"]).await.json()["body"], Value::Null);
     let stats = inbox(&file, &["stats", "--format", "json"]).await.json();
+    let [bytes, unfinished] = ["bytes", "unfinished_bytes"].map(|member| stats[member].as_u64().unwrap());
+    assert!(0 < unfinished && unfinished < bytes && stats["oldest_overdue_seconds"].is_null(), "{stats}");
     assert!(stats["oldest_due_seconds"].as_f64().is_some() && stats["bytes"].as_u64() > Some(400), "{stats}");
     let counts =
         ["expected", "received", "running", "done", "dead"].map(|state| stats[state].as_u64().unwrap());
-    assert_eq!((counts, stats.as_object().unwrap().len()), ([1, 2, 1, 1, 2], 7));
+    assert_eq!((counts, stats.as_object().unwrap().len()), ([1, 2, 1, 1, 2], 9));
 }
 
 #[tokio::test]

@@ -169,23 +169,29 @@ pub(super) async fn a_row_tells_its_age_and_when_it_is_due(store: &dyn InboxAdmi
     }
 }
 
-/// The statistics count the rows in each state, the bytes of their bodies, and the age of the oldest due row.
+/// The statistics count the rows in each state, the bytes of their bodies, and the age of the oldest due row and of the
+/// oldest overdue job. A worker finds them through the store's `admin`.
 pub(super) async fn rows_are_counted(store: &dyn InboxAdmin) {
+    assert!(store.admin().is_some(), "`admin` is `None`");
     clear(store).await;
     let before = stats(store).await;
-    let mut bytes = 0;
+    let (mut bytes, mut unfinished) = (0, 0);
     for (stage, count) in
         [(Stage::Running, 1), (Stage::Done, 2), (Stage::Dead, 3), (Stage::Waiting, 4), (Stage::Expected, 5)]
     {
         for _ in 0..count {
             let event = event(&job(), "extract", "completed", "é");
             bring(store, &event, stage).await;
-            bytes += if stage == Stage::Expected { 0 } else { event.body().len() as u64 };
+            let length = event.body().len() as u64;
+            bytes += if stage == Stage::Expected { 0 } else { length };
+            unfinished += if matches!(stage, Stage::Running | Stage::Waiting) { length } else { 0 };
         }
     }
     let event = completed(&job());
     store_event(store, &event).await;
     bytes += event.body().len() as u64;
+    unfinished += event.body().len() as u64;
+    expect(store, &job(), Duration::ZERO).await;
     let waited = Instant::now();
     sleep(SHORT).await;
     let after = stats(store).await;
@@ -194,8 +200,14 @@ pub(super) async fn rows_are_counted(store: &dyn InboxAdmin) {
     assert_eq!(new(|stats| stats.done), 2, "done rows");
     assert_eq!(new(|stats| stats.dead), 3, "dead letters");
     assert_eq!(new(|stats| stats.received), 5, "received rows, new or between two attempts");
-    assert_eq!(new(|stats| stats.expected), 5, "expected jobs");
+    assert_eq!(new(|stats| stats.expected), 6, "expected jobs");
     assert_eq!(new(|stats| stats.bytes), bytes, "bytes of the bodies");
+    assert_eq!(new(|stats| stats.unfinished_bytes), unfinished, "bytes of the bodies of unfinished rows");
+    let overdue = after.oldest_overdue;
+    assert!(
+        overdue.is_some_and(|overdue| overdue + ROUNDING >= SHORT),
+        "`oldest_overdue` is {overdue:?}, with a job overdue for {SHORT:?}"
+    );
     let oldest = after.oldest_due.unwrap_or_default();
     assert!(
         oldest + ROUNDING >= SHORT && oldest <= LONG + waited.elapsed(),

@@ -208,6 +208,10 @@ impl InboxStore for MemoryInbox {
     async fn wait(&self) {
         self.inner.arrived.notified().await;
     }
+
+    fn admin(&self) -> Option<&dyn InboxAdmin> {
+        Some(self)
+    }
 }
 
 #[async_trait]
@@ -249,8 +253,12 @@ impl InboxAdmin for MemoryInbox {
             *stats.rows_mut(state) = total.rows.unsigned_abs();
             stats.bytes += total.bytes.unsigned_abs();
         }
-        let oldest_due = rows.earliest(Lookup::Leasable).filter(|due| *due <= now);
-        stats.oldest_due = oldest_due.map(|due| now.since(due));
+        stats.unfinished_bytes = rows.totals().unfinished().bytes.unsigned_abs();
+        let oldest = |lookup| {
+            let earliest = rows.earliest(lookup).filter(|due| *due <= now);
+            earliest.map(|due| now.since(due))
+        };
+        (stats.oldest_due, stats.oldest_overdue) = (oldest(Lookup::Leasable), oldest(Lookup::Expected));
         Ok(stats)
     }
 }

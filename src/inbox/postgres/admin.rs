@@ -66,14 +66,20 @@ impl InboxAdmin for PostgresInbox {
         let rows = self.query(&self.inner.statements.stats, &[]).await?;
         let Some(row) = rows.first() else { return Ok(InboxStats::default()) };
         let count = |name| column(row, name).map(i64::unsigned_abs);
-        Ok(InboxStats {
+        let time = |name| column::<Option<i64>>(row, name).map(|time| time.map(duration));
+        let mut stats = InboxStats {
             expected: count("expected")?,
             received: count("received")?,
             running: count("running")?,
             done: count("done")?,
             dead: count("dead")?,
             bytes: count("bytes")?,
-            oldest_due: column::<Option<i64>>(row, "oldest_due")?.map(duration),
-        })
+            unfinished_bytes: count("unfinished_bytes")?,
+            oldest_due: time("oldest_due")?,
+            oldest_overdue: time("oldest_overdue")?,
+            ..InboxStats::default()
+        };
+        self.inner.room.limits().note(&mut stats);
+        Ok(stats)
     }
 }

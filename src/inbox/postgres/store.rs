@@ -14,7 +14,9 @@ use super::text::Texts;
 use super::{Inner, Parameter, PostgresInbox, capacity, head, limit, received, renewing, settling, tell};
 use crate::error::chain;
 use crate::event::{Envelope, JobId};
-use crate::inbox::{InboxStore, Lease, Leased, NoResult, Outcome, Overdue, Pruned, Receipt, Retention};
+use crate::inbox::{
+    InboxAdmin, InboxStore, Lease, Leased, NoResult, Outcome, Overdue, Pruned, Receipt, Retention,
+};
 use crate::postgres::{column, microseconds};
 use crate::store::{Fenced, StoreError};
 
@@ -134,6 +136,10 @@ impl InboxStore for PostgresInbox {
             listener.start(connector, payload, arrivals);
         }
         arrivals.wait().await;
+    }
+
+    fn admin(&self) -> Option<&dyn InboxAdmin> {
+        Some(self)
     }
 }
 

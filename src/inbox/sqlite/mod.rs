@@ -98,6 +98,7 @@ pub struct SqliteInbox {
 
 struct Inner {
     path: PathBuf,
+    limits: Limits,
     /// Dropped before `writer`: of connections that close at once, none may be the last, which removes the log.
     readers: Readers,
     writer: Writer,
@@ -259,10 +260,11 @@ impl SqliteInboxBuilder {
         let path = std::path::absolute(&self.path).map_err(|error| SqliteInboxError::Open(error.into()))?;
         let (connection, place) = schema::open(&path, &self.settings)?;
         let (place, arrived) = (Some(Arc::new(place)), Arc::new(Notify::new()));
-        let writer = Writer::start(connection, place.clone(), self.settings.limits, arrived.clone())
+        let Settings { limits, busy_timeout, .. } = self.settings;
+        let writer = Writer::start(connection, place.clone(), limits, arrived.clone())
             .map_err(SqliteInboxError::Thread)?;
-        let readers = Readers::new(&path, place, self.settings.busy_timeout);
-        Ok(SqliteInbox { inner: Arc::new(Inner { path, writer, readers, arrived }) })
+        let readers = Readers::new(&path, place, busy_timeout);
+        Ok(SqliteInbox { inner: Arc::new(Inner { path, limits, writer, readers, arrived }) })
     }
 }
 
@@ -321,6 +323,10 @@ impl InboxStore for SqliteInbox {
     async fn wait(&self) {
         self.inner.arrived.notified().await;
     }
+
+    fn admin(&self) -> Option<&dyn InboxAdmin> {
+        Some(self)
+    }
 }
 
 #[async_trait]
@@ -346,7 +352,9 @@ impl InboxAdmin for SqliteInbox {
     }
 
     async fn stats(&self) -> Result<InboxStats, StoreError> {
-        self.inner.readers.read(reads::stats).await
+        let mut stats = self.inner.readers.read(reads::stats).await?;
+        self.inner.limits.note(&mut stats);
+        Ok(stats)
     }
 }
 

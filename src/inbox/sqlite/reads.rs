@@ -17,7 +17,7 @@ use crate::event::JobId;
 use crate::inbox::failed_attempts::FailedAttempts;
 use crate::inbox::text::storable;
 use crate::inbox::timestamp::Timestamp;
-use crate::inbox::{InboxFilter, InboxRow, InboxStats, read};
+use crate::inbox::{InboxFilter, InboxRow, InboxState, InboxStats, read};
 use crate::store::StoreError;
 
 /// The most reads at once.
@@ -139,11 +139,18 @@ pub(super) fn stats(connection: &Connection) -> ::rusqlite::Result<InboxStats> {
     let mut totals = statement.query([])?;
     while let Some(total) = totals.next()? {
         let Some(state) = state(&total.get_ref(0)?) else { continue };
+        let bytes = number(total, 2)?;
         *stats.rows_mut(state) = number(total, 1)?;
-        stats.bytes = stats.bytes.saturating_add(number(total, 2)?);
+        stats.bytes = stats.bytes.saturating_add(bytes);
+        if !matches!(state, InboxState::Done | InboxState::Dead) {
+            stats.unfinished_bytes = stats.unfinished_bytes.saturating_add(bytes);
+        }
     }
-    let oldest_due = rows::LEASABLE.earliest(connection)?.filter(|due| *due <= now);
-    stats.oldest_due = oldest_due.map(|due| now.since(due));
+    let oldest = |lookup: rows::Lookup| {
+        let earliest = lookup.earliest(connection)?.filter(|due| *due <= now);
+        Ok::<_, ::rusqlite::Error>(earliest.map(|due| now.since(due)))
+    };
+    (stats.oldest_due, stats.oldest_overdue) = (oldest(rows::LEASABLE)?, oldest(rows::OVERDUE_JOBS)?);
     Ok(stats)
 }
 

@@ -165,8 +165,10 @@ async fn content(inbox: &dyn InboxAdmin, turn: usize) -> Vec<String> {
     assert_eq!(found.is_some(), inbox.contains(&job).await.unwrap());
     content.push(format!("{:?}", found.map(|(row, body)| (timeless(&row), body))));
     let mut stats = inbox.stats().await.unwrap();
-    let waits = stats.oldest_due.take().is_some();
-    content.push(format!("{stats:?} {waits}"));
+    let (due, overdue) = (stats.oldest_due.take().is_some(), stats.oldest_overdue.take().is_some());
+    // The inbox in memory has no limits.
+    (stats.max_unfinished_rows, stats.max_unfinished_bytes) = (None, None);
+    content.push(format!("{stats:?} {due} {overdue}"));
     content
 }
 

@@ -80,24 +80,29 @@ pub(super) fn stats(table: &TableName) -> String {
     .map(|(index, rows, order, most)| {
         let states = ["expected", "received", "running", "done", "dead"]
             .map(|state| format!("count(*) FILTER (WHERE state = '{state}') AS {state}"));
+        let oldest = [("due", UNFINISHED), ("overdue", EXPECTED)].map(|(name, rows)| {
+            format!(
+                "min(due_at) FILTER (WHERE {rows} AND due_at <= statement_timestamp() AND isfinite(due_at)) AS {name}"
+            )
+        });
         format!(
             "SELECT {index}::text AS index, {most} AS most, count(*) AS rows, {states},
-                coalesce(sum(octet_length(body)), 0) AS bytes, min(due_at) FILTER (
-                    WHERE {UNFINISHED} AND due_at <= statement_timestamp() AND isfinite(due_at)
-                ) AS oldest
+                coalesce(sum(octet_length(body)), 0) AS bytes,
+                coalesce(sum(octet_length(body)) FILTER (WHERE {UNFINISHED}), 0) AS unfinished_bytes,
+                {oldest}
             FROM (
                 SELECT state, body, due_at FROM {table} WHERE {rows} ORDER BY {order} LIMIT {most}
             ) AS {name}",
             index = literal(&table.qualified_index(index)),
             states = states.join(", "),
+            oldest = oldest.join(", "),
             name = "rows",
         )
     });
-    let counts = ["expected", "received", "running", "done", "dead", "bytes"]
+    let counts = ["expected", "received", "running", "done", "dead", "bytes", "unfinished_bytes"]
         .map(|count| format!("coalesce(round(sum({count} * factor)), 0)::int8 AS {count}"));
     format!(
-        "SELECT {counts},
-            {oldest} AS oldest_due
+        "SELECT {counts}, {due} AS oldest_due, {overdue} AS oldest_overdue
         FROM (
             SELECT part.*, CASE WHEN rows < most THEN 1 ELSE greatest(1, (
                 SELECT reltuples / most FROM pg_class WHERE oid = to_regclass(index)
@@ -105,7 +110,8 @@ pub(super) fn stats(table: &TableName) -> String {
             FROM ({parts}) AS part
         ) AS part",
         counts = counts.join(", "),
-        oldest = microseconds("statement_timestamp() - min(oldest)"),
+        due = microseconds("statement_timestamp() - min(due)"),
+        overdue = microseconds("statement_timestamp() - min(overdue)"),
         parts = parts.join(" UNION ALL "),
     )
 }

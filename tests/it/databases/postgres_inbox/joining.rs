@@ -117,6 +117,10 @@ impl InboxStore for Joined {
     async fn wait(&self) {
         self.inbox.wait().await;
     }
+
+    fn admin(&self) -> Option<&dyn InboxAdmin> {
+        Some(self)
+    }
 }
 
 #[async_trait]
