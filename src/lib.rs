@@ -55,7 +55,7 @@
 //! - `actix-web`: mounts the receiver in actix-web 4, with `web::to(receiver.clone())`.
 //! - `warp`: mounts the receiver in warp 0.4, with `warp::webhook(receiver)`.
 //! - `hyper`, `tower`: the receiver as a service of hyper 1 or of tower.
-//! - `metrics`: counters and histograms through the `metrics` facade.
+//! - `metrics`: counters, histograms and gauges through the `metrics` facade.
 //! - `redis`: `RedisDedupStore`; `redis-tls`: `rediss://` URLs for it.
 //! - `postgres`: `PostgresDedupStore` and `PostgresInbox`; `postgres-tls`: `sslmode=require` in their URLs.
 //! - `sqlite`: `SqliteInbox`, in one file.

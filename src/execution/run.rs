@@ -100,6 +100,12 @@ impl Runs {
         end
     }
 
+    /// The number of handlers that run now.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn running(&self) -> usize {
+        self.jobs().len()
+    }
+
     /// Whether a handler of this job runs now.
     pub(crate) fn is_running(&self, job: &JobId) -> bool {
         self.jobs().contains(job)

@@ -187,6 +187,13 @@ impl RequestBudget {
     }
 }
 
+impl RequestBudget {
+    /// Whether the budget is closed now.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.inner.check().is_err()
+    }
+}
+
 impl RequestPermit {
     /// Reports an answer, which reopens the budget, unless the budget has closed since the request began: such an answer
     /// says nothing about the time after.

@@ -16,6 +16,7 @@ use crate::execution::backoff::Backoff;
 use crate::execution::isolation::{CallError, isolate, made};
 use crate::fetch::{FetchError, FetchTime, Fetched, JobSource};
 use crate::inbox::{FetchHistory, NoResult, Outcome};
+use crate::telemetry::{self, fetch_result};
 
 /// The time limit of one fetch, without its waits for a budget. It is for a source that hangs: a source has a time limit
 /// of its own for a request.
@@ -128,8 +129,22 @@ impl Fetcher {
         SharedFetch { fetcher: self, job, result: fetch.result.clone() }
     }
 
-    /// Calls the source, when the budget allows it. Results that a source must not return become errors.
+    /// Notes in the metrics whether the budget of all jobs is closed.
+    pub(crate) fn report_budget(&self) {
+        if let Some(account) = &self.account {
+            telemetry::budget(account.budget.is_closed());
+        }
+    }
+
+    /// Calls the source, when the budget allows it, and counts the fetch.
     async fn call(&self, job: &JobId) -> Result<Fetched, FetchError> {
+        let fetched = self.call_in_budget(job).await;
+        telemetry::fetched(label(&fetched));
+        fetched
+    }
+
+    /// Calls the source, when the budget allows it. Results that a source must not return become errors.
+    async fn call_in_budget(&self, job: &JobId) -> Result<Fetched, FetchError> {
         let permit = match &self.account {
             None => None,
             Some(account) => match account.budget.acquire().await {
@@ -186,6 +201,23 @@ impl Fetcher {
             (Some(account), Ok(_)) => account.note_answer(),
             (Some(account), Err(error)) => account.note_failure(error),
         }
+    }
+}
+
+/// The label of a fetch in metrics.
+fn label(fetched: &Result<Fetched, FetchError>) -> &'static str {
+    match fetched {
+        Ok(Fetched::Finished(_)) => fetch_result::FINISHED,
+        Ok(Fetched::Pending) => fetch_result::PENDING,
+        Ok(Fetched::NotFound) => fetch_result::NOT_FOUND,
+        Err(FetchError::Unauthorized) => fetch_result::UNAUTHORIZED,
+        Err(FetchError::RateLimited { .. }) => fetch_result::RATE_LIMITED,
+        Err(FetchError::Unreachable(_)) => fetch_result::UNREACHABLE,
+        Err(FetchError::Refused(_)) => fetch_result::REFUSED,
+        Err(FetchError::Unavailable { .. }) => fetch_result::UNAVAILABLE,
+        Err(FetchError::Unreadable(_)) => fetch_result::UNREADABLE,
+        Err(FetchError::InvalidId) => fetch_result::INVALID_ID,
+        Err(FetchError::BudgetClosed(_)) => fetch_result::BUDGET_CLOSED,
     }
 }
 

@@ -224,6 +224,7 @@ impl Reconciling {
         let mut fetching = JoinSet::new();
         let (mut look, mut failures) = (Instant::now(), 0);
         loop {
+            this.fetcher.report_budget();
             tokio::select! {
                 biased;
                 () = this.drain.closed() => break,
@@ -249,6 +250,7 @@ impl Reconciling {
                     if more { Duration::ZERO } else { jittered(POLL) }
                 }
                 Err(error) => {
+                    telemetry::store_error(telemetry::call::OVERDUE);
                     failures += 1;
                     let pause = INBOX_PAUSE.at_least(failures);
                     error!(error = %chain(&error), retry_in = ?pause, "overdue jobs could not be leased; retrying");
@@ -308,7 +310,12 @@ impl Reconciling {
             Verdict::Ended(event) => self.inbox.verify(lease, event),
             Verdict::Settle(outcome) => self.inbox.settle(lease, outcome),
         };
+        let store_call = match verdict {
+            Verdict::Ended(_) => telemetry::call::VERIFY,
+            Verdict::Settle(_) => telemetry::call::SETTLE,
+        };
         let failed = |error: CallError, pause: Duration| {
+            telemetry::store_error(store_call);
             warn!(error = %chain(&error), retry_in = ?pause, "the result of the fetch was not recorded; retrying");
         };
         let record_until = lease_ends.min(Instant::now() + RECORD_TIME);
@@ -321,10 +328,13 @@ impl Reconciling {
                 self.on_dead_letter.tell(lease.job(), outcome, &self.drain).await;
             }
             (Written::Stale, _) => debug!("the job's webhook arrived during the fetch; dropping the result"),
-            (Written::LeaseEnds(error), _) => error!(
-                error = %chain(&error),
-                "the result of the fetch was not recorded; the job will be fetched again when its lease has ended"
-            ),
+            (Written::LeaseEnds(error), _) => {
+                telemetry::store_error(store_call);
+                error!(
+                    error = %chain(&error),
+                    "the result of the fetch was not recorded; the job will be fetched again when its lease has ended"
+                );
+            }
         }
     }
 }

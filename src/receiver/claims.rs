@@ -16,6 +16,7 @@ use crate::event::JobId;
 use crate::execution::drain::Drain;
 use crate::execution::isolation::call;
 use crate::store::{Fenced, StoreError};
+use crate::telemetry;
 
 /// The time for which a release is repeated. The sender's third delivery begins within 25 s of the first and is
 /// answered within 5 s, so a claim that reaches the store later delays no delivery.
@@ -88,6 +89,9 @@ impl Claims {
                 call(|| Instant::now() + CALL_TIME, || self.store().release(token)).await
             };
             is_last |= Instant::now() >= until;
+            if released.is_err() {
+                telemetry::store_error(telemetry::call::RELEASE);
+            }
             match released {
                 Ok(Fenced::Applied) if !may_return => return debug!("an abandoned claim was released"),
                 Ok(_) if is_last || self.drain.is_closed() => return,

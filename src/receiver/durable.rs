@@ -12,6 +12,7 @@ use crate::error::chain;
 use crate::event::Envelope;
 use crate::execution::isolation::call;
 use crate::inbox::{InboxStore, Receipt};
+use crate::telemetry;
 
 /// The longest time for a commit, which may continue after the ack deadline.
 const COMMIT_TIME: Duration = Duration::from_secs(30);
@@ -32,6 +33,7 @@ impl Durable {
                 WebhookReply::Conflict
             }
             Err(error) => {
+                telemetry::store_error(telemetry::call::RECEIVE);
                 error!(error = %chain(&error), "the event was not stored; answering 503");
                 WebhookReply::Unavailable
             }

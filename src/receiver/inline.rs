@@ -23,6 +23,7 @@ use crate::execution::retry::{Retry, Written};
 use crate::execution::run::{RunEnd, Runs};
 use crate::handler::{WebhookHandler, dispatch};
 use crate::store::{Fenced, StoreError};
+use crate::telemetry;
 
 /// The lease of a claim. Added to the ack deadline, it ends before the sender's third delivery, so that the
 /// delivery can claim the job of a process that crashed during an earlier one.
@@ -149,6 +150,7 @@ impl Inline {
                 Err(WebhookReply::InProgress)
             }
             Err(error) => {
+                telemetry::store_error(telemetry::call::CLAIM);
                 error!(error = %chain(&error), "the dedup store failed to claim the job; answering 503");
                 Err(WebhookReply::Unavailable)
             }
@@ -274,6 +276,7 @@ impl Inline {
     /// the reply is sent after the first failed call.
     async fn complete(&self, claim: &ClaimHandle, lease_ends: Instant, delivery: &Delivery) {
         let failed = |error: CallError, pause: Duration| {
+            telemetry::store_error(telemetry::call::COMPLETE);
             warn!(error = %chain(&error), retry_in = ?pause, "the job was handled, but not recorded as done; retrying");
             delivery.reply_now();
         };
@@ -282,10 +285,13 @@ impl Inline {
             Written::Stale => error!(
                 "the job was handled, but its claim had passed to another delivery: it may be handled again"
             ),
-            Written::LeaseEnds(error) => error!(
-                error = %chain(&error),
-                "the job was handled, but not recorded as done: the next duplicate will be handled again"
-            ),
+            Written::LeaseEnds(error) => {
+                telemetry::store_error(telemetry::call::COMPLETE);
+                error!(
+                    error = %chain(&error),
+                    "the job was handled, but not recorded as done: the next duplicate will be handled again"
+                );
+            }
         }
     }
 
@@ -295,6 +301,7 @@ impl Inline {
             Ok(Fenced::Applied) => {}
             Ok(Fenced::Stale) => debug!("the claim had passed to another delivery before its release"),
             Err(error) => {
+                telemetry::store_error(telemetry::call::RELEASE);
                 warn!(error = %chain(&error), "releasing the claim failed; retrying in the background");
             }
         }

@@ -21,7 +21,7 @@ use crate::execution::run::{RunEnd, Runs};
 use crate::fetch::fetcher::Fetcher;
 use crate::handler::dispatch;
 use crate::inbox::{Lease, Leased, Outcome};
-use crate::telemetry::{self, settled};
+use crate::telemetry::{self, call, settled};
 
 /// The pause before the first retry of a write.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -60,22 +60,32 @@ impl Attempts {
         verifying: Option<OwnedSemaphorePermit>,
     ) {
         let mut held = self.leases.hold((leased.lease.clone(), Span::current()), since);
-        let outcome = self.handle(&mut leased, &held, verifying).await;
+        let outcome = self.handle(&mut leased, since, &held, verifying).await;
         let lease_ends = held.stop().await;
-        let Leased { lease, expected_again, .. } = leased;
+        let Leased { lease, expected_again, earlier_attempts, age, .. } = leased;
         if let Some(outcome) = outcome {
             telemetry::attempt(label(&outcome));
             let is_settled = self.settle(&lease, &outcome, lease_ends).await;
+            if is_settled && earlier_attempts == 0 && matches!(outcome, Outcome::Done) {
+                telemetry::handled(age, since);
+            }
             if is_settled && !(expected_again && matches!(outcome, Outcome::Dead { .. })) {
                 self.settings.on_dead_letter.tell(lease.job(), &outcome, &self.drain).await;
             }
         }
     }
 
+    /// The number of handlers that run.
+    #[cfg(feature = "metrics")]
+    pub(super) fn running(&self) -> usize {
+        self.runs.running()
+    }
+
     /// Handles an event, and returns its outcome; `None` when the lease was lost.
     async fn handle(
         &self,
         leased: &mut Leased,
+        since: Instant,
         held: &HeldLease<Heartbeats>,
         verifying: Option<OwnedSemaphorePermit>,
     ) -> Option<Outcome> {
@@ -122,6 +132,9 @@ impl Attempts {
             && let Err(outcome) = self.begin(lease, held).await
         {
             return outcome;
+        }
+        if attempts == 1 {
+            telemetry::waited(leased.age, since);
         }
         let call = || dispatch(&*self.settings.handler, &job, content);
         let end = self.runs.run(lease.job(), held, call).await;
@@ -194,6 +207,7 @@ impl Attempts {
     /// Records that the handler begins, with retries while the lease is held. An error is the outcome instead of a run.
     async fn begin(&self, lease: &Lease, held: &HeldLease<Heartbeats>) -> Result<(), Option<Outcome>> {
         let failed = |error: CallError, pause: Duration| {
+            telemetry::store_error(call::BEGIN);
             let error = chain(&error);
             warn!(%error, retry_in = ?pause, "the beginning of the last attempt was not recorded; retrying");
         };
@@ -219,6 +233,7 @@ impl Attempts {
     /// Records an outcome, with retries until the lease ends. Returns whether the store has confirmed it.
     async fn settle(&self, lease: &Lease, outcome: &Outcome, lease_ends: Instant) -> bool {
         let failed = |error: CallError, pause: Duration| {
+            telemetry::store_error(call::SETTLE);
             warn!(error = %chain(&error), retry_in = ?pause, "the outcome was not recorded; retrying");
         };
         let settle = || self.settings.inbox.settle(lease, outcome);
@@ -230,10 +245,13 @@ impl Attempts {
                     "the event was leased again, or replaced, before its outcome was recorded; leaving it alone"
                 );
             }
-            Written::LeaseEnds(error) => error!(
-                error = %chain(error),
-                "the outcome was not recorded before the lease ends; the event will be handled again"
-            ),
+            Written::LeaseEnds(error) => {
+                telemetry::store_error(call::SETTLE);
+                error!(
+                    error = %chain(error),
+                    "the outcome was not recorded before the lease ends; the event will be handled again"
+                );
+            }
         }
         matches!(written, Written::Applied)
     }

@@ -15,6 +15,8 @@ use crate::execution::backoff::{Backoff, jittered};
 use crate::execution::drain::{Drain, UnderWay};
 use crate::execution::isolation::{CallError, call, isolate, made, until};
 use crate::fetch::fetcher::Fetcher;
+#[cfg(feature = "metrics")]
+use crate::inbox::InboxStore;
 use crate::inbox::Leased;
 use crate::telemetry;
 
@@ -34,6 +36,9 @@ pub(super) struct Leasing {
     handling: Arc<Semaphore>,
     /// One permit per event that may be leased and not yet verified; `None` under `Verification::Trust`.
     verifying: Option<Arc<Semaphore>>,
+    /// One clone per attempt under way. The permits do not tell: a lease holds all that are free.
+    #[cfg(feature = "metrics")]
+    attempting: Arc<()>,
     drain: Arc<Drain>,
 }
 
@@ -63,13 +68,34 @@ impl Leasing {
             attempts: Attempts::new(settings.clone(), fetcher, drain.clone()),
             handling: Arc::new(Semaphore::new(settings.concurrency)),
             verifying,
+            #[cfg(feature = "metrics")]
+            attempting: Arc::default(),
             drain,
             settings,
         })
     }
 
+    #[cfg(feature = "metrics")]
+    pub(super) fn inbox(&self) -> &dyn InboxStore {
+        &*self.settings.inbox
+    }
+
+    /// The number of slots, and of those without an event.
+    #[cfg(feature = "metrics")]
+    pub(super) fn room(&self) -> (usize, usize) {
+        let slots = self.settings.concurrency;
+        (slots, slots.saturating_sub(Arc::strong_count(&self.attempting) - 1))
+    }
+
+    /// The number of handlers that run.
+    #[cfg(feature = "metrics")]
+    pub(super) fn running(&self) -> usize {
+        self.attempts.running()
+    }
+
     /// Leases events for the free slots, until the shutdown.
     pub(super) async fn run(self: Arc<Self>) {
+        telemetry::leased();
         let (mut failures, mut hinted) = (0u32, false);
         while let Some(slots) = self.slots().await {
             let next = match self.clone().lease(slots).await {
@@ -141,7 +167,10 @@ impl Leasing {
         let Some(under_way) = self.drain.enter() else { return Ok(Next::Wait) };
         let (most, since) = (slots.len(), Instant::now());
         let lease = || self.settings.inbox.lease(most, self.settings.lease);
-        let leased = call(|| since + self.settings.lease / 3, lease).await?;
+        let leased = call(|| since + self.settings.lease / 3, lease)
+            .await
+            .inspect_err(|_| telemetry::store_error(telemetry::call::LEASE))?;
+        telemetry::leased();
         let next = match leased.len() {
             0 => Next::WaitForFirst,
             some if some < most => Next::Wait,
@@ -155,9 +184,13 @@ impl Leasing {
 
     fn spawn(self: Arc<Self>, leased: Leased, since: Instant, slot: Slot, under_way: UnderWay) {
         let span = telemetry::attempt_span(leased.lease.job(), leased.attempt);
+        #[cfg(feature = "metrics")]
+        let attempting = self.attempting.clone();
         let attempt = async move {
             let Slot { handling, verifying } = slot;
             self.attempts.run(leased, since, verifying).await;
+            #[cfg(feature = "metrics")]
+            drop(attempting);
             drop((handling, under_way));
         };
         tokio::spawn(attempt.instrument(span));

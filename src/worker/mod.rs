@@ -4,6 +4,8 @@ mod attempts;
 mod heartbeats;
 mod leasing;
 mod prune;
+#[cfg(feature = "metrics")]
+mod sampling;
 mod verify;
 
 use std::fmt;
@@ -235,7 +237,10 @@ impl InboxWorker {
             tokio::spawn(Reconciling::of_inbox(inbox, fetcher.clone(), hook, drain.clone()).run());
         }
         tokio::spawn(prune(self.inbox.clone(), self.retention, drain.clone()));
-        tokio::spawn(Leasing::new(self, fetcher, drain.clone()).run());
+        let leasing = Leasing::new(self, fetcher, drain.clone());
+        #[cfg(feature = "metrics")]
+        tokio::spawn(sampling::sample(leasing.clone(), drain.clone()));
+        tokio::spawn(leasing.run());
         RunningWorker { drain }
     }
 }

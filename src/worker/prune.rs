@@ -11,6 +11,7 @@ use crate::execution::backoff::jittered;
 use crate::execution::drain::Drain;
 use crate::execution::isolation::call;
 use crate::inbox::{InboxStore, Retention};
+use crate::telemetry;
 
 /// The pause between two rounds, and the time limit of one call.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
@@ -23,11 +24,16 @@ pub(super) async fn prune(inbox: Arc<dyn InboxStore>, retention: Retention, drai
             () = drain.closed() => return,
         }
         loop {
-            match call(|| Instant::now() + PRUNE_EVERY, || inbox.prune(&retention)).await {
+            let pruned = call(|| Instant::now() + PRUNE_EVERY, || inbox.prune(&retention)).await;
+            if let Ok(pruned) = &pruned {
+                telemetry::pruned(pruned);
+            }
+            match pruned {
                 Ok(pruned) if pruned.payloads + pruned.rows == 0 => break,
                 Ok(_) if drain.is_closed() => return,
                 Ok(pruned) => info!(payloads = pruned.payloads, rows = pruned.rows, "pruned finished events"),
                 Err(error) => {
+                    telemetry::store_error(telemetry::call::PRUNE);
                     warn!(error = %chain(&error), retry_in = ?PRUNE_EVERY, "finished events were not pruned; retrying");
                     break;
                 }

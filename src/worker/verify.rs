@@ -15,6 +15,7 @@ use crate::execution::lease::HeldLease;
 use crate::execution::retry::{Retry, Written};
 use crate::fetch::fetcher::{Fetcher, Verdict};
 use crate::inbox::{InboxStore, Lease, Leased, Outcome};
+use crate::telemetry;
 
 /// Verifies the events of a worker.
 pub(super) struct Verifier {
@@ -57,6 +58,7 @@ impl Verifier {
     /// Stores the fetched event, with retries while the lease is held.
     async fn store(&self, lease: &Lease, event: Envelope) -> Verified {
         let failed = |error: CallError, pause: Duration| {
+            telemetry::store_error(telemetry::call::VERIFY);
             warn!(error = %chain(&error), retry_in = ?pause, "the fetched event was not stored; retrying");
         };
         match self.retry.write(None, || self.inbox.verify(lease, &event), failed).await {

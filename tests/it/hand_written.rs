@@ -27,13 +27,13 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// Panics at the first of two calls of a method, then calls the inner one.
 #[derive(Debug, Clone)]
-struct Hasty<T> {
+pub struct Hasty<T> {
     inner: T,
     calls: Arc<Mutex<HashMap<&'static str, usize>>>,
 }
 
 impl<T> Hasty<T> {
-    fn new(inner: T) -> Self {
+    pub fn new(inner: T) -> Self {
         Self { inner, calls: Arc::default() }
     }
 

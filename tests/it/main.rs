@@ -17,6 +17,7 @@ mod handling;
 mod jobs;
 mod jobs_client;
 mod leases;
+mod metrics;
 mod own_stores;
 mod package;
 mod races;

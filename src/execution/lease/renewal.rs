@@ -12,6 +12,7 @@ use super::table::{Key, Table, Times};
 use crate::error::chain;
 use crate::execution::isolation::call;
 use crate::store::{Fenced, StoreError};
+use crate::telemetry;
 
 /// Renews leases in a store.
 #[async_trait]
@@ -139,6 +140,7 @@ impl<R: Renew> Renewal<R> {
                 table.remove(self.key);
             }
             Err(error) => {
+                telemetry::store_error(telemetry::call::RENEW);
                 warn!(error = %chain(&error), retry_in = ?times.tick, "the lease was not renewed; retrying");
             }
         }

@@ -298,7 +298,7 @@ fn is_root() -> bool {
 }
 
 /// Debian keeps most of PostgreSQL's programs out of the path.
-fn postgres_program(name: &str) -> String {
+pub fn postgres_program(name: &str) -> String {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut programs: Vec<_> = versions.map(|version| version.path().join("bin").join(name)).collect();
     programs.retain(|program| program.exists());

@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::inbox::{
-    InboxAdmin, InboxRow, InboxState, Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention,
+    InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, Lease, Leased, Outcome, Overdue, Pruned,
+    Receipt, Retention,
 };
 use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::store::{Fenced, StoreError};
@@ -167,6 +168,34 @@ impl InboxStore for FaultyInbox {
         if self.faults.call(Call::Wait, wait).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+
+    fn admin(&self) -> Option<&dyn InboxAdmin> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl InboxAdmin for FaultyInbox {
+    async fn list(
+        &self,
+        filter: &InboxFilter,
+        after: Option<u64>,
+        most: usize,
+    ) -> Result<Vec<InboxRow>, StoreError> {
+        self.rows.list(filter, after, most).await
+    }
+
+    async fn get(&self, job: &JobId) -> Result<Option<(InboxRow, Option<Bytes>)>, StoreError> {
+        self.rows.get(job).await
+    }
+
+    async fn replay(&self, job: &JobId) -> Result<bool, StoreError> {
+        self.rows.replay(job).await
+    }
+
+    async fn stats(&self) -> Result<InboxStats, StoreError> {
+        self.faults.call(Call::Stats, self.rows.stats()).await
     }
 }
 

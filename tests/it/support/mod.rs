@@ -9,6 +9,7 @@ mod faults;
 pub mod fleet;
 pub mod http;
 pub mod inboxes;
+pub mod metrics;
 pub mod model;
 pub mod programs;
 pub mod proxy;
