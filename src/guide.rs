@@ -32,10 +32,14 @@ macro_rules! links {
 [scaling]: crate::guide::scaling
 [security]: crate::guide::security
 [testing]: crate::guide::testing
+[alerts]: crate::guide::examples#alert-rules
+[dashboards]: crate::guide::examples#alert-rules
 [example-compose]: crate::guide::examples#containers
 [example-custom]: crate::guide::examples#a-dedup-store-of-your-own
 [example-durable]: crate::guide::examples#durable
+[example-metrics]: crate::guide::examples#metrics
 [example-never-lose]: crate::guide::examples#never-lose-a-result
+[example-several-accounts]: crate::guide::examples#several-accounts
 [example-shutdown]: crate::guide::examples#graceful-shutdown
 "
     };
@@ -95,6 +99,20 @@ chapters! {
 ///
 /// ```rust,ignore
 #[doc = include_str!("../examples/custom_dedup_store.rs")]
+/// ```
+///
+/// # Metrics
+///
+/// ```rust,ignore
+#[doc = include_str!("../examples/metrics.rs")]
+/// ```
+///
+/// # Alert rules
+///
+/// A Grafana dashboard is beside this file, in the repository's folder `dashboards`.
+///
+/// ```yaml
+#[doc = include_str!("../dashboards/alerts.yml")]
 /// ```
 ///
 /// # Containers

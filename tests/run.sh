@@ -63,6 +63,7 @@ if ! $quick; then
     compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || need postgres postgresql
     need pgbouncer pgbouncer
     need faketime faketime
+    need promtool prometheus
 fi
 cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
@@ -120,7 +121,7 @@ fi
 check "examples, everything" cargo build --locked --workspace --all-features --examples
 if $quick; then
     check "unit and integration tests, without databases" \
-        cargo test --locked --workspace --all-features "${tests[@]}" -- --skip databases::
+        cargo test --locked --workspace --all-features "${tests[@]}" -- --skip databases:: --skip alerts::
 else
     # It takes minutes, and the tests leave time. Unoptimized, it takes a third.
     if ! cargo deny --version >/dev/null 2>&1; then
@@ -135,6 +136,8 @@ else
 fi
 check "documentation tests" cargo test --locked --workspace --all-features --doc
 if ! $quick; then
+    check "alert rules" promtool check rules dashboards/alerts.yml
+    check "alert rules with made-up series" promtool test rules dashboards/alerts_test.yml
     check "example quickstart runs" timeout 10 "${CARGO_TARGET_DIR:-target}/debug/examples/quickstart"
     check "example any_framework runs" timeout 10 "${CARGO_TARGET_DIR:-target}/debug/examples/any_framework"
     check "example custom_dedup_store runs" timeout 10 "${CARGO_TARGET_DIR:-target}/debug/examples/custom_dedup_store"

@@ -200,3 +200,35 @@ async fn the_durable_inbox_server_says_what_is_wrong_with_its_database() {
         assert!(!message.contains("hidden-secret"), "{message}");
     }
 }
+
+#[tokio::test]
+async fn the_server_with_metrics_shows_what_it_received_and_handled() {
+    let folder = std::env::temp_dir().join(format!("qomplement-webhooks-metrics-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let mut server = example("metrics");
+    server
+        .env("WEBHOOK_TOKEN", TOKEN)
+        .env("METRICS_ADDR", "127.0.0.1:0")
+        .env("DATABASE", folder.join("inbox.db"));
+    let (child, url, said) = start(&mut server).await;
+    let metrics = said.lines().find_map(|line| line.strip_prefix("metrics on ")).unwrap().to_owned();
+    let sender = Sender::to_url(&url).unwrap().token(&SharedToken::new(TOKEN).unwrap());
+    assert_eq!(sender.deliver(&Payload::extract_completed()).await.statuses(), [Some(200)]);
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let shown = async || client.get(&metrics).send().await.unwrap().text().await.unwrap();
+    let expected = [
+        "qomplement_webhooks_requests_total{outcome=\"stored\"} 1",
+        "qomplement_webhooks_attempts_total{settled=\"done\"} 1",
+        "qomplement_webhooks_end_to_end_seconds_bucket{le=\"+Inf\"} 1",
+        "qomplement_webhooks_inbox_max_unfinished_rows 100000",
+        "qomplement_webhooks_inbox_rows{state=\"dead\"} 0",
+        "# TYPE qomplement_webhooks_inbox_rows gauge",
+    ];
+    crate::support::eventually("everything is shown", async || {
+        let text = shown().await;
+        expected.iter().all(|line| text.lines().any(|shown| shown == *line))
+    })
+    .await;
+    assert!(stop(child, "-TERM").await.status.success());
+    std::fs::remove_dir_all(folder).unwrap();
+}

@@ -1,11 +1,13 @@
 //! What the crate promises, shown on real servers, or under paused time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
+mod alerts;
 mod allocations;
 mod answers;
 mod bodies;
 mod budget;
 mod connections;
+mod dashboards;
 mod databases;
 mod dead_letters;
 mod documents;
