@@ -1,5 +1,6 @@
 //! The inbox in a file.
 
+mod backup;
 mod contract;
 mod faults;
 mod file;

@@ -1,6 +1,7 @@
 //! The inbox in PostgreSQL.
 
 mod batches;
+mod dump;
 mod faults;
 pub mod joining;
 mod limits;
