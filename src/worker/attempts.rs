@@ -10,6 +10,7 @@ use tracing::{Span, debug, error, warn};
 
 use super::InboxWorker;
 use super::heartbeats::Heartbeats;
+use super::leasing::Slot;
 use super::verify::{Verified, Verifier};
 use crate::error::chain;
 use crate::event::Event;
@@ -51,16 +52,13 @@ impl Attempts {
         }
     }
 
-    /// Handles an event whose lease began at `since`, and settles the event. `verifying` is dropped as soon as the event
-    /// is verified.
-    pub(super) async fn run(
-        &self,
-        mut leased: Leased,
-        since: Instant,
-        verifying: Option<OwnedSemaphorePermit>,
-    ) {
+    /// Handles an event whose lease began at `since`, and settles the event. Each part of the slot is dropped as soon as
+    /// the next event may have it.
+    pub(super) async fn run(&self, mut leased: Leased, since: Instant, slot: Slot) {
+        let Slot { handling, unsettled, verifying } = slot;
         let mut held = self.leases.hold((leased.lease.clone(), Span::current()), since);
         let outcome = self.handle(&mut leased, since, &held, verifying).await;
+        drop(handling);
         let lease_ends = held.stop().await;
         let Leased { lease, expected_again, earlier_attempts, age, .. } = leased;
         if let Some(outcome) = outcome {
@@ -73,6 +71,7 @@ impl Attempts {
                 self.settings.on_dead_letter.tell(lease.job(), &outcome, &self.drain).await;
             }
         }
+        drop(unsettled);
     }
 
     /// The number of handlers that run.

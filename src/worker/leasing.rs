@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, error};
 
@@ -34,19 +35,42 @@ pub(super) struct Leasing {
     attempts: Attempts,
     /// One permit per event that may be handled.
     handling: Arc<Semaphore>,
+    /// One permit per event that may be leased and not yet settled: outcomes are recorded while the next events are leased.
+    unsettled: Arc<Semaphore>,
     /// One permit per event that may be leased and not yet verified; `None` under `Verification::Trust`.
     verifying: Option<Arc<Semaphore>>,
-    /// One clone per attempt under way. The permits do not tell: a lease holds all that are free.
+    /// One clone per event that has a slot. The permits do not tell: a lease holds all that are free.
     #[cfg(feature = "metrics")]
     attempting: Arc<()>,
     drain: Arc<Drain>,
 }
 
 /// The right to lease one event and to handle it.
-struct Slot {
-    handling: OwnedSemaphorePermit,
+pub(super) struct Slot {
+    /// Held until the handler has ended.
+    pub(super) handling: Handling,
+    /// Held until the event is settled.
+    pub(super) unsettled: OwnedSemaphorePermit,
     /// Held until the event is verified.
-    verifying: Option<OwnedSemaphorePermit>,
+    pub(super) verifying: Option<OwnedSemaphorePermit>,
+}
+
+/// The right to handle one event.
+pub(super) struct Handling {
+    _permit: OwnedSemaphorePermit,
+    /// `None` until there is an event.
+    #[cfg(feature = "metrics")]
+    attempting: Option<Arc<()>>,
+}
+
+impl From<OwnedSemaphorePermit> for Handling {
+    fn from(permit: OwnedSemaphorePermit) -> Self {
+        Self {
+            _permit: permit,
+            #[cfg(feature = "metrics")]
+            attempting: None,
+        }
+    }
 }
 
 /// The next step after a lease.
@@ -67,6 +91,7 @@ impl Leasing {
         Arc::new(Self {
             attempts: Attempts::new(settings.clone(), fetcher, drain.clone()),
             handling: Arc::new(Semaphore::new(settings.concurrency)),
+            unsettled: Arc::new(Semaphore::new(settings.concurrency * 2)),
             verifying,
             #[cfg(feature = "metrics")]
             attempting: Arc::default(),
@@ -138,13 +163,16 @@ impl Leasing {
 
     /// Waits for a free slot, and returns it with all others that are free; `None` at the shutdown.
     async fn slots(&self) -> Option<Vec<Slot>> {
+        // The attempts that were just started may end at once, and then their slots are free, too.
+        yield_now().await;
         let first = async {
             let handling = self.handling.clone().acquire_owned().await.ok()?;
+            let unsettled = self.unsettled.clone().acquire_owned().await.ok()?;
             let verifying = match &self.verifying {
                 Some(verifying) => Some(verifying.clone().acquire_owned().await.ok()?),
                 None => None,
             };
-            Some(Slot { handling, verifying })
+            Some(Slot { handling: handling.into(), unsettled, verifying })
         };
         let first = tokio::select! {
             slot = first => slot?,
@@ -152,11 +180,12 @@ impl Leasing {
         };
         let others = std::iter::from_fn(|| {
             let handling = self.handling.clone().try_acquire_owned().ok()?;
+            let unsettled = self.unsettled.clone().try_acquire_owned().ok()?;
             let verifying = match &self.verifying {
                 Some(verifying) => Some(verifying.clone().try_acquire_owned().ok()?),
                 None => None,
             };
-            Some(Slot { handling, verifying })
+            Some(Slot { handling: handling.into(), unsettled, verifying })
         });
         Some(std::iter::once(first).chain(others).collect())
     }
@@ -182,16 +211,14 @@ impl Leasing {
         Ok(next)
     }
 
-    fn spawn(self: Arc<Self>, leased: Leased, since: Instant, slot: Slot, under_way: UnderWay) {
+    #[cfg_attr(not(feature = "metrics"), expect(unused_mut, reason = "only the gauges count attempts"))]
+    fn spawn(self: Arc<Self>, leased: Leased, since: Instant, mut slot: Slot, under_way: UnderWay) {
         let span = telemetry::attempt_span(leased.lease.job(), leased.attempt);
         #[cfg(feature = "metrics")]
-        let attempting = self.attempting.clone();
+        slot.handling.attempting.replace(self.attempting.clone());
         let attempt = async move {
-            let Slot { handling, verifying } = slot;
-            self.attempts.run(leased, since, verifying).await;
-            #[cfg(feature = "metrics")]
-            drop(attempting);
-            drop((handling, under_way));
+            self.attempts.run(leased, since, slot).await;
+            drop(under_way);
         };
         tokio::spawn(attempt.instrument(span));
     }

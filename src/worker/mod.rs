@@ -130,8 +130,8 @@ impl InboxWorker {
     }
 
     /// Sets the number of events handled at once, between one and [`MAX_CONCURRENCY`](Self::MAX_CONCURRENCY); another
-    /// number counts as the nearest of these. Under [`Verification::Fetch`], at most 16 of them wait for the API.
-    /// Default: 16.
+    /// number counts as the nearest of these. Up to as many more may wait for their outcomes to be recorded. Under
+    /// [`Verification::Fetch`], at most 16 wait for the API. Default: 16.
     pub fn concurrency(mut self, events: usize) -> Self {
         self.concurrency = events.clamp(1, Self::MAX_CONCURRENCY);
         self

@@ -9,7 +9,7 @@ use qomplement_webhooks::{HandlerError, InboxStore, InboxWorker, Verification, W
 use tokio::time::{Instant, sleep};
 
 use crate::support::inboxes::FaultyInbox;
-use crate::support::{Act, Call, Gate, Script};
+use crate::support::{Act, Call, Fault, Gate, Script};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -208,6 +208,20 @@ async fn no_more_is_leased_than_can_be_handled_at_once() {
     assert_eq!(script.most_running(), 3, "handlers at once");
     assert_eq!(inbox.most_leased(), 3, "events leased at once, with room for three handlers");
     assert_eq!(began.elapsed().as_secs(), 17, "there was room that was not used");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_outcomes_wait_to_be_recorded_as_many_more_events_are_handled() {
+    let (inbox, script) = (FaultyInbox::default(), Script::default());
+    inbox.faults.fail(Call::Settle, [Some(Fault::Hang); 4]);
+    for _ in 0..10 {
+        inbox.add_new().await;
+    }
+    let _worker = inbox.worker(&script).concurrency(2).start();
+    script.until("the events of two rounds are handled", |script| script.finished() == 4).await;
+    sleep(SECOND * 5).await;
+    assert_eq!((script.runs(), inbox.most_leased()), (4, 4), "events were leased without end");
+    script.until("all events are handled", |script| script.finished() == 10).await;
 }
 
 #[tokio::test(start_paused = true)]
