@@ -22,9 +22,10 @@ use crate::store::{Fenced, StoreError};
 /// a time.
 ///
 /// One table has one row per job. Its unique index decides between claims, and the database's clock ends leases. Each
-/// statement is a transaction of its own, without advisory locks, session state or named prepared statements, so the
-/// store works behind PgBouncer in transaction mode. A fresh job costs one `INSERT` and one `UPDATE`; a duplicate
-/// costs an `INSERT` that finds the row and writes nothing, and one `SELECT`.
+/// statement is a transaction of its own, without advisory locks, session state or, unless you
+/// [ask for them](Self::with_prepared_statements), prepared statements, so the store works behind PgBouncer in transaction
+/// mode. A fresh job costs one `INSERT` and one `UPDATE`; a duplicate costs an `INSERT` that finds the row and writes
+/// nothing, and one `SELECT`.
 ///
 /// ```no_run
 /// # async fn app() -> Result<(), Box<dyn std::error::Error>> {
@@ -111,6 +112,16 @@ impl PostgresDedupStore {
     pub fn with_table(self, schema: &str, table: &str) -> Result<Self, PostgresStoreError> {
         let schema = self::schema(TableName::new(schema, table)?);
         Ok(Self::new(self.database.with_schema(schema)))
+    }
+
+    /// Prepares frequent statements once for each connection, instead of letting the server plan them at every call.
+    ///
+    /// Only for connections that are sessions of the server, directly or through a pooler in session mode. A pooler in
+    /// transaction mode must know prepared statements, as PgBouncer does from 1.21 on with `max_prepared_statements`
+    /// above 0; with others, calls fail or run another program's statement.
+    #[must_use]
+    pub fn with_prepared_statements(self) -> Self {
+        Self::new(self.database.with_prepared_statements())
     }
 
     /// Adds a version of the table, for tests of future upgrades.
@@ -239,7 +250,7 @@ CREATE INDEX {index} ON {table} (until);
 }
 
 async fn prune(database: &Database, statement: &str) -> Result<u64, StoreError> {
-    let deleted = postgres::query(database, statement, &[(&PRUNE_ROWS, Type::INT8)]).await?;
+    let deleted = postgres::query_seldom(database, statement, &[(&PRUNE_ROWS, Type::INT8)]).await?;
     Ok(deleted.len() as u64)
 }
 

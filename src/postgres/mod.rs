@@ -70,6 +70,8 @@ pub(crate) struct Database {
     pool: Pool,
     reserve: Reserve,
     schema: Schema,
+    /// Whether connections keep the plans of frequent statements.
+    prepares: bool,
 }
 
 /// The source of a call's connection.
@@ -96,12 +98,17 @@ impl Connections<'_> {
 
 impl Database {
     pub(crate) fn new(pool: Pool, schema: Schema) -> Self {
-        Self { pool, reserve: Reserve::default(), schema }
+        Self { pool, reserve: Reserve::default(), schema, prepares: false }
     }
 
     /// Returns the same database with another table.
     pub(crate) fn with_schema(&self, schema: Schema) -> Self {
-        Self::new(self.pool.clone(), schema)
+        Self { schema, reserve: Reserve::default(), ..self.clone() }
+    }
+
+    /// Returns the same database with prepared statements.
+    pub(crate) fn with_prepared_statements(&self) -> Self {
+        Self { prepares: true, ..self.clone() }
     }
 
     pub(crate) fn schema(&self) -> &Schema {
@@ -136,8 +143,9 @@ pub(crate) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// Runs one statement in a transaction of its own, and returns its rows.
 ///
-/// The statement is sent in one message with its parameters and their types, and never prepared under a name, so it
-/// works through a pooler that gives each transaction another connection.
+/// Unless the database [prepares](Database::with_prepared_statements) statements, it is sent in one message with its
+/// parameters and their types, and never prepared under a name, so it works through a pooler that gives each transaction
+/// another connection.
 ///
 /// The statement may run twice: it is repeated if the connection turns out to be broken, or if another transaction
 /// made it fail.
@@ -146,8 +154,17 @@ pub(crate) async fn query(
     statement: &str,
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, StoreError> {
-    database.schema.check_once(&database.pool).await?;
-    repeat(Connections::Pool(&database.pool), statement, parameters).await
+    run(database, Connections::Pool(&database.pool), statement, parameters, database.prepares).await
+}
+
+/// Like [`query`], for a statement that is never prepared: its best plan depends on its parameters, or on the table's
+/// size.
+pub(crate) async fn query_seldom(
+    database: &Database,
+    statement: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>, StoreError> {
+    run(database, Connections::Pool(&database.pool), statement, parameters, false).await
 }
 
 /// Runs a statement that begins, keeps or ends a lease: like [`query`], without waiting for the pool.
@@ -156,8 +173,19 @@ pub(crate) async fn query_leased(
     statement: &str,
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, StoreError> {
+    let connections = Connections::PoolOrReserve(&database.pool, &database.reserve);
+    run(database, connections, statement, parameters, database.prepares).await
+}
+
+async fn run(
+    database: &Database,
+    connections: Connections<'_>,
+    statement: &str,
+    parameters: &[Parameter<'_>],
+    prepares: bool,
+) -> Result<Vec<Row>, StoreError> {
     database.schema.check_once(&database.pool).await?;
-    repeat(Connections::PoolOrReserve(&database.pool, &database.reserve), statement, parameters).await
+    repeat(connections, statement, parameters, prepares).await
 }
 
 /// Runs a statement, and repeats it up to twice after transient errors, each time on another connection.
@@ -165,11 +193,12 @@ async fn repeat(
     connections: Connections<'_>,
     statement: &str,
     parameters: &[Parameter<'_>],
+    prepares: bool,
 ) -> Result<Vec<Row>, StoreError> {
     let (mut repetitions_left, mut isolation) = (2, Isolation::Default);
     loop {
         let connection = connections.lend().await.map_err(StoreError::unavailable)?;
-        match connection.query(statement, parameters, isolation).await {
+        match connection.query(statement, parameters, isolation, prepares).await {
             Ok(rows) => return Ok(rows),
             Err(error) if repetitions_left > 0 && is_transient(&error) => {
                 repetitions_left -= 1;

@@ -102,8 +102,10 @@ impl Lent {
         statement: &str,
         parameters: &[Parameter<'_>],
         isolation: Isolation,
+        prepares: bool,
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
         let rows = match (self.0.as_deref(), isolation) {
+            (Some(client), Isolation::Default) if prepares => prepared(client, statement, parameters).await?,
             (Some(client), Isolation::Default) => client.query_typed(statement, parameters).await?,
             (Some(client), Isolation::ReadCommitted) => {
                 client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
@@ -122,6 +124,17 @@ impl Lent {
         }
         Ok(rows)
     }
+}
+
+/// Runs a statement that the connection prepares once.
+async fn prepared(
+    client: &ClientWrapper,
+    statement: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let (values, types): (Vec<_>, Vec<_>) = parameters.iter().cloned().unzip();
+    let statement = client.prepare_typed_cached(statement, &types).await?;
+    client.query(&statement, &values).await
 }
 
 impl Drop for Lent {

@@ -273,7 +273,7 @@ impl Schema {
 
     async fn describe(&self, pool: &Pool) -> Result<Described, StoreError> {
         let named = self.names();
-        Described::new(&repeat(Connections::Pool(pool), DESCRIBE, &parameters(&named)).await?)
+        Described::new(&repeat(Connections::Pool(pool), DESCRIBE, &parameters(&named), false).await?)
     }
 
     fn names(&self) -> Names {

@@ -39,7 +39,7 @@ impl InboxAdmin for PostgresInbox {
                 (&status, Type::TEXT),
                 (&most, Type::INT8),
             ];
-            match self.query(list, &parameters).await {
+            match self.query_seldom(list, &parameters).await {
                 Err(error) if self.inner.must_escape(texts, &error) => {}
                 rows => break rows?,
             }
@@ -48,14 +48,15 @@ impl InboxAdmin for PostgresInbox {
     }
 
     async fn get(&self, job: &JobId) -> Result<Option<(InboxRow, Option<Bytes>)>, StoreError> {
-        let rows = self.query(&self.inner.statements.get, &[(&job.to_string(), Type::TEXT)]).await?;
+        let rows = self.query_seldom(&self.inner.statements.get, &[(&job.to_string(), Type::TEXT)]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let body: Option<&[u8]> = column(row, "body")?;
         Ok(Some((rows::view(row)?, body.map(Bytes::copy_from_slice))))
     }
 
     async fn replay(&self, job: &JobId) -> Result<bool, StoreError> {
-        let replayed = self.query(&self.inner.statements.replay, &[(&job.to_string(), Type::TEXT)]).await?;
+        let replayed =
+            self.query_seldom(&self.inner.statements.replay, &[(&job.to_string(), Type::TEXT)]).await?;
         if !replayed.is_empty() {
             tell::arrived_now(&self.inner).await;
         }
@@ -63,7 +64,7 @@ impl InboxAdmin for PostgresInbox {
     }
 
     async fn stats(&self) -> Result<InboxStats, StoreError> {
-        let rows = self.query(&self.inner.statements.stats, &[]).await?;
+        let rows = self.query_seldom(&self.inner.statements.stats, &[]).await?;
         let Some(row) = rows.first() else { return Ok(InboxStats::default()) };
         let count = |name| column(row, name).map(i64::unsigned_abs);
         let time = |name| column::<Option<i64>>(row, name).map(|time| time.map(duration));

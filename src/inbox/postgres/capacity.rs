@@ -82,7 +82,7 @@ pub(super) async fn count(inner: &Inner) {
     let count = inner.room.begin_count();
     let most = i64::try_from(inner.room.limits().rows).unwrap_or(i64::MAX);
     let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&most, Type::INT8)];
-    let query = postgres::query(&inner.database, &inner.statements.count, &parameters);
+    let query = postgres::query_seldom(&inner.database, &inner.statements.count, &parameters);
     let counted = match timeout(BATCH_TIME, query).await {
         Ok(rows) => rows.and_then(|rows| {
             let Some(row) = rows.first() else { return Ok([0; 4]) };

@@ -118,7 +118,7 @@ pub(super) fn look_at_all(inner: &Arc<Inner>) {
     let (inner, from) = (inner.clone(), inner.head.from());
     runtime.spawn(async move {
         let began = Instant::now();
-        let query = postgres::query(&inner.database, &inner.statements.look_at_all, &[]);
+        let query = postgres::query_seldom(&inner.database, &inner.statements.look_at_all, &[]);
         let rows = timeout(BATCH_TIME, query).await.unwrap_or_else(|late| Err(StoreError::unavailable(late)));
         let pause = began.elapsed().saturating_mul(ALL_SHARE).clamp(ALL_EVERY, ALL_AT_LEAST_EVERY);
         inner.head.state().next_look_at_all = Some(Instant::now() + pause);

@@ -49,8 +49,8 @@ use crate::store::StoreError;
 /// machines, share it.
 ///
 /// One row per job in one table. Each transition is one statement in a transaction of its own, without advisory
-/// locks, session state or named prepared statements, so it works behind PgBouncer in transaction mode. All
-/// times are the database's own. Cheap to clone; all clones are one inbox.
+/// locks, session state or, unless you [ask for them](Self::with_prepared_statements), prepared statements, so it works
+/// behind PgBouncer in transaction mode. All times are the database's own. Cheap to clone; all clones are one inbox.
 ///
 /// ```no_run
 /// # async fn app() -> Result<(), Box<dyn std::error::Error>> {
@@ -174,6 +174,18 @@ impl PostgresInbox {
         Ok(self.with_schema(schema::schema(TableName::new(schema, table)?)))
     }
 
+    /// Prepares frequent statements once for each connection. Otherwise the server plans them at every call, which takes it
+    /// about 0.3 ms for events that are received, and 1.5 ms for a lease.
+    ///
+    /// Only for connections that are sessions of the server, directly or through a pooler in session mode. A pooler in
+    /// transaction mode must know prepared statements, as PgBouncer does from 1.21 on with `max_prepared_statements`
+    /// above 0; with others, calls fail or run another program's statement.
+    #[must_use]
+    pub fn with_prepared_statements(self) -> Self {
+        let Inner { database, connector, room, .. } = &*self.inner;
+        Self::new(database.with_prepared_statements(), connector.clone(), room.limits())
+    }
+
     /// Adds a version of the table, to test upgrades.
     #[doc(hidden)]
     #[must_use]
@@ -266,6 +278,14 @@ impl PostgresInbox {
 
     async fn query(&self, statement: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, StoreError> {
         postgres::query(&self.inner.database, statement, parameters).await
+    }
+
+    async fn query_seldom(
+        &self,
+        statement: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, StoreError> {
+        postgres::query_seldom(&self.inner.database, statement, parameters).await
     }
 
     async fn query_leased(

@@ -124,7 +124,7 @@ impl InboxStore for PostgresInbox {
             let older = microseconds(older);
             let parameters: [Parameter<'_>; 3] =
                 [(&older, Type::INT8), (&PRUNE_ROWS, Type::INT8), (&PRUNE_BYTES, Type::INT8)];
-            self.query(statement, &parameters).await.map(|pruned| pruned.len() as u64)
+            self.query_seldom(statement, &parameters).await.map(|pruned| pruned.len() as u64)
         };
         let rows = prune(prune_rows, retention.row).await?;
         Ok(Pruned { payloads: prune(prune_payloads, retention.payload).await?, rows })

@@ -75,3 +75,17 @@ async fn postgres_inbox_by_url() {
     inbox().migrate().await.unwrap();
     inbox_all(&warmed_inbox(inbox()).await, &warmed_inbox(inbox()).await, &[]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_with_prepared_statements() {
+    let store =
+        || PostgresDedupStore::from_url(&postgres().url()).unwrap().with_table("prepared", "dedup").unwrap();
+    let inbox =
+        || PostgresInbox::from_url(&postgres().url()).unwrap().with_table("prepared", "inbox").unwrap();
+    store().migrate().await.unwrap();
+    inbox().migrate().await.unwrap();
+    let prepared = warmed_dedup(store().with_prepared_statements()).await;
+    dedup_all(&prepared, &warmed_dedup(store()).await, &DIFFERENCES).await;
+    let prepared = warmed_inbox(inbox().with_prepared_statements()).await;
+    inbox_all(&prepared, &warmed_inbox(inbox()).await, &[]).await;
+}

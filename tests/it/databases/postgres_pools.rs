@@ -165,3 +165,36 @@ async fn a_renewal_does_not_wait_for_a_transaction_that_holds_the_row() {
     let other_lease = qomplement_webhooks::inbox::Lease::new(job("job"), lease.fence() + 1);
     assert_eq!(inbox.renew(&other_lease, LEASE).await.unwrap(), Fenced::Stale);
 }
+
+/// A pooler that gives each transaction another connection knows no prepared statement.
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_are_prepared_only_if_asked_for() {
+    schema("prepared_pool").await;
+    let pool = pool(1, "prepared_pool");
+    let prepared = async || {
+        let client = pool.get().await.unwrap();
+        let row =
+            client.query_typed("SELECT count(*) FROM pg_prepared_statements", &[]).await.unwrap().remove(0);
+        row.get::<_, i64>(0)
+    };
+    let inbox = PostgresInbox::from_pool(pool.clone());
+    let store = PostgresDedupStore::from_pool(pool.clone());
+    let use_both = async |inbox: &PostgresInbox, store: &PostgresDedupStore, id: &str| {
+        inbox.receive(&event(id, "completed", "")).await.unwrap();
+        assert_eq!(store.claim(&ClaimToken::new(&job(id)), LEASE).await.unwrap(), Claim::Acquired);
+    };
+    inbox.migrate().await.unwrap();
+    store.migrate().await.unwrap();
+    use_both(&inbox, &store, "planned-anew").await;
+    inbox.stats().await.unwrap();
+    assert_eq!(prepared().await, 0);
+
+    let (inbox, store) = (inbox.with_prepared_statements(), store.with_prepared_statements());
+    use_both(&inbox, &store, "first").await;
+    let after_first = prepared().await;
+    assert!(after_first >= 2, "{after_first} statements are prepared");
+    use_both(&inbox, &store, "second").await;
+    // Their best plans depend on the table's size.
+    inbox.stats().await.unwrap();
+    assert_eq!(prepared().await, after_first);
+}

@@ -31,7 +31,7 @@ impl Ours {
     }
 
     pub async fn postgres(url: &str) -> Self {
-        let inbox = PostgresInbox::from_url(url).unwrap();
+        let inbox = PostgresInbox::from_url(url).unwrap().with_prepared_statements();
         let inbox = inbox.max_unfinished_rows(u64::MAX).max_unfinished_bytes(u64::MAX);
         inbox.migrate().await.unwrap();
         Self::Postgres(inbox)
