@@ -17,34 +17,30 @@ case "${1:-}" in
 esac
 
 scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+beside=''
+trap '[[ -z $beside ]] || kill -- "-$beside" 2>/dev/null; rm -rf "$scratch"' EXIT
 export CARGO_TERM_COLOR=never
 # Backtraces are off, so that nothing reads what would take a third of the build to write.
 export CARGO_PROFILE_DEV_DEBUG=0
 export RUST_BACKTRACE=0
 
-passed=0
-failed=0
-failures=()
-
 # Runs a command, and says how long it took. It counts as one check, or as the number of tests that it reports.
 check() {
-    local name=$1 began=$SECONDS status
+    local name=$1 began=$SECONDS output status ok bad
     shift
+    output=$(mktemp -p "$scratch")
     printf '\n== %s\n' "$name"
-    "$@" 2>&1 | tee "$scratch/output"
+    "$@" 2>&1 | tee "$output"
     status=${PIPESTATUS[0]}
     printf -- '-- %s: %d s\n' "$name" $((SECONDS - began))
-    local ok bad
-    read -r ok bad < <(awk '/^test result:/ { ok += $4; bad += $6 } END { print ok + 0, bad + 0 }' "$scratch/output")
-    passed=$((passed + ok))
-    failed=$((failed + bad))
-    if ((status != 0)); then
-        failures+=("$name")
-        ((bad > 0)) || failed=$((failed + 1))
-    elif ((ok == 0)); then
-        passed=$((passed + 1))
-    fi
+    read -r ok bad < <(awk '/^test result:/ { ok += $4; bad += $6 } END { print ok + 0, bad + 0 }' "$output")
+    if ((status != 0 && bad == 0)); then bad=1; fi
+    if ((status == 0 && ok == 0)); then ok=1; fi
+    result "$ok" "$bad" "$status" "$name"
+}
+
+result() {
+    printf '%d %d %d %s\n' "$@" >>"$scratch/results"
 }
 
 # What a Debian machine with Rust on it may lack. The tests start servers of their own, on free ports, in a
@@ -101,38 +97,49 @@ examples() {
 
 features=$(awk '/^\[/ { on = $0 == "[features]" } on && /^[a-z]/ && $1 != "default" { print $1 }' Cargo.toml)
 
-check "formatting" cargo fmt --all --check
-check "formatting of the examples with other drivers" cargo fmt --manifest-path examples/orms/Cargo.toml --check
-check "formatting of the comparison with peers" cargo fmt --manifest-path benches/peers/Cargo.toml --check
-check "clippy, everything" cargo clippy --locked --workspace --all-features --all-targets -- -D warnings
-if ! $quick; then
+# What only compiles. It runs beside the tests, which mostly wait.
+compilations() {
     check "clippy, no feature" cargo clippy --locked -- -D warnings
     for feature in $features; do
         check "clippy, only $feature" cargo clippy --locked --features "$feature" -- -D warnings
     done
-    RUSTDOCFLAGS="-D warnings" check "documentation, everything" cargo doc --locked --no-deps --all-features
-    RUSTDOCFLAGS="-D warnings" check "documentation, no feature" cargo doc --locked --no-deps
     while read -ra which; do
         check "examples with their features alone: ${which[*]}" cargo check --locked "${which[@]}"
     done < <(examples)
     check "unit tests without features compile" cargo check --locked --lib --tests
-fi
-# The tests run the examples as programs, with all features whatever was built before.
+    RUSTDOCFLAGS="-D warnings" check "documentation, everything" cargo doc --locked --no-deps --all-features
+    RUSTDOCFLAGS="-D warnings" check "documentation, no feature" cargo doc --locked --no-deps
+    # Unoptimized, it compiles in a third of the time.
+    cargo deny --version >/dev/null 2>&1 || cargo install --quiet --locked --debug cargo-deny
+    # Advisories are left to a machine that reaches their database.
+    check "dependencies" cargo deny --workspace --all-features check --allow duplicate bans licenses sources
+}
+
+check "formatting" cargo fmt --all --check
+check "formatting of the examples with other drivers" cargo fmt --manifest-path examples/orms/Cargo.toml --check
+check "formatting of the comparison with peers" cargo fmt --manifest-path benches/peers/Cargo.toml --check
+check "clippy, everything" cargo clippy --locked --workspace --all-features --all-targets -- -D warnings
+# The tests run the examples as programs, with all features.
 check "examples, everything" cargo build --locked --workspace --all-features --examples
 if $quick; then
     check "unit and integration tests, without databases" \
         cargo test --locked --workspace --all-features "${tests[@]}" -- --skip databases:: --skip alerts::
 else
-    # It takes minutes, and the tests leave time. Unoptimized, it takes a third.
-    if ! cargo deny --version >/dev/null 2>&1; then
-        nice cargo install --quiet --locked --debug cargo-deny &
-    fi
+    check "tests compile" cargo test --locked --workspace --all-features "${tests[@]}" --test crash --no-run
+    # In a group of processes of its own, which ends with this script.
+    set -m
+    compilations </dev/null >"$scratch/compilations" 2>&1 &
+    beside=$!
+    set +m
     check "unit and integration tests" cargo test --locked --workspace --all-features "${tests[@]}"
     check "servers that are killed" cargo test --locked --workspace --all-features --test crash
+    wait "$beside" || result 0 1 1 "the compilations beside the tests ended early"
+    beside=''
+    cat "$scratch/compilations"
     check "unit tests of the package" package
-    wait
-    # Advisories are left to a machine that reaches their database.
-    check "dependencies" cargo deny --workspace --all-features check --allow duplicate bans licenses sources
+    # A package of its own, in the same target folder. It starts a PostgreSQL server.
+    CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} check "examples with sqlx, diesel and sea-orm" \
+        cargo test --locked --manifest-path examples/orms/Cargo.toml
 fi
 check "documentation tests" cargo test --locked --workspace --all-features --doc
 if ! $quick; then
@@ -141,15 +148,15 @@ if ! $quick; then
     check "example quickstart runs" timeout 10 "${CARGO_TARGET_DIR:-target}/debug/examples/quickstart"
     check "example any_framework runs" timeout 10 "${CARGO_TARGET_DIR:-target}/debug/examples/any_framework"
     check "example custom_dedup_store runs" timeout 10 "${CARGO_TARGET_DIR:-target}/debug/examples/custom_dedup_store"
-    # A package of its own, in the same target folder. It starts a PostgreSQL server.
-    CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} check "examples with sqlx, diesel and sea-orm" \
-        cargo test --locked --manifest-path examples/orms/Cargo.toml
     check "benchmarks run" cargo test --locked --workspace --all-features --bench parse
 fi
 
-if ((${#failures[@]})); then
-    printf '\nfailed:\n'
-    printf '  %s\n' "${failures[@]}"
-fi
-printf '\n%d passed, %d failed\n' "$passed" "$failed"
-((failed == 0))
+awk '
+    { passed += $1; failed += $2 }
+    $3 != 0 { sub(/^[0-9]+ [0-9]+ [0-9]+ /, ""); failures = failures "  " $0 "\n" }
+    END {
+        if (failures) { printf "\nfailed:\n%s", failures }
+        printf "\n%d passed, %d failed\n", passed, failed
+        exit failed > 0
+    }
+' "$scratch/results"
