@@ -80,7 +80,9 @@ pub(super) fn brief(error: &str) -> Cow<'_, str> {
 /// The text of a column: an array of objects, their times and durations in microseconds.
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod column {
-    use serde_json::{Value, json};
+    use serde_json::Value;
+    #[cfg(feature = "sqlite")]
+    use serde_json::json;
 
     use super::{Duration, FailedAttempts, KeptAttempt, Timestamp};
 
