@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Full;
@@ -28,6 +29,15 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        Box::pin(self.received(request, Ok))
+        Box::pin(self.received(request, |reply| Ok(with_length(reply))))
     }
+}
+
+/// Adds the length of the body to a reply. A framework may wrap the body in one that does not know its length, as poem and
+/// salvo do, and would send it in chunks.
+fn with_length(mut reply: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+    if let Some(length) = reply.body().size_hint().exact() {
+        reply.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
+    reply
 }
