@@ -6,6 +6,7 @@
 //! | store events before they are acknowledged | [`durable`] |
 //! | get every result, also those whose webhook is lost or forged | [`never_lose_a_result`] |
 //! | run inline receivers in several processes | [`dedup_stores`] |
+//! | mount the receiver in any framework | [`frameworks`] |
 //! | look up the answer to a request | [`answers`] |
 //! | keep forged webhooks out, rotate the token | [`security`] |
 //! | deploy, watch, size, back up | [`operating`] |
@@ -25,6 +26,7 @@ macro_rules! links {
 [command-line]: crate::guide::command_line
 [dedup-stores]: crate::guide::dedup_stores
 [durable]: crate::guide::durable
+[frameworks]: crate::guide::frameworks
 [glossary]: crate::guide::glossary
 [modes]: crate::guide::modes
 [never-lose-a-result]: crate::guide::never_lose_a_result
@@ -58,6 +60,7 @@ chapters! {
     durable: "durable.md",
     never_lose_a_result: "never-lose-a-result.md",
     dedup_stores: "dedup-stores.md",
+    frameworks: "frameworks.md",
     answers: "answers.md",
     security: "security.md",
     operating: "operating.md",

@@ -118,6 +118,8 @@ compilations() {
 check "formatting" cargo fmt --all --check
 check "formatting of the examples with other drivers" cargo fmt --manifest-path examples/orms/Cargo.toml --check
 check "formatting of the comparison with peers" cargo fmt --manifest-path benches/peers/Cargo.toml --check
+check "formatting of the examples with other frameworks" \
+    cargo fmt --manifest-path examples/frameworks/Cargo.toml --check
 check "clippy, everything" cargo clippy --locked --workspace --all-features --all-targets -- -D warnings
 # The tests run the examples as programs, with all features.
 check "examples, everything" cargo build --locked --workspace --all-features --examples
@@ -137,9 +139,11 @@ else
     beside=''
     cat "$scratch/compilations"
     check "unit tests of the package" package
-    # A package of its own, in the same target folder. It starts a PostgreSQL server.
+    # Packages of their own, in the same target folder. The first starts a PostgreSQL server.
     CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} check "examples with sqlx, diesel and sea-orm" \
         cargo test --locked --manifest-path examples/orms/Cargo.toml
+    CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} check "examples with poem, salvo and AWS Lambda" \
+        cargo test --locked --manifest-path examples/frameworks/Cargo.toml
 fi
 check "documentation tests" cargo test --locked --workspace --all-features --doc
 if ! $quick; then

@@ -90,16 +90,20 @@ fn every_file_that_is_named_is_there() {
 }
 
 #[test]
-fn the_code_for_other_drivers_is_that_of_the_examples() {
+fn the_code_for_other_drivers_and_frameworks_is_that_of_the_examples() {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let examples = fs::read_dir(Path::new(ROOT).join("examples/orms/src/bin")).unwrap();
-    let examples: String =
-        examples.map(|example| words(&fs::read_to_string(example.unwrap().path()).unwrap())).collect();
-    let guide = fs::read_to_string(Path::new(ROOT).join("docs/durable.md")).unwrap();
-    let code = captures(r"(?ms)^```rust,ignore\n(.*?)^```$", &guide);
-    assert_eq!(code.len(), 4, "{code:?}");
-    for function in code.iter().flat_map(|code| code.split("\n\n")) {
-        assert!(examples.contains(&words(function)), "no example has\n{function}");
+    for (chapter, folder, parts) in
+        [("durable.md", "examples/orms/src/bin", 4), ("frameworks.md", "examples/frameworks/src/bin", 3)]
+    {
+        let examples = fs::read_dir(Path::new(ROOT).join(folder)).unwrap();
+        let examples: String =
+            examples.map(|example| words(&fs::read_to_string(example.unwrap().path()).unwrap())).collect();
+        let guide = fs::read_to_string(Path::new(ROOT).join("docs").join(chapter)).unwrap();
+        let code = captures(r"(?ms)^```rust,ignore\n(.*?)^```$", &guide);
+        assert_eq!(code.len(), parts, "{chapter}: {code:?}");
+        for function in code.iter().flat_map(|code| code.split("\n\n")) {
+            assert!(examples.contains(&words(function)), "{chapter}: no example has\n{function}");
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::support::{PATH, TOKEN};
+use super::{PATH, TOKEN};
 
 /// A request to a server.
 #[derive(Clone)]

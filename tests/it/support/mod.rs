@@ -1,5 +1,6 @@
 //! The tests' helpers: handlers, stores and APIs that misbehave, and real servers.
 
+pub mod answers;
 pub mod api;
 pub mod certificate;
 pub mod databases;
