@@ -22,6 +22,12 @@ async fn an_inbox_in_postgresql_is_listed_replayed_and_pruned() {
     let table = ["--table", "cli.inbox"];
     let with = |args: &[&'static str]| [args, &table].concat();
     inbox(&url, &with(&["list"])).await.shows(0, LIST, "");
+    let again = inbox(&url, &with(&["show", "job-again"])).await;
+    let failed = again.out.lines().find(|line| line.starts_with("failed ")).unwrap_or_default();
+    assert!(
+        failed.starts_with("failed    attempt 1, ") && failed.ends_with("s: the disk is full"),
+        "{again:?}"
+    );
     let replayed = inbox(&url, &with(&["replay", "--state", "dead", "--yes", "--format", "json"])).await;
     assert_eq!(replayed.json()["replayed"].as_u64(), Some(2));
     let pruned = inbox(&url, &with(&["prune", "--bodies", "0s", "--rows", "0s", "--yes"])).await;
