@@ -86,6 +86,7 @@ pub mod inbox;
 mod integrations;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+mod random;
 pub mod receiver;
 pub mod registry;
 #[cfg(feature = "sender")]

@@ -32,3 +32,9 @@ mod tests;
 
 pub use self::dedup::{DedupDifference, dedup_all};
 pub use self::inbox::{InboxDifference, inbox_all};
+
+/// Lets the pauses that this crate draws in this thread follow from a seed: for the simulation in `tests/sim`.
+#[doc(hidden)]
+pub fn seed_random_numbers(seed: u64) {
+    crate::random::seeded::set(seed);
+}

@@ -9,7 +9,6 @@ mod redis;
 mod tests;
 
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -22,6 +21,7 @@ pub use self::postgres::PostgresDedupStore;
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisDedupStore, RedisStoreError};
 use crate::event::JobId;
+use crate::random;
 use crate::store::{Fenced, StoreError};
 
 /// A store in which receivers claim jobs, so that one at a time runs a job's handler.
@@ -136,7 +136,7 @@ impl ClaimToken {
     #[must_use]
     pub fn new(job: &JobId) -> Self {
         /// Differs in every process.
-        static PROCESS: LazyLock<u64> = LazyLock::new(random_number);
+        static PROCESS: LazyLock<u64> = LazyLock::new(random::unique);
         /// Differs for every claim of this process.
         static CLAIMS: AtomicU64 = AtomicU64::new(0);
 
@@ -155,11 +155,6 @@ impl ClaimToken {
     pub fn owner(&self) -> u128 {
         self.owner
     }
-}
-
-/// A random number of the operating system or, if that fails, of the standard library's hasher seeds.
-fn random_number() -> u64 {
-    getrandom::u64().unwrap_or_else(|_| RandomState::new().hash_one(std::process::id()))
 }
 
 impl fmt::Debug for ClaimToken {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::random;
+
 /// The pauses between attempts: each is bounded, and the bound doubles with every attempt.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Backoff {
@@ -30,9 +32,7 @@ impl Backoff {
 
 /// A random duration between zero and `whole`.
 fn random_part(whole: Duration) -> Duration {
-    // Without randomness, the middle: a pause of zero would repeat a failing call at once.
-    let random = getrandom::u32().unwrap_or(u32::MAX / 2) >> 16;
-    whole / (1 << 16) * random
+    whole / (1 << 16) * u32::from(random::u64() as u16)
 }
 
 /// A duration shortened by a random part of up to a quarter, so that processes that start together drift apart.

@@ -286,6 +286,7 @@ impl Reconciling {
             let fetch = pin!(self.fetcher.fetch(lease.job(), *fetches, passed_horizon));
             let ended = || async {
                 tokio::select! {
+                    biased;
                     () = held.lost() => None,
                     () = self.drain.aborted() => Some(release()),
                 }

@@ -19,6 +19,7 @@ use tracing::debug;
 
 use super::{PostgresStoreError, quote};
 use crate::error::BoxError;
+use crate::random;
 
 /// The size of the pool for a URL.
 const CONNECTIONS: usize = 16;
@@ -120,7 +121,7 @@ impl Connector {
             return config.connect(tls).await;
         }
         let first = match config.get_load_balance_hosts() {
-            LoadBalanceHosts::Random => usize::try_from(getrandom::u64().unwrap_or(0) >> 32).unwrap_or(0),
+            LoadBalanceHosts::Random => usize::try_from(random::u64() >> 32).unwrap_or(0),
             _ => self.last.load(Ordering::Relaxed),
         };
         let mut failed = None;

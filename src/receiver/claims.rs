@@ -104,9 +104,10 @@ impl Claims {
                 }
             }
             tokio::select! {
-                () = sleep(RELEASE_INTERVAL) => {}
-                () = self.drain.closed(), if !self.drain.is_closed() => {}
+                biased;
                 () = self.drain.aborted() => is_last = true,
+                () = self.drain.closed(), if !self.drain.is_closed() => {}
+                () = sleep(RELEASE_INTERVAL) => {}
             }
         }
     }

@@ -213,6 +213,7 @@ impl Attempts {
         let begun = pin!(self.retry.write(None, || self.settings.inbox.begin(lease), failed));
         let ended = || async {
             tokio::select! {
+                biased;
                 () = held.lost() => None,
                 () = self.drain.aborted() => Some(Outcome::Release { after: Duration::ZERO }),
             }

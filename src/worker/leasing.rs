@@ -130,8 +130,9 @@ impl Leasing {
                     let pause = jittered(STORE_PAUSE.bound(failures));
                     error!(error = %chain(&error), retry_in = ?pause, "no event could be leased; retrying");
                     tokio::select! {
-                        () = sleep(pause) => continue,
+                        biased;
                         () = self.drain.closed() => return,
+                        () = sleep(pause) => continue,
                     }
                 }
             };
@@ -143,8 +144,9 @@ impl Leasing {
             let hint = pin!(self.hint(if in_vain { HINT_PAUSE } else { Duration::ZERO }));
             let unhinted = || async {
                 tokio::select! {
-                    () = sleep(jittered(self.settings.poll)) => {}
+                    biased;
                     () = self.drain.closed() => {}
+                    () = sleep(jittered(self.settings.poll)) => {}
                 }
             };
             hinted = until(hint, unhinted).await.is_ok();
@@ -175,8 +177,9 @@ impl Leasing {
             Some(Slot { handling: handling.into(), unsettled, verifying })
         };
         let first = tokio::select! {
-            slot = first => slot?,
+            biased;
             () = self.drain.closed() => return None,
+            slot = first => slot?,
         };
         let others = std::iter::from_fn(|| {
             let handling = self.handling.clone().try_acquire_owned().ok()?;

@@ -20,8 +20,9 @@ const PRUNE_EVERY: Duration = Duration::from_secs(60);
 pub(super) async fn prune(inbox: Arc<dyn InboxStore>, retention: Retention, drain: Arc<Drain>) {
     loop {
         tokio::select! {
-            () = sleep(jittered(PRUNE_EVERY)) => {}
+            biased;
             () = drain.closed() => return,
+            () = sleep(jittered(PRUNE_EVERY)) => {}
         }
         loop {
             let pruned = call(|| Instant::now() + PRUNE_EVERY, || inbox.prune(&retention)).await;

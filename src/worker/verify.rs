@@ -48,6 +48,7 @@ impl Verifier {
         };
         let ended = || async {
             tokio::select! {
+                biased;
                 () = held.lost() => Verified::LeaseLost,
                 () = self.drain.aborted() => Verified::Settle(Outcome::Release { after: Duration::ZERO }),
             }

@@ -80,6 +80,7 @@ impl<R: Renew> HeldLease<R> {
                 (end, entry.waiting.get_or_insert_default().clone())
             };
             tokio::select! {
+                biased;
                 () = changed.notified() => {}
                 () = sleep_until(end) => {}
             }

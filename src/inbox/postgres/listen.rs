@@ -13,6 +13,7 @@ use tracing::debug;
 use super::statements::CHANNEL;
 use crate::error::chain;
 use crate::postgres::Connector;
+use crate::random;
 
 /// The pause before the next connection.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -125,6 +126,5 @@ fn split(payload: &str) -> (&str, &str) {
 
 /// The payload of this inbox's notifications: the table, and a random number for the inbox.
 pub(super) fn payload(table: &str) -> String {
-    // Without randomness, a process also hears of its own arrivals.
-    format!("{table} {:x}", getrandom::u64().unwrap_or_default())
+    format!("{table} {:x}", random::unique())
 }
