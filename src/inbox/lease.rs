@@ -33,7 +33,8 @@ pub struct Leased {
     pub earlier_attempts: u32,
     /// Whether the lease before this one expired: its holder died, hung, or lost the store.
     pub expired: bool,
-    /// Whether the expired lease was [begun](super::InboxStore::begin): then its holder had received the lease.
+    /// Whether the expired lease, or one before it that expired as well, was [begun](super::InboxStore::begin): then its
+    /// holder had received the lease.
     pub begun: bool,
     /// Whether the event was fetched from the API, and not only received as a webhook.
     pub verified: bool,

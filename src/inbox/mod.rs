@@ -112,8 +112,8 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     /// expires.
     async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError>;
 
-    /// Notes that the handler begins under a lease of a received event. If this lease expires, the next one reports it
-    /// as [`Leased::begun`]. Idempotent.
+    /// Notes that the handler begins under a lease of a received event. If this lease expires, the next ones report it
+    /// as [`Leased::begun`], until one is settled. Idempotent.
     ///
     /// A worker calls it before an event's last attempt. If that lease expires, the next holder then knows whether the
     /// process died in the handler, or never learned of the lease because the store's reply was lost.

@@ -16,7 +16,7 @@ pub(super) struct Row {
     pub(super) event: Option<KeptEvent>,
     /// The fencing token of the last lease. It never falls while the row is kept.
     pub(super) fence: u64,
-    /// Whether the handler has begun under the last lease.
+    /// Whether the handler has begun under the last lease, or under one before that expired as well.
     pub(super) begun: bool,
     /// Attempts since the row was received or last replayed.
     pub(super) attempts: u32,

@@ -111,7 +111,7 @@ impl Row {
 
     fn count_anew(&mut self) {
         (self.attempts, self.earlier_attempts) = (0, 0);
-        self.failures = FailedAttempts::default();
+        (self.begun, self.failures) = (false, FailedAttempts::default());
     }
 
     /// Expects the job. Any lease from before is stale.
@@ -156,7 +156,8 @@ impl Row {
         {
             self.note_failure(at, None, EXPIRED);
         }
-        let begun = std::mem::take(&mut self.begun) && expired;
+        // Kept until the row is settled: the process that learns of it may die, too.
+        self.begun &= expired;
         self.phase = Phase::Running { until: now.after(length) };
         self.fence = self.fence.saturating_add(1);
         self.attempts = self.attempts.saturating_add(1);
@@ -166,7 +167,7 @@ impl Row {
             attempt: self.attempts,
             earlier_attempts: self.earlier_attempts,
             expired,
-            begun,
+            begun: self.begun,
             verified,
             expected_again: self.next_overdue_at().is_some(),
             age: now.since(self.received_at),

@@ -37,7 +37,9 @@ use crate::inbox::{DeadLetter, DeadLetterHook, InboxStore, Retention};
 /// - An attempt is counted when its event is leased, so that an event which kills its process becomes a dead letter in
 ///   the end. An attempt that a shutdown ended is not counted. Transient failures make an event a dead letter only after
 ///   its handler has started in the last allowed attempt. Lost store replies do not change this, nor does a
-///   [`max_attempts`](Self::max_attempts) that was lowered below the event's attempts: one more is left.
+///   [`max_attempts`](Self::max_attempts) that was lowered below the event's attempts: one more is left. The inbox notes
+///   the start just before: a process that dies, stands still or loses the inbox between the note and the handler's start
+///   counts as one whose handler has started.
 /// - A worker leases no more events than it can handle at once: the others wait in the inbox, where any worker sees them.
 /// - The events of a crashed process can be leased again when their leases end, after 30 seconds unless
 ///   [`lease`](Self::lease) says otherwise. They are then spread out like other retries, so that an event which kills its

@@ -55,7 +55,7 @@ async fn run(store: &dyn InboxAdmin, other: &dyn InboxAdmin, last: Option<&str>)
         lease::no_more_rows_are_leased_than_the_limit(store);
         lease::rows_due_for_longest_come_first(store);
         lease::an_attempt_is_counted_at_its_lease(store);
-        lease::a_lease_tells_whether_the_handler_began_under_the_one_before(store);
+        lease::a_lease_tells_whether_the_handler_began_before(store);
         lease::the_fencing_token_grows_with_every_lease(store);
         lease::a_lease_lasts_for_its_length(store);
         lease::a_lease_ends(store);

@@ -292,6 +292,7 @@ impl InboxStore for FlawedInbox {
                 CountsTheAttemptOfAReplacedEventAsFailed if leased.expired && leased.attempt == 1 => {
                     self.memory.replaced.lock().unwrap().insert(job);
                 }
+                TellsOnceThatItBegan => leased.begun &= self.memory.begun.lock().unwrap().remove(&job),
                 RemembersThatItBegan => leased.begun = self.memory.begun.lock().unwrap().contains(&job),
                 KeepsTheFencingToken => leased.lease = Lease::new(job, 1),
                 ForgetsEarlierAttempts => leased.earlier_attempts = 0,
@@ -310,7 +311,7 @@ impl InboxStore for FlawedInbox {
     async fn begin(&self, lease: &Lease) -> Result<Fenced, StoreError> {
         match self.flaw {
             ForgetsThatItBegan => self.inner.renew(lease, Duration::from_millis(1)).await,
-            RemembersThatItBegan => {
+            RemembersThatItBegan | TellsOnceThatItBegan => {
                 let begun = self.inner.begin(lease).await?;
                 if begun == Fenced::Applied {
                     self.memory.begun.lock().unwrap().insert(lease.job().clone());

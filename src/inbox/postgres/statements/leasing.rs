@@ -25,7 +25,7 @@ pub(super) fn lease(table: &TableName) -> String {
             LIMIT $1 - (SELECT count(*) FROM fresh)
         ), leased AS (
             UPDATE {table} AS job SET state = 'running', due_at = {until},
-                fence = {next}, attempts = {one_more}, begun = false, failures = {failures}
+                fence = {next}, attempts = {one_more}, begun = was_begun, failures = {failures}
             FROM (SELECT * FROM fresh UNION ALL SELECT * FROM fetched) AS due
             WHERE job.number = due.number
             RETURNING job_id, job.fence, job.attempts, earlier_attempts, body, expired, was_begun,

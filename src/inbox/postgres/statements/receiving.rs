@@ -47,7 +47,7 @@ pub(super) fn receive(table: &TableName) -> String {
             ON CONFLICT (job_id) DO UPDATE SET
                 job_type = excluded.job_type, status = excluded.status, body = excluded.body,
                 received_at = excluded.received_at, verified = false,
-                attempts = 0, earlier_attempts = 0, error = NULL, failures = NULL, ended_at = NULL,
+                attempts = 0, earlier_attempts = 0, begun = false, error = NULL, failures = NULL, ended_at = NULL,
                 fetches = CASE WHEN job.ended_at IS NULL THEN job.fetches ELSE 0 END,
                 not_found = CASE WHEN job.ended_at IS NULL THEN job.not_found ELSE 0 END,
                 next_fetch_at = CASE WHEN job.ended_at IS NULL THEN job.next_fetch_at END,
