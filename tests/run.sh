@@ -68,7 +68,7 @@ cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-4}
 
 # All tests but those that kill servers. One of the examples has a test; the others would only be linked once more.
-tests=(--lib --bins --test it --example custom_dedup_store)
+tests=(--lib --bins --test it --test sim --example custom_dedup_store)
 
 # The unit tests and two examples of the crate as it is published, which leaves most of the tests out. They stand in the
 # repository's workspace, so that the dependencies are those that were built for the other tests.
