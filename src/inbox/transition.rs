@@ -6,6 +6,9 @@
 //! A transition is a pure function of the row, the time, and the operation. It changes the row in place and returns
 //! the result for the caller and, where that can change, the fate of the body, which the row does not hold.
 
+#[cfg(test)]
+mod exploration;
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -22,6 +22,17 @@ proptest! {
     }
 }
 
+#[test]
+fn each_kind_of_transition_has_the_same_result_as_in_memory() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for (number, calls) in model::traces().into_iter().enumerate() {
+        let folder = Folder::new();
+        let inbox = SqliteInbox::open(folder.file()).unwrap();
+        let replayed = runtime.block_on(model::replay(&calls, &inbox));
+        assert!(replayed.is_ok(), "trace {number}, {calls:?}: {replayed:?}");
+    }
+}
+
 #[tokio::test]
 async fn an_outcome_is_recorded_once_and_only_by_the_last_lease() {
     let folder = Folder::new();

@@ -211,6 +211,56 @@ fn timeless(row: &InboxRow) -> String {
     )
 }
 
+/// Traces that together take each kind of transition of the state machine once; a unit test of the state machine makes
+/// them.
+pub fn traces() -> Vec<Vec<Call>> {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/inbox/transition/exploration/traces.txt");
+    let text = std::fs::read_to_string(file).unwrap();
+    text.lines().map(trace).collect()
+}
+
+fn trace(line: &str) -> Vec<Call> {
+    let job: JobId = JOBS[0].parse().unwrap();
+    let read = |call: &str| {
+        let words: Vec<_> = call.split(' ').collect();
+        let time = |place: usize| if words[place] == "0" { Duration::ZERO } else { HOUR };
+        let which = || words[1].parse().unwrap();
+        let again = |answer| Outcome::FetchAgain { after: time(3), answer };
+        match words[0] {
+            "receive" => Call::Receive(match words[1] {
+                "Early" => event(&job, "processing", 0),
+                "Final" => event(&job, "completed", 0),
+                "OtherFinal" => event(&job, "completed", 1),
+                other => panic!("{other}"),
+            }),
+            "expect" => Call::Expect(job.clone(), time(1)),
+            "lease" => Call::Lease(1, time(1)),
+            "overdue" => Call::Overdue(time(1)),
+            "begin" => Call::Begin(which()),
+            "renew" => Call::Renew(which(), time(2)),
+            "verify" => Call::Verify(which(), 2),
+            "settle" => Call::Settle(
+                which(),
+                match words[2] {
+                    "Done" => Outcome::Done,
+                    "Dead" => Outcome::Dead { error: "no".to_owned() },
+                    "Rejected" => Outcome::Rejected { error: "no".to_owned() },
+                    "Retry" => Outcome::Retry { after: time(3), error: "no".to_owned() },
+                    "Release" => Outcome::Release { after: time(3) },
+                    "Pending" => again(NoResult::Pending),
+                    "NotFound" => again(NoResult::NotFound),
+                    "Failed" => again(NoResult::Failed { error: "no".to_owned() }),
+                    other => panic!("{other}"),
+                },
+            ),
+            "replay" => Call::Replay(job.clone()),
+            "prune" => Call::Prune(Retention { payload: time(1), row: time(2) }),
+            other => panic!("{other}"),
+        }
+    };
+    line.split("; ").map(read).collect()
+}
+
 pub fn calls() -> impl Strategy<Value = Vec<Call>> {
     prop::collection::vec(a_call(), 1..100)
 }
@@ -218,6 +268,21 @@ pub fn calls() -> impl Strategy<Value = Vec<Call>> {
 /// A number of random sequences of calls, different in each run.
 pub fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// Makes the calls of a trace on an empty inbox and on one in memory, and compares the results and the job's row.
+pub async fn replay(calls: &[Call], other: &impl InboxAdmin) -> Result<(), TestCaseError> {
+    let (memory, job) = (MemoryInbox::new(), JOBS[0].parse().unwrap());
+    let (mut leases, mut other_leases) = (Vec::new(), Vec::new());
+    for (number, call) in calls.iter().enumerate() {
+        let expected = result(&memory, call, &mut leases).await;
+        let found = result(other, call, &mut other_leases).await;
+        prop_assert_eq!(expected, found, "call {} has another result: {:?}", number, call);
+        let (expected, found) = (memory.get(&job).await.unwrap(), other.get(&job).await.unwrap());
+        let shown = |row: Option<(InboxRow, Option<Bytes>)>| row.map(|(row, body)| (timeless(&row), body));
+        prop_assert_eq!(shown(expected), shown(found), "call {} has left something else: {:?}", number, call);
+    }
+    Ok(())
 }
 
 /// Compares an empty inbox with one in memory, call after call.

@@ -37,6 +37,23 @@ fn any_calls_have_the_same_results_behind_a_pooler_that_gives_each_transaction_a
     compare_with_memory(8, "bounced_model", &Server::pgbouncer(postgres()));
 }
 
+#[test]
+fn each_kind_of_transition_has_the_same_result_as_in_memory() {
+    let runtime = Runtime::new().unwrap();
+    runtime.block_on(async {
+        inbox("traces").await;
+        let client = client(postgres()).await;
+        let open = async || {
+            PostgresInbox::from_url(&postgres().url()).unwrap().with_table("traces", "inbox").unwrap()
+        };
+        for (number, calls) in model::traces().into_iter().enumerate() {
+            client.batch_execute("TRUNCATE traces.inbox").await.unwrap();
+            let replayed = model::replay(&calls, &open().await).await;
+            assert!(replayed.is_ok(), "trace {number}, {calls:?}: {replayed:?}");
+        }
+    });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_works_behind_a_pooler_where_it_listens_in_vain() {
     let bouncer = Server::pgbouncer(postgres());
