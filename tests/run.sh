@@ -125,7 +125,7 @@ check "clippy, everything" cargo clippy --locked --workspace --all-features --al
 check "examples, everything" cargo build --locked --workspace --all-features --examples
 if $quick; then
     check "unit and integration tests, without databases" \
-        cargo test --locked --workspace --all-features "${tests[@]}" -- --skip databases:: --skip alerts::
+        cargo test --locked --workspace --all-features --no-fail-fast "${tests[@]}" -- --skip databases:: --skip alerts::
 else
     check "tests compile" cargo test --locked --workspace --all-features "${tests[@]}" --test crash --no-run
     # In a group of processes of its own, which ends with this script.
@@ -133,7 +133,7 @@ else
     compilations </dev/null >"$scratch/compilations" 2>&1 &
     beside=$!
     set +m
-    check "unit and integration tests" cargo test --locked --workspace --all-features "${tests[@]}"
+    check "unit and integration tests" cargo test --locked --workspace --all-features --no-fail-fast "${tests[@]}"
     check "servers that are killed" cargo test --locked --workspace --all-features --test crash
     wait "$beside" || result 0 1 1 "the compilations beside the tests ended early"
     beside=''
