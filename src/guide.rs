@@ -13,6 +13,7 @@
 //! | plan for more than one machine's webhooks | [`scaling`] |
 //! | send, watch and replay from a terminal | [`command_line`] |
 //! | test your handler, or a store of your own | [`testing`] |
+//! | see how each promise is tested | [`evidence`] |
 //! | look up a word | [`glossary`] |
 //! | read a whole program | [`examples`] |
 //!
@@ -26,6 +27,7 @@ macro_rules! links {
 [command-line]: crate::guide::command_line
 [dedup-stores]: crate::guide::dedup_stores
 [durable]: crate::guide::durable
+[evidence]: crate::guide::evidence
 [frameworks]: crate::guide::frameworks
 [glossary]: crate::guide::glossary
 [modes]: crate::guide::modes
@@ -67,6 +69,7 @@ chapters! {
     scaling: "scaling.md",
     command_line: "command-line.md",
     testing: "testing.md",
+    evidence: "evidence.md",
     glossary: "glossary.md",
 }
 
