@@ -17,6 +17,12 @@ pub(super) const IS_RECEIVED: &str = "state = 'received' AS is_received";
 pub(super) const DURABLY: &str = "SELECT set_config('synchronous_commit', 'on', true)
             WHERE current_setting('synchronous_commit') = 'off'";
 
+/// Lets the commit of a statement that found a row wait for the synchronous replicas, if there are any: a commit that
+/// writes nothing does not wait, and the row may be on the primary alone, since the session that wrote it was ended while
+/// it waited. The caller adds what was found, as `FROM` and `WHERE`.
+pub(super) const REPLICATED: &str = "SELECT CASE WHEN current_setting('synchronous_standby_names') <> ''
+            THEN pg_logical_emit_message(true, 'qomplement-webhooks', ''::text) END";
+
 pub(super) fn from_now(parameter: u32) -> String {
     format!("clock_timestamp() + ${parameter} * interval '1 microsecond'")
 }

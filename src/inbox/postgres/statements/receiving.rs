@@ -1,6 +1,8 @@
 //! Statements that store events and registrations.
 
-use super::fragments::{DURABLY, EXPECTED, FINAL, LEASABLE, expect_another, microseconds, next_number};
+use super::fragments::{
+    DURABLY, EXPECTED, FINAL, LEASABLE, REPLICATED, expect_another, microseconds, next_number,
+};
 use super::{FETCHED, NEVER_FETCHED};
 use crate::postgres::TableName;
 
@@ -26,6 +28,8 @@ pub(super) fn receive_new(table: &TableName) -> String {
 
 /// Looks first, so that a duplicate locks and writes no row: `conflict` is NULL for a row that may be written. If such a
 /// row was not written, another statement wrote it after this one had looked.
+///
+/// A duplicate's 200 promises as much as the first one's, so it waits for the same replicas.
 ///
 /// A row may be locked for long before it is written, so its due time is read from the clock after that.
 pub(super) fn receive(table: &TableName) -> String {
@@ -59,9 +63,11 @@ pub(super) fn receive(table: &TableName) -> String {
                 fence = CASE WHEN job.state IN ({LEASABLE}) THEN {next} ELSE job.fence END
             WHERE job.status IS NULL OR (job.status NOT {FINAL} AND excluded.status {FINAL})
             RETURNING job_id
-        ), durably AS MATERIALIZED ({DURABLY})
+        ), durably AS MATERIALIZED ({DURABLY}
+        ), replicated AS MATERIALIZED ({REPLICATED} FROM incoming WHERE conflict IS NOT NULL LIMIT 1)
         SELECT place, written.job_id IS NOT NULL AS stored, conflict
-        FROM incoming LEFT JOIN written USING (job_id), (SELECT count(*) FROM durably) AS durably",
+        FROM incoming LEFT JOIN written USING (job_id), (SELECT count(*) FROM durably) AS durably,
+            (SELECT count(*) FROM replicated) AS replicated",
         next = next_number("job.fence")
     )
 }
@@ -131,8 +137,9 @@ fn register(table: &TableName, fits: &str) -> String {
                 deadline_at = excluded.deadline_at, ended_at = NULL, {another}
             WHERE job.deadline_at IS NULL AND job.status NOT {FINAL}
             RETURNING state = 'expected' AS expected
-        )
-        SELECT coalesce((SELECT expected FROM written), false) AS expected FROM fitting",
+        ), replicated AS MATERIALIZED ({REPLICATED} FROM fitting WHERE NOT EXISTS (SELECT FROM written))
+        SELECT coalesce((SELECT expected FROM written), false) AS expected
+        FROM fitting, (SELECT count(*) FROM replicated) AS replicated",
         deadline = "clock_timestamp() + $2::int8 * interval '1 microsecond'",
         ended = "job.ended_at IS NOT NULL",
         another = expect_another("job.ended_at IS NOT NULL", "job.failures"),

@@ -8,6 +8,7 @@ mod limits;
 mod listening;
 mod model;
 mod racing;
+mod replica;
 mod rows;
 mod stuck;
 mod tables;

@@ -1,0 +1,83 @@
+//! Commits that wait for a synchronous replica.
+
+use std::future::Future;
+
+use qomplement_webhooks::inbox::Receipt;
+use qomplement_webhooks::store::StoreError;
+use qomplement_webhooks::{InboxStore, PostgresInbox};
+use tokio_postgres::Client;
+
+use super::{HOUR, client, event, job};
+use crate::support::databases::Server;
+use crate::support::eventually;
+
+/// The session that waits for a replica, and that is not the one given.
+const WAITING: &str =
+    "SELECT coalesce(min(pid), 0) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND pid <> $1";
+
+async fn set_replicas(client: &Client, names: &str) {
+    client.batch_execute(&format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'")).await.unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+}
+
+async fn waiting(client: &Client, but: i32) -> i32 {
+    client.query_one(WAITING, &[&but]).await.unwrap().get(0)
+}
+
+/// Ends the session of a call while its commit waits for the replica, and then lets the replica return. The row is on the
+/// primary by then, and the call is repeated.
+async fn end_the_session_of<T: Send + 'static>(
+    client: &Client,
+    call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> T {
+    set_replicas(client, "*").await;
+    let call = tokio::spawn(call);
+    eventually("the commit waits", async || waiting(client, 0).await != 0).await;
+    let first = waiting(client, 0).await;
+    client.execute("SELECT pg_terminate_backend($1)", &[&first]).await.unwrap();
+    eventually("the next commit waits, or none", async || {
+        call.is_finished() || waiting(client, first).await != 0
+    })
+    .await;
+    assert!(
+        !call.is_finished(),
+        "it was acknowledged, and is on the primary alone: {:?}",
+        call.await.is_ok()
+    );
+    set_replicas(client, "").await;
+    call.await.unwrap().unwrap()
+}
+
+/// A server whose commits wait for a replica that never comes, until none is wanted any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_duplicate_is_acknowledged_when_its_event_is_on_the_replica() {
+    let server = tokio::task::block_in_place(|| Server::postgres(&[], &[]));
+    let inbox = PostgresInbox::from_url(&server.url()).unwrap();
+    inbox.migrate().await.unwrap();
+    let client = client(&server).await;
+
+    let received = {
+        let inbox = inbox.clone();
+        async move { inbox.receive(&event("job", "completed", "")).await }
+    };
+    assert_eq!(end_the_session_of(&client, received).await, Receipt::Duplicate);
+    let expected = {
+        let inbox = inbox.clone();
+        async move { inbox.expect(&job("expected"), HOUR).await }
+    };
+    end_the_session_of(&client, expected).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[should_panic(expected = "is on the primary alone")]
+async fn a_duplicate_that_does_not_wait_is_found() {
+    let server = tokio::task::block_in_place(|| Server::postgres(&[], &[]));
+    // The function that lets a duplicate wait does nothing here.
+    let flaw = "CREATE FUNCTION pg_logical_emit_message(boolean, text, text) RETURNS text LANGUAGE sql AS 'SELECT $2';
+        ALTER DATABASE postgres SET search_path = public, pg_catalog";
+    client(&server).await.batch_execute(flaw).await.unwrap();
+    let inbox = PostgresInbox::from_url(&server.url()).unwrap();
+    inbox.migrate().await.unwrap();
+    let received = async move { inbox.receive(&event("job", "completed", "")).await };
+    end_the_session_of(&client(&server).await, received).await;
+}
