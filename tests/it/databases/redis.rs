@@ -9,10 +9,12 @@ use qomplement_webhooks::dedup::{Claim, ClaimToken};
 use qomplement_webhooks::sender::{Payload, Sender};
 use qomplement_webhooks::store::{Fenced, StoreError};
 use qomplement_webhooks::{DedupStore, JobId, RedisDedupStore};
+use tokio::task::block_in_place;
 
 use super::contract::DIFFERENCES;
 use crate::support::certificate::certificate;
 use crate::support::databases::{PASSWORD, Server, free_port, redis};
+use crate::support::eventually;
 use crate::support::programs::{example, start, stop};
 use crate::support::proxy::Proxy;
 
@@ -315,4 +317,37 @@ async fn no_error_shows_the_password_and_each_keeps_its_source() {
             assert!(!said.contains("hidden") && !said.contains("secret"), "{url}: {said}");
         }
     }
+}
+
+/// The replica is promoted without the last writes, as it was cut off before. `WAIT` reports that it lacks them, when they
+/// are made already.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_forgets_the_writes_that_the_replica_lacks_and_no_other() {
+    let mut primary = block_in_place(|| Server::redis(&[], &[]));
+    let port = primary.port().to_string();
+    let follow = ["--replicaof", "127.0.0.1", &port, "--masterauth", PASSWORD];
+    let replica = block_in_place(|| Server::redis(&follow, &[]));
+    let of = |server: &Server| RedisDedupStore::from_url(&server.url(), "failover").unwrap();
+    let (store, mut here) = (of(&primary), connection(&primary));
+    let replicas = |here: &mut Connection, time: u32| {
+        ::redis::cmd("WAIT").arg(1).arg(time).query::<usize>(here).unwrap()
+    };
+    let done = acquire(&store, &job("done")).await;
+    assert_eq!(store.complete(&done, RETENTION).await.unwrap(), Fenced::Applied);
+    eventually("the replica follows", async || replicas(&mut connection(&primary), 100) == 1).await;
+    // Whatever was written before it followed, it has as well.
+    ::redis::cmd("REPLICAOF").arg("NO").arg("ONE").exec(&mut connection(&replica)).unwrap();
+
+    let forgotten = acquire(&store, &job("done-later")).await;
+    assert_eq!(store.complete(&forgotten, RETENTION).await.unwrap(), Fenced::Applied);
+    let held = acquire(&store, &job("held")).await;
+    assert_eq!(replicas(&mut here, 50), 0);
+    block_in_place(|| primary.kill());
+
+    let store = of(&replica);
+    assert_eq!(claim(&store, &job("done")).await.unwrap(), Claim::Done);
+    assert_eq!(claim(&store, &job("done-later")).await.unwrap(), Claim::Acquired);
+    assert_eq!(claim(&store, &job("held")).await.unwrap(), Claim::Acquired);
+    // The earlier holder notices at its next renewal.
+    assert_eq!(store.renew(&held, LEASE).await.unwrap(), Fenced::Stale);
 }
