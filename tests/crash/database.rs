@@ -8,11 +8,14 @@ use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxRow};
 use qomplement_webhooks::{PostgresInbox, SqliteInbox};
 use tokio::time::{sleep, timeout};
 
+use crate::pair::Pair;
 use crate::server::Server;
 
 pub enum Database {
     Sqlite(PathBuf),
     Postgres(Server),
+    /// A primary and its replica.
+    Pair(Pair),
 }
 
 /// How long the last events may take: the leases of those that died, and the backoffs of those that failed.
@@ -33,19 +36,25 @@ impl Database {
         Self::Postgres(started.await.unwrap())
     }
 
+    /// Starts a primary and its replica, which commits wait for or not.
+    pub async fn pair(synchronous: bool) -> Self {
+        Self::Pair(Pair::start(synchronous).await)
+    }
+
     /// What the programs take as `DATABASE`.
     pub fn url(&self) -> String {
         match self {
             Self::Sqlite(file) => file.display().to_string(),
             Self::Postgres(server) => server.url(),
+            Self::Pair(pair) => pair.url(),
         }
     }
 
     pub async fn inbox(&self) -> Box<dyn InboxAdmin> {
         match self {
             Self::Sqlite(file) => Box::new(SqliteInbox::open(file).unwrap()),
-            Self::Postgres(server) => {
-                let inbox = PostgresInbox::from_url(&server.url()).unwrap();
+            Self::Postgres(_) | Self::Pair(_) => {
+                let inbox = PostgresInbox::from_url(&self.url()).unwrap();
                 inbox.migrate().await.unwrap();
                 Box::new(inbox)
             }

@@ -65,6 +65,6 @@ pub async fn run(name: &str, mut database: Database, victim: Victim, kills: usiz
 }
 
 /// A duration between two numbers of milliseconds.
-fn random(least: u64, most: u64) -> Duration {
+pub fn random(least: u64, most: u64) -> Duration {
     Duration::from_millis(least + getrandom::u64().unwrap() % (most - least))
 }

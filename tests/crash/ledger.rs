@@ -1,6 +1,6 @@
 //! What was acknowledged, and what the handler did.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard};
 
@@ -96,6 +96,14 @@ impl Ledger {
             totals.handled_again += usize::from(entry.handled.len() > 1);
         }
         totals
+    }
+
+    /// How many acknowledged jobs have no row.
+    pub fn lost(&self, rows: &[InboxRow]) -> usize {
+        let there: HashSet<_> = rows.iter().filter_map(InboxRow::job).collect();
+        let book = self.book();
+        let acknowledged = book.jobs.iter().filter(|(_, entry)| entry.acknowledged);
+        acknowledged.filter(|(job, _)| !there.contains(*job)).count()
     }
 
     /// What is wrong with the rows in the end. `repeats`: whether a job may be handled twice in one life of the

@@ -29,11 +29,7 @@ impl Load {
         let (stopped, in_flight) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let mut senders = JoinSet::new();
         for _ in 0..CONNECTIONS {
-            let sender = Sender {
-                client: reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap(),
-                url: url.clone(),
-                in_flight: in_flight.clone(),
-            };
+            let sender = Sender::new(url, &in_flight);
             senders.spawn(sender.send(stopped.clone(), ledger.clone()));
         }
         Self { stopped, in_flight, senders }
@@ -45,6 +41,29 @@ impl Load {
     }
 }
 
+/// Delivers one new webhook at a time, when it is told to.
+pub struct Probe {
+    sender: Sender,
+    ledger: Arc<Ledger>,
+}
+
+impl Probe {
+    pub fn new(url: &watch::Receiver<String>, ledger: &Arc<Ledger>) -> Self {
+        Self { sender: Sender::new(url, &Arc::default()), ledger: ledger.clone() }
+    }
+
+    /// The status of the answer.
+    pub async fn deliver(&self) -> Option<u16> {
+        let payload = Payload::extract_completed().job_id(Uuid::new_v4());
+        let job = payload.event().unwrap().job().id().clone();
+        let status = self.sender.post(&payload).await;
+        if status == Some(200) {
+            self.ledger.acknowledge(&job);
+        }
+        status
+    }
+}
+
 struct Sender {
     client: reqwest::Client,
     url: watch::Receiver<String>,
@@ -52,6 +71,11 @@ struct Sender {
 }
 
 impl Sender {
+    fn new(url: &watch::Receiver<String>, in_flight: &Arc<AtomicUsize>) -> Self {
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap();
+        Self { client, url: url.clone(), in_flight: in_flight.clone() }
+    }
+
     async fn send(self, stopped: Arc<AtomicBool>, ledger: Arc<Ledger>) {
         for number in 0.. {
             if stopped.load(Ordering::SeqCst) {
@@ -77,24 +101,25 @@ impl Sender {
         }
     }
 
-    /// Tries as often as the sender does, only faster; whether the server acknowledged it.
+    /// Delivers it as often as the sender does, only faster; whether the server acknowledged it.
     async fn deliver(&self, payload: &Payload) -> bool {
         for _ in 0..3 {
-            let url = self.url.borrow().clone();
-            self.in_flight.fetch_add(1, Ordering::SeqCst);
-            let sent = self
-                .client
-                .post(url)
-                .header("content-type", "application/json")
-                .body(payload.to_bytes())
-                .send()
-                .await;
-            self.in_flight.fetch_sub(1, Ordering::SeqCst);
-            if sent.is_ok_and(|answer| answer.status() == 200) {
+            if self.post(payload).await == Some(200) {
                 return true;
             }
             tokio::time::sleep(PAUSE * 2).await;
         }
         false
+    }
+
+    /// The status of the answer, if there is one.
+    async fn post(&self, payload: &Payload) -> Option<u16> {
+        let url = self.url.borrow().clone();
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
+        let request =
+            self.client.post(url).header("content-type", "application/json").body(payload.to_bytes());
+        let sent = request.send().await;
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        Some(sent.ok()?.status().as_u16())
     }
 }

@@ -10,16 +10,21 @@
 //! acknowledged. The server is killed (`kill -9`) while it receives, commits, leases, handles and records, and
 //! started again; in `postgres-server` it lives, and its PostgreSQL server is killed. In the end every
 //! acknowledged job must have one row, done or dead, as its runs say. Other scenarios have a handler that aborts
-//! its process, a worker that is stopped past its lease, and workers whose clocks are two hours apart.
+//! its process, a worker that is stopped past its lease, workers whose clocks are two hours apart, a PostgreSQL primary
+//! that is killed while its synchronous replica is promoted, one that turns read-only and back, and disks under SQLite
+//! that are full or turn read-only.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 mod app;
 mod database;
+mod disk;
+mod failover;
 #[path = "../it/support/faketime.rs"]
 mod faketime;
 mod kills;
 mod ledger;
 mod load;
+mod pair;
 mod scenario;
 #[path = "../it/support/databases.rs"]
 #[allow(dead_code)]
@@ -68,6 +73,12 @@ async fn main() -> ExitCode {
         worker::run(database).await;
         return ExitCode::SUCCESS;
     }
+    if let [mode, disk, folder] = &*args
+        && mode == "disk"
+    {
+        disk::check(disk, folder.as_ref()).await;
+        return ExitCode::SUCCESS;
+    }
     let options = match Options::read(args) {
         Ok(options) => options,
         Err(usage) => {
@@ -76,11 +87,21 @@ async fn main() -> ExitCode {
         }
     };
     let began = Instant::now();
-    let (mut passed, mut failed) = (0, 0);
-    let chosen =
-        Scenario::ALL.into_iter().filter(|scenario| options.only.is_none_or(|only| only == *scenario));
+    let (mut passed, mut failed, mut impossible) = (0, 0, 0);
+    let mut chosen = Vec::new();
+    for scenario in
+        Scenario::ALL.into_iter().filter(|scenario| options.only.is_none_or(|only| only == *scenario))
+    {
+        match scenario.obstacle().await {
+            None => chosen.push(scenario),
+            Some(obstacle) => {
+                println!("{scenario}: not run, impossible here: {obstacle}");
+                impossible += 1;
+            }
+        }
+    }
     // Leases of seconds do not go well with a machine that is busy with the kills.
-    let (kills, others): (Vec<_>, Vec<_>) = chosen.partition(|scenario| scenario.is_load());
+    let (kills, others): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|scenario| scenario.is_load());
     for together in [kills, others] {
         let running: Vec<_> = together
             .into_iter()
@@ -93,6 +114,9 @@ async fn main() -> ExitCode {
         }
     }
     let result = if failed == 0 { "ok" } else { "FAILED" };
-    println!("test result: {result}. {passed} passed; {failed} failed; finished in {:.0?}", began.elapsed());
+    println!(
+        "test result: {result}. {passed} passed; {failed} failed; {impossible} not run, impossible here; finished in {:.0?}",
+        began.elapsed()
+    );
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

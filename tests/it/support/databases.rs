@@ -62,6 +62,23 @@ impl Server {
         Self::new(Kind::Postgres, settings, &[&[("password", PASSWORD.to_owned())], files].concat())
     }
 
+    /// Copies a running PostgreSQL server, and starts the copy as its streaming replica. Nothing waits for the replica until
+    /// the primary is told so.
+    #[allow(dead_code)] // tests/crash alone has replicas
+    pub fn replica_of(primary: &Server) -> Self {
+        let folder = Self::folder_with(Kind::Postgres, &[]);
+        copy_data(primary, &folder);
+        Self::started(Kind::Postgres, folder, &[])
+    }
+
+    /// Copies a running server over the data of this one, which was killed, and starts it as a replica on its port.
+    #[allow(dead_code)]
+    pub fn replicate(&mut self, primary: &Server) {
+        fs::remove_dir_all(self.folder.join("data")).unwrap();
+        copy_data(primary, &self.folder);
+        self.restart();
+    }
+
     /// Starts PgBouncer in transaction mode in front of a PostgreSQL server.
     pub fn pgbouncer(postgres: &Server) -> Self {
         let config = format!(
@@ -76,21 +93,7 @@ impl Server {
     }
 
     fn new(kind: Kind, options: &[&str], files: &[(&str, String)]) -> Self {
-        static SERVERS: AtomicUsize = AtomicUsize::new(0);
-        let number = SERVERS.fetch_add(1, Ordering::Relaxed);
-        let name = format!("qomplement-webhooks-{}-{number}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        fs::create_dir(&folder).unwrap();
-        let options: Vec<_> = options.iter().map(|&option| option.to_owned()).collect();
-        for (file, content) in files {
-            let file = folder.join(file);
-            fs::write(&file, content).unwrap();
-            // PostgreSQL refuses a key that others can read.
-            fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
-        }
-        if kind != Kind::Redis && is_root() {
-            run(&["chown", "-R", "postgres:", "."].map(str::to_owned), &folder);
-        }
+        let folder = Self::folder_with(kind, files);
         if kind == Kind::Postgres {
             let mut line = become_postgres();
             line.push(postgres_program("initdb"));
@@ -100,6 +103,30 @@ impl Server {
             );
             run(&line, &folder);
         }
+        Self::started(kind, folder, options)
+    }
+
+    /// Makes a folder that the server may write, with some files.
+    fn folder_with(kind: Kind, files: &[(&str, String)]) -> PathBuf {
+        static SERVERS: AtomicUsize = AtomicUsize::new(0);
+        let number = SERVERS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("qomplement-webhooks-{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir(&folder).unwrap();
+        for (file, content) in files {
+            let file = folder.join(file);
+            fs::write(&file, content).unwrap();
+            // PostgreSQL refuses a key that others can read.
+            fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        if kind != Kind::Redis && is_root() {
+            run(&["chown", "-R", "postgres:", "."].map(str::to_owned), &folder);
+        }
+        folder
+    }
+
+    fn started(kind: Kind, folder: PathBuf, options: &[&str]) -> Self {
+        let options: Vec<_> = options.iter().map(|&option| option.to_owned()).collect();
         for _ in 0..5 {
             let port = free_port();
             if let Some(process) = start(kind, port, &folder, &options) {
@@ -215,6 +242,20 @@ pub fn free_port() -> u16 {
     }
 }
 
+/// Copies the data of a running PostgreSQL server, with a setting that follows it.
+fn copy_data(primary: &Server, folder: &Path) {
+    let mut line = become_postgres();
+    line.push(postgres_program("pg_basebackup"));
+    let from = format!("host=127.0.0.1 port={} user=postgres password={PASSWORD}", primary.port);
+    line.extend(["--pgdata=data", "--checkpoint=fast", "--no-sync", "-d", &from].map(str::to_owned));
+    run(&line, folder);
+    // In the file that `ALTER SYSTEM` writes.
+    let script = r#"echo "primary_conninfo = '$0'" >>data/postgresql.auto.conf && touch data/standby.signal"#;
+    let mut line = become_postgres();
+    line.extend(["sh", "-c", script, &from].map(str::to_owned));
+    run(&line, folder);
+}
+
 /// Runs a program to its end.
 fn run(line: &[String], folder: &Path) {
     let output = Command::new(&line[0]).args(&line[1..]).current_dir(folder).output().unwrap();
@@ -227,7 +268,8 @@ fn start(kind: Kind, port: u16, folder: &Path, options: &[String]) -> Option<Pro
         Kind::Redis => ("redis-server".to_owned(), "Ready to accept connections"),
         Kind::Postgres => {
             line = become_postgres();
-            (postgres_program("postgres"), "database system is ready to accept connections")
+            // A replica is ready to accept read-only connections.
+            (postgres_program("postgres"), "database system is ready to accept ")
         }
         Kind::PgBouncer => {
             line = become_postgres();
