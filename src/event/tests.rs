@@ -1,6 +1,7 @@
 //! The events that bodies parse to, and the bodies that are refused.
 
 mod agreement;
+mod job;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
