@@ -83,7 +83,7 @@ fn fill_with_done(file: &Path, rows: u64) {
     let transaction = connection.transaction().unwrap();
     let mut row = transaction
         .prepare(
-            "INSERT INTO inbox (job_id, state, done_at, fence, attempts, job_type, status, bytes, received_at)
+            "INSERT INTO inbox (job_id, state, ended_at, fence, attempts, job_type, status, bytes, received_at)
             VALUES (?1, 'done', ?2, 1, 1, 'extract', 'completed', 2, ?2)",
         )
         .unwrap();

@@ -1,5 +1,4 @@
-//! The queue of `PostgresInbox`: what an event costs beside finished rows, under an old snapshot, and what administration
-//! costs.
+//! The queue of `PostgresInbox`: what an event costs beside finished rows, and under an old snapshot.
 //!
 //! ```sh
 //! cargo bench --all-features --bench postgres_queue                            # starts a server of its own
@@ -10,7 +9,6 @@
 //! - `handle`: a worker with an empty handler leases and settles events. Log (WAL) and dead rows of each event, and the
 //!   share of updates that touched no index.
 //! - `snapshot`: the time of a lease while a transaction keeps its snapshot.
-//! - `admin`: the time of `stats` and `list`.
 //! - `plans`: the blocks that each call reads, as `auto_explain` counts them; with `full`, the plans.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
@@ -19,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use qomplement_webhooks::inbox::{
-    InboxAdmin, InboxFilter, InboxState, Lease, NoResult, Outcome, Receipt, Retention,
+    Bulk, InboxAdmin, InboxCursor, InboxFilter, InboxState, Lease, NoResult, Outcome, Receipt, Retention,
 };
 use qomplement_webhooks::{
     HandlerError, InboxStore, InboxWorker, PostgresInbox, Verification, WebhookEvent, handler_fn,
@@ -230,36 +228,11 @@ async fn beside_others(server: &Server, client: &Client, finished: u64) -> Postg
 }
 
 fn in_state(state: InboxState) -> InboxFilter {
-    let mut filter = InboxFilter::default();
-    filter.state = Some(state);
-    filter
+    InboxFilter::default().state(state)
 }
 
 const STATES: [InboxState; 5] =
     [InboxState::Expected, InboxState::Received, InboxState::Running, InboxState::Done, InboxState::Dead];
-
-async fn admin(server: &Server, finished: u64) {
-    let client = connect(server).await;
-    let inbox = beside_others(server, &client, finished).await;
-    let mut line = format!("{finished:>8} done:");
-    let mut times = Vec::new();
-    for _ in 0..5 {
-        let began = Instant::now();
-        inbox.stats().await.unwrap();
-        times.push(began.elapsed().as_secs_f64());
-    }
-    line += &format!(" stats {:.1} ms", by_hand::middle(times) * 1e3);
-    for state in STATES {
-        let mut times = Vec::new();
-        for _ in 0..5 {
-            let began = Instant::now();
-            inbox.list(&in_state(state), None, 100).await.unwrap();
-            times.push(began.elapsed().as_secs_f64());
-        }
-        line += &format!(", list {} {:.1} ms", state.as_str(), by_hand::middle(times) * 1e3);
-    }
-    println!("{line}");
-}
 
 /// The plans that the server has written into its log, of statements about the table.
 struct Plans<'a> {
@@ -347,11 +320,36 @@ async fn plans(server: &Server, finished: u64, is_full: bool) {
     let _ = inbox.verify(&overdue[0].lease, fetched).await.unwrap();
     plans.print("verify").await;
     for state in STATES {
-        inbox.list(&in_state(state), None, 100).await.unwrap();
+        inbox.list(&in_state(state), InboxCursor::Newest, 100).await.unwrap();
         plans.print(&format!("list {}", state.as_str())).await;
     }
-    inbox.list(&InboxFilter::default(), None, 100).await.unwrap();
-    plans.print("list").await;
+    let any = InboxFilter::default;
+    for (call, filter, from) in [
+        ("list", any(), InboxCursor::Newest),
+        ("list from the oldest", any(), InboxCursor::Oldest),
+        ("list by an error that none has", any().error("none"), InboxCursor::Newest),
+        (
+            "list dead by an error that none has",
+            in_state(InboxState::Dead).error("none"),
+            InboxCursor::Newest,
+        ),
+        ("list by an id", any().job_prefix(id(0)), InboxCursor::Newest),
+        ("list by a character of an id", any().job_prefix("a"), InboxCursor::Newest),
+        ("list by age", any().older_than(HOUR), InboxCursor::Newest),
+    ] {
+        inbox.list(&filter, from, 100).await.unwrap();
+        plans.print(call).await;
+    }
+    for filter in [any(), in_state(InboxState::Dead), any().job_prefix("a"), any().job_prefix(id(0))] {
+        inbox.replay_all(&filter, u64::MAX, Bulk::DryRun).await.unwrap();
+        plans.print(&format!("replay, dry run, {:?} {:?}", filter.state, filter.job_prefix)).await;
+        inbox.discard_all(&filter, u64::MAX, Bulk::DryRun).await.unwrap();
+        plans.print(&format!("discard, dry run, {:?} {:?}", filter.state, filter.job_prefix)).await;
+    }
+    inbox.replay_all(&in_state(InboxState::Dead), 100, Bulk::Apply).await.unwrap();
+    plans.print("replay 100 dead letters").await;
+    inbox.discard_all(&in_state(InboxState::Dead), 100, Bulk::Apply).await.unwrap();
+    plans.print("discard 100 dead letters").await;
     let done = leases[0].job();
     inbox.get(done).await.unwrap().unwrap();
     plans.print("get").await;
@@ -359,11 +357,11 @@ async fn plans(server: &Server, finished: u64, is_full: bool) {
     plans.print("replay").await;
     inbox.stats().await.unwrap();
     plans.print("stats").await;
-    let retention = |time| Retention { payload: time, row: time };
-    inbox.prune(&retention(HOUR)).await.unwrap();
+    let retention = |time| Retention::default().payload(time).row(time);
+    inbox.prune(&retention(HOUR).dead(HOUR)).await.unwrap();
     plans.print("prune nothing").await;
-    inbox.prune(&retention(Duration::ZERO)).await.unwrap();
-    plans.print("prune 1000 rows and 1000 payloads").await;
+    inbox.prune(&retention(Duration::ZERO).dead(Duration::ZERO)).await.unwrap();
+    plans.print("prune 1000 rows and 1000 payloads, and the dead").await;
 }
 
 fn main() {
@@ -373,8 +371,7 @@ fn main() {
         return;
     }
     let is_named = |part: &str| arguments.iter().any(|argument| argument == part);
-    let is_wanted =
-        |part: &str| is_named(part) || !["handle", "snapshot", "admin", "plans"].into_iter().any(is_named);
+    let is_wanted = |part: &str| is_named(part) || !["handle", "snapshot", "plans"].into_iter().any(is_named);
     let mut sizes: Vec<u64> = arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
     if sizes.is_empty() {
         sizes = vec![1_000, 1_000_000];
@@ -382,7 +379,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let settings = ["max_wal_size=8GB", "shared_buffers=1GB", "checkpoint_timeout=1h"];
     runtime.block_on(async {
-        if ["handle", "snapshot", "admin"].into_iter().any(is_wanted) {
+        if ["handle", "snapshot"].into_iter().any(is_wanted) {
             let server = Server::postgres(&settings, &[]);
             for size in sizes.iter().filter(|_| is_wanted("handle")) {
                 for at_once in [16, 64] {
@@ -391,9 +388,6 @@ fn main() {
             }
             if is_wanted("snapshot") {
                 snapshot(&server).await;
-            }
-            for size in sizes.iter().filter(|_| is_wanted("admin")) {
-                admin(&server, *size).await;
             }
         }
         if is_wanted("plans") {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
-use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, SqliteInboxError};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxCursor, InboxFilter, SqliteInboxError};
 use qomplement_webhooks::postgres::PostgresStoreError;
 use qomplement_webhooks::store::StoreError;
 use qomplement_webhooks::{PostgresInbox, SqliteInbox};
@@ -106,7 +106,7 @@ async fn postgres(url: &str, table: Option<&str>) -> Result<PostgresInbox, Failu
             .map_err(|error| Failure::usage(format!("--table: {}", causes(&error))))?;
     }
     // Not `check`: it requires write permission, and most commands only read.
-    inbox.list(&InboxFilter::default(), None, 0).await.map_err(store_failure)?;
+    inbox.list(&InboxFilter::default(), InboxCursor::Newest, 0).await.map_err(store_failure)?;
     Ok(inbox)
 }
 

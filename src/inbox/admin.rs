@@ -1,20 +1,23 @@
-//! Administration: listing, counting and replaying rows.
+//! Administration: listing, counting, replaying and discarding rows.
 
-use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{FailedAttempt, InboxStore};
+use super::{InboxCursor, InboxFilter, InboxList, InboxRow, InboxState, InboxStore};
 use crate::event::JobId;
 use crate::store::StoreError;
 
-/// An inbox that can be inspected, and whose rows can be replayed.
+/// An inbox whose rows can be inspected, replayed and discarded.
 #[async_trait]
 pub trait InboxAdmin: InboxStore {
-    /// Lists up to `most` rows in the order of their arrival, from the row after number `after` on. A row that was not
-    /// written by this crate is listed whatever its content.
+    /// Lists up to `most` rows that match, from a place on. A row that was not written by this crate is listed whatever
+    /// its content.
+    ///
+    /// A store bounds the rows that one call looks at. So a list may have fewer rows, even none, and still a
+    /// [`next`](InboxList::next): go on from there until it is `None`. Rows may come and go between the calls: each row
+    /// that was there all along, and matched, is listed once.
     ///
     /// # Errors
     ///
@@ -22,9 +25,9 @@ pub trait InboxAdmin: InboxStore {
     async fn list(
         &self,
         filter: &InboxFilter,
-        after: Option<u64>,
+        from: InboxCursor,
         most: usize,
-    ) -> Result<Vec<InboxRow>, StoreError>;
+    ) -> Result<InboxList, StoreError>;
 
     /// Returns one row, with the body of its event unless the body was pruned or the event is still expected.
     ///
@@ -42,6 +45,36 @@ pub trait InboxAdmin: InboxStore {
     /// Returns an error if the commit may not have happened.
     async fn replay(&self, job: &JobId) -> Result<bool, StoreError>;
 
+    /// Discards a dead letter: deletes its row and its event. Returns `false` if there is no such row, or if it is not
+    /// dead.
+    ///
+    /// The inbox then knows nothing of the job: another delivery of its event is a new event. Its fencing tokens are
+    /// greater than those of the discarded row.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the commit may not have happened.
+    async fn discard(&self, job: &JobId) -> Result<bool, StoreError>;
+
+    /// Replays the rows that match and can be [replayed](Self::replay), up to `most`: the oldest first, each at most once,
+    /// in many small transactions. A row that changes meanwhile is replayed only if it still matches.
+    ///
+    /// [`Bulk::DryRun`] counts only, and looks at a bounded number of rows; [`Bulk::Apply`] looks at all of them. If the
+    /// call is dropped, or returns an error, some rows are replayed.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the last commit may not have happened.
+    async fn replay_all(&self, filter: &InboxFilter, most: u64, bulk: Bulk) -> Result<Changed, StoreError>;
+
+    /// [Discards](Self::discard) the dead letters that match, up to `most`, as [`replay_all`](Self::replay_all) replays
+    /// rows.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the last commit may not have happened.
+    async fn discard_all(&self, filter: &InboxFilter, most: u64, bulk: Bulk) -> Result<Changed, StoreError>;
+
     /// Counts the rows in each state. A store may estimate large numbers of done and dead rows.
     ///
     /// # Errors
@@ -50,66 +83,31 @@ pub trait InboxAdmin: InboxStore {
     async fn stats(&self) -> Result<InboxStats, StoreError>;
 }
 
-/// The state of a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum InboxState {
-    /// The job is registered, and its event has not arrived.
-    Expected,
-    /// The event waits for an attempt, the first or a further one.
-    Received,
-    /// The row is leased, or its lease has expired.
-    Running,
-    /// The event was handled.
-    Done,
-    /// A dead letter: no attempt is left, or the job was rejected.
-    Dead,
+/// Whether a change of many rows takes place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bulk {
+    /// Counts the rows, and changes none.
+    DryRun,
+    /// Changes the rows.
+    Apply,
 }
 
-/// A row, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The result of a change of many rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct InboxRow {
-    /// The place in the order of arrival.
-    pub number: u64,
-    /// The id of the job, as the store has it. In a row that was not written by this crate, it may be any text: see
-    /// [`job`](Self::job).
-    pub job_id: String,
-    /// The state.
-    pub state: InboxState,
-    /// The `type` of the event; `None` without an event.
-    pub job_type: Option<String>,
-    /// The `status` of the event; `None` without an event.
-    pub status: Option<String>,
-    /// Whether the event was fetched from the API, and not only received as a webhook.
-    pub verified: bool,
-    /// The number of fetches of the job without a result so far.
-    pub fetches: u32,
-    /// The number of attempts since the row was received or last replayed.
-    pub attempts: u32,
-    /// The number of attempts before the last replay.
-    pub earlier_attempts: u32,
-    /// The error of the last failed attempt or fetch.
-    pub error: Option<String>,
-    /// The last failed attempts of the event, at most 20, the oldest first. An attempt that did not end, as when its
-    /// process dies, is added when the event is leased again.
-    pub failures: Vec<FailedAttempt>,
-    /// The time since the event was received, or the expected job registered.
-    pub age: Duration,
-    /// The time until the row is due, its lease expires, or it is overdue; `None` for a done or dead row.
-    pub due_in: Option<Duration>,
+pub struct Changed {
+    /// The rows that were changed; in a dry run, those that would be.
+    pub rows: u64,
+    /// Whether rows may be left that match: more than `most`, more than a dry run looks at, or locked ones.
+    pub more: bool,
 }
 
-/// A selection of rows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct InboxFilter {
-    /// Only rows in this state.
-    pub state: Option<InboxState>,
-    /// Only events of this `type`.
-    pub job_type: Option<String>,
-    /// Only events with this `status`.
-    pub status: Option<String>,
+impl Changed {
+    /// Makes a result, for a store.
+    #[must_use]
+    pub fn new(rows: u64, more: bool) -> Self {
+        Self { rows, more }
+    }
 }
 
 /// Counts of an inbox's rows.
@@ -140,35 +138,6 @@ pub struct InboxStats {
     pub oldest_overdue: Option<Duration>,
 }
 
-impl InboxRow {
-    /// Makes a row, for a store. The other fields are empty, false or zero: set those that differ.
-    #[must_use]
-    pub fn new(number: u64, job_id: impl Into<String>, state: InboxState, age: Duration) -> Self {
-        Self {
-            number,
-            job_id: job_id.into(),
-            state,
-            job_type: None,
-            status: None,
-            verified: false,
-            fetches: 0,
-            attempts: 0,
-            earlier_attempts: 0,
-            error: None,
-            failures: Vec::new(),
-            age,
-            due_in: None,
-        }
-    }
-
-    /// The job; `None` if the stored id is not one that this crate accepts. Such a row is dead as soon as it is due, and
-    /// cannot be [replayed](InboxAdmin::replay).
-    #[must_use]
-    pub fn job(&self) -> Option<JobId> {
-        self.job_id.parse().ok()
-    }
-}
-
 impl InboxStats {
     pub(crate) fn rows_mut(&mut self, state: InboxState) -> &mut u64 {
         match state {
@@ -178,27 +147,5 @@ impl InboxStats {
             InboxState::Done => &mut self.done,
             InboxState::Dead => &mut self.dead,
         }
-    }
-}
-
-impl InboxState {
-    pub(crate) const ALL: [Self; 5] = [Self::Expected, Self::Received, Self::Running, Self::Done, Self::Dead];
-
-    /// The name of the state, as stores write it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Expected => "expected",
-            Self::Received => "received",
-            Self::Running => "running",
-            Self::Done => "done",
-            Self::Dead => "dead",
-        }
-    }
-}
-
-impl fmt::Display for InboxState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
     }
 }

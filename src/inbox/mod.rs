@@ -3,9 +3,13 @@
 mod admin;
 mod dead_letter;
 mod failed_attempts;
+mod filter;
 mod lease;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod limits;
+mod list;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod look;
 mod memory;
 mod outcome;
 #[cfg(feature = "postgres")]
@@ -20,6 +24,7 @@ mod text;
 mod timestamp;
 mod totals;
 mod transition;
+mod view;
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,11 +32,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use self::admin::{InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats};
+pub use self::admin::{Bulk, Changed, InboxAdmin, InboxStats};
 pub use self::dead_letter::DeadLetter;
 pub(crate) use self::dead_letter::DeadLetterHook;
 pub use self::failed_attempts::FailedAttempt;
+pub use self::filter::InboxFilter;
 pub use self::lease::{FetchHistory, Lease, Leased, Overdue};
+pub use self::list::{InboxCursor, InboxList};
 pub use self::memory::MemoryInbox;
 pub use self::outcome::{NoResult, Outcome, Pruned, Receipt, Retention};
 #[cfg(feature = "postgres")]
@@ -39,6 +46,7 @@ pub use self::postgres::{Bind, CompleteError, PostgresInbox, Statement};
 pub use self::redaction::Redaction;
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::{SqliteInbox, SqliteInboxBuilder, SqliteInboxError};
+pub use self::view::{InboxRow, InboxState};
 use crate::event::{Envelope, JobId};
 use crate::store::{Fenced, StoreError};
 
@@ -60,8 +68,8 @@ use crate::store::{Fenced, StoreError};
 /// - [`receive`](Self::receive) returns `Ok` only when the event is committed: to the disk, unless the store
 ///   is documented as not durable.
 /// - A row is leased to one caller at a time. [`lease`](Self::lease) is atomic over all handles and
-///   processes that share the store. The same write counts the attempt and raises the row's fencing token, which
-///   never falls while the row is kept.
+///   processes that share the store. The same write counts the attempt and raises the row's fencing token. A job's
+///   tokens never fall, also after its row was pruned or discarded: a lease on that row is stale for the next one.
 /// - [`begin`](Self::begin), [`renew`](Self::renew), [`verify`](Self::verify) and [`settle`](Self::settle) carry the
 ///   fencing token of their lease. After another lease of the row, or another event, they change nothing and return
 ///   [`Fenced::Stale`]. They still apply after the lease has expired, as long as the token is the row's.
@@ -188,8 +196,8 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     /// Returns an error if the store was not reached.
     async fn contains(&self, job: &JobId) -> Result<bool, StoreError>;
 
-    /// Deletes a small batch of done rows, and of their bodies, that retention no longer keeps. Never touches a row in
-    /// another state.
+    /// Deletes a small batch of done rows, of their bodies, and of dead letters that retention no longer keeps. Never
+    /// touches a row in another state.
     ///
     /// # Errors
     ///

@@ -66,23 +66,43 @@ pub enum NoResult {
     },
 }
 
-/// How long done rows are kept.
+/// How long rows are kept after they are done or dead.
+///
+/// ```
+/// # use std::time::Duration;
+/// # const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// use qomplement_webhooks::inbox::Retention;
+///
+/// let retention = Retention::default().payload(DAY).dead(90 * DAY);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Retention {
-    /// How long the body of the event is kept.
+    /// How long the body of a done event is kept.
     pub payload: Duration,
-    /// How long the row is kept. Without it, a duplicate of the webhook is handled again.
+    /// How long a done row is kept. Without it, a duplicate of the webhook is handled again.
     pub row: Duration,
+    /// How long a dead letter is kept, with its body; `None` keeps it until it is replayed or discarded.
+    pub dead: Option<Duration>,
 }
 
-/// The numbers of pruned bodies and rows.
+/// The numbers of pruned bodies, rows and dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Pruned {
-    /// Bodies of events.
+    /// Bodies of done events.
     pub payloads: u64,
-    /// Rows.
+    /// Done rows.
     pub rows: u64,
+    /// Dead letters.
+    pub dead: u64,
+}
+
+impl Pruned {
+    /// The rows and bodies together.
+    pub(crate) fn total(&self) -> u64 {
+        self.payloads.saturating_add(self.rows).saturating_add(self.dead)
+    }
 }
 
 impl NoResult {
@@ -107,9 +127,32 @@ impl NoResult {
 }
 
 impl Default for Retention {
-    /// A week for bodies, thirty days for rows.
+    /// A week for bodies, thirty days for done rows, and no end for dead letters.
     fn default() -> Self {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-        Self { payload: DAY * 7, row: DAY * 30 }
+        Self { payload: DAY * 7, row: DAY * 30, dead: None }
+    }
+}
+
+impl Retention {
+    /// Sets how long the body of a done event is kept.
+    #[must_use]
+    pub fn payload(mut self, time: Duration) -> Self {
+        self.payload = time;
+        self
+    }
+
+    /// Sets how long a done row is kept.
+    #[must_use]
+    pub fn row(mut self, time: Duration) -> Self {
+        self.row = time;
+        self
+    }
+
+    /// Sets how long a dead letter is kept.
+    #[must_use]
+    pub fn dead(mut self, time: Duration) -> Self {
+        self.dead = Some(time);
+        self
     }
 }

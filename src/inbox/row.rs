@@ -14,7 +14,7 @@ pub(super) struct Row {
     pub(super) phase: Phase,
     /// `None` while the job is expected, and for a dead row whose job the API rejected.
     pub(super) event: Option<KeptEvent>,
-    /// The fencing token of the last lease. It never falls while the row is kept.
+    /// The fencing token of the last lease. It never falls, and is never below the row's [`first_fence`].
     pub(super) fence: u64,
     /// Whether the handler has begun under the last lease, or under one before that expired as well.
     pub(super) begun: bool,
@@ -49,7 +49,9 @@ pub(super) enum Phase {
     Done {
         done_at: Timestamp,
     },
-    Dead,
+    Dead {
+        dead_at: Timestamp,
+    },
 }
 
 /// A row's event without its body.
@@ -73,6 +75,18 @@ pub(super) struct Fetches {
     /// The earliest time of the next fetch.
     pub(super) next_at: Option<Timestamp>,
 }
+
+/// The fencing token of a new row before its first lease. The number of a row is never used again, and a row would need a
+/// million leases to reach the tokens of the next. So a lease on a row that was pruned or discarded is stale for a new row
+/// of its job.
+pub(super) fn first_fence(number: u64) -> u64 {
+    number.min(MOST_NUMBERED) << FENCE_BITS
+}
+
+/// The bits of a fencing token that count the leases of a row.
+pub(super) const FENCE_BITS: u32 = 20;
+/// The greatest number with tokens of its own.
+pub(super) const MOST_NUMBERED: u64 = i64::MAX.unsigned_abs() >> FENCE_BITS;
 
 impl KeptEvent {
     pub(super) fn received(event: &Envelope) -> Self {
@@ -127,7 +141,7 @@ impl Row {
             Phase::Received { .. } => InboxState::Received,
             Phase::Running { .. } => InboxState::Running,
             Phase::Done { .. } => InboxState::Done,
-            Phase::Dead => InboxState::Dead,
+            Phase::Dead { .. } => InboxState::Dead,
         }
     }
 
@@ -136,13 +150,22 @@ impl Row {
         self.event.as_ref().and_then(|event| event.bytes).unwrap_or(0)
     }
 
+    /// The time at which the row was done or dead.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn ended_at(&self) -> Option<Timestamp> {
+        match self.phase {
+            Phase::Done { done_at: at } | Phase::Dead { dead_at: at } => Some(at),
+            Phase::Expected { .. } | Phase::Received { .. } | Phase::Running { .. } => None,
+        }
+    }
+
     /// The time at which the row is due, overdue, or its lease ends.
     pub(super) fn due_at(&self) -> Option<Timestamp> {
         match self.phase {
             Phase::Expected { overdue_at: at }
             | Phase::Received { due_at: at }
             | Phase::Running { until: at } => Some(at),
-            Phase::Done { .. } | Phase::Dead => None,
+            Phase::Done { .. } | Phase::Dead { .. } => None,
         }
     }
 

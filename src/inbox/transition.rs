@@ -59,7 +59,7 @@ impl Row {
             // The holder of a lease on the old event, or on the expected job, must not settle the new event.
             Phase::Expected { .. } | Phase::Running { .. } => self.fence = self.fence.saturating_add(1),
             Phase::Received { .. } => {}
-            Phase::Done { .. } | Phase::Dead => {
+            Phase::Done { .. } | Phase::Dead { .. } => {
                 self.fetches = Fetches::default();
                 // A rejected job whose first event reports that it goes on is expected from now on.
                 self.deadline = (self.event.is_none() && !is_final).then_some(now);
@@ -90,7 +90,7 @@ impl Row {
             Phase::Received { .. } if self.event.as_ref().is_some_and(|event| event.verified) => {
                 return (Fenced::Applied, BodyChange::Keep);
             }
-            Phase::Received { .. } | Phase::Done { .. } | Phase::Dead => {
+            Phase::Received { .. } | Phase::Done { .. } | Phase::Dead { .. } => {
                 return (Fenced::Stale, BodyChange::Keep);
             }
         }
@@ -107,7 +107,7 @@ impl Row {
         }
         self.deadline = Some(now.after(deadline));
         match (self.phase, self.overdue_at()) {
-            (Phase::Done { .. } | Phase::Dead, Some(overdue_at)) => self.expect_another(overdue_at),
+            (Phase::Done { .. } | Phase::Dead { .. }, Some(overdue_at)) => self.expect_another(overdue_at),
             _ => BodyChange::Keep,
         }
     }
@@ -201,7 +201,7 @@ impl Row {
         match &mut self.phase {
             _ if self.fence != fence => return Fenced::Stale,
             Phase::Running { until: end } | Phase::Expected { overdue_at: end } => *end = now.after(length),
-            Phase::Received { .. } | Phase::Done { .. } | Phase::Dead => return Fenced::Stale,
+            Phase::Received { .. } | Phase::Done { .. } | Phase::Dead { .. } => return Fenced::Stale,
         }
         Fenced::Applied
     }
@@ -241,13 +241,13 @@ impl Row {
                     .map_or(BodyChange::Keep, |overdue_at| self.expect_another(overdue_at))
             }
             Outcome::Dead { error } => {
-                self.phase = Phase::Dead;
+                self.phase = Phase::Dead { dead_at: now };
                 self.fail(error, took, now);
                 next_overdue_at.map_or(BodyChange::Keep, |overdue_at| self.expect_another(overdue_at))
             }
             Outcome::Rejected { error } => {
                 self.fail(error, took, now);
-                self.reject()
+                self.reject(now)
             }
             Outcome::Release { after } => {
                 self.release(now.after(*after));
@@ -272,12 +272,12 @@ impl Row {
         match outcome {
             Outcome::Done | Outcome::Retry { .. } => return None,
             Outcome::Dead { error } => {
-                self.phase = Phase::Dead;
+                self.phase = Phase::Dead { dead_at: now };
                 self.error = Some(storable(error).into_owned());
             }
             Outcome::Rejected { error } => {
                 self.error = Some(storable(error).into_owned());
-                return Some(self.reject());
+                return Some(self.reject(now));
             }
             Outcome::Release { after } => self.expect_at(now.after(*after)),
             Outcome::FetchAgain { after, answer } => {
@@ -296,8 +296,8 @@ impl Row {
     }
 
     /// Drops the event of a job that is not ours, so that another event can take its place.
-    fn reject(&mut self) -> BodyChange {
-        self.phase = Phase::Dead;
+    fn reject(&mut self, now: Timestamp) -> BodyChange {
+        self.phase = Phase::Dead { dead_at: now };
         self.drop_event()
     }
 
@@ -333,7 +333,7 @@ impl Row {
 fn is_repetition(outcome: &Outcome, phase: Phase) -> bool {
     match outcome {
         Outcome::Done => matches!(phase, Phase::Done { .. }),
-        Outcome::Dead { .. } | Outcome::Rejected { .. } => phase == Phase::Dead,
+        Outcome::Dead { .. } | Outcome::Rejected { .. } => matches!(phase, Phase::Dead { .. }),
         // A job that has not ended is expected afterwards, and never received.
         Outcome::FetchAgain { answer: NoResult::Pending, .. } => false,
         Outcome::Retry { .. } | Outcome::Release { .. } | Outcome::FetchAgain { .. } => {
@@ -344,39 +344,57 @@ fn is_repetition(outcome: &Outcome, phase: Phase) -> bool {
 
 /// The end of a row's life, and a new one.
 impl Row {
+    /// Whether [`replay`](Self::replay) changes the row.
+    pub(super) fn can_be_replayed(&self) -> bool {
+        match self.phase {
+            Phase::Done { .. } => self.event.as_ref().is_some_and(|event| event.bytes.is_some()),
+            Phase::Dead { .. } => self.event.as_ref().is_none_or(|event| event.bytes.is_some()),
+            Phase::Expected { .. } | Phase::Received { .. } | Phase::Running { .. } => false,
+        }
+    }
+
+    /// Whether the row may be discarded.
+    pub(super) fn can_be_discarded(&self) -> bool {
+        matches!(self.phase, Phase::Dead { .. })
+    }
+
     /// Makes a row that has ended due again, or overdue if it has no event. `false` if it cannot be replayed.
     pub(super) fn replay(&mut self, now: Timestamp) -> bool {
-        match (self.phase, &self.event) {
-            (Phase::Done { .. } | Phase::Dead, Some(KeptEvent { bytes: Some(_), .. })) => {
-                let attempts = std::mem::take(&mut self.attempts);
-                self.earlier_attempts = self.earlier_attempts.saturating_add(attempts);
-                (self.fetches, self.deadline) = (Fetches::default(), None);
-                self.phase = Phase::Received { due_at: now };
-            }
-            (Phase::Dead, None) => {
-                (self.fetches, self.deadline) = (Fetches::default(), Some(now));
-                self.expect_at(now);
-            }
-            _ => return false,
+        if !self.can_be_replayed() {
+            return false;
+        }
+        self.fetches = Fetches::default();
+        if self.event.is_some() {
+            let attempts = std::mem::take(&mut self.attempts);
+            self.earlier_attempts = self.earlier_attempts.saturating_add(attempts);
+            self.deadline = None;
+            self.phase = Phase::Received { due_at: now };
+        } else {
+            self.deadline = Some(now);
+            self.expect_at(now);
         }
         true
     }
 
     /// Gives up a row that something else than this crate wrote, and that no lease can be granted on.
     #[cfg(feature = "sqlite")]
-    pub(super) fn set_aside(&mut self, reason: &str, has_body: bool) -> BodyChange {
-        self.phase = Phase::Dead;
+    pub(super) fn set_aside(&mut self, reason: &str, has_body: bool, now: Timestamp) -> BodyChange {
+        self.phase = Phase::Dead { dead_at: now };
         self.error = Some(storable(reason).into_owned());
         // An event without its body can never be handled, and would hide the job's next event.
         if has_body { BodyChange::Keep } else { self.drop_event() }
     }
 
-    /// Prunes what a done row keeps longer than the retention.
+    /// Prunes what the row keeps longer than the retention.
     pub(super) fn prune(&mut self, retention: &Retention, now: Timestamp) -> Remains {
-        let Phase::Done { done_at } = self.phase else { return Remains::Everything };
-        if done_at <= now.before(retention.row) {
-            return Remains::Nothing;
-        }
+        let done_at = match self.phase {
+            Phase::Done { done_at } if done_at <= now.before(retention.row) => return Remains::Nothing,
+            Phase::Done { done_at } => done_at,
+            Phase::Dead { dead_at } if retention.dead.is_some_and(|dead| dead_at <= now.before(dead)) => {
+                return Remains::Nothing;
+            }
+            _ => return Remains::Everything,
+        };
         let event = self.event.as_mut().filter(|_| done_at <= now.before(retention.payload));
         match event.and_then(|event| event.bytes.take()) {
             Some(_) => Remains::WithoutBody,

@@ -120,7 +120,7 @@ pub(crate) fn store_error(call: &'static str) {
 
 /// Counts pruned rows and bodies.
 pub(crate) fn pruned(pruned: &Pruned) {
-    count(&Key::from_static_name(PRUNED_ROWS), pruned.rows);
+    count(&Key::from_static_name(PRUNED_ROWS), pruned.rows.saturating_add(pruned.dead));
     count(&Key::from_static_name(PRUNED_PAYLOADS), pruned.payloads);
 }
 

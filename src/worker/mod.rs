@@ -173,10 +173,15 @@ impl InboxWorker {
         self
     }
 
-    /// Sets how long done events are kept before the worker prunes them. Default: bodies for a week, rows for thirty days.
+    /// Sets how long done events and dead letters are kept before the worker prunes them. Default: bodies for a week, done
+    /// rows for thirty days, dead letters without end.
     pub fn retention(mut self, retention: Retention) -> Self {
-        let Retention { payload, row } = retention;
-        self.retention = Retention { payload: payload.min(CENTURY), row: row.min(CENTURY) };
+        let Retention { payload, row, dead } = retention;
+        self.retention = Retention {
+            payload: payload.min(CENTURY),
+            row: row.min(CENTURY),
+            dead: dead.map(|dead| dead.min(CENTURY)),
+        };
         self
     }
 

@@ -10,7 +10,7 @@ use crate::error::chain;
 use crate::execution::backoff::jittered;
 use crate::execution::drain::Drain;
 use crate::execution::isolation::call;
-use crate::inbox::{InboxStore, Retention};
+use crate::inbox::{InboxStore, Pruned, Retention};
 use crate::telemetry;
 
 /// The pause between two rounds, and the time limit of one call.
@@ -30,9 +30,9 @@ pub(super) async fn prune(inbox: Arc<dyn InboxStore>, retention: Retention, drai
                 telemetry::pruned(pruned);
             }
             match pruned {
-                Ok(pruned) if pruned.payloads + pruned.rows == 0 => break,
+                Ok(pruned) if pruned.total() == 0 => break,
                 Ok(_) if drain.is_closed() => return,
-                Ok(pruned) => info!(payloads = pruned.payloads, rows = pruned.rows, "pruned finished events"),
+                Ok(Pruned { payloads, rows, dead }) => info!(payloads, rows, dead, "pruned finished events"),
                 Err(error) => {
                     telemetry::store_error(telemetry::call::PRUNE);
                     warn!(error = %chain(&error), retry_in = ?PRUNE_EVERY, "finished events were not pruned; retrying");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxRow};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxCursor, InboxFilter, InboxRow};
 use qomplement_webhooks::{PostgresInbox, SqliteInbox};
 use tokio::time::{sleep, timeout};
 
@@ -52,9 +52,12 @@ impl Database {
 
     pub async fn inbox(&self) -> Box<dyn InboxAdmin> {
         match self {
-            Self::Sqlite(file) => Box::new(SqliteInbox::open(file).unwrap()),
+            Self::Sqlite(file) => {
+                Box::new(SqliteInbox::builder(file).max_unfinished_rows(u64::MAX).open().unwrap())
+            }
             Self::Postgres(_) | Self::Pair(_) => {
                 let inbox = PostgresInbox::from_url(&self.url()).unwrap();
+                let inbox = inbox.max_unfinished_rows(u64::MAX);
                 inbox.migrate().await.unwrap();
                 Box::new(inbox)
             }
@@ -74,12 +77,12 @@ impl Database {
         };
         let ended = timeout(SETTLE_TIME, ended).await;
         ended.unwrap_or_else(|_| panic!("after {SETTLE_TIME:?} some events are still not handled"));
-        let (mut rows, mut after) = (Vec::new(), None);
+        let (mut rows, mut from) = (Vec::new(), InboxCursor::Oldest);
         loop {
-            let page = inbox.list(&InboxFilter::default(), after, 1000).await.unwrap();
-            let Some(last) = page.last() else { return rows };
-            after = Some(last.number);
-            rows.extend(page);
+            let page = inbox.list(&InboxFilter::default(), from, 1000).await.unwrap();
+            rows.extend(page.rows);
+            let Some(next) = page.next else { return rows };
+            from = next;
         }
     }
 

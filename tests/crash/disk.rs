@@ -133,7 +133,7 @@ async fn full(folder: &Path) {
     // A worker may be refused as well, and finds everything later.
     let leased = inbox.lease(1000, Duration::from_millis(1)).await.map(|leased| leased.len());
     assert!(matches!(leased, Ok(_) | Err(StoreError::Full)), "{leased:?}");
-    let pruned = inbox.prune(&Retention { payload: Duration::ZERO, row: HOUR }).await;
+    let pruned = inbox.prune(&Retention::default().payload(Duration::ZERO).row(HOUR)).await;
     assert!(matches!(pruned, Ok(_) | Err(StoreError::Full)), "{pruned:?}");
     println!(
         "full: {} stored, {} refused, and meanwhile lease: {leased:?}, prune: {:?}",

@@ -45,7 +45,7 @@ async fn handle(event: WebhookEvent) -> Result<(), HandlerError> {
     }
     if id.starts_with("late") {
         sleep(LATE).await;
-        if fence == 1 {
+        if job.attempt() == 1 {
             print(&format!("failed {id} {fence}"))?;
             return Err("the first run fails, and late".into());
         }

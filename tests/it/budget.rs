@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::Script;
 use crate::support::api::{Api, Says, finished};
+use crate::support::inboxes::all_rows;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -205,7 +206,7 @@ async fn thirty_jobs_that_fail_delay_no_others() {
             }
             while done(&inbox).await < 20 * round {
                 sleep(SECOND).await;
-                let rows = inbox.list(&InboxFilter::default(), None, 1000).await.unwrap();
+                let rows = all_rows(&inbox, &InboxFilter::default()).await;
                 let open: Vec<_> = rows.iter().filter(|row| row.state != InboxState::Done).collect();
                 assert!(began.elapsed() < HOUR, "verify: {verify}, round {round}, not done: {open:?}");
             }
@@ -232,7 +233,7 @@ async fn a_closed_budget_is_no_answer_of_the_api() {
     let source = Verification::fetch(Budgeted(api.clone(), budget));
     let _worker = InboxWorker::new(inbox.clone(), script.handler(), source).start();
     sleep(closed_for - SECOND).await;
-    for row in inbox.list(&InboxFilter::default(), None, 100).await.unwrap() {
+    for row in all_rows(&inbox, &InboxFilter::default()).await {
         assert_eq!((row.fetches, row.attempts, row.error.as_deref()), (0, 0, None), "{row:?}");
     }
     assert_eq!(api.fetches(), 0);
@@ -262,7 +263,7 @@ async fn the_time_in_the_queue_of_a_budget_is_not_the_time_of_the_answer() {
         while done(&inbox).await < events {
             sleep(SECOND).await;
             assert!(inbox.stats().await.unwrap().running <= 3 * 16, "more are leased than asked for soon");
-            for row in inbox.list(&InboxFilter::default(), None, 2000).await.unwrap() {
+            for row in all_rows(&inbox, &InboxFilter::default()).await {
                 assert_eq!((row.fetches, row.error.as_deref()), (0, None), "{row:?}");
             }
             assert!(began.elapsed() < HOUR, "{} are done", done(&inbox).await);
@@ -345,7 +346,7 @@ async fn an_api_that_is_down_for_an_hour_costs_few_requests_and_no_attempt() {
         let _worker = worker.start();
         sleep(HOUR).await;
         assert!(api.fetches() <= 80, "{says:?}: asked {} times in an hour", api.fetches());
-        let rows = inbox.list(&InboxFilter::default(), None, 1000).await.unwrap();
+        let rows = all_rows(&inbox, &InboxFilter::default()).await;
         assert!(rows.iter().all(|row| row.attempts == 0 || row.state == InboxState::Running), "{says:?}");
         api.says(Says::Pending);
         for number in 0..200 {

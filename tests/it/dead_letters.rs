@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::fetch::{FetchError, Fetched, JobSource};
-use qomplement_webhooks::inbox::{DeadLetter, InboxAdmin, InboxRow, InboxState, Lease, NoResult, Outcome};
+use qomplement_webhooks::inbox::{DeadLetter, InboxAdmin, InboxRow, InboxState, NoResult, Outcome};
 use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::store::Fenced;
 use qomplement_webhooks::{BoxError, InboxStore, InboxWorker, JobId, Reconciler, Verification, async_trait};
@@ -201,8 +201,7 @@ async fn what_is_no_dead_letter_is_not_told() {
     let told = Told { inbox: inbox.clone(), ..told.clone() };
     let _worker = inbox.worker(&script).on_dead_letter(told.closure()).start();
     script.until("it is handled", |script| script.runs() == 1).await;
-    let lease = Lease::new(job.clone(), 1);
-    assert_eq!(inbox.rows.settle(&lease, &Outcome::Done).await.unwrap(), Fenced::Applied);
+    assert_eq!(inbox.rows.settle(&inbox.leases()[0], &Outcome::Done).await.unwrap(), Fenced::Applied);
     sleep(MINUTE * 10).await;
     assert_eq!(inbox.row(&job).await.state, InboxState::Done);
     assert!(told.letters.lock().unwrap().is_empty(), "{:?}", told.letters);

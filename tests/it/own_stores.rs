@@ -9,8 +9,8 @@ use qomplement_webhooks::dedup::{Claim, ClaimToken};
 use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::fetch::{FetchError, Fetched, JobSource};
 use qomplement_webhooks::inbox::{
-    FailedAttempt, FetchHistory, InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, Lease, Leased,
-    NoResult, Outcome, Overdue, Pruned, Receipt, Retention,
+    Bulk, Changed, FailedAttempt, FetchHistory, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow,
+    InboxState, InboxStats, Lease, Leased, NoResult, Outcome, Overdue, Pruned, Receipt, Retention,
 };
 use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::store::{Fenced, StoreError};
@@ -108,8 +108,17 @@ fn stats(from: InboxStats) -> InboxStats {
 
 fn pruned(from: Pruned) -> Pruned {
     let mut pruned = Pruned::default();
-    (pruned.payloads, pruned.rows) = (from.payloads, from.rows);
+    (pruned.payloads, pruned.rows, pruned.dead) = (from.payloads, from.rows, from.dead);
     pruned
+}
+
+fn copied(from: &InboxFilter) -> InboxFilter {
+    let mut filter = InboxFilter::default();
+    (filter.state, filter.job_prefix) = (from.state, from.job_prefix.clone());
+    (filter.job_type, filter.status) = (from.job_type.clone(), from.status.clone());
+    (filter.error, filter.older_than, filter.newer_than) =
+        (from.error.clone(), from.older_than, from.newer_than);
+    filter
 }
 
 #[async_trait]
@@ -187,11 +196,13 @@ impl InboxAdmin for Rebuilt<MemoryInbox> {
     async fn list(
         &self,
         filter: &InboxFilter,
-        after: Option<u64>,
+        from: InboxCursor,
         most: usize,
-    ) -> Result<Vec<InboxRow>, StoreError> {
-        let rows = self.0.list(filter, after, most).await.map_err(error)?;
-        Ok(rows.into_iter().map(row).collect())
+    ) -> Result<InboxList, StoreError> {
+        let list = self.0.list(&InboxFilter::default(), from, most).await.map_err(error)?;
+        // A store without a query language.
+        let rows = list.rows.into_iter().map(row).filter(|row| filter.matches(row)).collect();
+        Ok(InboxList::new(rows, list.next))
     }
 
     async fn get(&self, job: &JobId) -> Result<Option<(InboxRow, Option<Bytes>)>, StoreError> {
@@ -201,6 +212,20 @@ impl InboxAdmin for Rebuilt<MemoryInbox> {
 
     async fn replay(&self, job: &JobId) -> Result<bool, StoreError> {
         self.0.replay(job).await.map_err(error)
+    }
+
+    async fn discard(&self, job: &JobId) -> Result<bool, StoreError> {
+        self.0.discard(job).await.map_err(error)
+    }
+
+    async fn replay_all(&self, filter: &InboxFilter, most: u64, bulk: Bulk) -> Result<Changed, StoreError> {
+        let changed = self.0.replay_all(&copied(filter), most, bulk).await.map_err(error)?;
+        Ok(Changed::new(changed.rows, changed.more))
+    }
+
+    async fn discard_all(&self, filter: &InboxFilter, most: u64, bulk: Bulk) -> Result<Changed, StoreError> {
+        let changed = self.0.discard_all(&copied(filter), most, bulk).await.map_err(error)?;
+        Ok(Changed::new(changed.rows, changed.more))
     }
 
     async fn stats(&self) -> Result<InboxStats, StoreError> {

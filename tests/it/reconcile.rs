@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 use crate::budget::Budgeted;
 use crate::support::api::{Api, Says, finished};
 use crate::support::inboxes::FaultyInbox;
+use crate::support::inboxes::all_rows;
 use crate::support::{Call, FAULTS, Fault, Script};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -183,9 +184,8 @@ async fn of_jobs_whose_webhooks_come_late_each_is_handled_once() {
             inbox.receive(&finished(&job(number))).await.unwrap();
         }
         sleep(MINUTE).await;
-        let mut filter = InboxFilter::default();
-        filter.state = Some(InboxState::Done);
-        assert_eq!(inbox.list(&filter, None, 1000).await.unwrap().len(), 200);
+        let filter = InboxFilter::default().state(InboxState::Done);
+        assert_eq!(all_rows(&inbox, &filter).await.len(), 200);
         for number in 0..200 {
             assert_eq!(script.runs_of(&job(number)), 1, "job {number} (verify: {verify})");
         }

@@ -21,6 +21,7 @@ use tokio::time::{sleep, timeout};
 use crate::sqlite::Folder;
 use crate::support::api::{Api, Says};
 use crate::support::inboxes::FaultyInbox;
+use crate::support::inboxes::all_rows;
 use crate::support::{Act, FaultyStore, Script, TOKEN, request};
 
 const TIMES: [Duration; 5] = [
@@ -127,13 +128,14 @@ async fn worked(what: &str, acts: &[Act], set: impl Fn(InboxWorker) -> InboxWork
 #[tokio::test(start_paused = true)]
 async fn a_worker_works_with_any_setting() {
     type Set = fn(InboxWorker, Duration) -> InboxWorker;
-    let of_time: [(&str, Set); 6] = [
+    let of_time: [(&str, Set); 7] = [
         ("lease", InboxWorker::lease),
         ("poll", InboxWorker::poll),
         ("max_handler_time", InboxWorker::max_handler_time),
         ("the first retry", |worker, time| worker.backoff(time, time)),
-        ("payloads", |worker, payload| worker.retention(Retention { payload, ..Retention::default() })),
-        ("rows", |worker, time| worker.retention(Retention { payload: time, row: time })),
+        ("payloads", |worker, payload| worker.retention(Retention::default().payload(payload))),
+        ("dead letters", |worker, time| worker.retention(Retention::default().dead(time))),
+        ("rows", |worker, time| worker.retention(Retention::default().payload(time).row(time))),
     ];
     for (name, set) in of_time {
         for time in TIMES {
@@ -164,7 +166,7 @@ async fn a_worker_works_with_any_setting() {
     }
     // A retry that is due in an age is recorded as such.
     let inbox = worked("backoff", &[Act::Fail], |worker| worker.backoff(Duration::MAX, Duration::MAX)).await;
-    let row = inbox.rows.list(&InboxFilter::default(), None, 9).await.unwrap().remove(0);
+    let row = all_rows(&inbox.rows, &InboxFilter::default()).await.remove(0);
     assert_eq!((row.state, row.attempts), (InboxState::Received, 1), "{row:?}");
 }
 
@@ -217,7 +219,7 @@ async fn other_times_may_be_any() {
         let inbox = MemoryInbox::new();
         let job: qomplement_webhooks::JobId = "j".parse().unwrap();
         inbox.expect(&job, time).await.unwrap();
-        inbox.prune(&Retention { payload: time, row: time }).await.unwrap();
+        inbox.prune(&Retention::default().payload(time).row(time)).await.unwrap();
         for _ in 0..2 {
             let overdue = inbox.overdue(1, time).await.unwrap();
             assert!(overdue.is_empty() || time < HOUR, "{time:?}: {overdue:?}");
@@ -275,7 +277,7 @@ async fn a_client_and_a_file_work_with_any_setting() {
         assert!(inbox.lease(usize::MAX, HOUR).await.unwrap().is_empty() || time < HOUR, "{time:?}");
         inbox.expect(&"j".parse().unwrap(), time).await.unwrap();
         assert!(inbox.overdue(1, time).await.unwrap().is_empty() || time < HOUR, "{time:?}");
-        inbox.prune(&Retention { payload: time, row: time }).await.unwrap();
+        inbox.prune(&Retention::default().payload(time).row(time)).await.unwrap();
     }
     for limit in [0, 1, u64::MAX] {
         let folder = Folder::new();

@@ -310,7 +310,7 @@ async fn an_event_that_fails_again_and_again_does_not_hold_up_the_others() {
 async fn what_is_done_is_pruned_after_its_time_and_nothing_else_is() {
     let script = Script::new([Act::Succeed, Act::FailPermanently]);
     let inbox = FaultyInbox::default();
-    let retention = Retention { payload: SECOND * 300, row: SECOND * 900 };
+    let retention = Retention::default().payload(SECOND * 300).row(SECOND * 900);
     let _worker = inbox.worker(&script).retention(retention).poll(HOUR).start();
     let done = inbox.add_new().await;
     inbox.until(&done, InboxState::Done).await;
@@ -325,4 +325,17 @@ async fn what_is_done_is_pruned_after_its_time_and_nothing_else_is() {
     sleep(HOUR * 48).await;
     assert_eq!(body(&dead).await, Some(true), "a dead event was pruned");
     assert!(!inbox.contains(&done).await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn dead_letters_are_pruned_after_their_time_if_there_is_one() {
+    let script = Script::new([Act::FailPermanently]);
+    let inbox = FaultyInbox::default();
+    let _worker = inbox.worker(&script).retention(Retention::default().dead(HOUR)).start();
+    let dead = inbox.add_new().await;
+    inbox.until(&dead, InboxState::Dead).await;
+    sleep(HOUR - SECOND * 10).await;
+    assert!(inbox.contains(&dead).await.unwrap(), "pruned before its time");
+    sleep(SECOND * 90).await;
+    assert!(!inbox.contains(&dead).await.unwrap(), "not pruned after its time");
 }

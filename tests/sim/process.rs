@@ -141,6 +141,6 @@ fn worker(
         .max_handler_time(plan.max_handler_time)
         .lease(plan.setting("lease", 3000..=30_000))
         .poll(plan.setting("poll", 1000..=8000))
-        .retention(Retention { payload, row: Duration::from_secs(30 * 24 * 3600) })
+        .retention(Retention::default().payload(payload))
         .start()
 }

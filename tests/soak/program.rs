@@ -46,7 +46,7 @@ async fn serve(inbox: impl InboxStore + JobRegistry + Clone, api: &str) {
         .max_attempts(1000)
         .max_handler_time(Duration::from_secs(1))
         .backoff(Duration::from_millis(50), Duration::from_secs(1))
-        .retention(Retention { payload: Duration::from_secs(10), row: Duration::from_secs(30) })
+        .retention(Retention::default().payload(Duration::from_secs(10)).row(Duration::from_secs(30)))
         .start();
     let app = Router::new().route("/webhooks", any(receiver.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use qomplement_webhooks::inbox::InboxCursor;
 
 use super::filter::FilterArgs;
 use super::rows::{self, Pages};
@@ -57,7 +58,8 @@ impl List {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let inbox = self.database.open().await?;
         let most = if self.limit == 0 { u64::MAX } else { self.limit };
-        let mut pages = Pages::new(&inbox, self.filter.filter(), self.after, most);
+        let from = self.after.map_or(InboxCursor::Oldest, InboxCursor::After);
+        let mut pages = Pages::new(&inbox, self.filter.filter(), from, most);
         let (mut last, mut listed) = (None, 0);
         loop {
             let page = pages.next().await?;
@@ -85,10 +87,10 @@ impl List {
             });
         }
         if listed == most
-            && let Some(last) = last
+            && let (Some(last), Some(rest)) = (last, pages.rest())
         {
-            let more = inbox.list(&self.filter.filter(), Some(last), 1).await.map_err(store_failure)?;
-            if !more.is_empty() {
+            let more = inbox.list(&self.filter.filter(), rest, 1).await.map_err(store_failure)?;
+            if !more.rows.is_empty() || more.next.is_some() {
                 output::note(format_args!(
                     "more rows follow: --after {last} lists the next, --limit 0 lists all"
                 ));

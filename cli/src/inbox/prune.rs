@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use humantime::format_duration;
-use qomplement_webhooks::inbox::{InboxFilter, InboxState, Pruned, Retention};
+use qomplement_webhooks::inbox::{InboxCursor, InboxFilter, InboxState, Pruned, Retention};
 use serde_json::json;
 
 use super::rows::Pages;
@@ -62,9 +62,8 @@ impl Prune {
         let inbox = self.database.open().await?;
         let mut pruned = Pruned::default();
         if self.dry_run || !self.yes {
-            let mut filter = InboxFilter::default();
-            filter.state = Some(InboxState::Done);
-            let mut pages = Pages::new(&inbox, filter, None, u64::MAX);
+            let filter = InboxFilter::default().state(InboxState::Done);
+            let mut pages = Pages::new(&inbox, filter, InboxCursor::Oldest, u64::MAX);
             loop {
                 let page = pages.next().await?;
                 if page.is_empty() {
@@ -92,7 +91,7 @@ impl Prune {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        let retention = Retention { payload: self.bodies, row: self.rows };
+        let retention = Retention::default().payload(self.bodies).row(self.rows);
         let mut all = Pruned::default();
         loop {
             let pruned = inbox.prune(&retention).await.map_err(store_failure)?;

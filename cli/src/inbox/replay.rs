@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use qomplement_webhooks::JobId;
-use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxCursor, InboxFilter, InboxState};
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -180,7 +180,7 @@ impl Replay {
         let most = if self.limit == 0 { u64::MAX } else { self.limit };
         let mut replayed = ReplayReport::default();
         let mut numbers = Vec::new();
-        let mut pages = Pages::new(inbox, filter.clone(), None, most);
+        let mut pages = Pages::new(inbox, filter.clone(), InboxCursor::Oldest, most);
         loop {
             let page = pages.next().await?;
             if page.is_empty() {
@@ -216,7 +216,7 @@ async fn replay_all(
     let Some(last) = numbers.last() else { return Ok(0) };
     let mut count = 0;
     let mut under_way = JoinSet::new();
-    let mut pages = Pages::new(inbox, filter, None, u64::MAX);
+    let mut pages = Pages::new(inbox, filter, InboxCursor::Oldest, u64::MAX);
     loop {
         let page = pages.next().await?;
         if page.first().is_none_or(|row| row.number > *last) {

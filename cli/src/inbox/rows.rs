@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use console::{Term, measure_text_width};
-use qomplement_webhooks::inbox::{FailedAttempt, InboxAdmin, InboxFilter, InboxRow, InboxState};
+use qomplement_webhooks::inbox::{FailedAttempt, InboxAdmin, InboxCursor, InboxFilter, InboxRow, InboxState};
 use serde_json::{Value, json};
 
 use crate::database::store_failure;
@@ -19,33 +19,41 @@ const PAGE: usize = 1000;
 pub(super) struct Pages {
     inbox: Arc<dyn InboxAdmin>,
     filter: InboxFilter,
-    after: Option<u64>,
+    from: Option<InboxCursor>,
     left: u64,
 }
 
 impl Pages {
-    /// At most `most` rows, beginning after the row with the number `after`.
+    /// At most `most` rows.
     pub(super) fn new(
         inbox: &Arc<dyn InboxAdmin>,
         filter: InboxFilter,
-        after: Option<u64>,
+        from: InboxCursor,
         most: u64,
     ) -> Self {
-        Self { inbox: inbox.clone(), filter, after, left: most }
+        Self { inbox: inbox.clone(), filter, from: Some(from), left: most }
     }
 
     /// The next page; empty after the last one.
     pub(super) async fn next(&mut self) -> Result<Vec<InboxRow>, Failure> {
         let most = PAGE.min(usize::try_from(self.left).unwrap_or(PAGE));
-        if most == 0 {
-            return Ok(Vec::new());
+        while let Some(from) = self.from
+            && most > 0
+        {
+            // Without rows, the store has looked at as many as it does at once, and goes on.
+            let list = self.inbox.list(&self.filter, from, most).await.map_err(store_failure)?;
+            self.from = list.next;
+            self.left -= list.rows.len() as u64;
+            if !list.rows.is_empty() {
+                return Ok(list.rows);
+            }
         }
-        let rows = self.inbox.list(&self.filter, self.after, most).await.map_err(store_failure)?;
-        if let Some(last) = rows.last() {
-            self.after = Some(last.number);
-        }
-        self.left -= rows.len() as u64;
-        Ok(rows)
+        Ok(Vec::new())
+    }
+
+    /// The place of the rows that are left, if there may be any.
+    pub(super) fn rest(&self) -> Option<InboxCursor> {
+        self.from
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use console::Term;
-use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxCursor, InboxFilter, InboxState};
 use qomplement_webhooks::store::StoreError;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -36,7 +36,7 @@ pub(super) struct Watch {
     #[arg(long, value_name = "TIME", value_parser = every, default_value = "1s")]
     every: Duration,
 
-    /// The most rows to show of each state: running, received and dead, the oldest first
+    /// The most rows to show of each state: running, received and dead, the newest first
     #[arg(long, default_value_t = 5, value_parser = |text: &str| number::<usize>(text, 0..))]
     rows: usize,
 }
@@ -85,9 +85,9 @@ impl Watch {
         let mut lines = stats::lines(&counts);
         let mut shown = Vec::new();
         for state in [InboxState::Running, InboxState::Received, InboxState::Dead] {
-            let mut filter = InboxFilter::default();
-            filter.state = Some(state);
-            shown.extend(inbox.list(&filter, None, self.rows).await?);
+            // One call each, which looks at a bounded number of rows.
+            let filter = InboxFilter::default().state(state);
+            shown.extend(inbox.list(&filter, InboxCursor::Newest, self.rows).await?.rows);
         }
         if !shown.is_empty() {
             lines.push(Line::default());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use qomplement_webhooks::event::Envelope;
-use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, Outcome};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxCursor, InboxFilter, InboxState, Outcome};
 use qomplement_webhooks::{InboxStore, SqliteInbox, WebhookReceiver};
 use rexpect::session::{PtySession, spawn_command};
 
@@ -144,9 +144,8 @@ async fn an_event_that_dies_while_the_question_waits_is_not_replayed() {
     terminal.type_line("y");
     let (rest, status) = terminal.end();
     assert!(rest.ends_with("2 replayed\r\n"), "{rest:?}");
-    let mut filter = InboxFilter::default();
-    filter.state = Some(InboxState::Dead);
-    let dead = inbox.list(&filter, None, 9).await.unwrap();
+    let filter = InboxFilter::default().state(InboxState::Dead);
+    let dead = inbox.list(&filter, InboxCursor::Oldest, 9).await.unwrap().rows;
     let dead: Vec<_> = dead.iter().map(|row| row.job_id.clone()).collect();
     assert_eq!((status, dead), (Ok(0), ["running", "new"].map(str::to_owned).to_vec()));
 

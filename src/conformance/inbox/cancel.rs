@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::super::harness::{LAG, LONG, MOST_POLLS, SHORT, applied, cancelled_after, job};
+use super::super::harness::{LAG, LONG, MOST_POLLS, PendingCall, SHORT, applied, cancelled_after, job};
 use super::steps::*;
 use crate::event::JobId;
 use crate::inbox::{
-    InboxAdmin, InboxFilter, InboxState, InboxStore, Leased, NoResult, Outcome, Overdue, Receipt, Retention,
+    Bulk, Changed, InboxAdmin, InboxCursor, InboxFilter, InboxState, InboxStore, Leased, NoResult, Outcome,
+    Overdue, Receipt, Retention,
 };
 
 /// A receipt dropped at any of its waits can be repeated, and the event is stored once.
@@ -158,14 +159,50 @@ pub(super) async fn other_cancelled_calls_can_be_repeated(store: &dyn InboxAdmin
             "state and earlier attempts after a replay was dropped and repeated"
         );
         finished &= cancelled_after(polls, store.prune(&retention)).await;
-        finished &= cancelled_after(polls, store.list(&filter, None, 1)).await;
+        finished &= cancelled_after(polls, store.list(&filter, InboxCursor::Newest, 1)).await;
         finished &= cancelled_after(polls, store.get(&dead)).await;
         finished &= cancelled_after(polls, store.stats()).await;
+
         settle(store, &lease_soon(store, &dead).await.lease, &Outcome::Done).await;
+
+        let [replayed, discarded] = [job(), job()];
+        bring(store, &completed(&replayed), Stage::Dead).await;
+        bring(store, &completed(&discarded), Stage::Dead).await;
+        let of = |job: &JobId| InboxFilter::default().job_prefix(job.to_string());
+        let filter = of(&replayed);
+        finished &= cancelled_after(polls, store.replay_all(&filter, 1, Bulk::Apply)).await;
+        until_changed(|| store.replay_all(&filter, 1, Bulk::Apply)).await;
+        let leased = lease_soon(store, &replayed).await;
+        assert_eq!(leased.earlier_attempts, 1, "earlier attempts after a replay was dropped and repeated");
+        settle(store, &leased.lease, &Outcome::Done).await;
+        let filter = of(&discarded);
+        finished &= cancelled_after(polls, store.discard_all(&filter, 1, Bulk::Apply)).await;
+        until_changed(|| store.discard_all(&filter, 1, Bulk::Apply)).await;
+        assert!(
+            !contains(store, &discarded).await,
+            "a row is there after a discard was dropped and repeated"
+        );
+        let other = job();
+        bring(store, &completed(&other), Stage::Dead).await;
+        finished &= cancelled_after(polls, store.discard(&other)).await;
+        let _ = discard(store, &other).await;
+        assert!(!contains(store, &other).await, "a row is there after a discard was dropped and repeated");
         if finished {
             return;
         }
     }
+}
+
+/// Repeats a change until it leaves nothing: a dropped statement may still hold a row for a moment.
+async fn until_changed<'a>(change: impl Fn() -> PendingCall<'a, Changed>) {
+    for _ in 0..1000 {
+        match change().await {
+            Ok(changed) if !changed.more => return,
+            Ok(_) => sleep(SHORT / 10).await,
+            Err(error) => panic!("a change of many rows failed: {error:?}"),
+        }
+    }
+    panic!("a change leaves rows without end");
 }
 
 /// Leases a due row. A dropped statement may still run and hold the row for a moment, in which a lease leaves the row

@@ -40,7 +40,7 @@ pub(super) async fn durations_may_have_any_length(store: &dyn InboxAdmin) {
     applied(store.renew(&leased.lease, MAX).await, "a renewal");
     far(&job, "the end of a renewed lease").await;
     settle(store, &leased.lease, &Outcome::Done).await;
-    let pruned = store.prune(&Retention { payload: MAX, row: MAX }).await;
+    let pruned = store.prune(&Retention::default().payload(MAX).row(MAX).dead(MAX)).await;
     assert!(pruned.is_ok(), "pruning with the longest retention failed: {pruned:?}");
     assert!(get(store, &job).await.1.is_some(), "a body was pruned with the longest retention");
     for outcome in

@@ -319,7 +319,7 @@ pub(super) async fn only_the_last_lease_writes(store: &dyn InboxAdmin) {
 }
 
 /// Checks that no write under this lease, which is not the last of its row, applies.
-async fn strangers_are_stale(store: &dyn InboxStore, lease: &Lease, which: &str) {
+pub(super) async fn strangers_are_stale(store: &dyn InboxStore, lease: &Lease, which: &str) {
     stale(store.begin(lease).await, &format!("a begin under {which}"));
     stale(store.renew(lease, LONG).await, &format!("a renewal of {which}"));
     for outcome in outcomes() {

@@ -1,11 +1,14 @@
 //! The contract of an [`InboxStore`](crate::InboxStore) and an [`InboxAdmin`] as checks.
 
 mod admin;
+mod bulk;
 mod cancel;
 mod expect;
 mod fetches;
 mod kept;
 mod lease;
+mod listing;
+mod pruning;
 mod receive;
 mod settle;
 mod steps;
@@ -27,7 +30,7 @@ pub enum InboxDifference {}
 /// twice if there is only one. `differences` lists the inbox's allowed differences from the full contract.
 ///
 /// **No other process may use the inbox during the run.** The inbox need not be empty: rows of earlier runs do not
-/// disturb the checks. The suite settles every other row that it leases as done, and prunes done rows.
+/// disturb the checks. The suite settles every other row that it leases as done, and prunes done rows and dead letters.
 ///
 /// # Panics
 ///
@@ -98,11 +101,20 @@ async fn run(store: &dyn InboxAdmin, other: &dyn InboxAdmin, last: Option<&str>)
         expect::a_row_is_found_in_every_state(store);
         admin::a_replay_begins_anew_and_keeps_earlier_attempts(store);
         admin::only_rows_that_ended_are_replayed(store);
-        admin::rows_are_listed_in_order(store);
+        listing::rows_are_listed_in_order(store);
+        listing::rows_are_found_by_id_error_and_age(store);
+        listing::lists_repeat_and_skip_nothing_while_rows_come_and_go(store);
         admin::a_row_tells_its_age_and_when_it_is_due(store);
         admin::rows_are_counted(store);
-        admin::only_done_rows_are_pruned(store);
-        admin::retention_counts_from_completion(store);
+        bulk::only_dead_letters_are_discarded(store);
+        bulk::a_lease_of_a_deleted_row_writes_nothing(store);
+        bulk::rows_are_replayed_by_a_filter(store);
+        bulk::rows_without_an_event_are_replayed_by_a_filter(store);
+        bulk::dead_letters_are_discarded_by_a_filter(store);
+        bulk::rows_are_changed_by_one_of_many_calls(store);
+        pruning::only_done_rows_are_pruned(store);
+        pruning::dead_letters_are_pruned_only_after_their_retention(store);
+        pruning::retention_counts_from_completion(store);
         kept::ids_are_compared_exactly(store);
         kept::types_and_statuses_may_be_any_text(store);
         kept::a_large_body_is_kept(store);

@@ -9,7 +9,8 @@ use tokio::time::{Instant, sleep};
 use super::super::harness::{LAG, LONG, ROUNDING, SHORT, applied};
 use crate::event::{Envelope, JobId};
 use crate::inbox::{
-    InboxAdmin, InboxRow, InboxState, InboxStore, Lease, Leased, NoResult, Outcome, Overdue, Receipt,
+    InboxAdmin, InboxRow, InboxState, InboxStore, Lease, Leased, NoResult, Outcome, Overdue, Pruned, Receipt,
+    Retention,
 };
 use crate::store::StoreError;
 
@@ -222,6 +223,31 @@ pub(super) async fn replay(store: &dyn InboxAdmin, job: &JobId) -> bool {
         Ok(replayed) => replayed,
         Err(error) => panic!("a replay failed: {error:?}"),
     }
+}
+
+pub(super) async fn discard(store: &dyn InboxAdmin, job: &JobId) -> bool {
+    match store.discard(job).await {
+        Ok(discarded) => discarded,
+        Err(error) => panic!("a discard failed: {error:?}"),
+    }
+}
+
+/// Prunes until nothing more is pruned.
+pub(super) async fn prune_all(store: &dyn InboxStore, retention: &Retention) -> Pruned {
+    let mut all = Pruned::default();
+    for _ in 0..10_000 {
+        let pruned = match store.prune(retention).await {
+            Ok(pruned) => pruned,
+            Err(error) => panic!("pruning failed: {error:?}"),
+        };
+        if pruned == Pruned::default() {
+            return all;
+        }
+        all.payloads += pruned.payloads;
+        all.rows += pruned.rows;
+        all.dead += pruned.dead;
+    }
+    panic!("`prune` reports more pruned rows or bodies without end");
 }
 
 /// A stored row and its body.

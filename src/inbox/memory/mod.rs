@@ -1,5 +1,6 @@
 //! The inbox for tests.
 
+mod admin;
 mod rows;
 
 use std::fmt;
@@ -13,13 +14,9 @@ use tokio::time::Instant;
 
 use self::rows::{JobRow, Lookup, Rows};
 use super::row::{KeptEvent, Row};
-use super::text::storable;
 use super::timestamp::Timestamp;
 use super::transition::{BodyChange, Remains};
-use super::{
-    InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore, Lease, Leased, Outcome, Overdue,
-    Pruned, Receipt, Retention,
-};
+use super::{InboxAdmin, InboxStore, Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention};
 use crate::error::BoxError;
 use crate::event::{Envelope, JobId};
 use crate::registry::JobRegistry;
@@ -41,7 +38,7 @@ struct Inner {
 }
 
 /// The most rows that one call deletes or leaves without a body.
-const PRUNE_ROWS: usize = 1000;
+const PRUNE_ROWS: u64 = 1000;
 
 impl MemoryInbox {
     /// Makes an empty inbox.
@@ -181,27 +178,30 @@ impl InboxStore for MemoryInbox {
     async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError> {
         let (mut rows, now) = (self.rows(), self.now());
         let mut pruned = Pruned::default();
-        let mut prune = |rows: &mut Rows, number| {
-            let remains =
-                rows.change_numbered(number, None, |JobRow { row, .. }| match row.prune(retention, now) {
-                    Remains::WithoutBody => (Remains::WithoutBody, BodyChange::Drop),
-                    remains => (remains, BodyChange::Keep),
+        for (lookup, kept) in [
+            (Lookup::DoneWithoutBody, Some(retention.row)),
+            (Lookup::DoneWithBody, Some(retention.row)),
+            (Lookup::Dead, retention.dead),
+            (Lookup::DoneWithBody, Some(retention.payload)),
+        ] {
+            let Some(kept) = kept else { continue };
+            let most = usize::try_from(PRUNE_ROWS.saturating_sub(pruned.total())).unwrap_or(0);
+            for number in rows.first(lookup, now.before(kept), most) {
+                let remains = rows.change_numbered(number, None, |JobRow { row, .. }| {
+                    let remains = row.prune(retention, now);
+                    let drops = remains == Remains::WithoutBody;
+                    (remains, if drops { BodyChange::Drop } else { BodyChange::Keep })
                 });
-            match remains {
-                Some(Remains::Nothing) => {
-                    rows.remove(number);
-                    pruned.rows += 1;
+                match remains {
+                    Some(Remains::Nothing) => {
+                        rows.remove(number);
+                        *if lookup == Lookup::Dead { &mut pruned.dead } else { &mut pruned.rows } += 1;
+                    }
+                    Some(Remains::WithoutBody) => pruned.payloads += 1,
+                    Some(Remains::Everything) | None => {}
                 }
-                Some(Remains::WithoutBody) => pruned.payloads += 1,
-                Some(Remains::Everything) | None => {}
             }
-        };
-        let mut old = rows.first(Lookup::DoneWithoutBody, now.before(retention.row), PRUNE_ROWS);
-        old.extend(rows.first(Lookup::DoneWithBody, now.before(retention.row), PRUNE_ROWS - old.len()));
-        let most = PRUNE_ROWS - old.len();
-        old.into_iter().for_each(|number| prune(&mut rows, number));
-        let old = rows.first(Lookup::DoneWithBody, now.before(retention.payload), most);
-        old.into_iter().for_each(|number| prune(&mut rows, number));
+        }
         Ok(pruned)
     }
 
@@ -211,77 +211,6 @@ impl InboxStore for MemoryInbox {
 
     fn admin(&self) -> Option<&dyn InboxAdmin> {
         Some(self)
-    }
-}
-
-#[async_trait]
-impl InboxAdmin for MemoryInbox {
-    async fn list(
-        &self,
-        filter: &InboxFilter,
-        after: Option<u64>,
-        most: usize,
-    ) -> Result<Vec<InboxRow>, StoreError> {
-        let (rows, now) = (self.rows(), self.now());
-        let is_text = |wanted: &Option<String>, text: Option<&str>| {
-            wanted.as_deref().is_none_or(|wanted| text == Some(&*storable(wanted)))
-        };
-        let found = rows.after(after.unwrap_or(0)).filter(|JobRow { row, .. }| {
-            let event = row.event.as_ref();
-            filter.state.is_none_or(|state| row.state() == state)
-                && is_text(&filter.job_type, event.map(|event| event.job_type.as_str()))
-                && is_text(&filter.status, event.map(|event| event.status.as_str()))
-        });
-        Ok(found.take(most).map(|entry| entry.view(now)).collect())
-    }
-
-    async fn get(&self, job: &JobId) -> Result<Option<(InboxRow, Option<Bytes>)>, StoreError> {
-        let (rows, now) = (self.rows(), self.now());
-        Ok(rows.get(job).map(|entry| (entry.view(now), entry.body.clone())))
-    }
-
-    async fn replay(&self, job: &JobId) -> Result<bool, StoreError> {
-        let replayed = self.change(job, None, |row, now| (row.replay(now), BodyChange::Keep));
-        Ok(replayed.unwrap_or(false))
-    }
-
-    async fn stats(&self) -> Result<InboxStats, StoreError> {
-        let (rows, now) = (self.rows(), self.now());
-        let mut stats = InboxStats::default();
-        for state in InboxState::ALL {
-            let total = rows.totals().of(state);
-            *stats.rows_mut(state) = total.rows.unsigned_abs();
-            stats.bytes += total.bytes.unsigned_abs();
-        }
-        stats.unfinished_bytes = rows.totals().unfinished().bytes.unsigned_abs();
-        let oldest = |lookup| {
-            let earliest = rows.earliest(lookup).filter(|due| *due <= now);
-            earliest.map(|due| now.since(due))
-        };
-        (stats.oldest_due, stats.oldest_overdue) = (oldest(Lookup::Leasable), oldest(Lookup::Expected));
-        Ok(stats)
-    }
-}
-
-impl JobRow {
-    fn view(&self, now: Timestamp) -> InboxRow {
-        let Self { number, job, row, .. } = self;
-        let event = row.event.as_ref();
-        InboxRow {
-            number: *number,
-            job_id: job.to_string(),
-            state: row.state(),
-            job_type: event.map(|event| event.job_type.as_str().to_owned()),
-            status: event.map(|event| event.status.as_str().to_owned()),
-            verified: event.is_some_and(|event| event.verified),
-            fetches: row.fetches.count,
-            attempts: row.attempts,
-            earlier_attempts: row.earlier_attempts,
-            error: row.error.clone(),
-            failures: row.failures.view(now),
-            age: now.since(row.received_at),
-            due_in: row.due_at().map(|due_at| due_at.since(now)),
-        }
     }
 }
 

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use bytes::Bytes;
 
 use crate::event::JobId;
-use crate::inbox::row::{Phase, Row};
+use crate::inbox::InboxCursor;
+use crate::inbox::row::{Phase, Row, first_fence};
 use crate::inbox::timestamp::Timestamp;
 use crate::inbox::totals::Totals;
 use crate::inbox::transition::BodyChange;
@@ -36,6 +37,7 @@ pub(super) enum Lookup {
     Expected,
     DoneWithBody,
     DoneWithoutBody,
+    Dead,
 }
 
 /// The position of a row in its lookup: jobs fetched least often come first, then the longest due.
@@ -48,9 +50,8 @@ struct Position {
 }
 
 impl Position {
-    /// `None` for a dead row: no call looks for one.
-    fn of(number: u64, row: &Row) -> Option<Self> {
-        let place = |lookup, fetches, at| Some(Self { lookup, fetches, at, number });
+    fn of(number: u64, row: &Row) -> Self {
+        let place = |lookup, fetches, at| Self { lookup, fetches, at, number };
         match row.phase {
             Phase::Expected { overdue_at } => place(Lookup::Expected, row.fetches.count, overdue_at),
             Phase::Received { due_at: at } | Phase::Running { until: at } => {
@@ -60,7 +61,7 @@ impl Position {
                 let has_body = row.event.as_ref().is_some_and(|event| event.bytes.is_some());
                 place(if has_body { Lookup::DoneWithBody } else { Lookup::DoneWithoutBody }, 0, done_at)
             }
-            Phase::Dead => None,
+            Phase::Dead { dead_at } => place(Lookup::Dead, 0, dead_at),
         }
     }
 
@@ -83,16 +84,23 @@ impl Rows {
         self.by_number.get(self.numbers.get(job)?)
     }
 
-    /// Rows in the order of their arrival, from the one after `number` on.
-    pub(super) fn after(&self, number: u64) -> impl Iterator<Item = &JobRow> {
-        self.by_number.range(number.saturating_add(1)..).map(|(_, entry)| entry)
+    /// Rows in the order of their arrival, or in reverse.
+    pub(super) fn list(&self, from: InboxCursor) -> Box<dyn Iterator<Item = &JobRow> + '_> {
+        let rows = match from {
+            InboxCursor::Oldest | InboxCursor::Newest => self.by_number.range(..),
+            InboxCursor::After(number) => self.by_number.range(number.saturating_add(1)..),
+            InboxCursor::Before(number) => self.by_number.range(..number),
+        };
+        let rows = rows.map(|(_, entry)| entry);
+        if from.is_oldest_first() { Box::new(rows) } else { Box::new(rows.rev()) }
     }
 
-    pub(super) fn insert(&mut self, job: JobId, row: Row, body: Option<Bytes>) {
+    pub(super) fn insert(&mut self, job: JobId, mut row: Row, body: Option<Bytes>) {
         self.last_number += 1;
         let number = self.last_number;
+        row.fence = first_fence(number);
         self.totals.add(&row);
-        self.positions.extend(Position::of(number, &row));
+        self.positions.insert(Position::of(number, &row));
         self.numbers.insert(job.clone(), number);
         self.by_number.insert(number, JobRow { number, job, row, body });
     }
@@ -116,9 +124,7 @@ impl Rows {
     ) -> Option<T> {
         let entry = self.by_number.get_mut(&number)?;
         self.totals.remove(&entry.row);
-        if let Some(place) = Position::of(number, &entry.row) {
-            self.positions.remove(&place);
-        }
+        self.positions.remove(&Position::of(number, &entry.row));
         let (result, change) = transition(entry);
         match change {
             BodyChange::Keep => {}
@@ -126,7 +132,7 @@ impl Rows {
             BodyChange::Drop => entry.body = None,
         }
         self.totals.add(&entry.row);
-        self.positions.extend(Position::of(number, &entry.row));
+        self.positions.insert(Position::of(number, &entry.row));
         Some(result)
     }
 
@@ -134,9 +140,7 @@ impl Rows {
         if let Some(JobRow { job, row, .. }) = self.by_number.remove(&number) {
             self.numbers.remove(&job);
             self.totals.remove(&row);
-            if let Some(place) = Position::of(number, &row) {
-                self.positions.remove(&place);
-            }
+            self.positions.remove(&Position::of(number, &row));
         }
     }
 

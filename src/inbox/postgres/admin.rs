@@ -2,49 +2,188 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::rows::{self, duration};
-use super::statements::Statements;
+use super::statements::search;
+use super::store::{PRUNE_BYTES, PRUNE_ROWS};
 use super::{Parameter, PostgresInbox, limit, tell};
 use crate::event::JobId;
-use crate::inbox::{InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats};
-use crate::postgres::column;
+use crate::inbox::filter::Prefix;
+use crate::inbox::look::{Change, Look};
+use crate::inbox::{
+    Bulk, Changed, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow, InboxState, InboxStats,
+};
+use crate::postgres::{column, microseconds};
 use crate::store::StoreError;
+
+impl PostgresInbox {
+    /// Runs a statement of [`search`].
+    async fn search(
+        &self,
+        statement: &str,
+        filter: &InboxFilter,
+        from: InboxCursor,
+        look: Look,
+        most: i64,
+    ) -> Result<Vec<Row>, StoreError> {
+        let (from, look, state) = (from.bound(), limit(look.most()), filter.state.map(InboxState::as_str));
+        let [older, newer] = [filter.older_than, filter.newer_than].map(|age| age.map(microseconds));
+        let prefix = filter.job_prefix.as_deref().and_then(Prefix::new);
+        let (first, end) = prefix.map(|prefix| (prefix.first, prefix.end)).unzip();
+        loop {
+            let texts = self.inner.texts();
+            let [job_type, status, error] = [&filter.job_type, &filter.status, &filter.error]
+                .map(|text| text.as_deref().map(|text| texts.storable(text)));
+            let parameters: [Parameter<'_>; 12] = [
+                (&from, Type::INT8),
+                (&state, Type::TEXT),
+                (&job_type, Type::TEXT),
+                (&status, Type::TEXT),
+                (&error, Type::TEXT),
+                (&older, Type::INT8),
+                (&newer, Type::INT8),
+                (&first, Type::TEXT),
+                (&end, Type::TEXT),
+                (&look, Type::INT8),
+                (&most, Type::INT8),
+                (&PRUNE_BYTES, Type::INT8),
+            ];
+            match self.query_seldom(statement, &parameters).await {
+                Err(error) if self.inner.must_escape(texts, &error) => {}
+                rows => return rows,
+            }
+        }
+    }
+
+    /// Lists rows by a look; `None` if it finds too many to sort.
+    async fn list_by(
+        &self,
+        look: Look,
+        filter: &InboxFilter,
+        from: InboxCursor,
+        most: usize,
+    ) -> Result<Option<InboxList>, StoreError> {
+        let table = self.inner.database.schema().table();
+        let one_more = limit(most).saturating_add(1);
+        let found = self.search(&search::list(table, look, from), filter, from, look, one_more).await?;
+        let Some(first) = found.first() else { return Ok(Some(InboxList::default())) };
+        if column::<i64>(first, "looked")? > limit(look.most()) {
+            return Ok(None);
+        }
+        let looked_to: Option<i64> = column(first, "looked_to")?;
+        let mut rows = Vec::new();
+        for row in &found {
+            if column::<Option<i64>>(row, "number")?.is_some() {
+                rows.push(rows::view(row)?);
+            }
+        }
+        let last = if rows.len() > most {
+            rows.truncate(most);
+            Some(rows.last().map_or(from, |last| from.past(last.number)))
+        } else {
+            looked_to.map(|number| from.past(u64::try_from(number).unwrap_or(0)))
+        };
+        Ok(Some(InboxList::new(rows, last)))
+    }
+
+    /// Changes the rows that match, step by step, or counts them: by the first look that does not find too many.
+    async fn change_all(
+        &self,
+        filter: &InboxFilter,
+        most: u64,
+        bulk: Bulk,
+        change: Change,
+    ) -> Result<Changed, StoreError> {
+        let (mut changed, mut from, mut skipped) = (0, InboxCursor::Oldest, false);
+        'looks: for look in Look::of(filter, from, Some(change)) {
+            loop {
+                let left = most - changed;
+                let is_counted = bulk == Bulk::DryRun || left == 0;
+                let step = self.step(look, filter, from, left, change, is_counted).await?;
+                if look.is_sorted() && step.looked > look.most() as u64 {
+                    continue 'looks;
+                }
+                let looked_all = look.is_sorted() || step.looked < look.most() as u64;
+                if is_counted {
+                    let more = skipped || step.fitting > left || !looked_all;
+                    return Ok(Changed::new(changed + step.fitting.min(left), more));
+                }
+                changed += step.changed;
+                skipped |= step.changed < step.chosen;
+                from = match step.chosen_to.filter(|_| step.fitting > step.chosen) {
+                    Some(number) => from.past(number),
+                    None if looked_all => return Ok(Changed::new(changed, skipped)),
+                    None => step.looked_to.map_or(from, |number| from.past(number)),
+                };
+            }
+        }
+        Ok(Changed::default())
+    }
+
+    /// Changes some rows, or counts them.
+    async fn step(
+        &self,
+        look: Look,
+        filter: &InboxFilter,
+        from: InboxCursor,
+        most: u64,
+        change: Change,
+        is_counted: bool,
+    ) -> Result<Step, StoreError> {
+        let table = self.inner.database.schema().table();
+        let statement = match is_counted {
+            true => search::count(table, look, change),
+            false => search::change(table, look, change),
+        };
+        let most = i64::try_from(most).map_or(PRUNE_ROWS, |most| most.min(PRUNE_ROWS));
+        let rows = self.search(&statement, filter, from, look, most).await?;
+        let row = rows.first().ok_or_else(|| StoreError::unavailable("the database returned no counts"))?;
+        let number = |name| Ok::<_, StoreError>(column::<Option<i64>>(row, name)?.map(i64::unsigned_abs));
+        let count = |name| Ok::<_, StoreError>(number(name)?.unwrap_or(0));
+        let mut step = Step {
+            looked: count("looked")?,
+            looked_to: number("looked_to")?,
+            fitting: count("fitting")?,
+            ..Step::default()
+        };
+        if !is_counted {
+            (step.chosen, step.chosen_to) = (count("chosen")?, number("chosen_to")?);
+            step.changed = count("changed")?;
+        }
+        if change == Change::Replay {
+            tell::arrived(&self.inner, usize::try_from(step.changed).unwrap_or(0));
+        }
+        Ok(step)
+    }
+}
+
+/// The counts that a statement of [`search`] returns: see there.
+#[derive(Debug, Default)]
+struct Step {
+    looked: u64,
+    looked_to: Option<u64>,
+    fitting: u64,
+    chosen: u64,
+    chosen_to: Option<u64>,
+    changed: u64,
+}
 
 #[async_trait]
 impl InboxAdmin for PostgresInbox {
     async fn list(
         &self,
         filter: &InboxFilter,
-        after: Option<u64>,
+        from: InboxCursor,
         most: usize,
-    ) -> Result<Vec<InboxRow>, StoreError> {
-        let after = after.map_or(-1, |after| i64::try_from(after).unwrap_or(i64::MAX));
-        let (state, most) = (filter.state.map(InboxState::as_str), limit(most));
-        let Statements { list, list_unfinished, list_expected, .. } = &self.inner.statements;
-        let list = match filter.state {
-            Some(InboxState::Received | InboxState::Running) => list_unfinished,
-            Some(InboxState::Expected) => list_expected,
-            Some(InboxState::Done | InboxState::Dead) | None => list,
-        };
-        let rows = loop {
-            let texts = self.inner.texts();
-            let [job_type, status] = [&filter.job_type, &filter.status]
-                .map(|text| text.as_deref().map(|text| texts.storable(text)));
-            let parameters: [Parameter<'_>; 5] = [
-                (&after, Type::INT8),
-                (&state, Type::TEXT),
-                (&job_type, Type::TEXT),
-                (&status, Type::TEXT),
-                (&most, Type::INT8),
-            ];
-            match self.query_seldom(list, &parameters).await {
-                Err(error) if self.inner.must_escape(texts, &error) => {}
-                rows => break rows?,
+    ) -> Result<InboxList, StoreError> {
+        for look in Look::of(filter, from, None) {
+            if let Some(list) = self.list_by(look, filter, from, most).await? {
+                return Ok(list);
             }
-        };
-        rows.iter().map(rows::view).collect()
+        }
+        Ok(InboxList::default())
     }
 
     async fn get(&self, job: &JobId) -> Result<Option<(InboxRow, Option<Bytes>)>, StoreError> {
@@ -61,6 +200,24 @@ impl InboxAdmin for PostgresInbox {
             tell::arrived_now(&self.inner).await;
         }
         Ok(!replayed.is_empty())
+    }
+
+    async fn discard(&self, job: &JobId) -> Result<bool, StoreError> {
+        let discarded =
+            self.query_seldom(&self.inner.statements.discard, &[(&job.to_string(), Type::TEXT)]).await?;
+        Ok(!discarded.is_empty())
+    }
+
+    async fn replay_all(&self, filter: &InboxFilter, most: u64, bulk: Bulk) -> Result<Changed, StoreError> {
+        let replayed = self.change_all(filter, most, bulk, Change::Replay).await?;
+        if bulk == Bulk::Apply && replayed.rows > 0 {
+            tell::arrived_now(&self.inner).await;
+        }
+        Ok(replayed)
+    }
+
+    async fn discard_all(&self, filter: &InboxFilter, most: u64, bulk: Bulk) -> Result<Changed, StoreError> {
+        self.change_all(filter, most, bulk, Change::Discard).await
     }
 
     async fn stats(&self) -> Result<InboxStats, StoreError> {

@@ -51,6 +51,7 @@ CREATE INDEX {expected} ON {table} (fetches, due_at, number) WHERE state = 'expe
 CREATE INDEX {done} ON {table} (ended_at) WHERE state = 'done' AND body IS NOT NULL;
 CREATE INDEX {pruned} ON {table} (ended_at) WHERE state = 'done' AND body IS NULL;
 CREATE INDEX {dead} ON {table} (number) WHERE state = 'dead';
+CREATE INDEX {died} ON {table} (ended_at) WHERE state = 'dead';
 ",
         due = index("due"),
         fetched = index("fetched"),
@@ -58,5 +59,6 @@ CREATE INDEX {dead} ON {table} (number) WHERE state = 'dead';
         done = index("done"),
         pruned = index("pruned"),
         dead = index("dead"),
+        died = index("died"),
     )
 }

@@ -20,9 +20,10 @@ use crate::inbox::{
 use crate::postgres::{column, microseconds};
 use crate::store::{Fenced, StoreError};
 
-/// The most rows that one call prunes, and the approximate bytes of their bodies: the rows are locked meanwhile.
-const PRUNE_ROWS: i64 = 1000;
-const PRUNE_BYTES: i64 = 64 << 20;
+/// The most rows that one transaction prunes, replays or discards, and the approximate bytes of their bodies: the rows are
+/// locked meanwhile.
+pub(super) const PRUNE_ROWS: i64 = 1000;
+pub(super) const PRUNE_BYTES: i64 = 64 << 20;
 
 #[async_trait]
 impl InboxStore for PostgresInbox {
@@ -117,9 +118,9 @@ impl InboxStore for PostgresInbox {
         Ok(!found.is_empty())
     }
 
-    /// Prunes at most 1000 rows and 1000 bodies, each with about 64 MiB.
+    /// Prunes at most 1000 rows, 1000 dead letters and 1000 bodies, each with about 64 MiB.
     async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError> {
-        let Statements { prune_rows, prune_payloads, .. } = &self.inner.statements;
+        let Statements { prune_rows, prune_dead, prune_payloads, .. } = &self.inner.statements;
         let prune = async |statement, older: Duration| {
             let older = microseconds(older);
             let parameters: [Parameter<'_>; 3] =
@@ -127,7 +128,11 @@ impl InboxStore for PostgresInbox {
             self.query_seldom(statement, &parameters).await.map(|pruned| pruned.len() as u64)
         };
         let rows = prune(prune_rows, retention.row).await?;
-        Ok(Pruned { payloads: prune(prune_payloads, retention.payload).await?, rows })
+        let dead = match retention.dead {
+            Some(dead) => prune(prune_dead, dead).await?,
+            None => 0,
+        };
+        Ok(Pruned { payloads: prune(prune_payloads, retention.payload).await?, rows, dead })
     }
 
     async fn wait(&self) {

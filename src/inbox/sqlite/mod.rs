@@ -1,5 +1,7 @@
 //! The inbox in one file, an SQLite database.
 
+mod admin;
+mod listing;
 mod place;
 mod queue;
 mod reads;
@@ -18,17 +20,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use tokio::sync::Notify;
 
 use self::reads::Readers;
 use self::writer::Writer;
 use super::limits::Limits;
 use super::timestamp::Timestamp;
-use super::{
-    InboxAdmin, InboxFilter, InboxRow, InboxStats, InboxStore, Lease, Leased, Outcome, Overdue, Pruned,
-    Receipt, Retention,
-};
+use super::{InboxAdmin, InboxStore, Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention};
 use crate::error::BoxError;
 use crate::event::{Envelope, JobId};
 use crate::registry::JobRegistry;
@@ -326,35 +324,6 @@ impl InboxStore for SqliteInbox {
 
     fn admin(&self) -> Option<&dyn InboxAdmin> {
         Some(self)
-    }
-}
-
-#[async_trait]
-impl InboxAdmin for SqliteInbox {
-    async fn list(
-        &self,
-        filter: &InboxFilter,
-        after: Option<u64>,
-        most: usize,
-    ) -> Result<Vec<InboxRow>, StoreError> {
-        let filter = filter.clone();
-        self.inner.readers.read(move |connection| reads::list(connection, &filter, after, most)).await
-    }
-
-    async fn get(&self, job: &JobId) -> Result<Option<(InboxRow, Option<Bytes>)>, StoreError> {
-        let job = job.clone();
-        self.inner.readers.read(move |connection| reads::get(connection, &job)).await
-    }
-
-    async fn replay(&self, job: &JobId) -> Result<bool, StoreError> {
-        let job = job.clone();
-        self.inner.writer.write(0, move |rows| rows.replay(&job)).await
-    }
-
-    async fn stats(&self) -> Result<InboxStats, StoreError> {
-        let mut stats = self.inner.readers.read(reads::stats).await?;
-        self.inner.limits.note(&mut stats);
-        Ok(stats)
     }
 }
 

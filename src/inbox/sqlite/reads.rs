@@ -5,19 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ::rusqlite::{Connection, OptionalExtension, Row, params};
+use ::rusqlite::{Connection, OptionalExtension, Row};
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::place::Place;
 use super::totals::state;
-use super::{integer, now, rows, schema};
+use super::{now, rows, schema};
 use crate::event::JobId;
 use crate::inbox::failed_attempts::FailedAttempts;
-use crate::inbox::text::storable;
 use crate::inbox::timestamp::Timestamp;
-use crate::inbox::{InboxFilter, InboxRow, InboxState, InboxStats, read};
+use crate::inbox::{InboxRow, InboxState, InboxStats, read};
 use crate::store::StoreError;
 
 /// The most reads at once.
@@ -94,23 +93,13 @@ const COLUMNS: &str =
     "inbox.id, job_id, state, job_type, status, attempts, earlier_attempts, error, received_at, due_at,
         verified, fetches, failures";
 
-pub(super) fn list(
+pub(super) fn numbered(
     connection: &Connection,
-    filter: &InboxFilter,
-    after: Option<u64>,
-    most: usize,
-) -> ::rusqlite::Result<Vec<InboxRow>> {
-    // The state stands in the statement, so that a partial index on it can be used.
-    let state = filter.state.map(|state| format!("AND state = '{state}'")).unwrap_or_default();
-    let statement = format!(
-        "SELECT {COLUMNS} FROM inbox
-        WHERE id > ?1 AND (?2 IS NULL OR job_type = ?2) AND (?3 IS NULL OR status = ?3) {state}
-        ORDER BY id LIMIT ?4"
-    );
-    let [job_type, status] = [&filter.job_type, &filter.status].map(|text| text.as_deref().map(storable));
-    let parameters = params![integer(after.unwrap_or(0)), job_type, status, integer(most)];
-    let now = now();
-    connection.prepare_cached(&statement)?.query_map(parameters, |row| view(row, now))?.collect()
+    id: i64,
+    now: Timestamp,
+) -> ::rusqlite::Result<Option<InboxRow>> {
+    let statement = format!("SELECT {COLUMNS} FROM inbox WHERE id = ?1");
+    connection.prepare_cached(&statement)?.query_row([id], |row| view(row, now)).optional()
 }
 
 pub(super) fn get(

@@ -12,20 +12,21 @@ use super::totals::state;
 use crate::error::BoxError;
 use crate::event::{JobId, JobStatus, JobType};
 use crate::inbox::failed_attempts::FailedAttempts;
-use crate::inbox::row::{Fetches, KeptEvent, Phase, Row};
+use crate::inbox::row::{Fetches, KeptEvent, Phase, Row, first_fence};
 use crate::inbox::timestamp::Timestamp;
 use crate::inbox::{InboxState, read};
 
 /// The columns that [`StoredRow::read`] reads.
 macro_rules! columns {
     () => {
-        "inbox.id, state, due_at, done_at, job_type, status, verified, bytes, fence, begun, attempts,
+        "inbox.id, state, due_at, ended_at, job_type, status, verified, bytes, fence, begun, attempts,
         earlier_attempts, fetches, not_found, unanswered_since, next_fetch_at, deadline_at, error, received_at,
         failures"
     };
 }
 
 const FIND: &str = concat!("SELECT ", columns!(), " FROM inbox WHERE job_id = ?1");
+const FIND_NUMBERED: &str = concat!("SELECT ", columns!(), " FROM inbox WHERE id = ?1");
 /// The next number of fetches of unfinished rows, and the earliest time at which such a row is due.
 const NEXT_FETCHES: &str = "SELECT fetches, due_at FROM inbox
     WHERE state IN ('received', 'running') AND fetches >= ?1 AND due_at IS NOT NULL ORDER BY fetches, due_at LIMIT 1";
@@ -56,22 +57,27 @@ pub(super) const OVERDUE_JOBS: Lookup = Lookup { next_fetches: NEXT_FETCHES_OF_E
 pub(super) const OLD_ROWS: &str = concat!(
     "SELECT ",
     columns!(),
-    " FROM inbox WHERE state = 'done' AND bytes IS NULL AND done_at <= ?1 UNION ALL SELECT ",
+    " FROM inbox WHERE state = 'done' AND bytes IS NULL AND ended_at <= ?1 UNION ALL SELECT ",
     columns!(),
-    " FROM inbox WHERE state = 'done' AND bytes IS NOT NULL AND done_at <= ?1 LIMIT ?2"
+    " FROM inbox WHERE state = 'done' AND bytes IS NOT NULL AND ended_at <= ?1 LIMIT ?2"
 );
 pub(super) const OLD_BODIES: &str = concat!(
     "SELECT ",
     columns!(),
-    " FROM inbox WHERE state = 'done' AND bytes IS NOT NULL AND done_at <= ?1 ORDER BY done_at LIMIT ?2"
+    " FROM inbox WHERE state = 'done' AND bytes IS NOT NULL AND ended_at <= ?1 ORDER BY ended_at LIMIT ?2"
+);
+pub(super) const OLD_DEAD: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM inbox INDEXED BY inbox_died WHERE state = 'dead' AND ended_at <= ?1 ORDER BY ended_at LIMIT ?2"
 );
 
-const INSERT: &str = "INSERT INTO inbox (job_id, state, due_at, done_at, job_type, status, verified, bytes, fence,
+const INSERT: &str = "INSERT INTO inbox (job_id, state, due_at, ended_at, job_type, status, verified, bytes, fence,
         begun, attempts, earlier_attempts, fetches, not_found, unanswered_since, next_fetch_at, deadline_at, error, received_at,
         failures)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)
     ON CONFLICT (job_id) DO NOTHING";
-const UPDATE: &str = "UPDATE inbox SET state = ?2, due_at = ?3, done_at = ?4, job_type = ?5, status = ?6, verified = ?7,
+const UPDATE: &str = "UPDATE inbox SET state = ?2, due_at = ?3, ended_at = ?4, job_type = ?5, status = ?6, verified = ?7,
         bytes = ?8, fence = ?9, begun = ?10, attempts = ?11, earlier_attempts = ?12, fetches = ?13, not_found = ?14,
         unanswered_since = ?15, next_fetch_at = ?16, deadline_at = ?17, error = ?18, received_at = ?19,
         failures = ?20
@@ -84,14 +90,16 @@ const DELETE_BODY: &str = "DELETE FROM inbox_body WHERE id = ?1";
 
 /// All statements, for a test of how they are run.
 #[cfg(test)]
-pub(super) const STATEMENTS: [&str; 13] = [
+pub(super) const STATEMENTS: [&str; 15] = [
     FIND,
+    FIND_NUMBERED,
     NEXT_FETCHES,
     DUE,
     NEXT_FETCHES_OF_EXPECTED,
     OVERDUE,
     OLD_ROWS,
     OLD_BODIES,
+    OLD_DEAD,
     INSERT,
     UPDATE,
     DELETE,
@@ -127,7 +135,7 @@ impl StoredRow {
             Some(InboxState::Received) => Phase::Received { due_at: at(2)? },
             Some(InboxState::Running) => Phase::Running { until: at(2)? },
             Some(InboxState::Done) => Phase::Done { done_at: at(3)? },
-            Some(InboxState::Dead) => Phase::Dead,
+            Some(InboxState::Dead) => Phase::Dead { dead_at: at(3)? },
             None => {
                 let unknown: BoxError = "no version of this crate knows the row's state".into();
                 return Err(FromSqlError::Other(unknown).into());
@@ -154,7 +162,7 @@ impl StoredRow {
         let row = Row {
             phase,
             event,
-            fence: number(row, 8)?,
+            fence: number(row, 8)?.max(first_fence(number(row, 0)?)),
             begun: row.get(9)?,
             attempts: count(row, 10)?,
             earlier_attempts: count(row, 11)?,
@@ -188,6 +196,11 @@ impl Leasable {
 /// Finds the row of a job.
 pub(super) fn find(connection: &Connection, job: &JobId) -> ::rusqlite::Result<Option<StoredRow>> {
     connection.prepare_cached(FIND)?.query_row([job.to_string()], StoredRow::read).optional()
+}
+
+/// Finds the row with a number.
+pub(super) fn find_numbered(connection: &Connection, id: i64) -> ::rusqlite::Result<Option<StoredRow>> {
+    connection.prepare_cached(FIND_NUMBERED)?.query_row([id], StoredRow::read).optional()
 }
 
 impl Lookup {
@@ -236,17 +249,17 @@ impl Lookup {
     }
 }
 
-/// Finds up to `most` rows that were done at a time, in the order of the statement; no more once their bodies have
+/// Finds up to `most` rows that had ended at a time, in the order of the statement; no more once their bodies have
 /// this many bytes together.
 pub(super) fn old(
     connection: &Connection,
     statement: &str,
-    done_until: Timestamp,
+    ended_until: Timestamp,
     most: usize,
     most_bytes: u64,
 ) -> ::rusqlite::Result<Vec<StoredRow>> {
     let mut statement = connection.prepare_cached(statement)?;
-    let mut rows = statement.query(params![done_until.0, integer(most)])?;
+    let mut rows = statement.query(params![ended_until.0, integer(most)])?;
     let (mut old, mut bytes) = (Vec::new(), 0);
     while bytes < most_bytes {
         let Some(row) = rows.next()? else { break };
@@ -269,18 +282,14 @@ pub(super) fn update(connection: &Connection, stored: &StoredRow) -> ::rusqlite:
 
 /// Calls `run` with a first value and the row's columns, in the order of [`INSERT`] and [`UPDATE`].
 fn bind<T>(first: &dyn ToSql, row: &Row, run: impl FnOnce(&[&dyn ToSql]) -> T) -> T {
-    let Row { phase, event, fence, begun, attempts, earlier_attempts, fetches, deadline, error, .. } = row;
+    let Row { event, fence, begun, attempts, earlier_attempts, fetches, deadline, error, .. } = row;
     let time = |time: &Option<Timestamp>| time.map(|time| time.0);
-    let done_at = match phase {
-        Phase::Done { done_at } => Some(done_at.0),
-        _ => None,
-    };
     let event = event.as_ref();
     run(params![
         first,
         row.state().as_str(),
         time(&row.due_at()),
-        done_at,
+        time(&row.ended_at()),
         event.map(|event| event.job_type.as_str()),
         event.map(|event| event.status.as_str()),
         event.is_some_and(|event| event.verified),

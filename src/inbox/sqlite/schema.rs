@@ -21,12 +21,13 @@ const CHECKPOINT_PAGES: i64 = 4000;
 pub(super) const MIGRATIONS: [&str; 1] = ["
     -- One row per job. Times are microseconds since 1970.
     CREATE TABLE inbox (
-        id INTEGER PRIMARY KEY,
+        -- Never used again, as fencing tokens begin with it.
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
         job_id TEXT NOT NULL UNIQUE,
         state TEXT NOT NULL CHECK (state IN ('expected', 'received', 'running', 'done', 'dead')),
         -- When it is overdue, may be leased, or its lease ends; NULL when it is done or dead.
         due_at INTEGER,
-        -- Grows with every lease.
+        -- Grows with every lease. 0 before the first.
         fence INTEGER NOT NULL DEFAULT 0,
         attempts INTEGER NOT NULL DEFAULT 0,
         -- Those before it was last replayed.
@@ -49,7 +50,8 @@ pub(super) const MIGRATIONS: [&str; 1] = ["
         -- The length of the body; NULL when there is none.
         bytes INTEGER,
         received_at INTEGER NOT NULL,
-        done_at INTEGER,
+        -- When it was done or dead.
+        ended_at INTEGER,
         error TEXT,
         -- JSON: the last failed attempts, each with its number, time, duration and error; NULL without any.
         failures TEXT
@@ -57,9 +59,12 @@ pub(super) const MIGRATIONS: [&str; 1] = ["
     -- Jobs that were fetched more often wait behind those that were fetched less.
     CREATE INDEX inbox_leasable ON inbox (fetches, due_at) WHERE state IN ('received', 'running');
     CREATE INDEX inbox_expected ON inbox (fetches, due_at) WHERE state = 'expected';
+    -- In the order of arrival, for lists.
     CREATE INDEX inbox_dead ON inbox (state) WHERE state = 'dead';
-    CREATE INDEX inbox_done ON inbox (done_at) WHERE state = 'done' AND bytes IS NOT NULL;
-    CREATE INDEX inbox_tombstone ON inbox (done_at) WHERE state = 'done' AND bytes IS NULL;
+    -- For pruning.
+    CREATE INDEX inbox_died ON inbox (ended_at) WHERE state = 'dead';
+    CREATE INDEX inbox_done ON inbox (ended_at) WHERE state = 'done' AND bytes IS NOT NULL;
+    CREATE INDEX inbox_tombstone ON inbox (ended_at) WHERE state = 'done' AND bytes IS NULL;
 
     -- Apart, so that a lease does not write a body again.
     CREATE TABLE inbox_body (id INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;

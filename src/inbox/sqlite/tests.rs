@@ -8,7 +8,7 @@ use ::rusqlite::{Connection, StatementStatus, params_from_iter};
 use tokio::sync::Notify;
 
 use super::writer::Writer;
-use super::{SqliteInboxError, reads, rows, schema};
+use super::{SqliteInboxError, listing, reads, rows, schema};
 use crate::inbox::limits::Limits;
 use crate::inbox::timestamp::Timestamp;
 use crate::store::StoreError;
@@ -84,13 +84,19 @@ fn a_file_of_an_older_version_is_upgraded_by_who_may_create_it_and_by_nobody_els
 #[test]
 fn no_statement_looks_at_all_rows_or_sorts_them() {
     let connection = in_memory();
-    for statement in rows::STATEMENTS.into_iter().chain([reads::CONTAINS, reads::STATS]) {
+    let others = [reads::CONTAINS, reads::STATS].into_iter().chain(rows::STATEMENTS).map(str::to_owned);
+    // Of these indexes, a call looks at a bounded number of rows.
+    let bounded = ["inbox_leasable", "inbox_expected"].map(|index| format!("SCAN inbox USING INDEX {index}"));
+    for statement in listing::statements().into_iter().chain(others) {
         let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {statement}")).unwrap();
         let parameters = params_from_iter(vec![1; plan.parameter_count()]);
         let steps: Vec<String> =
             plan.query_map(parameters, |row| row.get(3)).unwrap().collect::<Result<_, _>>().unwrap();
         let is_slow = |step: &String| {
-            (step.starts_with("SCAN") && !step.contains("inbox_total") && !step.contains("CONSTANT ROW"))
+            (step.starts_with("SCAN")
+                && !step.contains("inbox_total")
+                && !step.contains("CONSTANT ROW")
+                && !bounded.contains(step))
                 || step.contains("TEMP B-TREE")
         };
         assert!(!steps.iter().any(is_slow), "{statement}\n{steps:?}");

@@ -7,19 +7,20 @@ use bytes::Bytes;
 use tracing::error;
 
 use super::rows::{self, Leasable, Lookup, StoredRow};
-use super::{integer, now, totals};
+use super::{integer, now, reads, totals};
 use crate::error::BoxError;
 use crate::event::{Envelope, JobId};
 use crate::inbox::limits::Limits;
+use crate::inbox::look::Change;
 use crate::inbox::row::{KeptEvent, Row};
 use crate::inbox::timestamp::Timestamp;
 use crate::inbox::totals::Totals;
 use crate::inbox::transition::{BodyChange, Remains};
-use crate::inbox::{Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention, read};
+use crate::inbox::{InboxFilter, Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention, read};
 use crate::store::Fenced;
 
-/// The most rows that one call prunes or leaves without a body, and the approximate bytes of their bodies: freeing them
-/// takes time, and other writes wait.
+/// The most rows that one call prunes or leaves without a body, and the approximate bytes of the bodies that one
+/// transaction frees: that takes time, and other writes wait.
 const PRUNE_ROWS: usize = 1000;
 const PRUNE_BYTES: u64 = 64 << 20;
 
@@ -173,7 +174,8 @@ impl Transaction<'_> {
         most: usize,
         lease: impl Fn(&mut Row, JobId, Option<Bytes>) -> Result<T, BoxError>,
     ) -> ::rusqlite::Result<Vec<T>> {
-        let due = lookup.find(self.sql, self.now, most)?;
+        let now = self.now;
+        let due = lookup.find(self.sql, now, most)?;
         let mut leased = Vec::with_capacity(due.len());
         for Leasable { mut stored, job, body } in due {
             let (before, has_body) = (stored.row.clone(), body.is_some());
@@ -185,7 +187,7 @@ impl Transaction<'_> {
                 Err(unreadable) => {
                     let reason = read::reason(&*unreadable);
                     error!(id = stored.id, %reason, "a row in the inbox cannot be read; it is dead now");
-                    stored.row.set_aside(&reason, has_body)
+                    stored.row.set_aside(&reason, has_body, now)
                 }
             };
             self.store(&before, &stored, change, &[])?;
@@ -210,18 +212,70 @@ impl Transaction<'_> {
     }
 
     pub(super) fn replay(&mut self, job: &JobId) -> ::rusqlite::Result<bool> {
-        let Some(mut stored) = rows::find(self.sql, job)? else { return Ok(false) };
+        self.change(rows::find(self.sql, job)?, Change::Replay)
+    }
+
+    pub(super) fn discard(&mut self, job: &JobId) -> ::rusqlite::Result<bool> {
+        self.change(rows::find(self.sql, job)?, Change::Discard)
+    }
+
+    /// Changes those of these rows that match and can be changed, in order, until their bodies have [`PRUNE_BYTES`].
+    /// Returns the number of changed rows, and the number of rows that it has come to.
+    pub(super) fn change_each(
+        &mut self,
+        ids: &[i64],
+        filter: &InboxFilter,
+        change: Change,
+    ) -> ::rusqlite::Result<(u64, usize)> {
+        let (mut changed, mut bytes) = (0, 0);
+        for (place, id) in ids.iter().enumerate() {
+            if bytes >= PRUNE_BYTES {
+                return Ok((changed, place));
+            }
+            // It was found before this transaction.
+            if !reads::numbered(self.sql, *id, self.now)?.is_some_and(|row| filter.matches(&row)) {
+                continue;
+            }
+            let stored = rows::find_numbered(self.sql, *id)?;
+            bytes += stored.as_ref().map_or(0, |stored| stored.row.bytes());
+            changed += u64::from(self.change(stored, change)?);
+        }
+        Ok((changed, ids.len()))
+    }
+
+    fn change(&mut self, stored: Option<StoredRow>, change: Change) -> ::rusqlite::Result<bool> {
+        let Some(mut stored) = stored else { return Ok(false) };
         let before = stored.row.clone();
-        let replayed = stored.row.replay(self.now);
-        self.store(&before, &stored, BodyChange::Keep, &[])?;
-        Ok(replayed)
+        match change {
+            Change::Replay => {
+                let replayed = stored.row.replay(self.now);
+                self.store(&before, &stored, BodyChange::Keep, &[])?;
+                Ok(replayed)
+            }
+            Change::Discard if before.can_be_discarded() => {
+                self.delete(stored.id, &before)?;
+                Ok(true)
+            }
+            Change::Discard => Ok(false),
+        }
+    }
+
+    fn delete(&mut self, id: i64, row: &Row) -> ::rusqlite::Result<()> {
+        rows::delete(self.sql, id)?;
+        self.totals.remove(row);
+        Ok(())
     }
 
     pub(super) fn prune(&mut self, retention: &Retention) -> ::rusqlite::Result<Pruned> {
         let (mut pruned, mut changed, mut freed) = (Pruned::default(), 0, 0);
-        for (statement, length) in [(rows::OLD_ROWS, retention.row), (rows::OLD_BODIES, retention.payload)] {
+        for (statement, kept) in [
+            (rows::OLD_ROWS, Some(retention.row)),
+            (rows::OLD_DEAD, retention.dead),
+            (rows::OLD_BODIES, Some(retention.payload)),
+        ] {
+            let Some(kept) = kept else { continue };
             let (most, most_bytes) = (PRUNE_ROWS - changed, PRUNE_BYTES.saturating_sub(freed));
-            for mut stored in rows::old(self.sql, statement, self.now.before(length), most, most_bytes)? {
+            for mut stored in rows::old(self.sql, statement, self.now.before(kept), most, most_bytes)? {
                 changed += 1;
                 freed += stored.row.bytes();
                 let before = stored.row.clone();
@@ -232,9 +286,8 @@ impl Transaction<'_> {
                         pruned.payloads += 1;
                     }
                     Remains::Nothing => {
-                        rows::delete(self.sql, stored.id)?;
-                        self.totals.remove(&before);
-                        pruned.rows += 1;
+                        self.delete(stored.id, &before)?;
+                        *if before.can_be_discarded() { &mut pruned.dead } else { &mut pruned.rows } += 1;
                     }
                 }
             }

@@ -52,12 +52,13 @@ async fn an_inbox_in_postgres_works_with_any_duration_and_limit() {
         let script = Script::default();
         let worker = InboxWorker::new(inbox.clone(), script.handler(), Verification::Trust);
         // The shortest would end under a busy machine.
-        let worker = worker.lease(time.max(HOUR)).retention(Retention { payload: time, row: time }).start();
+        let worker =
+            worker.lease(time.max(HOUR)).retention(Retention::default().payload(time).row(time)).start();
         let event = Envelope::try_from(Payload::extract_completed().to_bytes()).unwrap();
         inbox.receive(&event).await.unwrap();
         script.until("it is handled", |script| script.runs_of(event.job()) == 1).await;
         assert_eq!(worker.shutdown(HOUR).await, 0, "{time:?}");
-        inbox.prune(&Retention { payload: time, row: time }).await.unwrap();
+        inbox.prune(&Retention::default().payload(time).row(time)).await.unwrap();
         assert_eq!(inbox.contains(event.job()).await.unwrap(), time >= HOUR, "{time:?}");
     }
     for limit in [0, 1, u64::MAX] {

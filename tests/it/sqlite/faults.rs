@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use qomplement_webhooks::event::Envelope;
-use qomplement_webhooks::inbox::{InboxAdmin, Outcome, Receipt, Retention};
+use qomplement_webhooks::inbox::{Bulk, InboxAdmin, InboxFilter, Outcome, Receipt, Retention};
 use qomplement_webhooks::store::{Fenced, StoreError};
 use qomplement_webhooks::{InboxStore, JobId, MemoryInbox, SqliteInbox};
 use rusqlite::Connection;
@@ -125,7 +125,7 @@ async fn a_full_disk_is_said_to_all_who_were_to_be_committed_and_ends() {
     // What is done makes room.
     let more = event("more", "completed", 150 << 10);
     assert!(matches!(inbox.receive(&more).await, Err(StoreError::Full)));
-    let pruned = inbox.prune(&Retention { payload: Duration::ZERO, row: HOUR }).await.unwrap();
+    let pruned = inbox.prune(&Retention::default().payload(Duration::ZERO).row(HOUR)).await.unwrap();
     assert_eq!((pruned.payloads, pruned.rows), (1, 0));
     assert_eq!(inbox.receive(&more).await.unwrap(), Receipt::Stored);
     close(inbox, &folder).await;
@@ -252,15 +252,15 @@ async fn a_call_prunes_about_64_mib_of_bodies_at_most() {
     let inbox = SqliteInbox::open(folder.file()).unwrap();
     // Only their lengths are large.
     let fill = "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 10)
-        INSERT INTO inbox (job_id, state, job_type, status, bytes, received_at, done_at)
+        INSERT INTO inbox (job_id, state, job_type, status, bytes, received_at, ended_at)
         SELECT 'job-' || n, 'done', 'extract', 'completed', 16 << 20, 0, n FROM numbers;
         INSERT INTO inbox_body (id, body) SELECT id, x'00' FROM inbox;
         UPDATE inbox_total SET rows = 10, bytes = 10 * (16 << 20) WHERE state = 'done'";
     Connection::open(folder.file()).unwrap().execute_batch(fill).unwrap();
-    let bodies = Retention { payload: Duration::ZERO, row: HOUR * 1_000_000 };
+    let bodies = Retention::default().payload(Duration::ZERO).row(HOUR * 1_000_000);
     assert_eq!(inbox.prune(&bodies).await.unwrap().payloads, 4);
     assert_eq!(inbox.prune(&bodies).await.unwrap().payloads, 4);
-    let rows = Retention { payload: HOUR * 1_000_000, row: Duration::ZERO };
+    let rows = Retention::default().payload(HOUR * 1_000_000).row(Duration::ZERO);
     // What has no body any more comes first.
     assert_eq!(inbox.prune(&rows).await.unwrap().rows, 10);
     let stats = inbox.stats().await.unwrap();
@@ -272,8 +272,29 @@ async fn a_call_prunes_about_64_mib_of_bodies_at_most() {
     assert_eq!(inbox.prune(&rows).await.unwrap().rows, 2);
 
     Connection::open(folder.file()).unwrap().execute_batch(fill).unwrap();
-    let all = Retention { payload: Duration::ZERO, row: Duration::ZERO };
+    let all = Retention::default().payload(Duration::ZERO).row(Duration::ZERO);
     assert_eq!(inbox.prune(&all).await.unwrap().rows, 4, "rows and bodies each had a limit of their own");
+}
+
+#[tokio::test]
+async fn dead_letters_are_discarded_until_none_is_left_however_large_they_are() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    let fill = "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 1234)
+        INSERT INTO inbox (job_id, state, job_type, status, bytes, received_at, ended_at)
+        SELECT 'job-' || n, 'dead', 'extract', 'completed', 16 << 20, 0, n FROM numbers;
+        INSERT INTO inbox_body (id, body) SELECT id, x'00' FROM inbox;
+        UPDATE inbox_total SET rows = 1234, bytes = 1234 * (16 << 20) WHERE state = 'dead'";
+    Connection::open(folder.file()).unwrap().execute_batch(fill).unwrap();
+    let all = InboxFilter::default();
+    let some = inbox.discard_all(&all, 700, Bulk::Apply).await.unwrap();
+    assert_eq!((some.rows, some.more), (700, true));
+    let replayed = inbox.replay_all(&all, 200, Bulk::Apply).await.unwrap();
+    assert_eq!((replayed.rows, replayed.more), (200, true));
+    let rest = inbox.discard_all(&all, u64::MAX, Bulk::Apply).await.unwrap();
+    assert_eq!((rest.rows, rest.more), (334, false));
+    let stats = inbox.stats().await.unwrap();
+    assert_eq!((stats.dead, stats.received, stats.bytes), (0, 200, 200 * (16 << 20)));
 }
 
 #[tokio::test]
@@ -294,7 +315,7 @@ async fn a_call_prunes_1000_rows_and_bodies_at_most() {
             settles.spawn(async move { inbox.settle(&leased.lease, &Outcome::Done).await.unwrap() });
         }
         assert_eq!(settles.join_all().await, [Fenced::Applied; 1500]);
-        let all = Retention { payload: Duration::ZERO, row: Duration::ZERO };
+        let all = Retention::default().payload(Duration::ZERO).row(Duration::ZERO);
         for expected in [1000, 500, 0] {
             let pruned = inbox.prune(&all).await.unwrap();
             assert_eq!((pruned.rows, pruned.payloads), (expected, 0), "{inbox:?}");

@@ -102,7 +102,7 @@ fn check(file: &Path) {
                 (SELECT count(*), coalesce(sum(bytes), 0) FROM inbox WHERE inbox.state = inbox_total.state)
             UNION ALL SELECT job_id FROM inbox LEFT JOIN inbox_body USING (id)
                 WHERE bytes IS NOT length(body) OR (bytes IS NULL AND state IN ('received', 'running'))
-                    OR (due_at IS NULL) <> (state IN ('done', 'dead')) OR (done_at IS NULL) = (state = 'done')
+                    OR (due_at IS NULL) <> (state IN ('done', 'dead')) OR (ended_at IS NULL) = (state IN ('done', 'dead'))
             UNION ALL SELECT id || ' is no row' FROM inbox_body WHERE id NOT IN (SELECT id FROM inbox)",
         )
         .unwrap()

@@ -10,6 +10,7 @@ use qomplement_webhooks::{InboxStore, InboxWorker, SqliteInbox, Verification};
 use rusqlite::{Connection, params};
 
 use super::{Folder, HOUR, completed, receive};
+use crate::support::inboxes::all_rows;
 use crate::support::{Script, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,7 +43,7 @@ async fn a_row_that_cannot_be_read_is_dead_and_the_others_go_on() {
         receive(&inbox, format!("job-{number}")).await;
     }
     inbox.expect(&"expected".parse().unwrap(), Duration::ZERO).await.unwrap();
-    let listed = async || inbox.list(&InboxFilter::default(), None, 100).await.unwrap();
+    let listed = async || all_rows(&inbox, &InboxFilter::default()).await;
     assert_eq!(listed().await.len(), unreadable + 21);
     inbox.stats().await.unwrap();
 
@@ -57,16 +58,15 @@ async fn a_row_that_cannot_be_read_is_dead_and_the_others_go_on() {
     eventually("they are recorded", async || inbox.stats().await.unwrap().done == 20).await;
     worker.shutdown(Duration::from_secs(5)).await;
 
-    let mut dead = InboxFilter::default();
-    dead.state = Some(InboxState::Dead);
-    let dead = inbox.list(&dead, None, 100).await.unwrap();
+    let dead = InboxFilter::default().state(InboxState::Dead);
+    let dead = all_rows(&inbox, &dead).await;
     assert_eq!(dead.len(), unreadable, "{dead:?}");
     assert!(dead.iter().all(|row| row.error.as_deref().unwrap().contains("cannot be read")), "{dead:?}");
     assert_eq!(dead.iter().filter(|row| row.job().is_none()).count(), 3 * ids.len());
     assert_eq!(listed().await.len(), unreadable + 21);
     inbox.stats().await.unwrap();
     assert_eq!(
-        inbox.prune(&Retention { payload: Duration::ZERO, row: Duration::ZERO }).await.unwrap().rows,
+        inbox.prune(&Retention::default().payload(Duration::ZERO).row(Duration::ZERO)).await.unwrap().rows,
         20
     );
     assert!(inbox.replay(&"below-zero".parse().unwrap()).await.unwrap());
@@ -116,7 +116,7 @@ async fn odd_failed_attempts_keep_no_row_from_being_handled_or_listed() {
             hand.execute(body, [hand.last_insert_rowid()]).unwrap();
         }
     }
-    let listed = async || inbox.list(&InboxFilter::default(), None, 100).await.unwrap();
+    let listed = async || all_rows(&inbox, &InboxFilter::default()).await;
     assert!(listed().await.iter().all(|row| row.failures.is_empty()));
     let leased = inbox.lease(100, HOUR).await.unwrap();
     assert_eq!(leased.len(), 2 * odd.len());
@@ -156,7 +156,7 @@ async fn odd_numbers_and_times_keep_no_row_from_being_handled_or_listed() {
     hand.execute_batch("INSERT INTO inbox_total VALUES ('lost', -1, -1); UPDATE inbox_total SET rows = -7 WHERE state = 'dead'")
         .unwrap();
     receive(&inbox, "job").await;
-    assert_eq!(inbox.list(&InboxFilter::default(), None, 100).await.unwrap().len(), 17);
+    assert_eq!(all_rows(&inbox, &InboxFilter::default()).await.len(), 17);
     inbox.stats().await.unwrap();
     let leased = inbox.lease(100, HOUR).await.unwrap();
     assert_eq!(leased.len(), 9);
@@ -178,7 +178,7 @@ async fn odd_numbers_and_times_keep_no_row_from_being_handled_or_listed() {
         let pending = Outcome::FetchAgain { after: HOUR, answer: NoResult::Pending };
         assert_eq!(inbox.settle(&overdue.lease, &pending).await.unwrap(), Fenced::Applied);
     }
-    for row in inbox.list(&InboxFilter::default(), None, 100).await.unwrap() {
+    for row in all_rows(&inbox, &InboxFilter::default()).await {
         assert!(inbox.get(&row.job().unwrap()).await.unwrap().is_some());
         inbox.replay(&row.job().unwrap()).await.unwrap();
         inbox.receive(&completed(&row.job_id)).await.unwrap();

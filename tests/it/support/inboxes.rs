@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::inbox::{
-    InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, Lease, Leased, Outcome, Overdue, Pruned,
-    Receipt, Retention,
+    Bulk, Changed, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow, InboxState, InboxStats, Lease,
+    Leased, Outcome, Overdue, Pruned, Receipt, Retention,
 };
 use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::store::{Fenced, StoreError};
@@ -32,6 +32,7 @@ pub struct FaultyInbox {
 #[derive(Debug, Default)]
 struct Notes {
     outcomes: Mutex<Vec<Outcome>>,
+    leases: Mutex<Vec<Lease>>,
     most_leased: AtomicU64,
 }
 
@@ -59,6 +60,11 @@ impl FaultyInbox {
     /// The outcomes that workers settled, repetitions included.
     pub fn outcomes(&self) -> Vec<Outcome> {
         self.notes.outcomes.lock().unwrap().clone()
+    }
+
+    /// The leases that workers had of rows, also those of which the store's reply was lost.
+    pub fn leases(&self) -> Vec<Lease> {
+        self.notes.leases.lock().unwrap().clone()
     }
 
     /// The most rows that were running at one time.
@@ -110,7 +116,13 @@ impl InboxStore for FaultyInbox {
 
     async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
         self.faults.given(length);
-        let mut leased = self.faults.call(Call::Lease, self.rows.lease(most, length)).await;
+        let lease = async {
+            let leased = self.rows.lease(most, length).await?;
+            let leases = leased.iter().map(|leased| leased.lease.clone());
+            self.notes.leases.lock().unwrap().extend(leases);
+            Ok(leased)
+        };
+        let mut leased = self.faults.call(Call::Lease, lease).await;
         for leased in leased.iter_mut().flatten().filter(|_| self.spoils) {
             leased.body = Bytes::from_static(b"{");
         }
@@ -153,7 +165,7 @@ impl InboxStore for FaultyInbox {
     }
 
     async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError> {
-        self.faults.given(retention.payload.max(retention.row));
+        self.faults.given(retention.payload.max(retention.row).max(retention.dead.unwrap_or_default()));
         self.faults.call(Call::Prune, self.rows.prune(retention)).await
     }
 
@@ -180,10 +192,10 @@ impl InboxAdmin for FaultyInbox {
     async fn list(
         &self,
         filter: &InboxFilter,
-        after: Option<u64>,
+        from: InboxCursor,
         most: usize,
-    ) -> Result<Vec<InboxRow>, StoreError> {
-        self.rows.list(filter, after, most).await
+    ) -> Result<InboxList, StoreError> {
+        self.rows.list(filter, from, most).await
     }
 
     async fn get(&self, job: &JobId) -> Result<Option<(InboxRow, Option<Bytes>)>, StoreError> {
@@ -194,8 +206,31 @@ impl InboxAdmin for FaultyInbox {
         self.rows.replay(job).await
     }
 
+    async fn discard(&self, job: &JobId) -> Result<bool, StoreError> {
+        self.rows.discard(job).await
+    }
+
+    async fn replay_all(&self, filter: &InboxFilter, most: u64, bulk: Bulk) -> Result<Changed, StoreError> {
+        self.rows.replay_all(filter, most, bulk).await
+    }
+
+    async fn discard_all(&self, filter: &InboxFilter, most: u64, bulk: Bulk) -> Result<Changed, StoreError> {
+        self.rows.discard_all(filter, most, bulk).await
+    }
+
     async fn stats(&self) -> Result<InboxStats, StoreError> {
         self.faults.call(Call::Stats, self.rows.stats()).await
+    }
+}
+
+/// All rows that a filter selects, the oldest first.
+pub async fn all_rows(inbox: &dyn InboxAdmin, filter: &InboxFilter) -> Vec<InboxRow> {
+    let (mut rows, mut from) = (Vec::new(), InboxCursor::Oldest);
+    loop {
+        let list = inbox.list(filter, from, 1000).await.unwrap();
+        rows.extend(list.rows);
+        let Some(next) = list.next else { return rows };
+        from = next;
     }
 }
 

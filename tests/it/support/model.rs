@@ -6,7 +6,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::inbox::{
-    FetchHistory, InboxAdmin, InboxFilter, InboxRow, InboxState, Lease, Leased, NoResult, Outcome, Retention,
+    Bulk, FetchHistory, InboxAdmin, InboxCursor, InboxFilter, InboxRow, InboxState, Lease, Leased, NoResult,
+    Outcome, Retention,
 };
 use qomplement_webhooks::{JobId, MemoryInbox};
 use serde_json::json;
@@ -28,7 +29,12 @@ pub enum Call {
     Expect(JobId, Duration),
     Overdue(Duration),
     Replay(JobId),
+    Discard(JobId),
+    ReplayAll(InboxFilter, u64, Bulk),
+    DiscardAll(InboxFilter, u64, Bulk),
     Prune(Retention),
+    /// All pages of two rows.
+    List(InboxFilter),
     Reopen,
 }
 
@@ -76,10 +82,35 @@ fn an_answer() -> impl Strategy<Value = NoResult> {
     prop::sample::select(vec![NoResult::Pending, NoResult::NotFound, failed])
 }
 
+/// A filter that selects some rows, or all.
+fn a_filter() -> impl Strategy<Value = InboxFilter> {
+    let states = [InboxState::Expected, InboxState::Received, InboxState::Running, InboxState::Done];
+    let all = InboxFilter::default;
+    prop_oneof![
+        2 => Just(all()),
+        2 => Just(all().state(InboxState::Dead)),
+        2 => prop::sample::select(states.to_vec()).prop_map(move |state| all().state(state)),
+        1 => prop::sample::select(&["completed", "queued"][..]).prop_map(move |status| all().status(status)),
+        1 => prop::sample::select(&["", "5", "a", "A", "'", "');_DROP%", "b", " "][..])
+            .prop_map(move |prefix| all().job_prefix(prefix)),
+        1 => prop::sample::select(&["", "NO", "'", "%", "\0"][..]).prop_map(move |part| all().error(part)),
+        // No row is as old as an hour.
+        1 => Just(all().older_than(Duration::ZERO).newer_than(HOUR)),
+        1 => Just(all().older_than(HOUR)),
+        1 => Just(all().state(InboxState::Dead).job_prefix("a").job_type("extract").error("no")),
+    ]
+}
+
 fn a_call() -> impl Strategy<Value = Call> {
     // Mostly the last lease, sometimes an earlier one.
     let which = || prop_oneof![3 => Just(0), 1 => 0..6_usize];
-    let retention = (a_duration(), a_duration()).prop_map(|(payload, row)| Retention { payload, row });
+    let retention = (a_duration(), a_duration(), prop::option::of(a_duration()));
+    let retention = retention.prop_map(|(payload, row, dead)| {
+        let retention = Retention::default().payload(payload).row(row);
+        dead.map_or(retention, |dead| retention.dead(dead))
+    });
+    let bulk = || prop::sample::select(&[Bulk::DryRun, Bulk::Apply, Bulk::Apply][..]);
+    let most = || prop::sample::select(&[0, 1, 2, u64::MAX][..]);
     prop_oneof![
         8 => an_event().prop_map(Call::Receive),
         4 => (0..4_usize).prop_map(|most| Call::Lease(most, HOUR)),
@@ -91,8 +122,12 @@ fn a_call() -> impl Strategy<Value = Call> {
         10 => (which(), an_outcome()).prop_map(|(which, outcome)| Call::Settle(which, outcome)),
         2 => (a_job(), a_duration()).prop_map(|(job, deadline)| Call::Expect(job, deadline)),
         3 => a_duration().prop_map(Call::Overdue),
-        5 => a_job().prop_map(Call::Replay),
+        4 => a_job().prop_map(Call::Replay),
+        2 => a_job().prop_map(Call::Discard),
+        2 => (a_filter(), most(), bulk()).prop_map(|(filter, most, bulk)| Call::ReplayAll(filter, most, bulk)),
+        2 => (a_filter(), most(), bulk()).prop_map(|(filter, most, bulk)| Call::DiscardAll(filter, most, bulk)),
         2 => retention.prop_map(Call::Prune),
+        1 => a_filter().prop_map(Call::List),
         1 => Just(Call::Reopen),
     ]
 }
@@ -104,7 +139,7 @@ async fn result(inbox: &dyn InboxAdmin, call: &Call, leases: &mut Vec<Lease>) ->
         Call::Receive(event) => format!("{:?}", inbox.receive(event).await.unwrap()),
         Call::Lease(most, length) => {
             let leased = inbox.lease(*most, *length).await.unwrap();
-            leases.extend(leased.iter().map(|leased| leased.lease.clone()));
+            leased.iter().for_each(|leased| note(leases, &leased.lease));
             format!("{:?}", leased.iter().map(leased_timeless).collect::<Vec<_>>())
         }
         Call::Renew(which, length) => match lease(which) {
@@ -134,17 +169,48 @@ async fn result(inbox: &dyn InboxAdmin, call: &Call, leases: &mut Vec<Lease>) ->
         Call::Overdue(again) => {
             let mut overdue = inbox.overdue(10, *again).await.unwrap();
             overdue.sort_unstable_by(|one, other| one.lease.job().cmp(other.lease.job()));
-            leases.extend(overdue.iter().map(|overdue| overdue.lease.clone()));
+            overdue.iter().for_each(|overdue| note(leases, &overdue.lease));
             let timeless = overdue.iter().map(|overdue| {
                 assert!(overdue.late < HOUR / 2, "{overdue:?}");
-                format!("{:?} {}", overdue.lease, history(&overdue.fetches))
+                format!("{} {}", overdue.lease.job(), history(&overdue.fetches))
             });
             format!("{:?}", timeless.collect::<Vec<_>>())
         }
         Call::Replay(job) => inbox.replay(job).await.unwrap().to_string(),
+        Call::Discard(job) => inbox.discard(job).await.unwrap().to_string(),
+        Call::ReplayAll(filter, most, bulk) => {
+            format!("{:?}", inbox.replay_all(filter, *most, *bulk).await.unwrap())
+        }
+        Call::DiscardAll(filter, most, bulk) => {
+            format!("{:?}", inbox.discard_all(filter, *most, *bulk).await.unwrap())
+        }
         Call::Prune(retention) => format!("{:?}", inbox.prune(retention).await.unwrap()),
+        Call::List(filter) => format!("{:?}", listed(inbox, filter).await),
         Call::Reopen => String::new(),
     }
+}
+
+/// The rows that a filter selects, by pages of two, in both directions.
+async fn listed(inbox: &dyn InboxAdmin, filter: &InboxFilter) -> [Vec<String>; 2] {
+    let mut lists = [Vec::new(), Vec::new()];
+    for (list, begin) in lists.iter_mut().zip([InboxCursor::Oldest, InboxCursor::Newest]) {
+        let mut from = Some(begin);
+        while let Some(place) = from {
+            let page = inbox.list(filter, place, 2).await.unwrap();
+            assert!(page.rows.len() <= 2 && page.rows.iter().all(|row| filter.matches(row)), "{page:?}");
+            list.extend(page.rows.iter().map(timeless));
+            from = page.next;
+        }
+    }
+    lists
+}
+
+/// Keeps a lease. Its fencing token is greater than all that the job had, also those of a row that is gone.
+fn note(leases: &mut Vec<Lease>, lease: &Lease) {
+    for earlier in leases.iter().filter(|earlier| earlier.job() == lease.job()) {
+        assert!(earlier.fence() < lease.fence(), "{lease:?} follows {earlier:?}");
+    }
+    leases.push(lease.clone());
 }
 
 /// The content of an inbox, without times: all rows and totals, and what a state's filter and a job's id find. The
@@ -153,10 +219,11 @@ async fn content(inbox: &dyn InboxAdmin, turn: usize) -> Vec<String> {
     let mut content = Vec::new();
     let states = [InboxState::Done, InboxState::Dead, InboxState::Received];
     for state in [None, Some(states[turn % states.len()])] {
-        let mut filter = InboxFilter::default();
-        filter.state = state;
-        let rows = inbox.list(&filter, None, 10).await.unwrap();
-        let next = inbox.list(&filter, rows.first().map(|row| row.number), 1).await.unwrap();
+        let filter = state.map_or(InboxFilter::default(), |state| InboxFilter::default().state(state));
+        let from = [InboxCursor::Oldest, InboxCursor::Newest][turn % 2];
+        let rows = inbox.list(&filter, from, 10).await.unwrap().rows;
+        let second = rows.first().map_or(from, |row| from.past(row.number));
+        let next = inbox.list(&filter, second, 1).await.unwrap().rows;
         assert_eq!(next.first().map(timeless), rows.get(1).map(timeless));
         content.push(format!("{:?}", rows.iter().map(timeless).collect::<Vec<_>>()));
     }
@@ -177,6 +244,8 @@ fn leased_timeless(leased: &Leased) -> String {
     let history = history(&leased.fetches);
     let mut leased = leased.clone();
     (leased.age, leased.fetches) = (Duration::ZERO, FetchHistory::default());
+    // Tokens begin with the row's number, which is the store's own.
+    leased.lease = Lease::new(leased.lease.job().clone(), 0);
     format!("{leased:?} {history}")
 }
 
@@ -254,7 +323,8 @@ fn trace(line: &str) -> Vec<Call> {
                 },
             ),
             "replay" => Call::Replay(job.clone()),
-            "prune" => Call::Prune(Retention { payload: time(1), row: time(2) }),
+            "discard" => Call::Discard(job.clone()),
+            "prune" => Call::Prune(Retention::default().payload(time(1)).row(time(2))),
             other => panic!("{other}"),
         }
     };

@@ -87,7 +87,7 @@ impl Queue for Ours {
     fn finished(&self) -> Option<&'static str> {
         Some(match self {
             Self::Sqlite(_) => {
-                "INSERT INTO inbox (id, job_id, state, job_type, status, bytes, attempts, fence, received_at, done_at)
+                "INSERT INTO inbox (id, job_id, state, job_type, status, bytes, attempts, fence, received_at, ended_at)
                 SELECT value, lower(hex(randomblob(16))), 'done', 'extract', 'completed', 393, 1, 1,
                     unixepoch() * 1000000, unixepoch() * 1000000
                 FROM generated WHERE true;

@@ -13,10 +13,16 @@ use tokio::time::Instant;
 use super::flaw::InboxFlaw::{self, *};
 use crate::event::{Envelope, JobId};
 use crate::inbox::{
-    FailedAttempt, FetchHistory, InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, InboxStore,
-    Lease, Leased, MemoryInbox, NoResult, Outcome, Overdue, Pruned, Receipt, Retention,
+    Bulk, Changed, FailedAttempt, FetchHistory, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow,
+    InboxState, InboxStats, InboxStore, Lease, Leased, MemoryInbox, NoResult, Outcome, Overdue, Pruned,
+    Receipt, Retention,
 };
 use crate::store::{Fenced, StoreError};
+
+/// The token before the first lease of a row in the inbox in memory.
+fn first_fence(number: u64) -> u64 {
+    number << 20
+}
 
 #[derive(Debug, Clone)]
 pub(super) struct FlawedInbox {
@@ -36,7 +42,6 @@ struct Memory {
     fetches: Mutex<HashMap<JobId, u32>>,
     unanswered: Mutex<HashMap<JobId, Instant>>,
     verified: Mutex<HashSet<JobId>>,
-    gone: Mutex<HashSet<JobId>>,
     settled: Mutex<HashSet<(JobId, u64)>>,
     begun: Mutex<HashSet<JobId>>,
     failures: Mutex<HashMap<JobId, Vec<FailedAttempt>>>,
@@ -64,8 +69,9 @@ impl FlawedInbox {
 
     /// The row's last lease.
     async fn last_lease(&self, lease: &Lease) -> Lease {
-        for fence in 0..100 {
-            let lease = Lease::new(lease.job().clone(), fence);
+        let Some(row) = self.row(lease.job()).await else { return lease.clone() };
+        for leases in 0..100 {
+            let lease = Lease::new(lease.job().clone(), first_fence(row.number) + leases);
             let left = self.row(lease.job()).await.and_then(|row| row.due_in).unwrap_or_default();
             if self.inner.renew(&lease, left).await.unwrap() == Fenced::Applied {
                 return lease;
@@ -138,6 +144,21 @@ impl FlawedInbox {
             _ => {}
         }
         fetches
+    }
+
+    /// The lease of the inner inbox that a lease of this one stands for.
+    async fn inner_lease(&self, lease: &Lease) -> Lease {
+        match self.row(lease.job()).await {
+            Some(row) if self.is(BeginsTokensAnew) => {
+                Lease::new(lease.job().clone(), lease.fence() + first_fence(row.number))
+            }
+            _ => lease.clone(),
+        }
+    }
+
+    /// The result of a change with a flaw in its last member.
+    fn changed(&self, changed: Changed) -> Changed {
+        Changed::new(changed.rows, changed.more && !self.is(HidesThatRowsAreLeft))
     }
 
     async fn is_expected(&self, job: &JobId) -> bool {
@@ -295,6 +316,10 @@ impl InboxStore for FlawedInbox {
                 TellsOnceThatItBegan => leased.begun &= self.memory.begun.lock().unwrap().remove(&job),
                 RemembersThatItBegan => leased.begun = self.memory.begun.lock().unwrap().contains(&job),
                 KeepsTheFencingToken => leased.lease = Lease::new(job, 1),
+                BeginsTokensAnew => {
+                    let first = first_fence(self.row(&job).await.map_or(0, |row| row.number));
+                    leased.lease = Lease::new(job, leased.lease.fence() - first);
+                }
                 ForgetsEarlierAttempts => leased.earlier_attempts = 0,
                 ReportsEverythingVerified => leased.verified = true,
                 ForgetsThatItVerified if leased.attempt > 1 => leased.verified = false,
@@ -309,6 +334,7 @@ impl InboxStore for FlawedInbox {
     }
 
     async fn begin(&self, lease: &Lease) -> Result<Fenced, StoreError> {
+        let lease = &self.inner_lease(lease).await;
         match self.flaw {
             ForgetsThatItBegan => self.inner.renew(lease, Duration::from_millis(1)).await,
             RemembersThatItBegan | TellsOnceThatItBegan => {
@@ -326,6 +352,7 @@ impl InboxStore for FlawedInbox {
     }
 
     async fn renew(&self, lease: &Lease, length: Duration) -> Result<Fenced, StoreError> {
+        let lease = &self.inner_lease(lease).await;
         let expected = self.is_expected(lease.job()).await;
         let row = self.row(lease.job()).await;
         let running = row.as_ref().is_some_and(|row| row.state == InboxState::Running);
@@ -347,6 +374,7 @@ impl InboxStore for FlawedInbox {
     }
 
     async fn settle(&self, lease: &Lease, outcome: &Outcome) -> Result<Fenced, StoreError> {
+        let lease = &self.inner_lease(lease).await;
         let expected = self.is_expected(lease.job()).await;
         let row = self.row(lease.job()).await;
         let ended = row.is_some_and(|row| row.due_in == Some(Duration::ZERO));
@@ -463,6 +491,7 @@ impl InboxStore for FlawedInbox {
     }
 
     async fn verify(&self, lease: &Lease, event: &Envelope) -> Result<Fenced, StoreError> {
+        let lease = &self.inner_lease(lease).await;
         match self.flaw {
             VerifiesNothing => Ok(Fenced::Applied),
             WritesAResultInTwoSteps => {
@@ -518,8 +547,14 @@ impl InboxStore for FlawedInbox {
         let mut overdue = in_lock(self, self.inner.overdue(most, length)).await?;
         for overdue in &mut overdue {
             overdue.fetches = self.fetches(overdue.lease.job(), overdue.fetches);
-            if self.is(CountsLatenessFromTheLease) {
-                overdue.late = Duration::ZERO;
+            match self.flaw {
+                CountsLatenessFromTheLease => overdue.late = Duration::ZERO,
+                BeginsTokensAnew => {
+                    let job = overdue.lease.job().clone();
+                    let first = first_fence(self.row(&job).await.map_or(0, |row| row.number));
+                    overdue.lease = Lease::new(job, overdue.lease.fence() - first);
+                }
+                _ => {}
             }
         }
         if self.is(LeasesOneOverdueJobToTwo) {
@@ -542,24 +577,23 @@ impl InboxStore for FlawedInbox {
             Some(InboxState::Expected) => self.is(ForgetsExpectedJobs),
             _ => false,
         };
-        let gone = self.memory.gone.lock().unwrap().contains(job);
-        Ok(!forgotten && !gone && in_lock(self, self.inner.contains(job)).await?)
+        Ok(!forgotten && in_lock(self, self.inner.contains(job)).await?)
     }
 
     async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError> {
-        let Retention { payload, row } = *retention;
+        let Retention { payload, row, dead } = *retention;
         match self.flaw {
             PrunesNothing => return Ok(Pruned::default()),
             PrunesTheDead if row.is_zero() => {
-                let dead = InboxFilter { state: Some(InboxState::Dead), ..InboxFilter::default() };
-                let dead = self.inner.list(&dead, None, usize::MAX).await?;
-                self.memory.gone.lock().unwrap().extend(dead.into_iter().filter_map(|row| row.job()));
+                self.inner.discard_all(&InboxFilter::default(), u64::MAX, Bulk::Apply).await?;
             }
             _ => {}
         }
         let retention = match self.flaw {
-            PrunesEarly if !payload.is_zero() => Retention { payload: Duration::ZERO, row },
-            PrunesRowsWithBodies => Retention { payload, row: row.min(payload) },
+            PrunesEarly if !payload.is_zero() => retention.payload(Duration::ZERO),
+            PrunesRowsWithBodies => retention.row(row.min(payload)),
+            KeepsTheDead => Retention { dead: None, ..*retention },
+            PrunesTheDeadEarly => Retention { dead: dead.map(|_| Duration::ZERO), ..*retention },
             _ => *retention,
         };
         self.inner.prune(&retention).await
@@ -575,23 +609,50 @@ impl InboxAdmin for FlawedInbox {
     async fn list(
         &self,
         filter: &InboxFilter,
-        after: Option<u64>,
+        from: InboxCursor,
         most: usize,
-    ) -> Result<Vec<InboxRow>, StoreError> {
-        let all = InboxFilter::default();
-        let filter = if self.is(ListsWithoutFilter) { &all } else { filter };
-        let after = if self.is(ListsFromTheStart) { None } else { after };
-        let mut rows = self.inner.list(filter, after, most).await?;
-        if self.is(ListsBackwards) {
-            rows.reverse();
+    ) -> Result<InboxList, StoreError> {
+        let mut inner = filter.clone();
+        match self.flaw {
+            ListsWithoutFilter => inner = InboxFilter::default(),
+            FindsIdsByAnyPart => inner.job_prefix = None,
+            FindsErrorsByTheirCase => inner.error = None,
+            FindsRowsOfAnyAge => (inner.older_than, inner.newer_than) = (None, None),
+            _ => {}
         }
-        Ok(rows)
+        let from = match from {
+            InboxCursor::After(_) if self.is(ListsFromTheStart) => InboxCursor::Oldest,
+            InboxCursor::Newest if self.is(ListsOnlyForwards) => InboxCursor::Oldest,
+            InboxCursor::Before(number) if self.is(ListsOnlyForwards) => InboxCursor::After(number),
+            from => from,
+        };
+        let mut list = self.inner.list(&inner, from, most).await?;
+        match self.flaw {
+            ListsBackwards => list.rows.reverse(),
+            ListsTheLastRowAgain => {
+                list.next = list.next.map(|next| match next {
+                    InboxCursor::After(number) => InboxCursor::After(number - 1),
+                    InboxCursor::Before(number) => InboxCursor::Before(number + 1),
+                    next => next,
+                });
+            }
+            ListsWithoutEveryThirdRow if most > 2 => list.rows.retain(|row| row.number % 3 != 0),
+            EndsAListThatIsCut => list.next = None,
+            FindsIdsByAnyPart => {
+                let part = filter.job_prefix.as_deref().unwrap_or_default();
+                list.rows.retain(|row| row.job_id.contains(part));
+            }
+            FindsErrorsByTheirCase => {
+                let part = filter.error.as_deref();
+                let has = |error: &str| part.is_none_or(|part| error.contains(part));
+                list.rows.retain(|row| part.is_none() || row.error.as_deref().is_some_and(has));
+            }
+            _ => {}
+        }
+        Ok(list)
     }
 
     async fn get(&self, job: &JobId) -> Result<Option<(InboxRow, Option<Bytes>)>, StoreError> {
-        if self.memory.gone.lock().unwrap().contains(job) {
-            return Ok(None);
-        }
         let mut found = self.inner.get(job).await?;
         if let Some((row, _)) = &mut found {
             if self.is(KnowsNoAge) {
@@ -612,6 +673,60 @@ impl InboxAdmin for FlawedInbox {
             }
             _ => self.inner.replay(job).await,
         }
+    }
+
+    async fn discard(&self, job: &JobId) -> Result<bool, StoreError> {
+        match self.flaw {
+            DiscardsNothing => Ok(self.row(job).await.is_some_and(|row| row.state == InboxState::Dead)),
+            DiscardsAnything => {
+                let discarded = self.inner.discard(job).await?;
+                Ok(discarded || self.row(job).await.is_some())
+            }
+            _ => self.inner.discard(job).await,
+        }
+    }
+
+    async fn replay_all(&self, filter: &InboxFilter, most: u64, bulk: Bulk) -> Result<Changed, StoreError> {
+        let mut filter = filter.clone();
+        match self.flaw {
+            ReplaysInADryRun => {
+                self.inner.replay_all(&filter, most, Bulk::Apply).await?;
+            }
+            ReplaysWithoutFilter => filter = InboxFilter::default(),
+            ReplaysDeadLettersOnly => filter.state = filter.state.or(Some(InboxState::Dead)),
+            ReplaysOnlyRowsWithEvents => filter.status = filter.status.or(Some("completed".to_owned())),
+            ReplaysTheNewestFirst if bulk == Bulk::Apply && most < 100 => {
+                let left = self.inner.replay_all(&filter, u64::MAX, Bulk::DryRun).await?.rows;
+                let rows = self.inner.list(&filter, InboxCursor::Newest, usize::MAX).await?.rows;
+                let mut replayed = 0;
+                for row in rows.iter().filter_map(InboxRow::job) {
+                    if replayed < most && self.inner.replay(&row).await? {
+                        replayed += 1;
+                    }
+                }
+                return Ok(Changed::new(replayed, left > most));
+            }
+            CountsTheReplaysOfOthers if bulk == Bulk::Apply => {
+                let counted = self.inner.replay_all(&filter, most, Bulk::DryRun).await?;
+                yield_now().await;
+                self.inner.replay_all(&filter, most, Bulk::Apply).await?;
+                return Ok(counted);
+            }
+            _ => {}
+        }
+        let most = if self.is(ReplaysWithoutLimit) { u64::MAX } else { most };
+        Ok(self.changed(self.inner.replay_all(&filter, most, bulk).await?))
+    }
+
+    async fn discard_all(&self, filter: &InboxFilter, most: u64, bulk: Bulk) -> Result<Changed, StoreError> {
+        if self.is(DiscardsInADryRun) {
+            self.inner.discard_all(filter, most, Bulk::Apply).await?;
+        }
+        if self.is(DiscardsDoneRowsToo) && filter.state == Some(InboxState::Done) && bulk == Bulk::Apply {
+            return self.inner.replay_all(filter, most, bulk).await;
+        }
+        let most = if self.is(DiscardsWithoutLimit) { u64::MAX } else { most };
+        Ok(self.changed(self.inner.discard_all(filter, most, bulk).await?))
     }
 
     async fn stats(&self) -> Result<InboxStats, StoreError> {

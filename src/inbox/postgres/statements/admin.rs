@@ -1,46 +1,20 @@
 //! Statements of administration.
 
-use super::fragments::{EXPECTED, microseconds, next_number, since, until};
+use super::fragments::{EXPECTED, microseconds, since, until};
+use super::search::{can, replayed};
 use super::{FETCHED, NEVER_FETCHED, UNFINISHED};
+use crate::inbox::look::Change;
 use crate::postgres::TableName;
 
 /// Exact counts end at this many unfinished rows, and at this many that have ended.
 const MOST_UNFINISHED: u32 = 100_000;
 const MOST_ENDED: u32 = 10_000;
 
-pub(super) fn list(table: &TableName) -> String {
-    list_from(&table.to_string())
-}
-
-/// The few rows of these states are found by their indexes, and sorted: `OFFSET 0` keeps the planner from a walk
-/// through all rows in order.
-pub(super) fn list_unfinished(table: &TableName) -> String {
-    list_from(&format!(
-        "(SELECT * FROM {table} WHERE {NEVER_FETCHED} UNION ALL SELECT * FROM {table} WHERE {FETCHED}
-            OFFSET 0) AS unfinished"
-    ))
-}
-
-/// Likewise.
-pub(super) fn list_expected(table: &TableName) -> String {
-    list_from(&format!("(SELECT * FROM {table} WHERE {EXPECTED} OFFSET 0) AS expected"))
-}
-
-fn list_from(rows: &str) -> String {
-    format!(
-        "SELECT {view} FROM {rows}
-        WHERE number > $1 AND ($2 IS NULL OR state = $2) AND ($3 IS NULL OR job_type = $3)
-            AND ($4 IS NULL OR status = $4)
-        ORDER BY number LIMIT $5",
-        view = view()
-    )
-}
-
 pub(super) fn get(table: &TableName) -> String {
     format!("SELECT {}, body FROM {table} WHERE job_id = $1", view())
 }
 
-fn view() -> String {
+pub(super) fn view() -> String {
     format!(
         "number, job_id, state, job_type, status, verified, fetches, attempts, earlier_attempts, error,
             failures::text AS failures, {} AS now, {} AS age, {} AS due_in",
@@ -52,19 +26,14 @@ fn view() -> String {
 
 pub(super) fn replay(table: &TableName) -> String {
     format!(
-        "UPDATE {table} SET due_at = clock_timestamp(), ended_at = NULL,
-            fetches = 0, not_found = 0, next_fetch_at = NULL, unanswered_since = NULL,
-            state = CASE WHEN body IS NULL THEN 'expected' ELSE 'received' END,
-            fence = CASE WHEN body IS NULL THEN {next} ELSE fence END,
-            deadline_at = CASE WHEN body IS NULL THEN clock_timestamp() END,
-            earlier_attempts = CASE WHEN body IS NULL THEN earlier_attempts
-                ELSE least(greatest(earlier_attempts, 0)::int8 + greatest(attempts, 0), 2147483647)::int4 END,
-            attempts = CASE WHEN body IS NULL THEN attempts ELSE 0 END
-        WHERE job_id = $1
-            AND (state = 'dead' AND status IS NULL OR state IN ('done', 'dead') AND body IS NOT NULL)
-        RETURNING true",
-        next = next_number("fence")
+        "UPDATE {table} AS job SET {} WHERE job_id = $1 AND {} RETURNING true",
+        replayed(),
+        can(Some(Change::Replay))
     )
+}
+
+pub(super) fn discard(table: &TableName) -> String {
+    format!("DELETE FROM {table} WHERE job_id = $1 AND {} RETURNING true", can(Some(Change::Discard)))
 }
 
 /// Counts the rows of each index up to a limit. Further rows are estimated: the server keeps the size of each index.

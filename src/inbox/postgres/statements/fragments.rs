@@ -1,6 +1,7 @@
 //! The parts that several statements share.
 
 use crate::inbox::failed_attempts::{EXPIRED, MOST, MOST_CHARACTERS};
+use crate::inbox::row::{FENCE_BITS, MOST_NUMBERED};
 use crate::inbox::text::CUT;
 use crate::postgres::TableName;
 
@@ -47,12 +48,15 @@ pub(super) fn until(time: &str) -> String {
     format!("CASE WHEN isfinite({time}) THEN {left} END")
 }
 
-/// A number that another program set to the maximum must not fail a statement for many rows.
-pub(super) fn next_number(number: &str) -> String {
-    format!("least({number}, 9223372036854775806) + 1")
+/// The next fencing token of a row named `job`, which is above the row's [`first_fence`](crate::inbox::row::first_fence). A
+/// number that another program set to the maximum must not fail a statement for many rows.
+pub(super) fn next_fence() -> String {
+    format!(
+        "least(greatest(job.fence, least(job.number, {MOST_NUMBERED}) << {FENCE_BITS}), 9223372036854775806) + 1"
+    )
 }
 
-/// The same for a count.
+/// A count, likewise.
 pub(super) fn one_more(number: &str) -> String {
     format!("least({number}, 2147483646) + 1")
 }
@@ -119,7 +123,7 @@ fn brief(error: &str) -> String {
 
 /// Sets a row's columns for another event of its job, when it is expected again. Otherwise its failed attempts are these.
 pub(super) fn expect_another(when: &str, failures: &str) -> String {
-    let next = next_number("job.fence");
+    let next = next_fence();
     let columns = [
         ("fence", &*next),
         ("attempts", "0"),

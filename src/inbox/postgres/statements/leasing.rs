@@ -2,7 +2,7 @@
 
 use super::fragments::{
     EXPECTED, LEASABLE, LEASED, RUNNING, counts, expected_again, expired_attempt, from_now, history,
-    microseconds, next_number, one_more, since,
+    microseconds, next_fence, one_more, since,
 };
 use super::{FETCHED, NEVER_FETCHED};
 use crate::postgres::TableName;
@@ -35,7 +35,7 @@ pub(super) fn lease(table: &TableName) -> String {
         ORDER BY fetches, due_since, number",
         due = "number, due_at, state = 'running' AS expired, state = 'running' AND begun AS was_begun",
         until = from_now(2),
-        next = next_number("job.fence"),
+        next = next_fence(),
         one_more = one_more("job.attempts"),
         expected_again = expected_again(),
         failures = expired_attempt("due"),
@@ -114,7 +114,7 @@ pub(super) fn overdue(table: &TableName) -> String {
         )
         SELECT * FROM leased ORDER BY fetches, due_since, number",
         until = from_now(2),
-        next = next_number("job.fence"),
+        next = next_fence(),
         late = since("coalesce(deadline_at, received_at)"),
         history = history(),
         counts = counts(table, EXPECTED),

@@ -8,6 +8,7 @@ mod fragments;
 mod leasing;
 mod pruning;
 mod receiving;
+pub(super) mod search;
 mod settling;
 
 use crate::postgres::TableName;
@@ -48,11 +49,10 @@ pub(super) struct Statements {
     pub(super) contains: String,
     pub(super) prune_rows: String,
     pub(super) prune_payloads: String,
-    pub(super) list: String,
-    pub(super) list_unfinished: String,
-    pub(super) list_expected: String,
+    pub(super) prune_dead: String,
     pub(super) get: String,
     pub(super) replay: String,
+    pub(super) discard: String,
     pub(super) stats: String,
     pub(super) set_aside: String,
     pub(super) notify: String,
@@ -93,11 +93,10 @@ impl Statements {
             contains: format!("SELECT FROM {table} WHERE job_id = $1"),
             prune_rows: pruning::prune_rows(table),
             prune_payloads: pruning::prune_payloads(table),
-            list: admin::list(table),
-            list_unfinished: admin::list_unfinished(table),
-            list_expected: admin::list_expected(table),
+            prune_dead: pruning::prune_dead(table),
             get: admin::get(table),
             replay: admin::replay(table),
+            discard: admin::discard(table),
             stats: admin::stats(table),
             set_aside: leasing::set_aside(table),
             // A notification is only a hint to look into the table, so it need not be on the disk.

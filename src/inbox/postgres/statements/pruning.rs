@@ -22,6 +22,20 @@ pub(super) fn prune_rows(table: &TableName) -> String {
     )
 }
 
+/// Deletes dead rows.
+pub(super) fn prune_dead(table: &TableName) -> String {
+    format!(
+        "WITH old AS MATERIALIZED (
+            SELECT number, ended_at, coalesce(octet_length(body), 0) AS bytes FROM {table}
+            WHERE state = 'dead' AND ended_at <= {} ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        )
+        DELETE FROM {table} WHERE number IN ({})
+        RETURNING true",
+        long_ago(1),
+        few("old"),
+    )
+}
+
 /// Deletes the events of done rows.
 pub(super) fn prune_payloads(table: &TableName) -> String {
     format!(

@@ -1,7 +1,7 @@
 //! Statements that store events and registrations.
 
 use super::fragments::{
-    DURABLY, EXPECTED, FINAL, LEASABLE, REPLICATED, expect_another, microseconds, next_number,
+    DURABLY, EXPECTED, FINAL, LEASABLE, REPLICATED, expect_another, microseconds, next_fence,
 };
 use super::{FETCHED, NEVER_FETCHED};
 use crate::postgres::TableName;
@@ -68,7 +68,7 @@ pub(super) fn receive(table: &TableName) -> String {
         SELECT place, written.job_id IS NOT NULL AS stored, conflict
         FROM incoming LEFT JOIN written USING (job_id), (SELECT count(*) FROM durably) AS durably,
             (SELECT count(*) FROM replicated) AS replicated",
-        next = next_number("job.fence")
+        next = next_fence()
     )
 }
 

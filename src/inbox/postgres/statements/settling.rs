@@ -2,7 +2,7 @@
 
 use super::fragments::{
     FINAL, IS_RECEIVED, LEASABLE, LEASED, RUNNING, expect_another, expected_again, failed_attempt, from_now,
-    next_number, one_more,
+    next_fence, one_more,
 };
 use crate::postgres::TableName;
 
@@ -174,14 +174,14 @@ fn fetched(table: &TableName, not_found: &str, unanswered_since: &str) -> String
 /// Ends a lease without a result. An expected job has no earlier lease, so no repetition is looked for.
 fn back(table: &TableName, sets: &str) -> String {
     format!(
-        "UPDATE {table} SET
+        "UPDATE {table} AS job SET
             state = CASE state WHEN 'expected' THEN 'expected' ELSE 'received' END,
             due_at = CASE state WHEN 'received' THEN due_at ELSE {from_now} END,
             fence = CASE state WHEN 'expected' THEN {next} ELSE fence END,
             attempts = attempts - CASE state WHEN 'running' THEN 1 ELSE 0 END{sets}
         WHERE {LEASED} AND state IN ({LEASABLE}, 'received')
         RETURNING {IS_RECEIVED}",
-        next = next_number("fence"),
+        next = next_fence(),
         from_now = from_now(3)
     )
 }
@@ -189,13 +189,13 @@ fn back(table: &TableName, sets: &str) -> String {
 /// Makes a job expected again: the API says that it runs.
 pub(super) fn pending(table: &TableName) -> String {
     format!(
-        "UPDATE {table} SET state = 'expected', due_at = {from_now}, fence = {next},
+        "UPDATE {table} AS job SET state = 'expected', due_at = {from_now}, fence = {next},
             attempts = attempts - CASE state WHEN 'running' THEN 1 ELSE 0 END,
             fetches = {one_more_fetch}, not_found = 0, next_fetch_at = {from_now}, unanswered_since = NULL, error = NULL,
             deadline_at = coalesce(deadline_at, clock_timestamp()), {NO_EVENT}
         WHERE {LEASED} AND state IN ({LEASABLE})
         RETURNING true",
-        next = next_number("fence"),
+        next = next_fence(),
         one_more_fetch = one_more("fetches"),
         from_now = from_now(3)
     )

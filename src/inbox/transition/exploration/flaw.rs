@@ -30,12 +30,13 @@ pub(super) enum Flaw {
     ForgetsTheDeadlineOfAnEarlyEvent,
     DuplicatesReviveDeadLetters,
     PrunesTheDead,
+    DiscardsDoneRows,
     ReplaysRunningRows,
     ExpectsReceivedJobs,
     NeverFetchesAgain,
 }
 
-pub(super) const FLAWS: [Flaw; 27] = [
+pub(super) const FLAWS: [Flaw; 28] = [
     KeepsTheFencingToken,
     LeasesBeforeTheEnd,
     LeasesNoExpiredRow,
@@ -60,6 +61,7 @@ pub(super) const FLAWS: [Flaw; 27] = [
     ForgetsTheDeadlineOfAnEarlyEvent,
     DuplicatesReviveDeadLetters,
     PrunesTheDead,
+    DiscardsDoneRows,
     ReplaysRunningRows,
     ExpectsReceivedJobs,
     NeverFetchesAgain,
@@ -141,11 +143,17 @@ impl Flaw {
             (ForgetsTheDeadlineOfAnEarlyEvent, Call::Receive(Body::Early)) => {
                 row(&mut after, |row| row.deadline = None);
             }
-            (DuplicatesReviveDeadLetters, Call::Receive(_)) if phase(before) == Some(Phase::Dead) => {
+            (DuplicatesReviveDeadLetters, Call::Receive(_))
+                if matches!(phase(before), Some(Phase::Dead { .. })) =>
+            {
                 row(&mut after, |row| row.phase = Phase::Received { due_at: NOW });
             }
-            (PrunesTheDead, Call::PruneRow) if phase(before) == Some(Phase::Dead) => {
+            (PrunesTheDead, Call::PruneRow) if matches!(phase(before), Some(Phase::Dead { .. })) => {
                 (after.row, after.body, after.workers) = (None, None, [None; 2]);
+            }
+            (DiscardsDoneRows, Call::Discard) if matches!(phase(before), Some(Phase::Done { .. })) => {
+                (after.row, after.body, after.workers) = (None, None, [None; 2]);
+                return (Reply::Done(true), after);
             }
             (ReplaysRunningRows, Call::Replay) if is_running(before) => {
                 row(&mut after, |row| row.phase = Phase::Received { due_at: NOW });

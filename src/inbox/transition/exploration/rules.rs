@@ -23,6 +23,9 @@ pub(super) fn check(before: &State, call: Call, reply: Reply, after: &mut State,
         Call::Lease(..) => leased(before, reply, after)?,
         Call::Begin(_) => rule(reply == STALE || is(after, |row| row.begun), "a beginning is noted")?,
         Call::Settle(_, outcome) => settled(before, outcome, reply, after)?,
+        Call::Discard => {
+            rule(reply != Reply::Done(true) || is_dead(before), "only dead letters are discarded")?;
+        }
         Call::PruneBody | Call::PruneRow => {
             rule(
                 reply == Reply::Pruned(Remains::Everything) || is_done(before),
@@ -43,7 +46,7 @@ pub(super) fn ends(state: &State, flaw: Option<Flaw>) -> Kept {
     due = due.call(Call::Tick, flaw).1;
     let Some(phase) = phase(&due) else { return Ok(()) };
     let lease = match phase {
-        Phase::Done { .. } | Phase::Dead => return Ok(()),
+        Phase::Done { .. } | Phase::Dead { .. } => return Ok(()),
         Phase::Expected { .. } => Call::Overdue(0, For::ATick),
         Phase::Received { .. } | Phase::Running { .. } => Call::Lease(0, For::ATick),
     };
@@ -71,7 +74,7 @@ fn is_done(state: &State) -> bool {
 }
 
 fn is_dead(state: &State) -> bool {
-    phase(state) == Some(Phase::Dead)
+    matches!(phase(state), Some(Phase::Dead { .. }))
 }
 
 fn is_running(state: &State) -> bool {
@@ -95,7 +98,7 @@ fn sound(state: &State) -> Kept {
         Phase::Expected { .. } => row.event.is_none(),
         Phase::Received { .. } | Phase::Running { .. } => state.body.is_some(),
         Phase::Done { .. } => row.event.is_some(),
-        Phase::Dead => true,
+        Phase::Dead { .. } => true,
     };
     rule(is_sound, "each phase has what it needs")
 }
@@ -109,7 +112,9 @@ fn phases(before: &State, call: Call, after: &State) -> Kept {
     let may = match (phase(before), call) {
         (None, Call::Receive(_)) => is_received,
         (None, Call::Expect(_)) => is_expected(after),
-        (Some(Phase::Expected { .. } | Phase::Done { .. } | Phase::Dead), Call::Receive(_)) => is_received,
+        (Some(Phase::Expected { .. } | Phase::Done { .. } | Phase::Dead { .. }), Call::Receive(_)) => {
+            is_received
+        }
         (Some(Phase::Expected { .. }), Call::Verify(_)) => is_received,
         (Some(Phase::Expected { .. }), Call::Settle(_, Settles::Dead | Settles::Rejected)) => is_dead(after),
         (Some(Phase::Received { .. }), Call::Lease(..)) => is_running(after),
@@ -121,10 +126,12 @@ fn phases(before: &State, call: Call, after: &State) -> Kept {
             Settles::Pending(_) => is_expected(after),
             Settles::Release(_) | Settles::NotFound(_) | Settles::Failed(_) => is_received,
         },
-        (Some(Phase::Done { .. } | Phase::Dead), Call::Expect(_)) => is_expected(after),
+        (Some(Phase::Done { .. } | Phase::Dead { .. }), Call::Expect(_)) => is_expected(after),
         (Some(Phase::Done { .. }), Call::Replay) => is_received,
-        (Some(Phase::Dead), Call::Replay) => is_received || is_expected(after),
-        (Some(Phase::Done { .. }), Call::PruneRow) => after.row.is_none(),
+        (Some(Phase::Dead { .. }), Call::Replay) => is_received || is_expected(after),
+        (Some(Phase::Dead { .. }), Call::Discard) | (Some(Phase::Done { .. }), Call::PruneRow) => {
+            after.row.is_none()
+        }
         _ => false,
     };
     rule(may, "a row changes its phase as the diagram shows")
@@ -224,7 +231,10 @@ fn settled(before: &State, outcome: Settles, reply: Reply, after: &State) -> Kep
 fn verified(before: &State, call: Call, after: &State) -> Kept {
     let flag = |state: &State| is(state, |row| row.event.as_ref().is_some_and(|event| event.verified));
     let has_left = flag(before) && !flag(after);
-    let may = matches!(call, Call::Settle(_, Settles::Rejected | Settles::Pending(_)) | Call::PruneRow);
+    let may = matches!(
+        call,
+        Call::Settle(_, Settles::Rejected | Settles::Pending(_)) | Call::Discard | Call::PruneRow
+    );
     rule(!has_left || may, "a verified event stays")?;
     rule(flag(before) || !flag(after) || matches!(call, Call::Verify(_)), "only a fetched event is verified")
 }
@@ -278,7 +288,8 @@ fn promised(before: &State, call: Call, reply: Reply, after: &mut State) -> Kept
         Call::Tick => promised.is_leased = false,
         _ => {}
     }
-    if reply == Reply::Pruned(Remains::Nothing) {
+    let is_discarded = call == Call::Discard && reply == Reply::Done(true);
+    if is_discarded || reply == Reply::Pruned(Remains::Nothing) {
         promised = super::state::Promised::default();
     }
     after.promised = promised;

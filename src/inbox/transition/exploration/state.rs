@@ -15,7 +15,7 @@ use crate::store::Fenced;
 
 pub(super) const NOW: Timestamp = Timestamp(0);
 const LATER: Timestamp = Timestamp(1);
-/// The fencing token of a simplified row, and of a lease that is not the row's last.
+/// The fencing token of a simplified or new row, and of a lease that is not the row's last.
 const FENCE: u64 = 2;
 const OLD_FENCE: u64 = 1;
 
@@ -67,6 +67,7 @@ pub(super) enum Call {
     /// A worker forgets its lease: it crashed, or has ended its work.
     Forget(usize),
     Replay,
+    Discard,
     PruneBody,
     PruneRow,
     Tick,
@@ -215,6 +216,7 @@ impl Call {
                 format!("settle {lease} {name} {}", length(time))
             }
             Self::Replay => "replay".to_owned(),
+            Self::Discard => "discard".to_owned(),
             Self::PruneBody => "prune 0 1".to_owned(),
             Self::PruneRow => "prune 1 0".to_owned(),
             Self::Forget(_) | Self::Tick => return None,
@@ -225,7 +227,7 @@ impl Call {
 impl State {
     /// The calls that can follow.
     pub(super) fn calls(&self) -> Vec<Call> {
-        let mut calls = vec![Call::Replay, Call::PruneBody, Call::PruneRow];
+        let mut calls = vec![Call::Replay, Call::Discard, Call::PruneBody, Call::PruneRow];
         calls.extend([Body::Early, Body::Final, Body::OtherFinal].map(Call::Receive));
         calls.extend(For::ALL.map(Call::Expect));
         // Idle workers are alike.
@@ -270,16 +272,16 @@ impl State {
         let Some(row) = &mut self.row else {
             match call {
                 Call::Receive(body) => {
-                    self.row = Some(Row::received(body.event(), NOW));
+                    self.row = Some(Row { fence: FENCE, ..Row::received(body.event(), NOW) });
                     self.body = Some(body);
                     return STORED;
                 }
                 Call::Expect(deadline) => {
-                    self.row = Some(Row::expected(deadline.duration(), NOW));
+                    self.row = Some(Row { fence: FENCE, ..Row::expected(deadline.duration(), NOW) });
                     return Reply::Done(true);
                 }
                 Call::Lease(..) | Call::Overdue(..) => return Reply::NotGranted,
-                Call::Replay => return Reply::Done(false),
+                Call::Replay | Call::Discard => return Reply::Done(false),
                 Call::PruneBody | Call::PruneRow => return Reply::Pruned(Remains::Everything),
                 _ => return STALE,
             }
@@ -321,10 +323,19 @@ impl State {
                 fenced(row.settle(&Lease::new(job(), fence), &outcome.outcome(), NOW))
             }
             Call::Replay => (Reply::Done(row.replay(NOW)), BodyChange::Keep),
+            Call::Discard => {
+                let is_discarded = row.can_be_discarded();
+                if is_discarded {
+                    (self.row, self.body) = (None, None);
+                    // The tokens of the next row begin above.
+                    self.workers.iter_mut().flatten().for_each(|fence| *fence = OLD_FENCE);
+                }
+                (Reply::Done(is_discarded), BodyChange::Keep)
+            }
             Call::PruneBody | Call::PruneRow => {
                 let (kept, pruned) = (Duration::from_secs(1), Duration::ZERO);
                 let (payload, of_row) = if call == Call::PruneRow { (kept, pruned) } else { (pruned, kept) };
-                let remains = row.prune(&Retention { payload, row: of_row }, NOW);
+                let remains = row.prune(&Retention::default().payload(payload).row(of_row), NOW);
                 let change =
                     if remains == Remains::WithoutBody { BodyChange::Drop } else { BodyChange::Keep };
                 if remains == Remains::Nothing {
@@ -351,7 +362,7 @@ impl State {
             | Phase::Received { due_at: at }
             | Phase::Running { until: at }
             | Phase::Done { done_at: at } => Some(at),
-            Phase::Dead => None,
+            Phase::Dead { .. } => None,
         };
         time.into_iter().chain(&mut fetches.next_at).chain(deadline).collect()
     }
@@ -380,7 +391,7 @@ impl State {
             Some(Phase::Received { .. }) => 2,
             Some(Phase::Running { .. }) => 3,
             Some(Phase::Done { .. }) => 4,
-            Some(Phase::Dead) => 5,
+            Some(Phase::Dead { .. }) => 5,
         };
         let is_final = self.body.map(Body::is_final);
         let goes_on = is_final == Some(false) && self.row.as_ref().is_some_and(|row| row.deadline.is_some());

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::{HOUR, LEASE, client, completed, count, event, inbox, job, lease_one};
 use crate::support::databases::{PASSWORD, Server, free_port, postgres};
 use crate::support::eventually;
+use crate::support::inboxes::all_rows;
 use crate::support::proxy::Proxy;
 
 #[tokio::test]
@@ -154,13 +155,7 @@ async fn each_call_that_is_answered_outlives_a_server_that_is_killed_right_after
 }
 
 async fn every_job(inbox: &PostgresInbox) -> HashSet<String> {
-    let (mut jobs, mut after) = (HashSet::new(), None);
-    loop {
-        let rows = inbox.list(&InboxFilter::default(), after, 1000).await.unwrap();
-        let Some(last) = rows.last() else { return jobs };
-        after = Some(last.number);
-        jobs.extend(rows.iter().map(|row| row.job_id.clone()));
-    }
+    all_rows(inbox, &InboxFilter::default()).await.into_iter().map(|row| row.job_id).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,8 +8,8 @@ use proptest::test_runner::TestRunner;
 use qomplement_webhooks::conformance::inbox_all;
 use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::inbox::{
-    Bind, InboxAdmin, InboxFilter, InboxRow, InboxState, InboxStats, Lease, Leased, Outcome, Overdue, Pruned,
-    Receipt, Retention, Statement,
+    Bind, Bulk, Changed, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow, InboxState, InboxStats,
+    Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention, Statement,
 };
 use qomplement_webhooks::store::{Fenced, StoreError};
 use qomplement_webhooks::{InboxStore, JobId, PostgresInbox, async_trait};
@@ -128,10 +128,10 @@ impl InboxAdmin for Joined {
     async fn list(
         &self,
         filter: &InboxFilter,
-        after: Option<u64>,
+        from: InboxCursor,
         most: usize,
-    ) -> Result<Vec<InboxRow>, StoreError> {
-        self.inbox.list(filter, after, most).await
+    ) -> Result<InboxList, StoreError> {
+        self.inbox.list(filter, from, most).await
     }
 
     async fn get(&self, job: &JobId) -> Result<Option<(InboxRow, Option<Bytes>)>, StoreError> {
@@ -140,6 +140,18 @@ impl InboxAdmin for Joined {
 
     async fn replay(&self, job: &JobId) -> Result<bool, StoreError> {
         self.inbox.replay(job).await
+    }
+
+    async fn discard(&self, job: &JobId) -> Result<bool, StoreError> {
+        self.inbox.discard(job).await
+    }
+
+    async fn replay_all(&self, filter: &InboxFilter, most: u64, bulk: Bulk) -> Result<Changed, StoreError> {
+        self.inbox.replay_all(filter, most, bulk).await
+    }
+
+    async fn discard_all(&self, filter: &InboxFilter, most: u64, bulk: Bulk) -> Result<Changed, StoreError> {
+        self.inbox.discard_all(filter, most, bulk).await
     }
 
     async fn stats(&self) -> Result<InboxStats, StoreError> {

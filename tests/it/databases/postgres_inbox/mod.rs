@@ -7,6 +7,7 @@ pub mod joining;
 mod limits;
 mod listening;
 mod model;
+mod plans;
 mod racing;
 mod replica;
 mod rows;

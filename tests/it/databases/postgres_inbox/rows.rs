@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use qomplement_webhooks::event::Envelope;
-use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, Lease, Outcome, Receipt, Retention};
+use qomplement_webhooks::inbox::{
+    Bulk, InboxAdmin, InboxCursor, InboxFilter, InboxState, Lease, Outcome, Receipt, Retention,
+};
 use qomplement_webhooks::store::Fenced;
 use qomplement_webhooks::{InboxStore, PostgresInbox};
 use tokio_postgres::NoTls;
@@ -23,7 +25,7 @@ async fn the_first_of_two_events_with_different_bytes_is_kept() {
     let leased = lease_one(&inbox).await;
     assert_eq!(&leased.body, event("job", "completed", "first").body());
     let _ = inbox.settle(&leased.lease, &Outcome::Done).await.unwrap();
-    inbox.prune(&Retention { payload: Duration::ZERO, row: HOUR }).await.unwrap();
+    inbox.prune(&Retention::default().payload(Duration::ZERO).row(HOUR)).await.unwrap();
     // What it differs from is no longer known.
     assert_eq!(inbox.receive(&event("job", "failed", "second")).await.unwrap(), Receipt::Duplicate);
 }
@@ -136,9 +138,13 @@ async fn durations_have_no_bounds_that_postgres_would_refuse() {
         assert_eq!(inbox.renew(lease, time).await.unwrap(), Fenced::Applied);
         let again = Outcome::Retry { after: time, error: String::new() };
         assert_eq!(inbox.settle(lease, &again).await.unwrap(), Fenced::Applied);
-        inbox.prune(&Retention { payload: time, row: time }).await.unwrap();
+        inbox.prune(&Retention::default().payload(time).row(time)).await.unwrap();
     }
-    inbox.list(&InboxFilter::default(), Some(u64::MAX), usize::MAX).await.unwrap();
+    for number in [0, u64::MAX] {
+        for from in [InboxCursor::After(number), InboxCursor::Before(number)] {
+            inbox.list(&InboxFilter::default().older_than(Duration::MAX), from, usize::MAX).await.unwrap();
+        }
+    }
     let far = Lease::new(job("long"), u64::MAX);
     assert_eq!(inbox.settle(&far, &Outcome::Done).await.unwrap(), Fenced::Stale);
 }
@@ -199,22 +205,25 @@ async fn pruning_takes_what_is_done_in_small_batches() {
             now() - interval '2 days', now() - interval '1 day'
         FROM generate_series(1, 1500) AS i, unnest(ARRAY['done', 'dead']) AS state";
     client.batch_execute(fill).await.unwrap();
-    let kept = Retention { payload: Duration::MAX, row: Duration::MAX };
+    let kept = Retention::default().payload(Duration::MAX).row(Duration::MAX);
     assert_eq!(inbox.prune(&kept).await.unwrap(), Default::default());
-    let half = inbox.prune(&Retention { payload: HOUR, row: Duration::MAX }).await.unwrap();
+    let half = inbox.prune(&Retention::default().payload(HOUR).row(Duration::MAX)).await.unwrap();
     assert_eq!((half.payloads, half.rows), (750, 0));
     // A row that somebody has locked is left for the next time, and not waited for.
     client
         .batch_execute("BEGIN; SELECT FROM pruned_inbox.inbox WHERE job_id = 'done1' FOR UPDATE")
         .await
         .unwrap();
-    let all = Retention { payload: HOUR, row: HOUR };
+    let all = Retention::default().payload(HOUR).row(HOUR);
     let rows = [inbox.prune(&all).await.unwrap().rows, inbox.prune(&all).await.unwrap().rows];
     assert_eq!(rows, [1000, 499]);
     client.batch_execute("COMMIT").await.unwrap();
     assert_eq!(inbox.prune(&all).await.unwrap().rows, 1);
     let stats = inbox.stats().await.unwrap();
     assert_eq!((stats.done, stats.dead), (0, 1500));
+    assert_eq!(inbox.prune(&all.dead(Duration::MAX)).await.unwrap(), Default::default());
+    let dead = [inbox.prune(&all.dead(HOUR)).await.unwrap(), inbox.prune(&all.dead(HOUR)).await.unwrap()];
+    assert_eq!(dead.map(|pruned| (pruned.rows, pruned.dead)), [(0, 1000), (0, 500)]);
 }
 
 #[tokio::test]
@@ -225,7 +234,8 @@ async fn pruning_takes_large_bodies_a_few_at_once() {
         SELECT i::text, 'done', 'extract', 'completed', repeat('x', 30 << 20)::bytea,
             now() - interval '2 days', now() - interval '1 day' + i * interval '1 second'
         FROM generate_series(1, 7) AS i";
-    let prune = async |payload, row| inbox.prune(&Retention { payload, row }).await.unwrap();
+    let prune =
+        async |payload, row| inbox.prune(&Retention::default().payload(payload).row(row)).await.unwrap();
     client.batch_execute(fill).await.unwrap();
     for expected in [3, 3, 1, 0] {
         let pruned = prune(HOUR, Duration::MAX).await;
@@ -236,6 +246,46 @@ async fn pruning_takes_large_bodies_a_few_at_once() {
     for expected in [3, 3, 1, 0] {
         assert_eq!(prune(Duration::MAX, HOUR).await.rows, expected);
     }
+}
+
+#[tokio::test]
+async fn changes_of_many_rows_leave_locked_ones_and_take_large_bodies_a_few_at_once() {
+    let (inbox, client) = (inbox("changed_rows").await, client(postgres()).await);
+    // The last one has no body.
+    let fill = "INSERT INTO changed_rows.inbox (job_id, state, job_type, status, body, received_at, ended_at)
+        SELECT i::text, 'dead', CASE WHEN i < 2507 THEN 'extract' END, CASE WHEN i < 2507 THEN 'completed' END,
+            CASE WHEN i <= 7 THEN repeat('x', 30 << 20)::bytea WHEN i < 2507 THEN 'x'::bytea END, now(), now()
+        FROM generate_series(1, 2507) AS i";
+    client.batch_execute(fill).await.unwrap();
+    let lock = "BEGIN; SELECT FROM changed_rows.inbox WHERE job_id IN ('3', '2000') FOR UPDATE";
+    client.batch_execute(lock).await.unwrap();
+    let all = InboxFilter::default();
+    let some = inbox.replay_all(&all, 5, Bulk::Apply).await.unwrap();
+    assert_eq!((some.rows, some.more), (5, true));
+    let rest = inbox.discard_all(&all, u64::MAX, Bulk::Apply).await.unwrap();
+    assert_eq!((rest.rows, rest.more), (2500, true), "two are locked");
+    client.batch_execute("COMMIT").await.unwrap();
+    let last = inbox.discard_all(&all, u64::MAX, Bulk::Apply).await.unwrap();
+    assert_eq!((last.rows, last.more), (2, false));
+    assert_eq!(count(&client, "SELECT sum(number)::int8 FROM changed_rows.inbox").await, 1 + 2 + 4 + 5 + 6);
+}
+
+#[tokio::test]
+async fn many_rows_with_a_prefix_are_changed_in_the_order_of_arrival() {
+    let (inbox, client) = (inbox("many_with_a_prefix").await, client(postgres()).await);
+    let fill =
+        "INSERT INTO many_with_a_prefix.inbox (job_id, state, job_type, status, body, received_at, ended_at)
+        SELECT 'p-' || 9999 - i, 'dead', 'extract', 'completed', 'x'::bytea, now(), now()
+        FROM generate_series(1, 3500) AS i";
+    client.batch_execute(fill).await.unwrap();
+    let all = InboxFilter::default().job_prefix("p-");
+    let first = inbox.replay_all(&all, 2, Bulk::Apply).await.unwrap();
+    assert_eq!((first.rows, first.more), (2, true));
+    let replayed = "SELECT sum(number)::int8 FROM many_with_a_prefix.inbox WHERE state = 'received'";
+    assert_eq!(count(&client, replayed).await, 1 + 2);
+    let rest = inbox.discard_all(&all, u64::MAX, Bulk::Apply).await.unwrap();
+    assert_eq!((rest.rows, rest.more), (3498, false));
+    assert_eq!(count(&client, replayed).await, 1 + 2);
 }
 
 #[tokio::test]

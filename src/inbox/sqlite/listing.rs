@@ -1,0 +1,196 @@
+//! Finds the rows that a filter selects, in the order of arrival, a bounded number at a time.
+
+use std::time::Duration;
+
+use ::rusqlite::{Connection, params};
+
+use super::{now, reads};
+use crate::inbox::filter::Prefix;
+use crate::inbox::look::{Change, Look};
+use crate::inbox::text::storable;
+use crate::inbox::{InboxCursor, InboxFilter, InboxList, InboxState};
+
+/// The rows that a filter selects. The state stands in the statements that need it for a partial index, too.
+const MATCHES: &str = "(?2 IS NULL OR job_type = ?2) AND (?3 IS NULL OR status = ?3)
+        AND (?4 IS NULL OR instr(lower(error), ?4) > 0)
+        AND (?5 IS NULL OR received_at <= ?5) AND (?6 IS NULL OR received_at > ?6)
+        AND (?7 IS NULL OR job_id >= ?7 AND job_id < ?8) AND (?9 IS NULL OR state = ?9)";
+
+/// The numbers of rows, and the place where the search goes on.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) ids: Vec<i64>,
+    pub(super) next: Option<InboxCursor>,
+}
+
+impl Look {
+    /// The table, and the condition for the look's index.
+    fn rows(self) -> &'static str {
+        match self {
+            Self::All => "inbox WHERE true",
+            Self::Dead => "inbox INDEXED BY inbox_dead WHERE state = 'dead'",
+            Self::Unfinished => "inbox INDEXED BY inbox_leasable WHERE state IN ('received', 'running')",
+            Self::Expected => "inbox INDEXED BY inbox_expected WHERE state = 'expected'",
+            Self::WithPrefix => "inbox WHERE job_id >= ?7 AND job_id < ?8",
+        }
+    }
+
+    /// A statement that walks through the rows in the order of a list, and tells which are selected.
+    fn walk(self, from: InboxCursor, change: Option<Change>) -> String {
+        format!("SELECT id, {} FROM {} AND {}", selects(change), self.rows(), range(from))
+            + if from.is_oldest_first() { " ORDER BY id" } else { " ORDER BY id DESC" }
+    }
+
+    /// A statement that returns all rows, in any order.
+    fn gather(self, from: InboxCursor, change: Option<Change>) -> String {
+        format!("SELECT id, {} AND {} FROM {}", selects(change), range(from), self.rows())
+    }
+}
+
+/// The rows on one side of ?1.
+fn range(from: InboxCursor) -> &'static str {
+    if from.is_oldest_first() { "id >= ?1" } else { "id <= ?1" }
+}
+
+/// The rows that match and can be changed.
+fn selects(change: Option<Change>) -> String {
+    let can = match change {
+        None => "true",
+        Some(Change::Replay) => {
+            "(state IN ('done', 'dead') AND bytes IS NOT NULL OR state = 'dead' AND status IS NULL)"
+        }
+        Some(Change::Discard) => "state = 'dead'",
+    };
+    format!("{can} AND {MATCHES}")
+}
+
+/// Lists up to `most` rows.
+pub(super) fn list(
+    connection: &Connection,
+    filter: &InboxFilter,
+    from: InboxCursor,
+    most: usize,
+) -> ::rusqlite::Result<InboxList> {
+    // One snapshot for all statements. Ended by its drop.
+    let _snapshot = connection.unchecked_transaction()?;
+    let found = find(connection, filter, from, most, None)?;
+    let now = now();
+    let mut rows = Vec::with_capacity(found.ids.len());
+    for id in found.ids {
+        rows.extend(reads::numbered(connection, id, now)?);
+    }
+    Ok(InboxList::new(rows, found.next))
+}
+
+/// Finds up to `most` rows that match and, if a change is given, can be changed.
+pub(super) fn find(
+    connection: &Connection,
+    filter: &InboxFilter,
+    from: InboxCursor,
+    most: usize,
+    change: Option<Change>,
+) -> ::rusqlite::Result<Found> {
+    let search = Search { connection, filter, from, most, change };
+    for look in Look::of(filter, from, change) {
+        if !look.is_sorted() {
+            return search.walk(look);
+        }
+        if let Some(found) = search.sorted(look)? {
+            return Ok(found);
+        }
+    }
+    Ok(Found::default())
+}
+
+struct Search<'a> {
+    connection: &'a Connection,
+    filter: &'a InboxFilter,
+    from: InboxCursor,
+    most: usize,
+    change: Option<Change>,
+}
+
+impl Search<'_> {
+    /// Walks through rows until enough are found, or enough were looked at.
+    fn walk(&self, look: Look) -> ::rusqlite::Result<Found> {
+        let (mut found, mut at, mut looked) = (Found::default(), self.from, 0);
+        self.each(&look.walk(self.from, self.change), |id, fits| {
+            if looked == look.most() || found.ids.len() == self.most {
+                found.next = Some(at);
+                return false;
+            }
+            looked += 1;
+            at = self.from.past(u64::try_from(id).unwrap_or(0));
+            if fits {
+                found.ids.push(id);
+            }
+            true
+        })?;
+        Ok(found)
+    }
+
+    /// Finds rows by an index, and sorts them. `None` if there are too many.
+    fn sorted(&self, look: Look) -> ::rusqlite::Result<Option<Found>> {
+        let (mut ids, mut looked) = (Vec::new(), 0);
+        self.each(&look.gather(self.from, self.change), |id, fits| {
+            looked += 1;
+            if fits {
+                ids.push(id);
+            }
+            looked <= look.most()
+        })?;
+        if looked > look.most() {
+            return Ok(None);
+        }
+        ids.sort_unstable();
+        if !self.from.is_oldest_first() {
+            ids.reverse();
+        }
+        let is_cut = ids.len() > self.most;
+        ids.truncate(self.most);
+        let last = ids.last().map_or(self.from, |id| self.from.past(u64::try_from(*id).unwrap_or(0)));
+        Ok(Some(Found { ids, next: is_cut.then_some(last) }))
+    }
+
+    /// Calls `see` with the number of each row and whether it is selected, while that returns `true`.
+    fn each(&self, statement: &str, mut see: impl FnMut(i64, bool) -> bool) -> ::rusqlite::Result<()> {
+        let (filter, now) = (self.filter, now());
+        let [job_type, status, error] =
+            [&filter.job_type, &filter.status, &filter.error].map(|text| text.as_deref().map(storable));
+        let received = |age: Option<Duration>| age.map(|age| now.before(age).0);
+        let prefix = filter.job_prefix.as_deref().and_then(Prefix::new);
+        let mut statement = self.connection.prepare_cached(statement)?;
+        let mut rows = statement.query(params![
+            self.from.bound(),
+            job_type,
+            status,
+            error.as_deref().map(str::to_ascii_lowercase),
+            received(filter.older_than),
+            received(filter.newer_than),
+            prefix.as_ref().map(|prefix| prefix.first),
+            prefix.as_ref().map(|prefix| &prefix.end),
+            filter.state.map(InboxState::as_str),
+        ])?;
+        while let Some(row) = rows.next()? {
+            if !see(row.get(0)?, row.get::<_, Option<bool>>(1)?.unwrap_or(false)) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All statements, for a test of how they are run.
+#[cfg(test)]
+pub(super) fn statements() -> Vec<String> {
+    let mut statements = Vec::new();
+    for change in [None, Some(Change::Replay), Some(Change::Discard)] {
+        for from in [InboxCursor::Oldest, InboxCursor::Newest] {
+            let walk = [Look::All, Look::Dead].map(|look| look.walk(from, change));
+            let gather =
+                [Look::Unfinished, Look::Expected, Look::WithPrefix].map(|look| look.gather(from, change));
+            statements.extend(walk.into_iter().chain(gather));
+        }
+    }
+    statements
+}
