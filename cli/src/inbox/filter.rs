@@ -1,7 +1,11 @@
 //! The options that select rows.
 
+use std::time::Duration;
+
 use clap::{Args, ValueEnum};
 use qomplement_webhooks::inbox::{InboxFilter, InboxState};
+
+use crate::arguments::time;
 
 #[derive(Args)]
 pub(super) struct FilterArgs {
@@ -16,6 +20,22 @@ pub(super) struct FilterArgs {
     /// Only events with this status, such as completed or failed
     #[arg(long, value_name = "STATUS")]
     status: Option<String>,
+
+    /// Only jobs whose id begins with this text
+    #[arg(long = "job", value_name = "PREFIX")]
+    job_prefix: Option<String>,
+
+    /// Only rows whose last error has this text in it, in capitals or not
+    #[arg(long, value_name = "TEXT")]
+    error: Option<String>,
+
+    /// Only rows of at least this age
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    older_than: Option<Duration>,
+
+    /// Only rows of less than this age
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    newer_than: Option<Duration>,
 }
 
 impl FilterArgs {
@@ -24,11 +44,14 @@ impl FilterArgs {
         filter.state = self.state.map(StateArg::into);
         filter.job_type.clone_from(&self.job_type);
         filter.status.clone_from(&self.status);
+        filter.job_prefix.clone_from(&self.job_prefix);
+        filter.error.clone_from(&self.error);
+        (filter.older_than, filter.newer_than) = (self.older_than, self.newer_than);
         filter
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.state.is_none() && self.job_type.is_none() && self.status.is_none()
+        self.filter() == InboxFilter::default()
     }
 }
 

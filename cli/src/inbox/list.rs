@@ -12,12 +12,13 @@ use crate::database::{DatabaseArgs, store_failure};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
-/// List the rows of an inbox, in the order of arrival
+/// List the rows of an inbox, the oldest or the newest first
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   qomplement-webhooks inbox list --db inbox.db
   qomplement-webhooks inbox list --db inbox.db --state dead --limit 0
+  qomplement-webhooks inbox list --db inbox.db --newest --error timeout
   qomplement-webhooks inbox list --db inbox.db --status failed --format json
 
 ATTEMPTS counts since receipt or the last replay, +N the attempts before it.
@@ -45,7 +46,11 @@ pub(super) struct List {
     #[arg(long, default_value_t = 100, value_parser = |text: &str| number::<u64>(text, 0..))]
     limit: u64,
 
-    /// Only rows after the row with this number
+    /// List the newest rows first
+    #[arg(long)]
+    newest: bool,
+
+    /// Only rows behind the row with this number in the list
     #[arg(long, value_name = "NUMBER", value_parser = |text: &str| number::<u64>(text, 0..))]
     after: Option<u64>,
 
@@ -58,7 +63,12 @@ impl List {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let inbox = self.database.open().await?;
         let most = if self.limit == 0 { u64::MAX } else { self.limit };
-        let from = self.after.map_or(InboxCursor::Oldest, InboxCursor::After);
+        let from = match (self.newest, self.after) {
+            (false, None) => InboxCursor::Oldest,
+            (false, Some(number)) => InboxCursor::After(number),
+            (true, None) => InboxCursor::Newest,
+            (true, Some(number)) => InboxCursor::Before(number),
+        };
         let mut pages = Pages::new(&inbox, self.filter.filter(), from, most);
         let (mut last, mut listed) = (None, 0);
         loop {

@@ -1,5 +1,7 @@
-//! `inbox`: commands that show the rows of an inbox, replay and prune them.
+//! `inbox`: commands that show the rows of an inbox, replay, discard and prune them.
 
+mod change;
+mod discard;
 mod filter;
 mod list;
 mod prune;
@@ -15,14 +17,14 @@ use clap::{Args, Subcommand};
 
 use crate::failure::Failure;
 
-/// Show, replay and prune the rows of an inbox
+/// Show, replay, discard and prune the rows of an inbox
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   export DATABASE=inbox.db
   qomplement-webhooks inbox stats
   qomplement-webhooks inbox list --state dead
-  qomplement-webhooks inbox replay --state dead --dry-run
+  qomplement-webhooks inbox replay --all --dry-run
   qomplement-webhooks inbox watch
 
 Servers and workers can use the inbox at the same time. No command creates an
@@ -37,6 +39,7 @@ enum InboxCommand {
     List(list::List),
     Show(show::Show),
     Replay(replay::Replay),
+    Discard(discard::Discard),
     Prune(prune::Prune),
     Stats(stats::Stats),
     Watch(watch::Watch),
@@ -48,6 +51,7 @@ impl Inbox {
             InboxCommand::List(list) => list.run().await,
             InboxCommand::Show(show) => show.run().await,
             InboxCommand::Replay(replay) => replay.run().await,
+            InboxCommand::Discard(discard) => discard.run().await,
             InboxCommand::Prune(prune) => prune.run().await,
             InboxCommand::Stats(stats) => stats.run().await,
             InboxCommand::Watch(watch) => watch.run().await,

@@ -1,11 +1,12 @@
-//! `inbox prune`: deletes old bodies and rows of done events.
+//! `inbox prune`: deletes old bodies and rows of done events, and old dead letters.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use humantime::format_duration;
-use qomplement_webhooks::inbox::{InboxCursor, InboxFilter, InboxState, Pruned, Retention};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxCursor, InboxFilter, InboxState, Pruned, Retention};
 use serde_json::json;
 
 use super::rows::Pages;
@@ -15,22 +16,25 @@ use crate::database::{DatabaseArgs, store_failure};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
-/// Delete old bodies and rows of done events
+/// Delete old bodies and rows of done events, and old dead letters
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   qomplement-webhooks inbox prune --db inbox.db --dry-run
   qomplement-webhooks inbox prune --db inbox.db --bodies 1d --rows 30d --yes
+  qomplement-webhooks inbox prune --db inbox.db --dead 90d
 
-Dead letters and unfinished events stay. Workers prune, too, with the same
-default times. A row without its body still rejects a duplicate; after the row
-is deleted, a duplicate counts as a new event, and the handler runs again.
+Dead letters stay unless --dead is given; unfinished events always stay.
+Workers prune, too, with the same default times. A row without its body still
+rejects a duplicate; after the row is deleted, a duplicate counts as a new
+event, and the handler runs again.
 
 The command asks before it deletes. --yes skips the question, and is required
 without a terminal.
 
 --format json prints one object:
-  bodies, rows: numbers of deletions; with --dry-run, their upper bounds
+  bodies, rows, dead: numbers of deleted bodies, rows and dead letters; with
+    --dry-run, their upper bounds
   dry_run: true or false")]
 pub(super) struct Prune {
     #[command(flatten)]
@@ -43,6 +47,10 @@ pub(super) struct Prune {
     /// How long to keep a row after its event is done
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "30d")]
     rows: Duration,
+
+    /// How long to keep a dead letter after its death; without it, all are kept
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    dead: Option<Duration>,
 
     /// Count only; delete nothing
     #[arg(long)]
@@ -60,38 +68,25 @@ pub(super) struct Prune {
 impl Prune {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let inbox = self.database.open().await?;
-        let mut pruned = Pruned::default();
-        if self.dry_run || !self.yes {
-            let filter = InboxFilter::default().state(InboxState::Done);
-            let mut pages = Pages::new(&inbox, filter, InboxCursor::Oldest, u64::MAX);
-            loop {
-                let page = pages.next().await?;
-                if page.is_empty() {
-                    break;
-                }
-                // An upper bound: the age counts from the receipt, and retention from the end.
-                let older = |than| page.iter().filter(|row| row.age >= than).count() as u64;
-                pruned.rows += older(self.rows);
-                pruned.payloads += older(self.bodies.min(self.rows));
-            }
-        }
+        let pruned = if self.dry_run || !self.yes { self.count(&inbox).await? } else { Pruned::default() };
         if self.dry_run {
             return self.print(pruned, "would be deleted, at most");
         }
         if !self.yes {
+            let [bodies, rows] = [self.bodies, self.rows].map(format_duration);
+            let dead = self.dead.map(format_duration);
+            let dead = dead.map(|dead| format!(", and dead letters for {dead}")).unwrap_or_default();
             let question = format!(
-                "Delete bodies of events done for {}, and rows for {}?\n  At most {} and {}",
-                format_duration(self.bodies),
-                format_duration(self.rows),
-                output::count(pruned.payloads, "body", "bodies"),
-                output::count(pruned.rows, "row", "rows")
+                "Delete bodies of events done for {bodies}, and rows for {rows}{dead}?\n  At most {}",
+                self.counts(&pruned)
             );
             if !confirm(&question).await? {
                 output::note("nothing was deleted");
                 return Ok(ExitCode::FAILURE);
             }
         }
-        let retention = Retention::default().payload(self.bodies).row(self.rows);
+        let mut retention = Retention::default().payload(self.bodies).row(self.rows);
+        retention.dead = self.dead;
         let mut all = Pruned::default();
         loop {
             let pruned = inbox.prune(&retention).await.map_err(store_failure)?;
@@ -100,20 +95,57 @@ impl Prune {
             }
             all.payloads += pruned.payloads;
             all.rows += pruned.rows;
+            all.dead += pruned.dead;
+        }
+    }
+
+    /// Counts what would be deleted, at most: the age of a row counts from its receipt, and retention from its end.
+    async fn count(&self, inbox: &Arc<dyn InboxAdmin>) -> Result<Pruned, Failure> {
+        let mut pruned = Pruned::default();
+        for (state, kept) in
+            [(InboxState::Done, Some(self.bodies.min(self.rows))), (InboxState::Dead, self.dead)]
+        {
+            let Some(kept) = kept else { continue };
+            let filter = InboxFilter::default().state(state).older_than(kept);
+            let mut pages = Pages::new(inbox, filter, InboxCursor::Oldest, u64::MAX);
+            loop {
+                let page = pages.next().await?;
+                if page.is_empty() {
+                    break;
+                }
+                let count = page.len() as u64;
+                if state == InboxState::Dead {
+                    pruned.dead += count;
+                } else {
+                    pruned.payloads += count;
+                    pruned.rows += page.iter().filter(|row| row.age >= self.rows).count() as u64;
+                }
+            }
+        }
+        Ok(pruned)
+    }
+
+    fn counts(&self, pruned: &Pruned) -> String {
+        let bodies = output::count(pruned.payloads, "body", "bodies");
+        let rows = output::count(pruned.rows, "row", "rows");
+        match self.dead {
+            Some(_) => {
+                let dead = output::count(pruned.dead, "dead letter", "dead letters");
+                format!("{bodies}, {rows} and {dead}")
+            }
+            None => format!("{bodies} and {rows}"),
         }
     }
 
     fn print(&self, pruned: Pruned, what: &str) -> Result<ExitCode, Failure> {
-        let Pruned { payloads, rows, .. } = pruned;
         match self.format {
-            Format::Text => output::line(format_args!(
-                "{} and {} {what}",
-                output::count(payloads, "body", "bodies"),
-                output::count(rows, "row", "rows")
-            )),
-            Format::Json => {
-                output::json(&json!({"bodies": payloads, "rows": rows, "dry_run": self.dry_run}));
-            }
+            Format::Text => output::line(format_args!("{} {what}", self.counts(&pruned))),
+            Format::Json => output::json(&json!({
+                "bodies": pruned.payloads,
+                "rows": pruned.rows,
+                "dead": pruned.dead,
+                "dry_run": self.dry_run,
+            })),
         }
         Ok(ExitCode::SUCCESS)
     }

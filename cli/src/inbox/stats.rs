@@ -64,7 +64,7 @@ pub(super) fn lines(stats: &InboxStats) -> Vec<Line> {
         (InboxState::Received, stats.received, "waiting for an attempt"),
         (InboxState::Running, stats.running, "leased to workers"),
         (InboxState::Done, stats.done, ""),
-        (InboxState::Dead, stats.dead, "dead letters, kept until replayed"),
+        (InboxState::Dead, stats.dead, "dead letters"),
     ];
     let mut lines: Vec<_> = states
         .into_iter()

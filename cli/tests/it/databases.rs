@@ -28,7 +28,7 @@ async fn an_inbox_in_postgresql_is_listed_replayed_and_pruned() {
         failed.starts_with("failed    attempt 1, ") && failed.ends_with("s: the disk is full"),
         "{again:?}"
     );
-    let replayed = inbox(&url, &with(&["replay", "--state", "dead", "--yes", "--format", "json"])).await;
+    let replayed = inbox(&url, &with(&["replay", "--all", "--yes", "--format", "json"])).await;
     assert_eq!(replayed.json()["replayed"].as_u64(), Some(2));
     let pruned = inbox(&url, &with(&["prune", "--bodies", "0s", "--rows", "0s", "--yes"])).await;
     assert!(pruned.code == Some(0) && pruned.out.contains("1 row deleted"), "{pruned:?}");

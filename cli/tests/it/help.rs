@@ -6,13 +6,14 @@ use qomplement_webhooks::auth::WebhookUrlError;
 
 use super::{command, end, finish, run};
 
-const COMMANDS: [&[&str]; 12] = [
+const COMMANDS: [&[&str]; 13] = [
     &["send"],
     &["listen"],
     &["inbox"],
     &["inbox", "list"],
     &["inbox", "show"],
     &["inbox", "replay"],
+    &["inbox", "discard"],
     &["inbox", "prune"],
     &["inbox", "stats"],
     &["inbox", "watch"],
@@ -34,7 +35,7 @@ Usage: qomplement-webhooks <COMMAND>
 Commands:
   send  Deliver webhooks on the schedule of Qomplement
   listen  Show webhooks as they arrive, and answer them
-  inbox  Show, replay and prune the rows of an inbox
+  inbox  Show, replay, discard and prune the rows of an inbox
   fetch  Fetch jobs from the API, and print, store or deliver their events
   token  Generate a token, and the webhook URL with the token
   completions  Print a script that lets a shell complete the commands
@@ -175,7 +176,7 @@ error: mysql:// is not a supported database
             &["inbox", "replay", "--db", "inbox.db"],
             "\
 error: no events selected
-  Give job ids, or a filter such as --state dead
+  Give job ids, or --all with options such as --state dead
 ",
         ),
         (
@@ -210,7 +211,7 @@ async fn the_error_of_an_invalid_value_names_the_valid_ones() {
         (&to, "--set", "=1", "is empty; give one, such as data.status"),
         (&inbox("list"), "--limit", "ten", number),
         (&inbox("list"), "--after", "", number),
-        (&inbox("replay"), "--limit", "x", number),
+        (&inbox("replay"), "--most", "x", number),
         (&inbox("watch"), "--rows", "x", number),
         (&inbox("watch"), "--every", "1ms", "expected at least 50ms"),
         (&inbox("prune"), "--bodies", "7", time),

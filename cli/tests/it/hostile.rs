@@ -60,9 +60,9 @@ async fn text_from_an_inbox_is_escaped() {
         (&["list", "--format", "json"], 3),
         (&["show", "job"], 5),
         (&["show", "job", "--format", "json"], 7),
-        (&["replay", "--state", "dead", "--dry-run"], 1),
+        (&["replay", "--all", "--dry-run"], 1),
         (&["replay", "job", "--dry-run"], 1),
-        (&["replay", "--state", "dead"], 1),
+        (&["replay", "--all"], 1),
     ] {
         let ran = run(&[&["inbox", args[0], "--db", &file], &args[1..]].concat()).await;
         is_escaped(&format!("{args:?}"), &ran, times);

@@ -82,17 +82,29 @@ async fn rows_are_listed_with_their_last_errors() {
         (&["--type", "extract"], &[0, 1, 4, 6]),
         (&["--type", "extract", "--status", "failed"], &[0, 4]),
         (&["--limit", "0", "--after", "5"], &[0, 6, 7]),
+        (&["--newest", "--state", "dead"], &[0, 3, 2]),
+        (&["--newest", "--after", "3"], &[0, 2, 1]),
+        (&["--job", "job-d"], &[0, 1, 2]),
+        (&["--job", "job-expected"], &[0, 7]),
+        (&["--error", "UNKNOWN"], &[0, 3]),
+        (&["--error", "t", "--newest", "--type", "extract"], &[0, 4]),
+        (&["--newer-than", "1h", "--older-than", "0s", "--state", "running"], &[0, 5]),
     ] {
         inbox(&file, &[&["list"], args].concat()).await.shows(0, &lines(shown), "");
     }
     let page = inbox(&file, &["list", "--limit", "2"]).await;
     page.shows(0, &lines(&[0, 1, 2]), "more rows follow: --after 2 lists the next, --limit 0 lists all\n");
+    let page = inbox(&file, &["list", "--newest", "--limit", "2"]).await;
+    page.shows(0, &lines(&[0, 7, 6]), "more rows follow: --after 6 lists the next, --limit 0 lists all\n");
     inbox(&file, &["list", "--limit", "7"]).await.shows(0, LIST, "");
+    for args in [["--older-than", "1h"], ["--newer-than", "0s"], ["--job", "JOB"], ["--error", "no row"]] {
+        inbox(&file, &[&["list"], &args[..]].concat()).await.shows(0, "", "no row matches the filter\n");
+    }
     inbox(&file, &["list", "--type", "none"]).await.shows(0, "", "no row matches the filter\n");
 }
 
 #[tokio::test]
-async fn a_row_whose_id_no_version_accepts_is_listed_and_not_replayed() {
+async fn a_row_whose_id_no_version_accepts_is_listed_and_discarded() {
     let folder = Folder::new();
     let file = folder.file("inbox.db");
     drop(SqliteInbox::open(&file).unwrap());
@@ -104,8 +116,9 @@ async fn a_row_whose_id_no_version_accepts_is_listed_and_not_replayed() {
     let json = inbox(&file, &["list", "--format", "json"]).await;
     let first: Value = serde_json::from_str(json.out.lines().next().unwrap()).unwrap();
     assert_eq!(first["job_id"], json!("a\u{9b} b"));
-    let replayed = inbox(&file, &["replay", "--state", "dead", "--yes"]).await;
-    assert!(replayed.out.contains("0 replayed"), "{replayed:?}");
+    let discarded = inbox(&file, &["discard", "--all", "--error", "BY HAND", "--yes"]).await;
+    assert!(discarded.out.ends_with("\n2 discarded\n"), "{discarded:?}");
+    inbox(&file, &["list"]).await.shows(0, "", "the inbox is empty\n");
 }
 
 #[tokio::test]
@@ -218,7 +231,7 @@ async fn redacted_fields_are_not_shown_and_no_list_shows_a_body() {
         &["list", "--format", "json"],
         &["stats"],
         &["stats", "--format", "json"],
-        &["replay", "--state", "dead", "--dry-run"],
+        &["replay", "--all", "--dry-run"],
         &["replay", "job", "--yes"],
     ] {
         let ran = inbox(&file, args).await;
@@ -252,7 +265,7 @@ expected  1
 received  2  waiting for an attempt
 running  1  leased to workers
 done  1
-dead  2  dead letters, kept until replayed
+dead  2  dead letters
                 509  bytes in bodies
 oldest due row: due for TIME
 ",
@@ -269,9 +282,9 @@ JOB  STATE  ATTEMPTS  AGE  NEXT  TYPE  STATUS  LAST ERROR
 job-dead  dead  1  TIME  -  fill_pdf  failed  no such\\u{1b}[31m customer
 job-odd  dead  1  TIME  -  summarize  processing  an unknown type
 ";
-    let dry = inbox(&file, &["replay", "--state", "dead", "--dry-run"]).await;
+    let dry = inbox(&file, &["replay", "--all", "--dry-run"]).await;
     dry.shows(0, &format!("{table}2 would be replayed\n"), "");
-    inbox(&file, &["replay", "--state", "dead"]).await.shows(
+    inbox(&file, &["replay", "--all"]).await.shows(
         2,
         table,
         "error: Replay these 2 events?\n  \
@@ -280,22 +293,74 @@ job-odd  dead  1  TIME  -  summarize  processing  an unknown type
     );
     inbox(&file, &["list"]).await.shows(0, LIST, "");
 
-    let one = inbox(&file, &["replay", "--status", "failed", "--yes", "--format", "json"]).await;
-    let expected = json!({"matched": 1, "replayed": 1, "not_replayed": {}, "dry_run": false});
+    let one = inbox(&file, &["replay", "--all", "--status", "failed", "--yes", "--format", "json"]).await;
+    let expected = json!({"replayed": 1, "not_replayed": {}, "more": false, "dry_run": false});
     assert_eq!((one.code, one.json()), (Some(0), expected), "dead is meant without a state");
     let row = inbox(&file, &["list", "--type", "fill_pdf", "--format", "json"]).await.json();
     let counts = (row["attempts"].as_u64(), row["earlier_attempts"].as_u64());
     assert_eq!((row["state"].as_str(), counts), (Some("received"), (Some(0), Some(1))));
 
-    let all = inbox(&file, &["replay", "--state", "done", "--yes"]).await;
+    let all = inbox(&file, &["replay", "--all", "--state", "done", "--yes"]).await;
     assert!(all.code == Some(0) && all.out.ends_with("\n1 replayed\n"), "{all:?}");
-    inbox(&file, &["replay", "--state", "running", "--yes"]).await.shows(
+    inbox(&file, &["replay", "--all", "--state", "running", "--yes"]).await.shows(
         2,
         "",
         "error: --state: running events cannot be replayed\n  Give --state dead or --state done\n",
     );
-    let none = inbox(&file, &["replay", "--type", "nothing", "--yes"]).await;
+    let none = inbox(&file, &["replay", "--all", "--type", "nothing", "--yes"]).await;
     none.shows(0, "0 replayed\n", "");
+}
+
+#[tokio::test]
+async fn dead_letters_are_discarded_after_a_dry_run() {
+    let folder = Folder::new();
+    let file = filled(&folder).await;
+    let table = "\
+JOB  STATE  ATTEMPTS  AGE  NEXT  TYPE  STATUS  LAST ERROR
+job-dead  dead  1  TIME  -  fill_pdf  failed  no such\\u{1b}[31m customer
+job-odd  dead  1  TIME  -  summarize  processing  an unknown type
+";
+    let dry = inbox(&file, &["discard", "--all", "--dry-run"]).await;
+    dry.shows(0, &format!("{table}2 would be discarded\n"), "");
+    let one = inbox(&file, &["discard", "--all", "--most", "1", "--dry-run"]).await;
+    assert!(one.out.ends_with("\n1 would be discarded\n") && one.err == "more rows match\n", "{one:?}");
+    inbox(&file, &["discard", "--all"]).await.shows(
+        2,
+        table,
+        "error: Discard these 2 dead letters?\n  \
+            This question needs a terminal to answer on\n  \
+            Give --yes to go on without it, or --dry-run to see the effect\n",
+    );
+    for (args, error) in [
+        (
+            &["--all", "--state", "done"] as &[_],
+            "--state: done events cannot be discarded\n  Leave --state out",
+        ),
+        (
+            &["--error", "no"],
+            "no events selected\n  Give job ids, or --all with options such as --state dead",
+        ),
+    ] {
+        let refused = inbox(&file, &[&["discard", "--yes"], args].concat()).await;
+        refused.shows(2, "", &format!("error: {error}\n"));
+    }
+    inbox(&file, &["list"]).await.shows(0, LIST, "");
+
+    let named =
+        inbox(&file, &["discard", "job-odd", "job-done", "job-nobody", "--yes", "--format", "json"]).await;
+    let expected = json!({
+        "discarded": 1,
+        "not_discarded": {"job-done": "the event is done", "job-nobody": "the inbox has no row for it"},
+        "more": false,
+        "dry_run": false,
+    });
+    assert_eq!((named.code, named.json()), (Some(1), expected));
+    let all = inbox(&file, &["discard", "--all", "--job", "job-", "--yes"]).await;
+    assert!(all.code == Some(0) && all.out.ends_with("\n1 discarded\n"), "{all:?}");
+    let left: String =
+        LIST.lines().filter(|line| !line.contains("dead  1")).map(|line| format!("{line}\n")).collect();
+    inbox(&file, &["list"]).await.shows(0, &left, "");
+    inbox(&file, &["discard", "--all", "--yes"]).await.shows(0, "0 discarded\n", "");
 }
 
 #[tokio::test]
@@ -365,20 +430,19 @@ async fn many_events_are_replayed_each_once() {
     {
         tokio::task::yield_now().await;
     }
-    let dry = inbox(&file, &["replay", "--state", "dead", "--dry-run"]).await;
+    let dry = inbox(&file, &["replay", "--all", "--dry-run"]).await;
     assert!(dry.out.ends_with("… and 2480 more\n2500 would be replayed\n"), "{dry:?}");
     assert_eq!(dry.out.lines().count(), 23, "the first 20 are shown");
-    let some =
-        inbox(&file, &["replay", "--state", "dead", "--limit", "1001", "--yes", "--format", "json"]).await;
+    let some = inbox(&file, &["replay", "--all", "--most", "1001", "--yes", "--format", "json"]).await;
     assert_eq!(some.json()["replayed"], json!(1001));
-    let all = inbox(&file, &["replay", "--state", "dead", "--yes", "--format", "json"]).await;
+    let all = inbox(&file, &["replay", "--all", "--yes", "--format", "json"]).await;
     assert_eq!(all.json()["replayed"], json!(1499));
     let listed = inbox(&file, &["list", "--limit", "0"]).await;
     assert_eq!(listed.out.lines().count(), 2501, "one header and each row once");
 }
 
 #[tokio::test]
-async fn only_done_events_are_pruned() {
+async fn done_events_are_pruned_and_dead_letters_only_if_that_is_wanted() {
     let folder = Folder::new();
     let file = filled(&folder).await;
     let prune = async |args: &[&str]| inbox(&file, &[&["prune"], args].concat()).await;
@@ -403,9 +467,18 @@ async fn only_done_events_are_pruned() {
         "job-done not replayed: the event was pruned\n",
     );
     let rows = prune(&["--bodies", "0s", "--rows", "0s", "--yes", "--format", "json"]).await;
-    assert_eq!(rows.json(), json!({"bodies": 0, "rows": 1, "dry_run": false}));
+    assert_eq!(rows.json(), json!({"bodies": 0, "rows": 1, "dead": 0, "dry_run": false}));
     let left = LIST.replace("job-done  done  1  TIME  -  extract  completed\n", "");
     inbox(&file, &["list"]).await.shows(0, &left, "");
+
+    prune(&["--dry-run", "--dead", "0s"]).await.shows(
+        0,
+        "0 bodies, 0 rows and 2 dead letters would be deleted, at most\n",
+        "",
+    );
+    prune(&["--dead", "1h", "--yes"]).await.shows(0, "0 bodies, 0 rows and 0 dead letters deleted\n", "");
+    let dead = prune(&["--dead", "0s", "--yes", "--format", "json"]).await;
+    assert_eq!(dead.json(), json!({"bodies": 0, "rows": 0, "dead": 2, "dry_run": false}));
 }
 
 #[tokio::test]

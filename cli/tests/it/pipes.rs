@@ -56,7 +56,7 @@ async fn everything_is_replayed_and_pruned() {
     let folder = Folder::new();
     let (file, inbox) = filled(&folder).await;
     let replay = ["inbox", "replay", "--db", &file, "--yes"];
-    let ran = unread(&mut command(&[&replay[..], &["--state", "dead"]].concat())).await;
+    let ran = unread(&mut command(&[&replay[..], &["--all"]].concat())).await;
     assert_eq!((ran.code, inbox.stats().await.unwrap().dead), (Some(0), 0), "{ran:?}");
     let ran = unread(&mut command(&[&replay[..], &["job-done", "job-nobody"]].concat())).await;
     assert_eq!((ran.code, inbox.stats().await.unwrap().done), (Some(1), 0), "one was not replayed: {ran:?}");
@@ -96,7 +96,7 @@ async fn a_command_that_only_shows_data_ends_with_0() {
         &["inbox", "show", "job-new", "--db", &file, "--raw"],
         &["inbox", "stats", "--db", &file],
         &["inbox", "watch", "--db", &file, "--every", "50ms"],
-        &["inbox", "replay", "--db", &file, "--state", "dead", "--dry-run"],
+        &["inbox", "replay", "--db", &file, "--all", "--dry-run"],
     ] {
         let ran = unread(&mut command(args)).await;
         assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{args:?}");
@@ -116,7 +116,7 @@ async fn an_output_that_cannot_be_written_is_an_error_after_the_work() {
         &["send", "--to", &server.url(), "--count", "5"] as &[_],
         &["inbox", "list", "--db", &file],
         &["inbox", "watch", "--db", &file],
-        &["inbox", "replay", "--db", &file, "--yes", "--state", "dead"],
+        &["inbox", "replay", "--db", &file, "--yes", "--all"],
         &["completions", "bash"],
     ] {
         let full = File::options().write(true).open("/dev/full").unwrap();

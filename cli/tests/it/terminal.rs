@@ -92,7 +92,7 @@ async fn a_replay_needs_confirmation_and_only_yes_confirms() {
     let folder = Folder::new();
     let (file, inbox) = filled(&folder).await;
     let dead = async || inbox.stats().await.unwrap().dead;
-    let replay = ["inbox", "replay", "--db", &file, "--state", "dead"];
+    let replay = ["inbox", "replay", "--db", &file, "--all"];
     for answer in ["n", "", "yep", "\u{4}"] {
         let mut terminal = Terminal::start(&replay, &[]);
         let before = terminal.until("Replay these 2 events? [y/N] ");
@@ -136,7 +136,7 @@ async fn an_event_that_dies_while_the_question_waits_is_not_replayed() {
     let running = receive("running").await;
     kill(receive("dead-too").await).await;
 
-    let mut terminal = Terminal::start(&["inbox", "replay", "--db", &file, "--state", "dead"], &[]);
+    let mut terminal = Terminal::start(&["inbox", "replay", "--db", &file, "--all"], &[]);
     terminal.until("Replay these 2 events? [y/N] ");
     // An older row between the two, and a new one.
     kill(running).await;

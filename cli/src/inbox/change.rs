@@ -1,0 +1,357 @@
+//! Replays and discards: of the given jobs, or of the rows that a filter selects, after a question.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+use qomplement_webhooks::JobId;
+use qomplement_webhooks::inbox::{Bulk, Changed, InboxAdmin, InboxCursor, InboxFilter, InboxState};
+use qomplement_webhooks::store::StoreError;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::filter::{FilterArgs, StateArg};
+use super::rows::{self, Pages};
+use crate::arguments::number;
+use crate::confirm::confirm;
+use crate::database::{DatabaseArgs, store_failure};
+use crate::failure::Failure;
+use crate::output::{self, Format};
+
+/// The changes at once: a store commits them together.
+const AT_ONCE: usize = 64;
+/// The rows shown before the change.
+const SHOWN: usize = 20;
+
+/// The change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    Replay,
+    Discard,
+}
+
+/// The rows to change, and how.
+#[derive(Args)]
+pub(super) struct Selection {
+    /// The ids of the jobs
+    #[arg(
+        value_name = "JOB_ID",
+        conflicts_with_all = ["all", "state", "job_type", "status", "job_prefix", "error", "older_than", "newer_than", "most"]
+    )]
+    jobs: Vec<JobId>,
+
+    /// All rows that the following options select
+    #[arg(long)]
+    all: bool,
+
+    #[command(flatten)]
+    filter: FilterArgs,
+
+    /// The most rows to change, the oldest first; 0 changes all
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = |text: &str| number::<u64>(text, 0..))]
+    most: u64,
+
+    #[command(flatten)]
+    database: DatabaseArgs,
+
+    /// Count only; change nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Change without a question
+    #[arg(long, short)]
+    yes: bool,
+
+    /// The output format
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+/// The result of the command.
+#[derive(Default)]
+struct Report {
+    changed: u64,
+    /// Whether rows may be left that match.
+    more: bool,
+    /// The rows that matched before the question, if they were counted.
+    matched: Option<u64>,
+    /// The given jobs that were not changed, and why.
+    not_changed: Vec<(JobId, String)>,
+}
+
+impl Action {
+    fn done(self) -> &'static str {
+        match self {
+            Self::Replay => "replayed",
+            Self::Discard => "discarded",
+        }
+    }
+
+    fn question(self, count: u64) -> String {
+        match (self, count) {
+            (Self::Replay, 1) => "Replay this event?".to_owned(),
+            (Self::Replay, _) => format!("Replay these {count} events?"),
+            (Self::Discard, 1) => "Discard this dead letter?".to_owned(),
+            (Self::Discard, _) => format!("Discard these {count} dead letters?"),
+        }
+    }
+
+    /// The reason why a row cannot be changed, if there is one.
+    fn objection(self, state: InboxState, has_body: bool) -> Option<String> {
+        match (self, state) {
+            (_, InboxState::Dead) => None,
+            (Self::Replay, InboxState::Done) if has_body => None,
+            (Self::Replay, InboxState::Done) => Some("the event was pruned".to_owned()),
+            (_, state) => Some(format!("the event is {state}")),
+        }
+    }
+
+    async fn change(self, inbox: &dyn InboxAdmin, job: &JobId) -> Result<bool, StoreError> {
+        match self {
+            Self::Replay => inbox.replay(job).await,
+            Self::Discard => inbox.discard(job).await,
+        }
+    }
+
+    async fn change_all(
+        self,
+        inbox: &dyn InboxAdmin,
+        filter: &InboxFilter,
+        most: u64,
+        bulk: Bulk,
+    ) -> Result<Changed, StoreError> {
+        match self {
+            Self::Replay => inbox.replay_all(filter, most, bulk).await,
+            Self::Discard => inbox.discard_all(filter, most, bulk).await,
+        }
+    }
+}
+
+impl Selection {
+    pub(super) async fn run(self, action: Action) -> Result<ExitCode, Failure> {
+        self.check(action)?;
+        let inbox = self.database.open().await?;
+        let report =
+            if self.all { self.by_filter(action, &inbox).await? } else { self.by_id(action, &inbox).await? };
+        let Some(report) = report else {
+            output::note(format_args!("nothing was {}", action.done()));
+            return Ok(ExitCode::FAILURE);
+        };
+        self.print(action, &report);
+        Ok(if report.not_changed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    fn check(&self, action: Action) -> Result<(), Failure> {
+        if self.jobs.is_empty() && !self.all {
+            return Err(Failure::usage(
+                "no events selected\n  Give job ids, or --all with options such as --state dead",
+            ));
+        }
+        match (action, self.filter.state) {
+            (_, None | Some(StateArg::Dead)) | (Action::Replay, Some(StateArg::Done)) => Ok(()),
+            (Action::Replay, Some(state)) => {
+                let state = InboxState::from(state);
+                Err(Failure::usage(format!(
+                    "--state: {state} events cannot be replayed\n  Give --state dead or --state done"
+                )))
+            }
+            (Action::Discard, Some(state)) => {
+                let state = InboxState::from(state);
+                Err(Failure::usage(format!(
+                    "--state: {state} events cannot be discarded\n  Leave --state out"
+                )))
+            }
+        }
+    }
+
+    fn print(&self, action: Action, report: &Report) {
+        let Report { changed, more, .. } = report;
+        let done = action.done();
+        if self.format == Format::Json {
+            let not_changed: serde_json::Map<_, _> =
+                report.not_changed.iter().map(|(job, why)| (job.to_string(), json!(why))).collect();
+            return output::json(&json!({
+                done: changed,
+                format!("not_{done}"): not_changed,
+                "more": more,
+                "dry_run": self.dry_run,
+            }));
+        }
+        for (job, why) in &report.not_changed {
+            output::note(format_args!("{job} not {done}: {why}"));
+        }
+        let is_cut = self.most > 0 && *changed >= self.most;
+        match (self.dry_run, report.matched) {
+            (true, _) if *more && !is_cut => output::line(format_args!("at least {changed} would be {done}")),
+            (true, _) => output::line(format_args!("{changed} would be {done}")),
+            (false, Some(matched)) if matched > *changed => output::line(format_args!(
+                "{changed} {done}; {} not: changed meanwhile, or without a valid id",
+                matched - changed
+            )),
+            (false, _) => output::line(format_args!("{changed} {done}")),
+        }
+        if *more && is_cut {
+            output::note("more rows match");
+        } else if *more && !self.dry_run {
+            output::note("some rows were in use: repeat the command");
+        }
+    }
+
+    /// Changes the given jobs; `None` if the answer to the question was no.
+    async fn by_id(&self, action: Action, inbox: &Arc<dyn InboxAdmin>) -> Result<Option<Report>, Failure> {
+        let mut report = Report::default();
+        let mut rows = Vec::new();
+        for job in &self.jobs {
+            let why = match inbox.get(job).await.map_err(store_failure)? {
+                None => Some("the inbox has no row for it".to_owned()),
+                Some((row, body)) => {
+                    let why = action.objection(row.state, body.is_some());
+                    if why.is_none() {
+                        rows.push(row);
+                    }
+                    why
+                }
+            };
+            report.not_changed.extend(why.map(|why| (job.clone(), why)));
+        }
+        if rows.is_empty() {
+            return Ok(Some(report));
+        }
+        if self.format == Format::Text {
+            output::lines(rows::table(&rows).lines());
+        }
+        if self.dry_run {
+            report.changed = rows.len() as u64;
+            return Ok(Some(report));
+        }
+        if !self.yes && !confirm(&action.question(rows.len() as u64)).await? {
+            return Ok(None);
+        }
+        for row in rows {
+            let Some(job) = row.job() else { continue };
+            // The row can have changed while the question waited for its answer.
+            let now = inbox.get(&job).await.map_err(store_failure)?;
+            let is_same = now.is_some_and(|(now, _)| (now.number, now.state) == (row.number, row.state));
+            if is_same && action.change(&**inbox, &job).await.map_err(store_failure)? {
+                report.changed += 1;
+            } else {
+                report.not_changed.push((job, "the row changed meanwhile".to_owned()));
+            }
+        }
+        Ok(Some(report))
+    }
+
+    /// Changes the rows that match the filter; `None` if the answer to the question was no.
+    async fn by_filter(
+        &self,
+        action: Action,
+        inbox: &Arc<dyn InboxAdmin>,
+    ) -> Result<Option<Report>, Failure> {
+        let mut filter = self.filter.filter();
+        filter.state.get_or_insert(InboxState::Dead);
+        let most = if self.most == 0 { u64::MAX } else { self.most };
+        if !self.dry_run && !self.yes {
+            return self.after_a_question(action, inbox, filter, most).await;
+        }
+        if self.format == Format::Text {
+            let shown = usize::try_from(most).unwrap_or(SHOWN).min(SHOWN);
+            let first = inbox.list(&filter, InboxCursor::Oldest, shown).await.map_err(store_failure)?.rows;
+            if !first.is_empty() {
+                output::lines(rows::table(&first).lines());
+            }
+        }
+        let bulk = if self.dry_run { Bulk::DryRun } else { Bulk::Apply };
+        let changed = action.change_all(&**inbox, &filter, most, bulk).await.map_err(store_failure)?;
+        let hidden = changed.rows.saturating_sub(SHOWN as u64);
+        if hidden > 0 && self.format == Format::Text {
+            output::line(format_args!("… and {hidden} more"));
+        }
+        Ok(Some(Report { changed: changed.rows, more: changed.more, ..Report::default() }))
+    }
+
+    /// Shows the rows that match, asks, and changes exactly these.
+    async fn after_a_question(
+        &self,
+        action: Action,
+        inbox: &Arc<dyn InboxAdmin>,
+        filter: InboxFilter,
+        most: u64,
+    ) -> Result<Option<Report>, Failure> {
+        let mut numbers = Vec::new();
+        let mut pages = Pages::new(inbox, filter.clone(), InboxCursor::Oldest, most);
+        loop {
+            let page = pages.next().await?;
+            if page.is_empty() {
+                break;
+            }
+            if numbers.is_empty() && self.format == Format::Text {
+                output::lines(rows::table(&page[..page.len().min(SHOWN)]).lines());
+            }
+            numbers.extend(page.iter().map(|row| row.number));
+        }
+        let matched = numbers.len() as u64;
+        if matched > SHOWN as u64 && self.format == Format::Text {
+            output::line(format_args!("… and {} more", matched - SHOWN as u64));
+        }
+        let report = Report { matched: Some(matched), ..Report::default() };
+        if matched == 0 {
+            return Ok(Some(report));
+        }
+        if !confirm(&action.question(matched)).await? {
+            return Ok(None);
+        }
+        let changed = change_numbered(action, inbox, filter, &numbers).await?;
+        Ok(Some(Report { changed, more: pages.rest().is_some(), ..report }))
+    }
+}
+
+/// Changes the rows with these numbers that still match the filter, and none that matched only after the question.
+/// `numbers` is sorted.
+async fn change_numbered(
+    action: Action,
+    inbox: &Arc<dyn InboxAdmin>,
+    filter: InboxFilter,
+    numbers: &[u64],
+) -> Result<u64, Failure> {
+    let Some(last) = numbers.last() else { return Ok(0) };
+    let mut count = 0;
+    let mut under_way = JoinSet::new();
+    let mut pages = Pages::new(inbox, filter, InboxCursor::Oldest, u64::MAX);
+    loop {
+        let page = pages.next().await?;
+        if page.first().is_none_or(|row| row.number > *last) {
+            break;
+        }
+        for row in page.into_iter().filter(|row| numbers.binary_search(&row.number).is_ok()) {
+            if under_way.len() >= AT_ONCE {
+                count += joined_count(action, under_way.join_next().await, count)?;
+            }
+            // A row with an invalid id cannot be named.
+            let Some(job) = row.job() else { continue };
+            let inbox = inbox.clone();
+            under_way.spawn(async move { action.change(&*inbox, &job).await });
+        }
+    }
+    while !under_way.is_empty() {
+        count += joined_count(action, under_way.join_next().await, count)?;
+    }
+    Ok(count)
+}
+
+type Joined = Option<Result<Result<bool, StoreError>, tokio::task::JoinError>>;
+
+/// The number of rows that a task changed, 0 or 1. An error says how many were changed `before`.
+fn joined_count(action: Action, joined: Joined, before: u64) -> Result<u64, Failure> {
+    match joined {
+        Some(Ok(Ok(changed))) => Ok(changed.into()),
+        Some(Ok(Err(error))) => match store_failure(error) {
+            Failure::Failed(text) => {
+                let done = action.done();
+                Err(Failure::failed(format!("{text}\n  At least {before} were {done} before the error")))
+            }
+            failure => Err(failure),
+        },
+        Some(Err(died)) => Err(Failure::failed(format!("a task panicked, which is a bug: {died}"))),
+        None => Ok(0),
+    }
+}
