@@ -12,10 +12,12 @@
 //! acknowledged job must have one row, done or dead, as its runs say. Other scenarios have a handler that aborts
 //! its process, a worker that is stopped past its lease, workers whose clocks are two hours apart, a PostgreSQL primary
 //! that is killed while its synchronous replica is promoted, one that turns read-only and back, and disks under SQLite
-//! that are full or turn read-only.
+//! that are full or turn read-only. In `bulk-sqlite` and `bulk-postgres`, `ROWS` rows (2000) are replayed and discarded
+//! beside workers that are killed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 mod app;
+mod bulk;
 mod database;
 mod disk;
 mod failover;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::bulk;
 use crate::database::Database;
 use crate::kills::{self, Victim};
 use crate::{disk, failover, workers};
@@ -12,10 +13,12 @@ use crate::{disk, failover, workers};
 pub struct Scenario(&'static str);
 
 impl Scenario {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self("sqlite"),
         Self("postgres"),
         Self("postgres-server"),
+        Self("bulk-sqlite"),
+        Self("bulk-postgres"),
         Self("abort-sqlite"),
         Self("abort-postgres"),
         Self("stop-sqlite"),
@@ -31,7 +34,13 @@ impl Scenario {
     pub fn is_load(self) -> bool {
         matches!(
             self.0,
-            "sqlite" | "postgres" | "postgres-server" | "failover-postgres" | "read-only-postgres"
+            "sqlite"
+                | "postgres"
+                | "postgres-server"
+                | "bulk-sqlite"
+                | "bulk-postgres"
+                | "failover-postgres"
+                | "read-only-postgres"
         )
     }
 
@@ -56,6 +65,7 @@ impl Scenario {
         match name {
             "sqlite" | "postgres" => kills::run(name, database, Victim::App, kills).await,
             "postgres-server" => kills::run(name, database, Victim::Database, kills).await,
+            "bulk-sqlite" | "bulk-postgres" => bulk::run(name, &database).await,
             "abort-sqlite" | "abort-postgres" => workers::abort(&database).await,
             "stop-sqlite" | "stop-postgres" => workers::stop(&database).await,
             "failover-postgres" => failover::promote(name, database, kills.div_ceil(20)).await,

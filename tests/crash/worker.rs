@@ -18,6 +18,9 @@ pub const MAX_ATTEMPTS: u32 = 6;
 /// How long a job whose id begins with `late` takes: longer than a lease.
 pub const LATE: Duration = Duration::from_secs(8);
 
+/// The error of a job whose id begins with `bulk` when it fails again.
+pub const SECOND_FAILURE: &str = "the second failure";
+
 /// Works until SIGTERM.
 pub async fn run(database: &str) {
     let inbox: Arc<dyn InboxStore> = if database.contains("://") {
@@ -39,6 +42,9 @@ pub async fn run(database: &str) {
 async fn handle(event: WebhookEvent) -> Result<(), HandlerError> {
     let job = event.job();
     let (id, fence) = (job.id().to_string(), job.fence());
+    if id.starts_with("bulk") {
+        return handle_one_of_many(&id, job.attempt()).await;
+    }
     print(&format!("began {id} {fence}"))?;
     if id.starts_with("abort") {
         std::process::abort();
@@ -52,6 +58,31 @@ async fn handle(event: WebhookEvent) -> Result<(), HandlerError> {
     }
     sleep(Duration::from_millis(20)).await;
     print(&format!("handled {id} {fence}"))
+}
+
+/// Fails at first, and then once more for half of the jobs. Prints the end of the run in any case but a kill.
+async fn handle_one_of_many(id: &str, attempt: u32) -> Result<(), HandlerError> {
+    struct Run(String, &'static str);
+    impl Drop for Run {
+        fn drop(&mut self) {
+            let Self(job, end) = self;
+            let _ = print(&format!("{end} {job} {}", std::process::id()));
+        }
+    }
+    print(&format!("began {id} {}", std::process::id()))?;
+    let mut run = Run(id.to_owned(), "dropped");
+    sleep(Duration::from_millis(5)).await;
+    let is_odd = id.ends_with(['1', '3', '5', '7', '9']);
+    let failure = match attempt {
+        0 | 1 => "the first failure",
+        2 | 3 if is_odd => SECOND_FAILURE,
+        _ => {
+            run.1 = "handled";
+            return Ok(());
+        }
+    };
+    run.1 = "failed";
+    Err(HandlerError::permanent(failure))
 }
 
 fn print(line: &str) -> Result<(), HandlerError> {
