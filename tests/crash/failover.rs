@@ -125,7 +125,7 @@ pub async fn read_only(name: &str, database: Database, rounds: usize) -> Vec<Str
         let refused = loop {
             match traffic.probe.deliver().await {
                 Some(200) => {
-                    assert!(began.elapsed() < Duration::from_secs(60), "a read-only server is written to")
+                    assert!(began.elapsed() < Duration::from_secs(60), "a read-only server is written to");
                 }
                 refused => break refused,
             }
