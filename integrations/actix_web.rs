@@ -14,18 +14,24 @@ use http::{HeaderMap, Method, Request, Response};
 use http_body_util::Full;
 
 use super::body::{StreamBody, bytes};
-use crate::WebhookReceiver;
+use super::mountable::{Mountable, for_each_mountable};
 
-impl Handler<(HttpRequest, Payload)> for WebhookReceiver {
-    type Output = HttpResponse;
-    /// Not `Send`, because the payload is not.
-    type Future = Pin<Box<dyn Future<Output = HttpResponse>>>;
+macro_rules! mount {
+    ($mounted:ty) => {
+        impl Handler<(HttpRequest, Payload)> for $mounted {
+            type Output = HttpResponse;
+            /// Not `Send`, because the payload is not.
+            type Future = Pin<Box<dyn Future<Output = HttpResponse>>>;
 
-    fn call(&self, (request, payload): (HttpRequest, Payload)) -> Self::Future {
-        let receiver = self.clone();
-        Box::pin(async move { response(receiver.receive(translated(&request, payload)).await).await })
-    }
+            fn call(&self, (request, payload): (HttpRequest, Payload)) -> Self::Future {
+                let reply = self.answered(translated(&request, payload), |reply| reply);
+                Box::pin(async move { response(reply.await).await })
+            }
+        }
+    };
 }
+
+for_each_mountable!(mount);
 
 fn translated(request: &HttpRequest, payload: Payload) -> Request<StreamBody<Payload>> {
     let mut headers = HeaderMap::with_capacity(request.headers().len());

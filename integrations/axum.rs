@@ -7,16 +7,22 @@ use ::axum::extract::Request;
 use ::axum::handler::Handler;
 use ::axum::response::Response;
 
-use crate::WebhookReceiver;
+use super::mountable::{Mountable, for_each_mountable};
 
-/// The type parameter that keeps this implementation apart from axum's own for functions.
+/// The type parameter that keeps these implementations apart from axum's own for functions.
 #[derive(Debug)]
-pub enum Receiver {}
+pub enum Mounted {}
 
-impl<S> Handler<Receiver, S> for WebhookReceiver {
-    type Future = Pin<Box<dyn Future<Output = Response> + Send>>;
+macro_rules! mount {
+    ($mounted:ty) => {
+        impl<S> Handler<Mounted, S> for $mounted {
+            type Future = Pin<Box<dyn Future<Output = Response> + Send>>;
 
-    fn call(self, request: Request, _: S) -> Self::Future {
-        Box::pin(self.received(request, |response| response.map(Body::new)))
-    }
+            fn call(self, request: Request, _: S) -> Self::Future {
+                Box::pin(self.answered(request, |reply| reply.map(Body::new)))
+            }
+        }
+    };
 }
+
+for_each_mountable!(mount);

@@ -10,18 +10,24 @@ use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Full;
 
-use crate::WebhookReceiver;
+use super::mountable::{Mountable, for_each_mountable};
 
-impl<B> Service<Request<B>> for WebhookReceiver
-where
-    B: Body + Send + 'static,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
-    type Response = Response<Full<Bytes>>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+macro_rules! mount {
+    ($mounted:ty) => {
+        impl<B> Service<Request<B>> for $mounted
+        where
+            B: Body + Send + 'static,
+            B::Error: Into<Box<dyn Error + Send + Sync>>,
+        {
+            type Response = Response<Full<Bytes>>;
+            type Error = Infallible;
+            type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
-    fn call(&self, request: Request<B>) -> Self::Future {
-        Box::pin(self.received(request, Ok))
-    }
+            fn call(&self, request: Request<B>) -> Self::Future {
+                Box::pin(self.answered(request, Ok))
+            }
+        }
+    };
 }
+
+for_each_mountable!(mount);

@@ -8,6 +8,8 @@ mod actix_web;
 mod axum;
 #[cfg(any(feature = "actix-web", feature = "warp"))]
 mod body;
+#[cfg(any(feature = "actix-web", feature = "axum", feature = "hyper", feature = "tower", feature = "warp"))]
+mod mountable;
 #[cfg(feature = "hyper")]
 mod hyper;
 #[cfg(feature = "tower")]

@@ -12,26 +12,32 @@ use http_body::Body;
 use http_body_util::Full;
 use tower_service::Service;
 
-use crate::WebhookReceiver;
+use super::mountable::{Mountable, for_each_mountable};
 
-impl<B> Service<Request<B>> for WebhookReceiver
-where
-    B: Body + Send + 'static,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
-    type Response = Response<Full<Bytes>>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+macro_rules! mount {
+    ($mounted:ty) => {
+        impl<B> Service<Request<B>> for $mounted
+        where
+            B: Body + Send + 'static,
+            B::Error: Into<Box<dyn Error + Send + Sync>>,
+        {
+            type Response = Response<Full<Bytes>>;
+            type Error = Infallible;
+            type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
-    /// Always ready: requests beyond a limit are answered 503.
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
+            /// Always ready: requests beyond a limit are answered 503.
+            fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+                Poll::Ready(Ok(()))
+            }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        Box::pin(self.received(request, |reply| Ok(with_length(reply))))
-    }
+            fn call(&mut self, request: Request<B>) -> Self::Future {
+                Box::pin(self.answered(request, |reply| Ok(with_length(reply))))
+            }
+        }
+    };
 }
+
+for_each_mountable!(mount);
 
 /// Adds the length of the body to a reply. A framework may wrap the body in one that does not know its length, as poem and
 /// salvo do, and would send it in chunks.

@@ -1,15 +1,19 @@
 //! Mounts the receiver in warp 0.4: [`webhook`].
 
 use std::convert::Infallible;
+use std::pin::Pin;
 
 use ::warp::Filter;
 use ::warp::filters::path::FullPath;
 use ::warp::reject::Rejection;
 use ::warp::reply::{Reply, Response};
-use ::warp::{Buf, Stream};
+use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
+use http_body::Body;
+use http_body_util::Full;
 
 use super::body::{StreamBody, bytes};
+use super::mountable::Mountable;
 use crate::WebhookReceiver;
 
 /// Makes a filter that answers every request, for the end of a path.
@@ -28,26 +32,29 @@ use crate::WebhookReceiver;
 pub fn webhook(
     receiver: WebhookReceiver,
 ) -> impl Filter<Extract = (impl Reply + use<>,), Error = Rejection> + Clone {
+    requests().then(move |request| response(receiver.answered(request, |reply| reply)))
+}
+
+/// Extracts every request, whatever its method.
+fn requests() -> impl Filter<Extract = (Request<impl Body<Error = ::warp::Error> + Send>,), Error = Rejection> + Clone {
     // `raw` rejects a request without a query.
     let query = ::warp::query::raw().or_else(async |_| Ok::<_, Infallible>((String::new(),)));
     ::warp::any()
-        .map(move || receiver.clone())
         .and(::warp::method())
         .and(::warp::path::full())
         .and(query)
         .and(::warp::header::headers_cloned())
         .and(::warp::body::stream())
-        .then(receive)
+        .map(translated)
 }
 
-async fn receive<D: Buf>(
-    receiver: WebhookReceiver,
+fn translated<S>(
     method: Method,
     path: FullPath,
     query: String,
     headers: HeaderMap,
-    body: impl Stream<Item = Result<D, ::warp::Error>>,
-) -> Response {
+    body: S,
+) -> Request<StreamBody<Pin<Box<S>>>> {
     let target =
         if query.is_empty() { path.as_str().to_owned() } else { format!("{}?{query}", path.as_str()) };
     let body = StreamBody::new(&headers, Box::pin(body));
@@ -56,6 +63,10 @@ async fn receive<D: Buf>(
     *request.headers_mut() = headers;
     // Cannot fail: the parts come from a valid target.
     *request.uri_mut() = target.try_into().unwrap_or_default();
-    let (head, body) = receiver.receive(request).await.into_parts();
+    request
+}
+
+async fn response(reply: impl Future<Output = http::Response<Full<Bytes>>>) -> Response {
+    let (head, body) = reply.await.into_parts();
     http::Response::from_parts(head, bytes(body).await).into_response()
 }
