@@ -1,5 +1,6 @@
 //! Administration: listing, counting, replaying and discarding rows.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -147,5 +148,41 @@ impl InboxStats {
             InboxState::Done => &mut self.done,
             InboxState::Dead => &mut self.dead,
         }
+    }
+}
+
+#[async_trait]
+impl<S: InboxAdmin + ?Sized> InboxAdmin for Arc<S> {
+    async fn list(
+        &self,
+        filter: &InboxFilter,
+        from: InboxCursor,
+        most: usize,
+    ) -> Result<InboxList, StoreError> {
+        (**self).list(filter, from, most).await
+    }
+
+    async fn get(&self, job: &JobId) -> Result<Option<(InboxRow, Option<Bytes>)>, StoreError> {
+        (**self).get(job).await
+    }
+
+    async fn replay(&self, job: &JobId) -> Result<bool, StoreError> {
+        (**self).replay(job).await
+    }
+
+    async fn discard(&self, job: &JobId) -> Result<bool, StoreError> {
+        (**self).discard(job).await
+    }
+
+    async fn replay_all(&self, filter: &InboxFilter, most: u64, bulk: Bulk) -> Result<Changed, StoreError> {
+        (**self).replay_all(filter, most, bulk).await
+    }
+
+    async fn discard_all(&self, filter: &InboxFilter, most: u64, bulk: Bulk) -> Result<Changed, StoreError> {
+        (**self).discard_all(filter, most, bulk).await
+    }
+
+    async fn stats(&self) -> Result<InboxStats, StoreError> {
+        (**self).stats().await
     }
 }
