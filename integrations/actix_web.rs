@@ -1,4 +1,4 @@
-//! The receiver as an actix-web handler: `web::to(receiver.clone())`.
+//! The receiver and the inbox page as actix-web handlers: `web::to(receiver.clone())`.
 //!
 //! actix-web 4 uses version 0.2 of the `http` crate, so methods, headers and targets are converted as bytes.
 

@@ -1,4 +1,4 @@
-//! The receiver as an axum handler: `any(receiver)`.
+//! The receiver and the inbox page as axum handlers: `any(receiver)`.
 
 use std::pin::Pin;
 

@@ -1,4 +1,4 @@
-//! The receiver as a hyper service: `serve_connection(io, receiver.clone())`.
+//! The receiver and the inbox page as hyper services: `serve_connection(io, receiver.clone())`.
 
 use std::convert::Infallible;
 use std::error::Error;

@@ -1,4 +1,4 @@
-//! Adapters: each mounts [`WebhookReceiver`](crate::WebhookReceiver) in one web framework.
+//! Adapters: each mounts `WebhookReceiver` and `InboxPage` in one web framework.
 //!
 //! An adapter translates and holds no policy. The README beside this file lists its duties.
 
@@ -8,10 +8,10 @@ mod actix_web;
 mod axum;
 #[cfg(any(feature = "actix-web", feature = "warp"))]
 mod body;
-#[cfg(any(feature = "actix-web", feature = "axum", feature = "hyper", feature = "tower", feature = "warp"))]
-mod mountable;
 #[cfg(feature = "hyper")]
 mod hyper;
+#[cfg(any(feature = "actix-web", feature = "axum", feature = "hyper", feature = "tower", feature = "warp"))]
+mod mountable;
 #[cfg(feature = "tower")]
 mod tower;
 #[cfg(feature = "warp")]

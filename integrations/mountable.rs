@@ -36,11 +36,29 @@ impl Mountable for WebhookReceiver {
     }
 }
 
+#[cfg(feature = "page")]
+impl Mountable for crate::page::InboxPage {
+    fn answered<B, T>(
+        &self,
+        request: Request<B>,
+        answer: fn(Response<Full<Bytes>>) -> T,
+    ) -> impl Future<Output = T> + use<B, T>
+    where
+        B: Body,
+        B::Error: Into<BoxError>,
+    {
+        // The method of the page itself.
+        Self::answered(self, request, answer)
+    }
+}
+
 /// Calls the macro of an adapter with everything that it mounts.
 #[cfg(any(feature = "actix-web", feature = "axum", feature = "hyper", feature = "tower"))]
 macro_rules! for_each_mountable {
     ($mount:ident) => {
         $mount!(crate::WebhookReceiver);
+        #[cfg(feature = "page")]
+        $mount!(crate::page::InboxPage);
     };
 }
 #[cfg(any(feature = "actix-web", feature = "axum", feature = "hyper", feature = "tower"))]

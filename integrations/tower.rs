@@ -1,4 +1,4 @@
-//! The receiver as a tower service.
+//! The receiver and the inbox page as tower services.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
 use tower_service::Service;
@@ -40,9 +40,10 @@ macro_rules! mount {
 for_each_mountable!(mount);
 
 /// Adds the length of the body to a reply. A framework may wrap the body in one that does not know its length, as poem and
-/// salvo do, and would send it in chunks.
+/// salvo do, and would send it in chunks. The length in a 304 would be that of the content, which is not sent.
 fn with_length(mut reply: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
-    if let Some(length) = reply.body().size_hint().exact() {
+    let has_content = reply.status() != StatusCode::NOT_MODIFIED;
+    if let Some(length) = reply.body().size_hint().exact().filter(|_| has_content) {
         reply.headers_mut().insert(CONTENT_LENGTH, length.into());
     }
     reply

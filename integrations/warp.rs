@@ -1,4 +1,4 @@
-//! Mounts the receiver in warp 0.4: [`webhook`].
+//! Filters for warp 0.4: [`webhook`], and `page` for the inbox page.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -35,8 +35,26 @@ pub fn webhook(
     requests().then(move |request| response(receiver.answered(request, |reply| reply)))
 }
 
+/// Makes a filter that answers every request with the inbox page, for the end of a path.
+///
+/// # Examples
+///
+/// ```
+/// use warp::Filter;
+/// # fn routes(page: qomplement_webhooks::page::InboxPage) -> impl Filter<Extract = impl warp::Reply> + Clone {
+/// warp::path!("admin" / "inbox").and(qomplement_webhooks::warp::page(page))
+/// # }
+/// ```
+#[cfg(feature = "page")]
+pub fn page(
+    page: crate::page::InboxPage,
+) -> impl Filter<Extract = (impl Reply + use<>,), Error = Rejection> + Clone {
+    requests().then(move |request| response(page.answered(request, |reply| reply)))
+}
+
 /// Extracts every request, whatever its method.
-fn requests() -> impl Filter<Extract = (Request<impl Body<Error = ::warp::Error> + Send>,), Error = Rejection> + Clone {
+fn requests()
+-> impl Filter<Extract = (Request<impl Body<Error = ::warp::Error> + Send>,), Error = Rejection> + Clone {
     // `raw` rejects a request without a query.
     let query = ::warp::query::raw().or_else(async |_| Ok::<_, Infallible>((String::new(),)));
     ::warp::any()

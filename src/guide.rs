@@ -11,6 +11,7 @@
 //! | keep forged webhooks out, rotate the token | [`security`] |
 //! | deploy, watch, size, back up | [`operating`] |
 //! | plan for more than one machine's webhooks | [`scaling`] |
+//! | see events in a browser, replay and discard them | [`page`] |
 //! | send, watch and replay from a terminal | [`command_line`] |
 //! | test your handler, or a store of your own | [`testing`] |
 //! | see how each promise is tested | [`evidence`] |
@@ -34,6 +35,7 @@ macro_rules! links {
 [never-lose-a-result]: crate::guide::never_lose_a_result
 [operating]: crate::guide::operating
 [scaling]: crate::guide::scaling
+[page]: crate::guide::page
 [security]: crate::guide::security
 [testing]: crate::guide::testing
 [alerts]: crate::guide::examples#alert-rules
@@ -42,6 +44,7 @@ macro_rules! links {
 [example-custom]: crate::guide::examples#a-dedup-store-of-your-own
 [example-durable]: crate::guide::examples#durable
 [example-metrics]: crate::guide::examples#metrics
+[example-page]: crate::guide::examples#inbox-page
 [example-never-lose]: crate::guide::examples#never-lose-a-result
 [example-several-accounts]: crate::guide::examples#several-accounts
 [example-shutdown]: crate::guide::examples#graceful-shutdown
@@ -67,6 +70,7 @@ chapters! {
     security: "security.md",
     operating: "operating.md",
     scaling: "scaling.md",
+    page: "page.md",
     command_line: "command-line.md",
     testing: "testing.md",
     evidence: "evidence.md",
@@ -85,6 +89,12 @@ chapters! {
 ///
 /// ```rust,ignore
 #[doc = include_str!("../examples/durable.rs")]
+/// ```
+///
+/// # Inbox page
+///
+/// ```rust,ignore
+#[doc = include_str!("../examples/inbox_page.rs")]
 /// ```
 ///
 /// # Never lose a result

@@ -43,6 +43,7 @@
 //! | [`inbox`] | durable mode, stored events: [`InboxStore`], [`MemoryInbox`], `SqliteInbox`, `PostgresInbox`, [`InboxAdmin`](inbox::InboxAdmin) |
 //! | [`worker`] | [`InboxWorker`], which runs the handler for stored events |
 //! | [`fetch`] | results fetched from the API: `JobsClient`, [`JobSource`](fetch::JobSource), [`Reconciler`] |
+//! | `page` | `InboxPage`, which shows an inbox in a browser |
 //! | [`store`] | the results that both kinds of store share |
 //! | [`telemetry`] | names of spans, fields and metrics |
 //! | `sender`, `conformance` | for tests (features of the same names) |
@@ -59,6 +60,7 @@
 //! - `redis`: `RedisDedupStore`; `redis-tls`: `rediss://` URLs for it.
 //! - `postgres`: `PostgresDedupStore` and `PostgresInbox`; `postgres-tls`: `sslmode=require` in their URLs.
 //! - `sqlite`: `SqliteInbox`, in one file.
+//! - `page`: `InboxPage`, which shows an inbox in a browser; mounted like the receiver.
 //! - `client`: `JobsClient`, which fetches jobs and documents from the API.
 //! - `sender`: the documented sender, for tests in one process; `sender-http`: deliveries to URLs.
 //! - `conformance`: test suites for your own stores.
@@ -67,7 +69,7 @@
 //!
 //! The chapters of the [`guide`]: [modes](guide::modes), [durable](guide::durable),
 //! [never lose a result](guide::never_lose_a_result), [dedup stores](guide::dedup_stores), the
-//! [answer to every request](guide::answers), [security](guide::security), [operating](guide::operating), the
+//! [answer to every request](guide::answers), [security](guide::security), [operating](guide::operating), the [inbox page](guide::page), the
 //! [command line](guide::command_line), [testing](guide::testing) and the [glossary](guide::glossary).
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -84,6 +86,8 @@ pub mod handler;
 pub mod inbox;
 #[path = "../integrations/mod.rs"]
 mod integrations;
+#[cfg(feature = "page")]
+pub mod page;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod random;
@@ -127,6 +131,7 @@ pub use self::worker::{InboxWorker, Verification};
         feature = "axum",
         feature = "client",
         feature = "conformance",
+        feature = "page",
         feature = "postgres",
         feature = "redis",
         feature = "sender",

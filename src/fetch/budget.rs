@@ -82,7 +82,7 @@ pub struct RequestPermit {
 pub struct BudgetClosed {
     /// The time until the budget reopens.
     pub retry_after: Duration,
-    why: String,
+    pub(crate) why: String,
 }
 
 tokio::task_local! {
@@ -190,7 +190,12 @@ impl RequestBudget {
 impl RequestBudget {
     /// Whether the budget is closed now.
     pub(crate) fn is_closed(&self) -> bool {
-        self.inner.check().is_err()
+        self.closed().is_some()
+    }
+
+    /// How long the budget stays closed, and why; `None` while it is open.
+    pub(crate) fn closed(&self) -> Option<BudgetClosed> {
+        self.inner.check().err()
     }
 }
 

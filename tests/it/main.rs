@@ -22,6 +22,7 @@ mod leases;
 mod metrics;
 mod own_stores;
 mod package;
+mod page;
 mod races;
 mod reconcile;
 mod refusals;

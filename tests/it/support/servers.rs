@@ -52,6 +52,13 @@ impl Server {
         Self::mount(framework, receiver, filter).await
     }
 
+    /// A server with the inbox page on the same path.
+    #[allow(dead_code)]
+    pub async fn start_page(framework: Framework, page: qomplement_webhooks::page::InboxPage) -> Self {
+        let filter = qomplement_webhooks::warp::page(page.clone()).map(Reply::into_response).boxed();
+        Self::mount(framework, page, filter).await
+    }
+
     async fn mount<M, T>(
         framework: Framework,
         mounted: M,

@@ -1,0 +1,144 @@
+//! One row: its timeline, its body on demand, and its actions.
+
+use askama::Template;
+use bytes::Bytes;
+use serde_json::json;
+use tracing::info;
+
+use super::InboxPage;
+use super::body::{curl, indented};
+use super::frame::{Frame, Visit};
+use super::moment::{Moment, measured};
+use super::problem::Problem;
+use super::reply::Reply;
+use super::route::{Action, JobQuery, Link, Target};
+use super::rows::{RowView, json_of};
+use super::shown::{Shown, grouped};
+use crate::JobId;
+use crate::inbox::{InboxRow, InboxState};
+
+/// The most characters of a body on the page. The download has all.
+const MOST_OF_BODY: usize = 100_000;
+
+impl InboxPage {
+    pub(super) async fn job(&self, visit: &Visit, query: &JobQuery) -> Result<Reply, Problem> {
+        let JobQuery { job, back, .. } = query;
+        let found = self.call(|| self.inbox.get(job)).await?;
+        let (row, body) = found.ok_or(Problem::NoSuchJob)?;
+        let size = body.as_ref().map(Bytes::len);
+        let shown = match body.filter(|_| query.with_body) {
+            Some(body) => {
+                info!(who = ?visit.name, job_id = %job, "body shown on the inbox page");
+                Some(self.redacted(body))
+            }
+            None => None,
+        };
+        if visit.as_json {
+            let mut value = json_of(&row, visit.now);
+            value["body_bytes"] = json!(size);
+            if let Some(body) = shown {
+                let body = body?;
+                value["body"] =
+                    serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into());
+            }
+            return Ok(Reply::json(&value));
+        }
+        let body = shown.map(|body| match body {
+            Ok(body) => BodyView {
+                text: Shown::block(&indented(&body), MOST_OF_BODY),
+                curl: curl(&body),
+                problem: None,
+            },
+            Err(problem) => BodyView { text: Shown::default(), curl: None, problem: Some(problem.message()) },
+        });
+        let target = Target::Job { job: job.clone(), back: back.clone() };
+        let confirm =
+            |action, can: bool| (visit.may_act && can).then(|| Link::confirm(action, &target).finish());
+        let is_dead = row.state == InboxState::Dead;
+        Ok(Reply::html(&JobPage {
+            frame: visit.frame(query.did, !query.with_body),
+            timeline: timeline(&row, visit),
+            replay: confirm(Action::Replay, is_dead || row.state == InboxState::Done && size.is_some()),
+            discard: confirm(Action::Discard, is_dead),
+            can_fetch: visit.may_act && self.source.is_some(),
+            list: Link::list(back).finish(),
+            back: back.to_query(),
+            show_body: Link::job(job, back).with("body", "1").finish(),
+            hide_body: Link::job(job, back).finish(),
+            download: Link::body(job).finish(),
+            size: size.map(|size| grouped(size as u64)),
+            body,
+            id: job.to_string(),
+            row: RowView::of(&row, visit.now, back, Shown::LINE),
+        }))
+    }
+
+    /// The body as a file: byte for byte, unless there is a redaction.
+    pub(super) async fn body(&self, visit: &Visit, job: &JobId) -> Result<Reply, Problem> {
+        let found = self.call(|| self.inbox.get(job)).await?;
+        let (_, body) = found.ok_or(Problem::NoSuchJob)?;
+        let body = self.redacted(body.ok_or(Problem::NoBody)?)?;
+        info!(who = ?visit.name, job_id = %job, "body downloaded from the inbox page");
+        Ok(Reply::download(body))
+    }
+}
+
+/// Something that happened to a row, or will.
+struct Entry {
+    what: String,
+    at: Option<Moment>,
+    text: Shown,
+    is_bad: bool,
+}
+
+fn timeline(row: &InboxRow, visit: &Visit) -> Vec<Entry> {
+    let entry = |what: &str, at| Entry { what: what.to_owned(), at, text: Shown::default(), is_bad: false };
+    let arrived = if row.state == InboxState::Expected { "Registered" } else { "Arrived" };
+    let mut entries = vec![entry(arrived, Some(visit.now.ago(row.age)))];
+    for failure in &row.failures {
+        let took = failure.took.map_or_else(
+            || " ended with its lease,".to_owned(),
+            |took| format!(" failed after {},", measured(took)),
+        );
+        entries.push(Entry {
+            what: format!("Attempt {}{took}", failure.number),
+            at: Some(visit.now.ago(failure.age)),
+            text: Shown::line(&failure.error, Shown::LINE),
+            is_bad: true,
+        });
+    }
+    let due = row.due_in.map(|due_in| visit.now.after(due_in));
+    entries.push(match row.state {
+        InboxState::Expected => entry("The webhook is expected; overdue", due),
+        InboxState::Received => entry("Waits for an attempt; due", due),
+        InboxState::Running => entry("An attempt runs; its lease ends", due),
+        InboxState::Done => entry("Done", None),
+        InboxState::Dead => Entry { is_bad: true, ..entry("Dead letter: no attempt is left", None) },
+    });
+    entries
+}
+
+struct BodyView {
+    text: Shown,
+    curl: Option<String>,
+    problem: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "job.html")]
+struct JobPage {
+    frame: Frame,
+    id: String,
+    row: RowView,
+    timeline: Vec<Entry>,
+    replay: Option<String>,
+    discard: Option<String>,
+    can_fetch: bool,
+    list: String,
+    back: String,
+    show_body: String,
+    hide_body: String,
+    download: String,
+    size: Option<String>,
+    body: Option<BodyView>,
+}

@@ -1,0 +1,126 @@
+//! The list of rows: newest first, filtered, a page at a time.
+
+use askama::Template;
+use serde_json::json;
+
+use super::InboxPage;
+use super::filter::RowFilter;
+use super::frame::{Frame, Visit};
+use super::problem::Problem;
+use super::reply::Reply;
+use super::route::{Action, Did, Link, ListQuery, Target};
+use super::rows::{RowView, json_of};
+use super::shown::Shown;
+use crate::inbox::{InboxCursor, InboxRow, InboxState};
+
+/// The rows of a page.
+const ROWS: usize = 50;
+/// The most calls of the inbox for one page: each looks at a bounded number of rows.
+const CALLS: usize = 5;
+
+/// Some rows that match, newest first.
+pub(super) struct Found {
+    pub(super) rows: Vec<InboxRow>,
+    /// The place to go on from; `None` after the oldest row.
+    pub(super) before: Option<u64>,
+}
+
+impl InboxPage {
+    /// Lists rows that match. A filter that matches little may leave the page short, with older rows to come.
+    pub(super) async fn find(
+        &self,
+        filter: &RowFilter,
+        before: Option<u64>,
+        most: usize,
+    ) -> Result<Found, Problem> {
+        let filter = filter.to_inbox();
+        let mut rows = Vec::new();
+        let mut next = Some(before.map_or(InboxCursor::Newest, InboxCursor::Before));
+        for _ in 0..CALLS {
+            let Some(from) = next.filter(|_| rows.len() < most) else { break };
+            let left = most - rows.len();
+            let list = self.call(|| self.inbox.list(&filter, from, left)).await?;
+            rows.extend(list.rows);
+            next = list.next;
+        }
+        let before = match next {
+            Some(InboxCursor::Before(number)) => Some(number),
+            // A store goes on in the direction that it was given.
+            _ => None,
+        };
+        Ok(Found { rows, before })
+    }
+
+    pub(super) async fn list(&self, visit: &Visit, query: &ListQuery) -> Result<Reply, Problem> {
+        let filter = &query.filter;
+        let found = self.find(filter, query.before, ROWS).await?;
+        if visit.as_json {
+            let rows: Vec<_> = found.rows.iter().map(|row| json_of(row, visit.now)).collect();
+            return Ok(Reply::json(&json!({"rows": rows, "before": found.before})));
+        }
+        let row = |row: &InboxRow| RowView::of(row, visit.now, filter, Shown::CELL);
+        let bulk = |action: Action| {
+            let may = visit.may_act && action.applies_to(filter.state);
+            may.then(|| Link::confirm(action, &Target::Matching(filter.clone())).finish())
+        };
+        Ok(Reply::html(&ListPage {
+            frame: visit.frame(query.did, true),
+            states: InboxState::ALL.map(|state| (state, filter.state == Some(state))),
+            older: found.before.map(|before| Link::list(filter).with("before", &before.to_string()).finish()),
+            newest: query.before.map(|_| Link::list(filter).finish()),
+            replay: bulk(Action::Replay),
+            discard: bulk(Action::Discard),
+            is_dead: filter.state == Some(InboxState::Dead),
+            is_filtered: *filter != RowFilter::default(),
+            older_than: filter.older.map(|age| age.to_text()).unwrap_or_default(),
+            newer_than: filter.newer.map(|age| age.to_text()).unwrap_or_default(),
+            filter: filter.clone(),
+            rows: found.rows.iter().map(row).collect(),
+        }))
+    }
+}
+
+impl Action {
+    /// Whether the action applies to all rows of a state. Without a state, none does: a replay would run finished events
+    /// again.
+    pub(super) fn applies_to(self, state: Option<InboxState>) -> bool {
+        match self {
+            Self::Replay => matches!(state, Some(InboxState::Dead | InboxState::Done)),
+            Self::Discard => state == Some(InboxState::Dead),
+            Self::Fetch => false,
+        }
+    }
+}
+
+impl Target {
+    /// The view that shows the outcome of an action.
+    pub(super) fn after(&self, did: Did) -> String {
+        let link = match (self, did) {
+            // The row is gone.
+            (Self::Job { back, .. }, Did::Changed { action: Action::Discard, rows: 1.., .. }) => {
+                Link::list(back)
+            }
+            (Self::Job { job, back }, _) => Link::job(job, back),
+            (Self::Matching(filter), _) => Link::list(filter),
+        };
+        link.did(did).finish()
+    }
+}
+
+#[derive(Template)]
+#[template(path = "list.html")]
+struct ListPage {
+    frame: Frame,
+    filter: RowFilter,
+    older_than: String,
+    newer_than: String,
+    is_filtered: bool,
+    is_dead: bool,
+    /// Each state, and whether it is selected.
+    states: [(InboxState, bool); 5],
+    rows: Vec<RowView>,
+    older: Option<String>,
+    newest: Option<String>,
+    replay: Option<String>,
+    discard: Option<String>,
+}

@@ -1,0 +1,158 @@
+//! The overview: rows by state, the oldest due one, and dead letters by error.
+
+use std::collections::HashMap;
+
+use askama::Template;
+use serde_json::json;
+
+use super::InboxPage;
+use super::filter::RowFilter;
+use super::frame::{Frame, Visit};
+use super::moment::Moment;
+use super::problem::Problem;
+use super::reply::Reply;
+use super::route::Link;
+use super::shown::{Shown, grouped, is_hidden};
+use crate::inbox::{InboxState, InboxStats};
+
+/// The dead letters that are grouped, the newest.
+const GROUPED: usize = 500;
+/// The groups that are shown, the largest.
+const GROUPS: usize = 10;
+/// The most bytes of an error that a group's filter has.
+const MOST_OF_ERROR: usize = 200;
+
+impl InboxPage {
+    pub(super) async fn overview(&self, visit: &Visit) -> Result<Reply, Problem> {
+        let stats = self.call(|| self.inbox.stats()).await?;
+        let dead = self.find(&RowFilter::state(InboxState::Dead), None, GROUPED).await?;
+        let mut by_error: HashMap<&str, u64> = HashMap::new();
+        for row in &dead.rows {
+            *by_error.entry(row.error.as_deref().unwrap_or_default()).or_default() += 1;
+        }
+        let mut by_error: Vec<_> = by_error.into_iter().collect();
+        by_error.sort_by(|(error, count), (other, fewer)| fewer.cmp(count).then(error.cmp(other)));
+        by_error.truncate(GROUPS);
+        if visit.as_json {
+            let groups = by_error.iter().map(|(error, count)| json!({"error": error, "rows": count}));
+            return Ok(Reply::json(&json!({
+                "rows": InboxState::ALL.map(|state| (state.as_str().to_owned(), rows_of(&stats, state).into()))
+                    .into_iter().collect::<serde_json::Map<_, _>>(),
+                "bytes": stats.bytes,
+                "unfinished_bytes": stats.unfinished_bytes,
+                "max_unfinished_rows": stats.max_unfinished_rows,
+                "max_unfinished_bytes": stats.max_unfinished_bytes,
+                "oldest_due_seconds": stats.oldest_due.map(|due| due.as_secs_f64()),
+                "oldest_overdue_seconds": stats.oldest_overdue.map(|overdue| overdue.as_secs_f64()),
+                "budget": self.budget.as_ref().map(|budget| match budget.closed() {
+                    None => json!({"open": true}),
+                    Some(closed) => json!({
+                        "open": false,
+                        "retry_after_seconds": closed.retry_after.as_secs_f64(),
+                        "why": closed.why,
+                    }),
+                }),
+                "dead_by_error": groups.collect::<Vec<_>>(),
+            })));
+        }
+        Ok(Reply::html(&OverviewPage {
+            frame: visit.frame(None, true),
+            states: InboxState::ALL.map(|state| StateView {
+                state,
+                meaning: meaning(state),
+                count: grouped(rows_of(&stats, state)),
+                link: Link::list(&RowFilter::state(state)).finish(),
+            }),
+            bytes: grouped(stats.bytes),
+            unfinished: unfinished(&stats),
+            oldest_due: stats.oldest_due.map(|due| visit.now.ago(due)),
+            oldest_overdue: stats.oldest_overdue.map(|overdue| visit.now.ago(overdue)),
+            budget: self.budget.as_ref().map(|budget| match budget.closed() {
+                None => (Shown::line("open", Shown::CELL), None),
+                Some(closed) => {
+                    let reopens = visit.now.after(closed.retry_after);
+                    (Shown::line(&closed.why, Shown::LINE), Some(reopens))
+                }
+            }),
+            groups: by_error.into_iter().map(|(error, count)| group(error, count)).collect(),
+            all_grouped: dead.before.is_none(),
+            grouped: grouped(dead.rows.len() as u64),
+        }))
+    }
+}
+
+fn rows_of(stats: &InboxStats, state: InboxState) -> u64 {
+    let mut stats = *stats;
+    *stats.rows_mut(state)
+}
+
+/// The unfinished rows and bytes, each with the limit at which the inbox is full.
+fn unfinished(stats: &InboxStats) -> String {
+    let of = |limit: Option<u64>| limit.map_or_else(String::new, |limit| format!(" of {}", grouped(limit)));
+    let rows = stats.expected + stats.received + stats.running;
+    format!(
+        "{}{} rows, {}{} bytes",
+        grouped(rows),
+        of(stats.max_unfinished_rows),
+        grouped(stats.unfinished_bytes),
+        of(stats.max_unfinished_bytes)
+    )
+}
+
+fn meaning(state: InboxState) -> &'static str {
+    match state {
+        InboxState::Expected => "the webhook has not come",
+        InboxState::Received => "waiting for an attempt",
+        InboxState::Running => "leased to a worker",
+        InboxState::Done => "handled",
+        InboxState::Dead => "dead letters: replay or discard them",
+    }
+}
+
+fn group(error: &str, count: u64) -> Group {
+    let filter = RowFilter { error: visible_part(error).to_owned(), ..RowFilter::state(InboxState::Dead) };
+    Group {
+        error: Shown::line(error, Shown::CELL),
+        count: grouped(count),
+        link: Link::list(&filter).finish(),
+    }
+}
+
+/// The part of an error that a filter can hold: up to the first character that nobody can type.
+fn visible_part(error: &str) -> &str {
+    let error = error.trim_start();
+    let end = error.find(is_hidden).unwrap_or(error.len()).min(MOST_OF_ERROR);
+    let end = (0..=end).rev().find(|end| error.is_char_boundary(*end)).unwrap_or(0);
+    error[..end].trim_end()
+}
+
+struct StateView {
+    state: InboxState,
+    meaning: &'static str,
+    count: String,
+    link: String,
+}
+
+/// Dead letters with the same error.
+struct Group {
+    error: Shown,
+    count: String,
+    link: String,
+}
+
+#[derive(Template)]
+#[template(path = "overview.html")]
+struct OverviewPage {
+    frame: Frame,
+    states: [StateView; 5],
+    bytes: String,
+    /// Rows and bytes against their limits.
+    unfinished: String,
+    oldest_due: Option<Moment>,
+    oldest_overdue: Option<Moment>,
+    /// Why the budget is closed, and its end; or that it is open.
+    budget: Option<(Shown, Option<Moment>)>,
+    groups: Vec<Group>,
+    all_grouped: bool,
+    grouped: String,
+}

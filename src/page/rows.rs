@@ -1,0 +1,89 @@
+//! A row as the list and the detail show it, and as JSON.
+
+use serde_json::{Value, json};
+
+use super::filter::RowFilter;
+use super::moment::{Moment, Now};
+use super::route::Link;
+use super::shown::Shown;
+use crate::inbox::{InboxRow, InboxState};
+
+/// A row's fields, ready for a template.
+pub(super) struct RowView {
+    /// The link to the detail; `None` if the id is not one that this crate accepts.
+    pub(super) link: Option<String>,
+    pub(super) number: u64,
+    pub(super) job: Shown,
+    pub(super) state: InboxState,
+    pub(super) job_type: Shown,
+    pub(super) status: Shown,
+    pub(super) verified: bool,
+    pub(super) attempts: String,
+    pub(super) fetches: u32,
+    pub(super) error: Shown,
+    pub(super) arrived: Moment,
+    /// The next thing that happens to the row, and its time.
+    pub(super) next: Option<(&'static str, Moment)>,
+}
+
+impl RowView {
+    /// `most` is the length of the longest text.
+    pub(super) fn of(row: &InboxRow, now: Now, back: &RowFilter, most: usize) -> Self {
+        let text = |text: &Option<String>| Shown::line(text.as_deref().unwrap_or_default(), most);
+        Self {
+            link: row.job().map(|job| Link::job(&job, back).finish()),
+            number: row.number,
+            job: Shown::line(&row.job_id, most),
+            state: row.state,
+            job_type: text(&row.job_type),
+            status: text(&row.status),
+            verified: row.verified,
+            attempts: match row.earlier_attempts {
+                0 => row.attempts.to_string(),
+                earlier => format!("{} + {earlier}", row.attempts),
+            },
+            fetches: row.fetches,
+            error: text(&row.error),
+            arrived: now.ago(row.age),
+            next: next(row, now),
+        }
+    }
+}
+
+/// The next thing that happens to a row without anybody's doing, and its time.
+fn next(row: &InboxRow, now: Now) -> Option<(&'static str, Moment)> {
+    let due_in = row.due_in?;
+    let what = match (row.state, due_in.is_zero()) {
+        (InboxState::Expected, _) => "overdue",
+        (InboxState::Running, true) => "lease ended",
+        (InboxState::Running, false) => "lease ends",
+        (_, true) => "due",
+        (_, false) => "next attempt",
+    };
+    Some((what, now.after(due_in)))
+}
+
+/// A row in JSON, with the names of the command line.
+pub(super) fn json_of(row: &InboxRow, now: Now) -> Value {
+    json!({
+        "number": row.number,
+        "job_id": row.job_id,
+        "state": row.state.as_str(),
+        "type": row.job_type,
+        "status": row.status,
+        "verified": row.verified,
+        "fetches": row.fetches,
+        "attempts": row.attempts,
+        "earlier_attempts": row.earlier_attempts,
+        "error": row.error,
+        "failures": row.failures.iter().map(|failure| json!({
+            "number": failure.number,
+            "at": now.ago(failure.age).exact(),
+            "took_seconds": failure.took.map(|took| took.as_secs_f64()),
+            "error": failure.error,
+        })).collect::<Vec<_>>(),
+        "arrived": now.ago(row.age).exact(),
+        "age_seconds": row.age.as_secs_f64(),
+        "due_in_seconds": row.due_in.map(|due_in| due_in.as_secs_f64()),
+    })
+}

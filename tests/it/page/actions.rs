@@ -1,0 +1,211 @@
+//! Actions: counted, confirmed, carried out, and told.
+
+use http::Method;
+use qomplement_webhooks::event::Envelope;
+use qomplement_webhooks::fetch::{FetchError, Fetched, JobSource};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxState, Outcome};
+use qomplement_webhooks::page::{InboxPage, PageAccess};
+use qomplement_webhooks::sender::Payload;
+use qomplement_webhooks::{InboxStore, JobId, MemoryInbox, async_trait};
+use serde_json::json;
+
+use super::foreign::{Fault, Foreign};
+use super::visitor::Visitor;
+use super::{dead, open, receive, settle, state, visitor};
+
+#[tokio::test(start_paused = true)]
+async fn one_row_is_replayed_after_a_question_that_names_it() {
+    let inbox = MemoryInbox::new();
+    let job = dead(&inbox, "job-7", "no such customer").await;
+    let mut visitor = visitor(&inbox);
+    let row = visitor.open("?view=job&job=job-7").await;
+    let question = visitor.open(&row.link("Replay…")).await;
+    let words = question.words();
+    assert!(
+        words.contains("Replay this row?") && words.contains("job-7") && words.contains("no such customer"),
+        "{words}"
+    );
+    assert_eq!(state(&inbox, &job).await, Some(InboxState::Dead), "the question has changed the row");
+    let told = visitor.submit(&question).await;
+    assert!(told.words().contains("1 row replayed."), "{}", told.words());
+    assert!(told.words().contains("State received"), "{}", told.words());
+    assert_eq!(state(&inbox, &job).await, Some(InboxState::Received));
+    // The row is as the back button shows it, and changed meanwhile.
+    let told = visitor.submit(&question).await;
+    assert!(told.words().contains("Nothing was replayed"), "{}", told.words());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_discarded_row_is_gone_and_the_list_keeps_its_filter() {
+    let inbox = MemoryInbox::new();
+    let (job, other) = (dead(&inbox, "job-7", "disk").await, dead(&inbox, "job-8", "disk").await);
+    let done = settle(&inbox, "job-9", Outcome::Done).await;
+    let mut visitor = visitor(&inbox);
+    let list = visitor.open("?view=list&state=dead&error=disk").await;
+    let row = visitor.open(&list.link("job-7")).await;
+    let question = visitor.open(&row.link("Discard…")).await;
+    let told = visitor.submit(&question).await;
+    let words = told.words();
+    assert!(words.contains("1 row discarded.") && words.contains("job-8"), "{words}");
+    assert!(told.text.contains(r#"name="error" value="disk""#), "the filter is lost");
+    assert_eq!(state(&inbox, &job).await, None);
+    assert_eq!(state(&inbox, &other).await, Some(InboxState::Dead));
+    assert!(visitor.open("?view=job&job=job-9").await.try_link("Discard…").is_none());
+    let question = visitor.open("?view=confirm&action=discard&job=job-9").await;
+    assert!(question.words().contains("not in a state for this"), "{}", question.words());
+    assert_eq!(state(&inbox, &done).await, Some(InboxState::Done));
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_match_are_changed_together_and_never_more_than_confirmed() {
+    let inbox = MemoryInbox::new();
+    for number in 0..30 {
+        dead(&inbox, &format!("disk-{number}"), "the disk is full").await;
+        dead(&inbox, &format!("gone-{number}"), "no such customer").await;
+    }
+    let mut visitor = visitor(&inbox);
+    let list = visitor.open("?view=list&state=dead&error=disk").await;
+    let question = visitor.open(&list.link("Replay all that match…")).await;
+    let words = question.words();
+    assert!(
+        words.contains("Replay 30 rows?") && words.contains("state dead") && words.contains("error disk"),
+        "{words}"
+    );
+    assert_eq!(inbox.stats().await.unwrap().dead, 60, "the question has changed rows");
+    dead(&inbox, "disk-late", "the disk is full").await;
+    let told = visitor.submit(&question).await;
+    assert!(told.words().contains("30 rows replayed. More rows may match"), "{}", told.words());
+    let stats = inbox.stats().await.unwrap();
+    assert_eq!((stats.dead, stats.received), (31, 30));
+
+    let question = visitor.open("?view=confirm&action=discard&state=dead&error=customer").await;
+    assert!(question.words().contains("This cannot be undone"), "{}", question.words());
+    let told = visitor.submit(&question).await;
+    assert!(told.words().contains("30 rows discarded."), "{}", told.words());
+    assert_eq!(inbox.stats().await.unwrap().dead, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_action_on_many_rows_needs_a_state_that_it_applies_to() {
+    let inbox = MemoryInbox::new();
+    settle(&inbox, "done", Outcome::Done).await;
+    receive(&inbox, "waiting").await;
+    let mut visitor = visitor(&inbox);
+    let list = visitor.open("?view=list").await;
+    assert!(list.try_link("Replay all that match…").is_none(), "finished events would run again");
+    let done = visitor.open("?view=list&state=done").await;
+    assert!(done.try_link("Replay all that match…").is_some());
+    assert!(done.try_link("Discard all that match…").is_none());
+    let (_, fields) = visitor.open("?view=confirm&action=replay&state=done").await.form();
+    let token = fields.split('&').find(|field| field.starts_with("token=")).unwrap().to_owned();
+    for (action, filter) in [
+        ("replay", ""),
+        ("replay", "&state=received"),
+        ("replay", "&state=running"),
+        ("discard", ""),
+        ("discard", "&state=done"),
+        ("fetch", "&state=dead"),
+    ] {
+        let question =
+            visitor.send(Method::GET, &format!("?view=confirm&action={action}{filter}"), &[], "").await;
+        assert_eq!(question.status, 400, "{action}{filter}");
+        let refused = visitor.post(&format!("?do={action}"), &format!("{token}{filter}")).await;
+        assert_eq!(refused.status, 400, "{action}{filter}");
+    }
+    let stats = inbox.stats().await.unwrap();
+    assert_eq!((stats.done, stats.received), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_action_answers_in_json_too() {
+    let inbox = MemoryInbox::new();
+    dead(&inbox, "job-7", "no").await;
+    let mut visitor = visitor(&inbox);
+    let count = visitor.json("?view=confirm&action=replay&state=dead").await;
+    assert_eq!(count, json!({"action": "replay", "rows": 1, "more": false, "most": 10000}));
+    let (action, fields) = visitor.open("?view=confirm&action=replay&job=job-7").await.form();
+    let headers = [("origin", "https://test"), ("accept", "application/json")];
+    let answer = visitor.send(Method::POST, &action, &headers, &fields).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.text.as_str()),
+        (200, r#"{"action":"replay","more":false,"rows":1}"#)
+    );
+}
+
+/// An API that answers by the job's id.
+#[derive(Debug)]
+struct Api;
+
+#[async_trait]
+impl JobSource for Api {
+    async fn fetch(&self, job: &JobId) -> Result<Fetched, FetchError> {
+        match &*job.as_str() {
+            "finished" | "known" => {
+                let body = Payload::extract_completed().job_id(&*job.as_str()).to_bytes();
+                Ok(Fetched::Finished(Envelope::try_from(body).unwrap()))
+            }
+            "pending" => Ok(Fetched::Pending),
+            "missing" => Ok(Fetched::NotFound),
+            "panics" => panic!("no"),
+            _ => Err(FetchError::unavailable("away")),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expected_job_is_fetched_at_once() {
+    let inbox = MemoryInbox::new();
+    let minute = std::time::Duration::from_secs(60);
+    for job in ["finished", "pending", "missing", "away", "panics"] {
+        inbox.expect(&job.parse().unwrap(), minute).await.unwrap();
+    }
+    receive(&inbox, "known").await;
+    assert!(
+        !visitor(&inbox).open("?view=job&job=finished").await.text.contains("Fetch now"),
+        "without a source"
+    );
+    let mut visitor = Visitor::of(open(&inbox).source(Api));
+    for (job, told, after) in [
+        ("finished", "Its event is stored", InboxState::Received),
+        ("known", "stored before", InboxState::Received),
+        ("pending", "has not ended", InboxState::Expected),
+        ("missing", "knows no such job", InboxState::Expected),
+        ("away", "no answer", InboxState::Expected),
+        ("panics", "no answer", InboxState::Expected),
+    ] {
+        let row = visitor.open(&format!("?view=job&job={job}")).await;
+        let answer = visitor.submit(&row).await;
+        assert!(answer.words().contains(told), "{job}: {}", answer.words());
+        assert_eq!(state(&inbox, &job.parse().unwrap()).await, Some(after), "{job}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inbox_that_fails_is_told_without_its_cause() {
+    for fault in [Fault::Error, Fault::Hang, Fault::Panic] {
+        let whole = Foreign::new("no", InboxState::Dead);
+        let page = |inbox: Foreign| InboxPage::new(inbox, |_| async { PageAccess::full("ada") });
+        let (action, fields) =
+            Visitor::of(page(whole.clone())).open("?view=confirm&action=replay&state=dead").await.form();
+        let token = fields.split('&').next().unwrap().strip_prefix("token=").unwrap().to_owned();
+        let mut visitor = Visitor::of(page(Foreign { fault: Some(fault), ..whole }));
+        for link in [
+            "",
+            "?view=list",
+            "?view=job&job=job-7",
+            "?view=body&job=job-7",
+            "?view=confirm&action=replay&job=job-7",
+        ] {
+            let answer = visitor.send(Method::GET, link, &[], "").await;
+            assert_eq!(answer.status, 503, "{fault:?} {link}");
+            assert!(!answer.text.contains("s3cr3t"), "{fault:?} {link}");
+        }
+        let cookie = format!("qomplement_inbox_form={token}");
+        let headers = [("sec-fetch-site", "same-origin"), ("cookie", &*cookie)];
+        for fields in [fields, format!("token={token}&job=job-7")] {
+            let answer = visitor.send(Method::POST, &action, &headers, &fields).await;
+            assert_eq!(answer.status, 503, "{fault:?}");
+            assert!(!answer.text.contains("s3cr3t"), "{fault:?}");
+        }
+    }
+}

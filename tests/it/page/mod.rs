@@ -1,0 +1,53 @@
+//! The inbox page: its views, its actions, and what it keeps from whom.
+
+mod access;
+mod actions;
+mod foreign;
+mod forgery;
+mod hostile;
+mod markup;
+mod views;
+mod visitor;
+
+use std::time::Duration;
+
+use qomplement_webhooks::event::Envelope;
+use qomplement_webhooks::inbox::{InboxAdmin, InboxState, Outcome, Receipt};
+use qomplement_webhooks::page::{InboxPage, PageAccess};
+use qomplement_webhooks::sender::Payload;
+use qomplement_webhooks::{InboxStore, JobId, MemoryInbox};
+
+use self::visitor::Visitor;
+
+/// A page that lets everybody act.
+fn open(inbox: &MemoryInbox) -> InboxPage {
+    InboxPage::new(inbox.clone(), |_| async { PageAccess::full("ada") })
+}
+
+fn visitor(inbox: &MemoryInbox) -> Visitor {
+    Visitor::of(open(inbox))
+}
+
+/// Stores an event.
+async fn receive(inbox: &MemoryInbox, job: &str) -> JobId {
+    let event = Envelope::try_from(Payload::extract_completed().job_id(job).to_bytes()).unwrap();
+    assert_eq!(inbox.receive(&event).await.unwrap(), Receipt::Stored);
+    event.job().clone()
+}
+
+/// Stores an event and settles it.
+async fn settle(inbox: &MemoryInbox, job: &str, outcome: Outcome) -> JobId {
+    let job = receive(inbox, job).await;
+    let leased = inbox.lease(1, Duration::from_secs(30)).await.unwrap();
+    assert_eq!(leased[0].lease.job(), &job, "another row was due");
+    let _ = inbox.settle(&leased[0].lease, &outcome).await.unwrap();
+    job
+}
+
+async fn dead(inbox: &MemoryInbox, job: &str, error: &str) -> JobId {
+    settle(inbox, job, Outcome::Dead { error: error.to_owned() }).await
+}
+
+async fn state(inbox: &MemoryInbox, job: &JobId) -> Option<InboxState> {
+    inbox.get(job).await.unwrap().map(|(row, _)| row.state)
+}
