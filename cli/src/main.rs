@@ -31,7 +31,8 @@ Exit status:
   0    success; every webhook was acknowledged
   1    failure: an undeliverable webhook, no such job, an unavailable store
   2    the command line or the environment is wrong; nothing was done
-  130  interrupted by Ctrl-C; `listen` and `inbox watch` end with 0 then
+  130  interrupted by Ctrl-C; `listen`, `inbox watch` and `inbox serve` end
+       with 0 then
 A closed pipe, as after `head`, does not change the exit status. A command that
 only shows data ends with 0; any other finishes its work without output.
 `listen` ends, unless it forwards.

@@ -7,6 +7,7 @@ mod list;
 mod prune;
 mod replay;
 mod rows;
+mod serve;
 mod show;
 mod stats;
 mod watch;
@@ -43,6 +44,7 @@ enum InboxCommand {
     Prune(prune::Prune),
     Stats(stats::Stats),
     Watch(watch::Watch),
+    Serve(serve::Serve),
 }
 
 impl Inbox {
@@ -55,6 +57,7 @@ impl Inbox {
             InboxCommand::Prune(prune) => prune.run().await,
             InboxCommand::Stats(stats) => stats.run().await,
             InboxCommand::Watch(watch) => watch.run().await,
+            InboxCommand::Serve(serve) => serve.run().await,
         }
     }
 }

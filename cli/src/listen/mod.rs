@@ -95,6 +95,21 @@ pub(crate) struct Listen {
     format: Format,
 }
 
+/// Listens on an address. Returns the address with the port that was picked.
+pub(crate) async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        let tip = match error.kind() {
+            io::ErrorKind::AddrInUse => "Another program uses the port: stop it, or give another --port",
+            io::ErrorKind::PermissionDenied => "Ports below 1024 need a privilege: give another --port",
+            io::ErrorKind::AddrNotAvailable => "This machine does not have the address: give another --host",
+            _ => "Give another --host or --port",
+        };
+        Failure::failed(format!("cannot listen on {address}: {error}\n  {tip}"))
+    })?;
+    let address = listener.local_addr().unwrap_or(address);
+    Ok((listener, address))
+}
+
 /// The most arrivals that wait to be shown.
 const UNSHOWN: usize = 1024;
 
@@ -116,18 +131,7 @@ impl Listen {
             None => receiver.unauthenticated(),
         };
         let receiver = receiver.build().map_err(|error| Failure::failed(causes(&error)))?;
-        let listener = TcpListener::bind(address).await.map_err(|error| {
-            let tip = match error.kind() {
-                io::ErrorKind::AddrInUse => "Another program uses the port: stop it, or give another --port",
-                io::ErrorKind::PermissionDenied => "Ports below 1024 need a privilege: give another --port",
-                io::ErrorKind::AddrNotAvailable => {
-                    "This machine does not have the address: give another --host"
-                }
-                _ => "Give another --host or --port",
-            };
-            Failure::failed(format!("cannot listen on {address}: {error}\n  {tip}"))
-        })?;
-        let address = listener.local_addr().unwrap_or(address);
+        let (listener, address) = bind(address).await?;
         let mut stopped = std::pin::pin!(stop());
         output::note(format_args!("listening on http://{address}"));
         if is_open && !self.host.is_loopback() {

@@ -11,6 +11,7 @@ mod listen;
 mod pipes;
 mod secrets;
 mod send;
+mod serve;
 mod support;
 mod terminal;
 
