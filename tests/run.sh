@@ -60,6 +60,8 @@ if ! $quick; then
     need pgbouncer pgbouncer
     need faketime faketime
     need promtool prometheus
+    command -v chromium-browser google-chrome >/dev/null || need chromium chromium
+    need npm npm
 fi
 cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
@@ -125,8 +127,9 @@ check "clippy, everything" cargo clippy --locked --workspace --all-features --al
 # The tests run the examples as programs, with all features.
 check "examples, everything" cargo build --locked --workspace --all-features --examples
 if $quick; then
-    check "unit and integration tests, without databases" \
-        cargo test --locked --workspace --all-features --no-fail-fast "${tests[@]}" -- --skip databases:: --skip alerts::
+    check "unit and integration tests, without databases and a browser" \
+        cargo test --locked --workspace --all-features --no-fail-fast "${tests[@]}" -- \
+        --skip databases:: --skip alerts:: --skip browser::
 else
     check "tests compile" cargo test --locked --workspace --all-features "${tests[@]}" --test crash --no-run
     # In a group of processes of its own, which ends with this script.

@@ -137,8 +137,8 @@ fn every_command_that_runs_an_example_names_its_features() {
 #[test]
 fn the_guide_shows_every_chapter() {
     let guide = fs::read_to_string(Path::new(ROOT).join("src/guide.rs")).unwrap();
-    for entry in fs::read_dir(Path::new(ROOT).join("docs")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
+    for path in files(&Path::new(ROOT).join("docs"), "md") {
+        let name = path.file_name().unwrap().to_str().unwrap();
         assert!(guide.contains(&format!(": \"{name}\",")), "{name} is no chapter in src/guide.rs");
     }
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod actions;
+mod browser;
 mod foreign;
 mod forgery;
 mod hostile;

@@ -3,6 +3,7 @@
 pub mod answers;
 pub mod api;
 pub mod certificate;
+pub mod chromium;
 pub mod databases;
 mod dedup_stores;
 pub mod faketime;

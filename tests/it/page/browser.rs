@@ -1,0 +1,255 @@
+//! The page in a real browser.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use qomplement_webhooks::inbox::{InboxAdmin, InboxState, Outcome};
+use qomplement_webhooks::{InboxStore, MemoryInbox};
+use serde_json::Value;
+
+use super::{dead, open, receive, settle, state};
+use crate::support::PATH;
+use crate::support::chromium::{Chromium, Tab};
+use crate::support::servers::{Framework, Server};
+
+/// A served inbox with rows in every state.
+async fn serve(inbox: &MemoryInbox) -> Server {
+    let hour = Duration::from_secs(3600);
+    for number in 0..4 {
+        settle(inbox, &format!("7d3f0c52-0000-4000-8000-00000000000{number}"), Outcome::Done).await;
+    }
+    for number in 0..3 {
+        dead(
+            inbox,
+            &format!("b10be0b8-0000-4000-8000-00000000000{number}"),
+            "the disk is full: 0 bytes left on /data",
+        )
+        .await;
+    }
+    dead(inbox, "9f7cf8d2-2a63-4da2-a56f-546e226b2064", "no such customer: 4711").await;
+    let retry = Outcome::Retry { after: hour, error: "the database is away: connection refused".to_owned() };
+    settle(inbox, "c2b1e6aa-0000-4000-8000-000000000001", retry).await;
+    receive(inbox, "e5a0c1d4-0000-4000-8000-000000000001").await;
+    inbox.lease(1, hour).await.unwrap();
+    receive(inbox, "f0f0f0f0-0000-4000-8000-000000000001").await;
+    inbox.expect(&"a1a1a1a1-0000-4000-8000-000000000001".parse().unwrap(), hour).await.unwrap();
+    Server::start_page(Framework::Axum, open(inbox)).await
+}
+
+fn url(server: &Server, query: &str) -> String {
+    format!("http://{}{PATH}{query}", server.address)
+}
+
+async fn words(tab: &Tab) -> String {
+    tab.text("document.querySelector('main').innerText.replace(/\\s+/g, ' ')").await
+}
+
+#[track_caller]
+fn assert_no_faults(chromium: &Chromium) {
+    let faults = chromium.faults();
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[tokio::test]
+async fn an_operator_finds_out_why_events_died_replays_one_and_discards_the_others() {
+    let inbox = MemoryInbox::new();
+    let server = serve(&inbox).await;
+    let chromium = Chromium::start().await;
+    let tab = chromium.tab().await;
+    tab.open(&url(&server, "")).await;
+    assert!(words(&tab).await.contains("dead 4"), "{}", words(&tab).await);
+    tab.follow_text("no such customer: 4711").await;
+    tab.follow_text("9f7cf8d2-2a63-4da2-a56f-546e226b2064").await;
+    assert!(words(&tab).await.contains("Last error no such customer: 4711"), "{}", words(&tab).await);
+    tab.follow_text("Show").await;
+    assert!(words(&tab).await.contains("\"document_type\": \"invoice\""), "{}", words(&tab).await);
+    tab.follow_text("Hide").await;
+    tab.follow_text("Replay…").await;
+    assert!(words(&tab).await.contains("Replay this row?"), "{}", words(&tab).await);
+    tab.follow_text("Replay this row").await;
+    assert!(words(&tab).await.contains("1 row replayed."), "{}", words(&tab).await);
+    let job = "9f7cf8d2-2a63-4da2-a56f-546e226b2064".parse().unwrap();
+    assert_eq!(state(&inbox, &job).await, Some(InboxState::Received));
+
+    // The back button leads to the question, and its answer changes nothing more.
+    tab.back().await;
+    tab.follow_text("Replay this row").await;
+    assert!(words(&tab).await.contains("Nothing was replayed"), "{}", words(&tab).await);
+
+    // By filter.
+    tab.follow_text("Dead letters").await;
+    tab.fill("input[name=error]", "DISK").await;
+    tab.follow_text("Filter").await;
+    tab.follow_text("Discard all that match…").await;
+    assert!(words(&tab).await.contains("Discard 3 rows?"), "{}", words(&tab).await);
+    tab.follow_text("Discard 3 rows").await;
+    assert!(words(&tab).await.contains("3 rows discarded."), "{}", words(&tab).await);
+    assert_eq!(
+        tab.text("document.querySelector('input[name=error]').value").await,
+        "DISK",
+        "the filter is lost"
+    );
+    assert_eq!(inbox.stats().await.unwrap().dead, 0);
+    assert_no_faults(&chromium);
+}
+
+#[tokio::test]
+async fn everything_works_without_javascript() {
+    let inbox = MemoryInbox::new();
+    let server = serve(&inbox).await;
+    let chromium = Chromium::start().await;
+    let tab = chromium.tab().await;
+    tab.without_script().await;
+    tab.open(&url(&server, "?view=list")).await;
+    let is_seen = "document.getElementById('pause').checkVisibility()";
+    assert_eq!(tab.value(is_seen).await, false, "the script has run");
+    tab.fill("input[name=prefix]", "9f7c").await;
+    tab.follow_text("Filter").await;
+    assert_eq!(tab.value("document.querySelectorAll('tbody tr').length").await, 1);
+    tab.follow_text("9f7cf8d2-2a63-4da2-a56f-546e226b2064").await;
+    tab.follow_text("Show").await;
+    tab.follow_text("Replay…").await;
+    tab.follow_text("Replay this row").await;
+    assert!(words(&tab).await.contains("1 row replayed."), "{}", words(&tab).await);
+    tab.follow_text("Back to the list").await;
+    assert_eq!(tab.text("document.querySelector('input[name=prefix]').value").await, "9f7c");
+    assert_no_faults(&chromium);
+}
+
+#[tokio::test]
+async fn a_row_that_changes_meanwhile_is_shown_and_not_acted_on_twice() {
+    let inbox = MemoryInbox::new();
+    let server = serve(&inbox).await;
+    let chromium = Chromium::start().await;
+    let (first, second, list) = (chromium.tab().await, chromium.tab().await, chromium.live_tab().await);
+    list.open(&url(&server, "?view=list&prefix=b10be0b8")).await;
+    list.value("document.querySelector('tbody a').focus()").await;
+    let focused = "document.activeElement.getAttribute('href')";
+    let link = list.text(focused).await;
+    for tab in [&first, &second] {
+        tab.open(&url(&server, "?view=confirm&action=replay&job=b10be0b8-0000-4000-8000-000000000000")).await;
+    }
+    first.follow_text("Replay this row").await;
+    assert!(words(&first).await.contains("1 row replayed."), "{}", words(&first).await);
+    second.follow_text("Replay this row").await;
+    assert!(words(&second).await.contains("Nothing was replayed"), "{}", words(&second).await);
+
+    // The third tab learns of it by itself, and keeps its focus.
+    list.until("document.querySelector('tbody').innerText.includes('received')").await;
+    assert_eq!(list.text(focused).await, link, "the focus is lost");
+    assert_eq!(list.value("document.getElementById('pause').checkVisibility()").await, true);
+    list.click("#pause").await;
+    assert_eq!(list.text("document.getElementById('pause').getAttribute('aria-pressed')").await, "true");
+    assert_no_faults(&chromium);
+}
+
+#[tokio::test]
+async fn a_keyboard_moves_through_a_list() {
+    let inbox = MemoryInbox::new();
+    let server = serve(&inbox).await;
+    let chromium = Chromium::start().await;
+    let tab = chromium.tab().await;
+    tab.open(&url(&server, "?view=list")).await;
+    tab.press("Tab").await;
+    assert_eq!(tab.text("document.activeElement.textContent").await, "Skip to the content");
+    let is_in_table = "!!document.activeElement.closest('tbody')";
+    for _ in 0..30 {
+        if tab.value(is_in_table).await == true {
+            break;
+        }
+        tab.press("Tab").await;
+    }
+    let place = "[...document.querySelectorAll('tbody a')].indexOf(document.activeElement)";
+    let mut places = Vec::new();
+    for key in ["", "ArrowDown", "ArrowDown", "ArrowUp", "End", "Home", "ArrowUp"] {
+        if !key.is_empty() {
+            tab.press(key).await;
+        }
+        places.push(tab.value(place).await.as_i64().unwrap());
+    }
+    let last = tab.value("document.querySelectorAll('tbody a').length - 1").await.as_i64().unwrap();
+    assert_eq!(places, [0, 1, 2, 1, last, 0, 0]);
+    let outline = tab.text("getComputedStyle(document.activeElement).outlineStyle").await;
+    assert_eq!(outline, "solid", "the focus is not seen");
+    let job = tab.text("document.activeElement.textContent").await;
+    tab.press("Enter").await;
+    let opened = format!("document.querySelector('h1')?.textContent === '{job}'");
+    tab.until(&opened).await;
+    assert_no_faults(&chromium);
+}
+
+/// The views, by the names of their pictures.
+const VIEWS: [(&str, &str); 5] = [
+    ("overview", ""),
+    ("list", "?view=list"),
+    ("dead-letters", "?view=list&state=dead&error=disk"),
+    ("row", "?view=job&job=9f7cf8d2-2a63-4da2-a56f-546e226b2064&body=1"),
+    ("discard", "?view=confirm&action=discard&state=dead&error=disk"),
+];
+
+#[tokio::test]
+async fn every_view_is_accessible_in_light_and_dark_and_fits_on_a_phone() {
+    let inbox = MemoryInbox::new();
+    let server = serve(&inbox).await;
+    let chromium = Chromium::start().await;
+    let tab = chromium.tab().await;
+    let axe = std::fs::read_to_string(axe()).unwrap();
+    for (name, query) in VIEWS {
+        for scheme in ["light", "dark"] {
+            tab.colours(scheme).await;
+            for (width, height) in [(1280, 800), (360, 740)] {
+                tab.size(width, height).await;
+                tab.open(&url(&server, query)).await;
+                let what = format!("{name}, {scheme}, {width} pixels");
+                let wide = tab.value("document.documentElement.scrollWidth").await;
+                assert!(wide.as_u64() <= Some(width.into()), "{what}: {wide} pixels wide");
+                tab.value(&format!("{axe}; null")).await;
+                let found = "axe.run().then(r => r.violations.map(v => [v.impact, v.id, v.nodes.map(n => n.html + n.failureSummary)]))";
+                let found = tab.value(found).await;
+                let found = found.as_array().unwrap();
+                let serious: Vec<&Value> = found.iter().filter(|found| found[0] != "minor").collect();
+                assert!(serious.is_empty(), "{what}: {serious:#?}");
+                if width == 1280 || name == "list" {
+                    let name = if width == 360 { format!("{name}-phone") } else { name.to_owned() };
+                    keep(&format!("{name}-{scheme}.png"), &tab.picture().await);
+                }
+            }
+        }
+    }
+    assert_no_faults(&chromium);
+}
+
+/// The file of axe-core, from the npm registry: it is not ours to ship.
+fn axe() -> PathBuf {
+    const PACKAGE: &str = "axe-core@4.14.1";
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(PACKAGE);
+    let file = folder.join("package/axe.min.js");
+    if !file.exists() {
+        std::fs::create_dir_all(&folder).unwrap();
+        let fetched = "npm pack --silent \"$1\" >/dev/null && tar -xzf axe-core-*.tgz";
+        let done =
+            Command::new("sh").args(["-c", fetched, "sh", PACKAGE]).current_dir(&folder).status().unwrap();
+        assert!(done.success(), "{PACKAGE} cannot be fetched");
+    }
+    file
+}
+
+/// Writes a picture for the guide, if `PICTURES` names a folder.
+fn keep(name: &str, base64: &str) {
+    let Some(folder) = std::env::var_os("PICTURES") else { return };
+    let digit = |byte: u8| match byte {
+        b'A'..=b'Z' => byte - b'A',
+        b'a'..=b'z' => byte - b'a' + 26,
+        b'0'..=b'9' => byte - b'0' + 52,
+        b'+' => 62,
+        _ => 63,
+    };
+    let mut bytes = Vec::with_capacity(base64.len());
+    for four in base64.trim_end_matches('=').as_bytes().chunks(4) {
+        let bits = four.iter().fold(0_u32, |bits, byte| bits << 6 | u32::from(digit(*byte)));
+        let bits = bits << (6 * (4 - four.len()));
+        bytes.extend(bits.to_be_bytes()[1..four.len()].iter());
+    }
+    std::fs::write(Path::new(&folder).join(name), bytes).unwrap();
+}
