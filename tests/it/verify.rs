@@ -211,12 +211,13 @@ async fn the_72_hours_count_from_the_first_fetch_without_an_answer() {
     api.says_of(&expected, Says::NotFound);
     let answered = async || inbox.row(&expected).await.error.as_deref() == Some("the API knows no such job");
     while !answered().await && began.elapsed() < HOUR * 72 {
-        sleep(SECOND).await;
+        sleep(MINUTE).await;
     }
     assert!(began.elapsed() < HOUR * 72, "no answer for {:?}", began.elapsed());
     api.says_of(&expected, Says::Down);
     let row = inbox.until(&waited, InboxState::Dead).await;
-    assert!((HOUR * 72..HOUR * 73).contains(&began.elapsed()), "dead after {:?}", began.elapsed());
+    // While the API is down, one job at a time is fetched, every five minutes or so, and either may be the one.
+    assert!((HOUR * 72..HOUR * 84).contains(&began.elapsed()), "dead after {:?}", began.elapsed());
     assert!(row.error.is_some_and(|error| error.contains("connection refused")));
     // So it does after a replay.
     assert!(inbox.rows.replay(&waited).await.unwrap());

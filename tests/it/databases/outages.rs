@@ -225,6 +225,17 @@ async fn a_handler_whose_claim_ends_while_the_server_is_away_is_dropped_and_run_
 }
 
 async fn goes_on(store: Store, outage: Outage) {
+    // On a busy machine the server may come back too late.
+    for _ in 0..5 {
+        if goes_on_after_an_outage(store, outage).await < LEASE / 2 {
+            return;
+        }
+    }
+    panic!("{store:?}, {outage:?}: the server took too long to come back, five times");
+}
+
+/// Returns how long the server was away.
+async fn goes_on_after_an_outage(store: Store, outage: Outage) -> Duration {
     let case = format!("{store:?}, {outage:?}");
     let mut server = store.server();
     let fleet = Fleet::on(server.url());
@@ -236,17 +247,20 @@ async fn goes_on(store: Store, outage: Outage) {
         async move { post(&to, &payload).await }
     });
     fleet.line("the run", |fact| fact.is_begin(&job)).await;
+    let began = Instant::now();
     outage.begin(&mut server);
     if outage == Outage::Paused {
         // So long that a renewal has to wait. One that is refused has time to be tried again.
         sleep(Duration::from_secs(2)).await;
     }
     outage.end(&mut server);
+    let away = began.elapsed();
     fleet.line("the run's end", |fact| matches!(fact, Fact::Ended { job: of, .. } if *of == job)).await;
     first.await.unwrap();
     post_until_done(&receiver.sender, &payload).await;
     let runs = &fleet.runs().await[&job];
-    assert!(runs.len() == 1 && runs[0].was(End::Handled), "{case}: {runs:?}");
+    assert!(away >= LEASE / 2 || runs.len() == 1 && runs[0].was(End::Handled), "{case}: {runs:?}");
+    away
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
