@@ -197,8 +197,13 @@ async fn repeat(
 ) -> Result<Vec<Row>, StoreError> {
     let (mut repetitions_left, mut isolation) = (2, Isolation::Default);
     loop {
-        let connection = connections.lend().await.map_err(StoreError::unavailable)?;
-        match connection.query(statement, parameters, isolation, prepares).await {
+        let ran = match connections.lend().await {
+            Ok(connection) => connection.query(statement, parameters, isolation, prepares).await,
+            // A new connection broke while it was opened.
+            Err(PoolError::Backend(error)) if is_transient(&error) => Err(error),
+            Err(error) => return Err(StoreError::unavailable(error)),
+        };
+        match ran {
             Ok(rows) => return Ok(rows),
             Err(error) if repetitions_left > 0 && is_transient(&error) => {
                 repetitions_left -= 1;

@@ -60,6 +60,17 @@ async fn calls_whose_replies_were_lost_are_repeated() {
     }
 }
 
+#[tokio::test]
+async fn a_connection_that_breaks_while_it_is_opened_is_opened_again() {
+    inbox("opened").await;
+    let proxy = Proxy::before(postgres().port()).await;
+    let url = format!("postgres://postgres:{PASSWORD}@127.0.0.1:{}/postgres", proxy.port);
+    let inbox = PostgresInbox::from_url(&url).unwrap().with_table("opened", "inbox").unwrap();
+    proxy.lose_the_next_reply();
+    assert_eq!(inbox.receive(&completed("job")).await.unwrap(), Receipt::Stored);
+    assert_eq!(proxy.lost(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_repeated_while_the_first_is_being_written_applies() {
     let inbox = inbox("twice").await;
