@@ -310,11 +310,16 @@ impl DedupStore for MemoryDedupStore {
     }
 
     async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
+        let hash = self.jobs.hash_usize(claim.job()) as u64;
+        // Locked first: between the two removals, another thread could forget this place as that of no job, and a third
+        // claim the job anew. Its new place would be removed here, and a job without a place is never forgotten.
+        let mut order = self.order(hash);
         let released = self.jobs.remove_if(claim.job(), |_, state| state.is_claim() && state.is_of(claim));
-        let Some((job, _)) = released else { return Ok(Fenced::Stale) };
+        if released.is_none() {
+            return Ok(Fenced::Stale);
+        }
         self.len.fetch_sub(1, Ordering::Relaxed);
-        let hash = self.jobs.hash_usize(&job) as u64;
-        self.order(hash).remove(hash);
+        order.remove(hash);
         Ok(Fenced::Applied)
     }
 }
