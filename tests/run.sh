@@ -123,6 +123,7 @@ check "formatting of the comparison with peers" cargo fmt --manifest-path benche
 check "formatting of the examples with other frameworks" \
     cargo fmt --manifest-path examples/frameworks/Cargo.toml --check
 check "formatting of the fuzz targets" cargo fmt --manifest-path fuzz/Cargo.toml --check
+check "formatting of the races" cargo fmt --manifest-path tests/shuttle/Cargo.toml --check
 check "clippy, everything" cargo clippy --locked --workspace --all-features --all-targets -- -D warnings
 # The tests run the examples as programs, with all features.
 check "examples, everything" cargo build --locked --workspace --all-features --examples
