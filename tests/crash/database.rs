@@ -53,7 +53,9 @@ impl Database {
     pub async fn inbox(&self) -> Box<dyn InboxAdmin> {
         match self {
             Self::Sqlite(file) => {
-                Box::new(SqliteInbox::builder(file).max_unfinished_rows(u64::MAX).open().unwrap())
+                let inbox = SqliteInbox::builder(file).max_unfinished_rows(u64::MAX);
+                // The programs that are killed write to the file as well, on a busy machine.
+                Box::new(inbox.busy_timeout(Duration::from_secs(60)).open().unwrap())
             }
             Self::Postgres(_) | Self::Pair(_) => {
                 let inbox = PostgresInbox::from_url(&self.url()).unwrap();

@@ -20,6 +20,23 @@ async fn set_replicas(client: &Client, names: &str) {
     client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
 }
 
+/// Waits until commits wait: the server takes a new setting over some time after it was told to.
+async fn commits_wait(server: &Server) {
+    let (watching, writing) = (client(server).await, client(server).await);
+    let own = writing.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get::<_, i32>(0);
+    let writes = tokio::spawn(async move {
+        while writing.batch_execute("SELECT pg_catalog.pg_logical_emit_message(true, '', '')").await.is_ok() {
+        }
+    });
+    eventually("commits wait", async || {
+        let waits = "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND pid = $1";
+        watching.query_one(waits, &[&own]).await.unwrap().get(0)
+    })
+    .await;
+    watching.execute("SELECT pg_terminate_backend($1)", &[&own]).await.unwrap();
+    writes.await.unwrap();
+}
+
 async fn waiting(client: &Client, but: i32) -> i32 {
     client.query_one(WAITING, &[&but]).await.unwrap().get(0)
 }
@@ -27,10 +44,12 @@ async fn waiting(client: &Client, but: i32) -> i32 {
 /// Ends the session of a call while its commit waits for the replica, and then lets the replica return. The row is on the
 /// primary by then, and the call is repeated.
 async fn end_the_session_of<T: Send + 'static>(
+    server: &Server,
     client: &Client,
     call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
 ) -> T {
     set_replicas(client, "*").await;
+    commits_wait(server).await;
     let call = tokio::spawn(call);
     eventually("the commit waits", async || waiting(client, 0).await != 0).await;
     let first = waiting(client, 0).await;
@@ -60,12 +79,12 @@ async fn a_duplicate_is_acknowledged_when_its_event_is_on_the_replica() {
         let inbox = inbox.clone();
         async move { inbox.receive(&event("job", "completed", "")).await }
     };
-    assert_eq!(end_the_session_of(&client, received).await, Receipt::Duplicate);
+    assert_eq!(end_the_session_of(&server, &client, received).await, Receipt::Duplicate);
     let expected = {
         let inbox = inbox.clone();
         async move { inbox.expect(&job("expected"), HOUR).await }
     };
-    end_the_session_of(&client, expected).await;
+    end_the_session_of(&server, &client, expected).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -79,5 +98,5 @@ async fn a_duplicate_that_does_not_wait_is_found() {
     let inbox = PostgresInbox::from_url(&server.url()).unwrap();
     inbox.migrate().await.unwrap();
     let received = async move { inbox.receive(&event("job", "completed", "")).await };
-    end_the_session_of(&client(&server).await, received).await;
+    end_the_session_of(&server, &client(&server).await, received).await;
 }
