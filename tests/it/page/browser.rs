@@ -189,6 +189,7 @@ const VIEWS: [(&str, &str); 5] = [
 ];
 
 #[tokio::test]
+#[ignore = "fetches axe-core from the npm registry"]
 async fn every_view_is_accessible_in_light_and_dark_and_fits_on_a_phone() {
     let inbox = MemoryInbox::new();
     let server = serve(&inbox).await;
