@@ -2,6 +2,7 @@
 //! commit.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -52,6 +53,23 @@ pub fn events(numbers: std::ops::Range<u64>, padding: usize) -> Vec<Envelope> {
             Envelope::try_from(Bytes::from(payload.clone().job_id(id(number)).to_bytes().to_vec())).unwrap()
         })
         .collect()
+}
+
+/// Letters that compress about as well as the fields of a document.
+pub fn text(length: usize) -> Arc<str> {
+    let mut state = 1_u64;
+    let words = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        format!("field_{}:value {:x} ", state >> 54, state >> 32)
+    });
+    let mut text = String::new();
+    for word in words {
+        if text.len() + word.len() > length {
+            break;
+        }
+        text.push_str(&word);
+    }
+    text.into()
 }
 
 /// Writes into the tables of a `SqliteInbox`, with prepared statements.

@@ -9,8 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::inbox::{Outcome, Receipt};
+use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::{InboxStore, PostgresInbox};
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, NoTls};
 
 use self::by_hand::{BATCH, events};
@@ -85,6 +89,58 @@ async fn raw_rate(url: &str, table: &'static str, next: &Arc<AtomicU64>, connect
     .await
 }
 
+/// The inbox with large bodies, beside an INSERT for each into a plain table, from as many connections as tasks.
+async fn large_bodies(url: &str, inbox: &PostgresInbox, next: &Arc<AtomicU64>, text: Arc<str>) {
+    const TASKS: u64 = 16;
+    let mut clients = Vec::new();
+    for _ in 0..TASKS {
+        clients.push(connect(url).await);
+    }
+    clients[0]
+        .batch_execute(
+            "DROP TABLE IF EXISTS bench.plain; CREATE TABLE bench.plain (job_id text PRIMARY KEY, body bytea)",
+        )
+        .await
+        .unwrap();
+    let clients = Arc::new(clients);
+    let payload = Payload::extract_completed().set("/data/result/text", &*text).job_id(by_hand::id(0));
+    let payload = String::from_utf8(payload.to_bytes().to_vec()).unwrap();
+    let large = {
+        let next = next.clone();
+        move || {
+            let id = by_hand::id(next.fetch_add(1, Ordering::Relaxed));
+            Envelope::try_from(Bytes::from(payload.replace(&by_hand::id(0), &id))).unwrap()
+        }
+    };
+    let plain = rate(TASKS, {
+        let large = large.clone();
+        move |task| {
+            let (clients, event) = (clients.clone(), large());
+            async move {
+                let (job, body) = (event.job().to_string(), &**event.body());
+                let insert = "INSERT INTO bench.plain VALUES ($1, $2) ON CONFLICT DO NOTHING";
+                let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&job, Type::TEXT), (&body, Type::BYTEA)];
+                clients[task as usize].execute_typed(insert, &parameters).await.unwrap()
+            }
+        }
+    })
+    .await;
+    let inbox = inbox.clone();
+    let rows = rate(TASKS, move |_| {
+        let (inbox, event) = (inbox.clone(), large());
+        async move {
+            assert_eq!(inbox.receive(&event).await.unwrap(), Receipt::Stored);
+            1
+        }
+    })
+    .await;
+    println!(
+        "{:>4} KiB: an INSERT for each {plain:>6.0}, receive, {TASKS} tasks {rows:>6.0}: {:.2}",
+        text.len() >> 10,
+        rows / plain
+    );
+}
+
 async fn lease_and_settle_rate(inbox: &PostgresInbox, most: usize) -> (f64, Duration) {
     let (began, mut rows, mut leasing, mut leases) = (Instant::now(), 0, Duration::ZERO, 0);
     while began.elapsed() < ROUND {
@@ -134,6 +190,15 @@ fn main() {
         inbox().migrate().await.unwrap();
 
         println!("rows per second");
+        for kibibytes in [64, 1024].into_iter().cycle().take(6) {
+            prepare(&client, &inbox(), 0).await;
+            let inbox = inbox().max_unfinished_rows(u64::MAX).max_unfinished_bytes(u64::MAX);
+            large_bodies(&server.url(), &inbox, &next, by_hand::text(kibibytes << 10)).await;
+        }
+        // `cargo bench … -- large` ends here.
+        if std::env::args().any(|argument| argument == "large") {
+            return;
+        }
         // In turns, since other programs may use the machine.
         for _ in 0..3 {
             prepare(&client, &inbox(), 0).await;

@@ -18,7 +18,7 @@ use super::Inner;
 use crate::store::StoreError;
 
 /// The most statements of one queue under way at once. Fewer statements share more calls each, so another one is sent
-/// only when [`ENOUGH_CALLS`] wait or the last one was sent [`LONG_AGO`].
+/// only when [`ENOUGH_CALLS`] wait, a large one is next, or the last one was sent [`LONG_AGO`].
 const TASKS: usize = 4;
 /// The age from which a statement is stuck, as behind a locked row, and does not keep another from being sent.
 const STUCK: Duration = Duration::from_secs(1);
@@ -37,6 +37,11 @@ pub(super) trait Queued: Sized + Send + 'static {
 
     /// Whether the caller has left.
     fn is_abandoned(&self) -> bool;
+
+    /// Whether the database is busy with this call for so long that others had better not wait for it.
+    fn is_large(&self) -> bool {
+        false
+    }
 
     /// Takes the calls that fit into one statement; `None` when no caller waits.
     fn next_batch(waiting: &mut VecDeque<Self>) -> Option<Self::Batch>;
@@ -183,7 +188,7 @@ impl<C: Queued> Queue<C> {
     }
 }
 
-impl<C> State<C> {
+impl<C: Queued> State<C> {
     /// Notes another task, if the queued calls need one, and returns its number.
     fn start_task(&mut self, most: usize) -> Option<u64> {
         let now = Instant::now();
@@ -193,7 +198,9 @@ impl<C> State<C> {
         let is_wanted = match self.tasks.values().filter(|began| now - **began < STUCK).count() {
             0 => true,
             1..TASKS => {
-                self.waiting.len() >= ENOUGH_CALLS || self.last.is_some_and(|last| now - last >= LONG_AGO)
+                self.waiting.len() >= ENOUGH_CALLS
+                    || self.waiting.front().is_some_and(C::is_large)
+                    || self.last.is_some_and(|last| now - last >= LONG_AGO)
             }
             _ => false,
         };

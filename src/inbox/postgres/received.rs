@@ -12,7 +12,9 @@ use crate::store::StoreError;
 
 /// The most events and bytes of one statement; a larger body goes alone.
 const BATCH_EVENTS: usize = 256;
-const BATCH_BYTES: usize = 8 << 20;
+const BATCH_BYTES: usize = 1 << 20;
+/// The size of a body from which compressing it takes the database as long as a commit.
+const LARGE: usize = 16 << 10;
 
 /// An event that waits.
 pub(super) struct Arrived {
@@ -40,6 +42,10 @@ impl Queued for Arrived {
 
     fn is_abandoned(&self) -> bool {
         self.caller.is_closed()
+    }
+
+    fn is_large(&self) -> bool {
+        self.event.body().len() >= LARGE
     }
 
     /// Duplicates of one event become one. Another event of a job in the batch waits for the next batch: its receipt

@@ -45,6 +45,7 @@ fn first_version(table: &TableName) -> String {
     error text,
     failures jsonb
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
+DO {compressed};
 CREATE INDEX {due} ON {table} (due_at, number) WHERE {NEVER_FETCHED};
 CREATE INDEX {fetched} ON {table} (fetches, due_at, number) WHERE {FETCHED};
 CREATE INDEX {expected} ON {table} (fetches, due_at, number) WHERE state = 'expected';
@@ -53,6 +54,10 @@ CREATE INDEX {pruned} ON {table} (ended_at) WHERE state = 'done' AND body IS NUL
 CREATE INDEX {dead} ON {table} (number) WHERE state = 'dead';
 CREATE INDEX {died} ON {table} (ended_at) WHERE state = 'dead';
 ",
+        compressed = literal(&format!(
+            "BEGIN EXECUTE {}; EXCEPTION WHEN syntax_error OR feature_not_supported THEN NULL; END",
+            literal(&format!("ALTER TABLE {table} ALTER COLUMN body SET COMPRESSION lz4"))
+        )),
         due = index("due"),
         fetched = index("fetched"),
         expected = index("expected"),
@@ -61,4 +66,8 @@ CREATE INDEX {died} ON {table} (ended_at) WHERE state = 'dead';
         dead = index("dead"),
         died = index("died"),
     )
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }

@@ -6,18 +6,19 @@ use super::fragments::{
 use super::{FETCHED, NEVER_FETCHED};
 use crate::postgres::TableName;
 
+// Bodies are taken from their parameter, $4, as late as they are needed: in `incoming` they would be copied, sorted and,
+// beyond work_mem, written to a file.
+
 /// Stores only first events, as nearly every event is: planning [`receive`] costs as much as storing some twenty events.
 pub(super) fn receive_new(table: &TableName) -> String {
     format!(
         "WITH incoming AS MATERIALIZED (
-            SELECT place, job_id COLLATE \"C\" AS job_id, job_type, status, body, fits
-            FROM unnest($1, $2, $3, $4, $5) WITH ORDINALITY
-                AS incoming (job_id, job_type, status, body, fits, place)
+            SELECT place, job_id COLLATE \"C\" AS job_id, job_type, status, fits
+            FROM unnest($1, $2, $3, $5) WITH ORDINALITY AS incoming (job_id, job_type, status, fits, place)
         ), written AS (
             INSERT INTO {table} (job_id, job_type, status, body, state, due_at, received_at)
-            SELECT job_id, job_type, status, body, 'received', clock_timestamp(), clock_timestamp()
-            FROM incoming WHERE fits
-            ORDER BY job_id
+            SELECT job_id, job_type, status, ($4)[place], 'received', clock_timestamp(), clock_timestamp()
+            FROM (SELECT * FROM incoming WHERE fits ORDER BY job_id OFFSET 0) AS ordered
             ON CONFLICT (job_id) DO NOTHING
             RETURNING job_id
         ), durably AS MATERIALIZED ({DURABLY})
@@ -35,19 +36,17 @@ pub(super) fn receive_new(table: &TableName) -> String {
 pub(super) fn receive(table: &TableName) -> String {
     format!(
         "WITH incoming AS MATERIALIZED (
-            SELECT place, job_id COLLATE \"C\" AS job_id, job_type, status, body, fits, (
-                SELECT incoming.status {FINAL} AND coalesce(job.body <> incoming.body, false)
+            SELECT place, job_id COLLATE \"C\" AS job_id, job_type, status, fits, (
+                SELECT incoming.status {FINAL} AND coalesce(job.body <> ($4)[place], false)
                 FROM {table} AS job
                 WHERE job.job_id = incoming.job_id
                     AND (job.status {FINAL} OR (job.status IS NOT NULL AND incoming.status NOT {FINAL}))
             ) AS conflict
-            FROM unnest($1, $2, $3, $4, $5) WITH ORDINALITY
-                AS incoming (job_id, job_type, status, body, fits, place)
+            FROM unnest($1, $2, $3, $5) WITH ORDINALITY AS incoming (job_id, job_type, status, fits, place)
         ), written AS (
             INSERT INTO {table} AS job (job_id, job_type, status, body, state, due_at, received_at)
-            SELECT job_id, job_type, status, body, 'received', clock_timestamp(), clock_timestamp()
-            FROM incoming WHERE fits AND conflict IS NULL
-            ORDER BY job_id
+            SELECT job_id, job_type, status, ($4)[place], 'received', clock_timestamp(), clock_timestamp()
+            FROM (SELECT * FROM incoming WHERE fits AND conflict IS NULL ORDER BY job_id OFFSET 0) AS ordered
             ON CONFLICT (job_id) DO UPDATE SET
                 job_type = excluded.job_type, status = excluded.status, body = excluded.body,
                 received_at = excluded.received_at, verified = false,

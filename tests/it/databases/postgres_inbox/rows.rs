@@ -10,6 +10,7 @@ use qomplement_webhooks::inbox::{
 };
 use qomplement_webhooks::store::Fenced;
 use qomplement_webhooks::{InboxStore, PostgresInbox};
+use tokio::task::JoinSet;
 use tokio_postgres::NoTls;
 
 use super::{HOUR, LEASE, client, completed, count, event, inbox, job, lease_one};
@@ -28,6 +29,30 @@ async fn the_first_of_two_events_with_different_bytes_is_kept() {
     inbox.prune(&Retention::default().payload(Duration::ZERO).row(HOUR)).await.unwrap();
     // What it differs from is no longer known.
     assert_eq!(inbox.receive(&event("job", "failed", "second")).await.unwrap(), Receipt::Duplicate);
+}
+
+#[tokio::test]
+async fn large_bodies_are_compressed_and_come_back_as_they_were() {
+    let inbox = inbox("large").await;
+    let events: Vec<_> = [3_000, 70_000, 1_500_000, 3_000]
+        .iter()
+        .zip(0..)
+        .map(|(length, number)| event(&format!("job-{number}"), "completed", &"large ".repeat(length / 6)))
+        .collect();
+    let receiving: JoinSet<_> = events
+        .iter()
+        .map(|event| {
+            let (inbox, event) = (inbox.clone(), event.clone());
+            async move { inbox.receive(&event).await.unwrap() }
+        })
+        .collect();
+    assert_eq!(receiving.join_all().await, [Receipt::Stored; 4]);
+    for event in &events {
+        let (_, body) = inbox.get(event.job()).await.unwrap().unwrap();
+        assert!(body.as_ref() == Some(event.body()), "{}", event.job());
+    }
+    let compressed = "SELECT count(*) FROM large.inbox WHERE pg_column_compression(body) = 'lz4'";
+    assert_eq!(count(&client(postgres()).await, compressed).await, 4);
 }
 
 #[tokio::test]
