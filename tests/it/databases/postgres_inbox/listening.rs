@@ -123,16 +123,24 @@ async fn a_lost_connection_that_listens_is_made_again() {
     let there = inbox("listening").await;
     let url = format!("{}&application_name=here", postgres().url());
     let here = PostgresInbox::from_url(&url).unwrap().with_table("listening", "inbox").unwrap();
-    let listening = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-        WHERE application_name = 'here' AND query LIKE 'LISTEN%'";
-    while timeout(Duration::from_millis(300), here.wait()).await.is_ok() {}
     let client = client(postgres()).await;
-    assert!(count(&client, listening).await > 0);
+    let listening =
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'here' AND query LIKE 'LISTEN%'";
+    eventually("it listens", async || {
+        let _ = timeout(Duration::from_millis(20), here.wait()).await;
+        count(&client, listening).await == 1
+    })
+    .await;
+    while timeout(Duration::from_millis(300), here.wait()).await.is_ok() {}
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE application_name = 'here' AND query LIKE 'LISTEN%'";
+    assert_eq!(count(&client, end).await, 1);
     // It says when it is back.
-    timeout(Duration::from_secs(8), here.wait()).await.expect("it does not listen again");
+    timeout(Duration::from_secs(60), here.wait()).await.expect("it does not listen again");
+    eventually("it listens again", async || count(&client, listening).await == 1).await;
     while timeout(Duration::from_millis(300), here.wait()).await.is_ok() {}
     there.receive(&completed("job")).await.unwrap();
-    timeout(Duration::from_millis(500), here.wait()).await.expect("nobody was told");
+    timeout(Duration::from_secs(20), here.wait()).await.expect("nobody was told");
 }
 
 #[tokio::test(flavor = "multi_thread")]
