@@ -27,7 +27,7 @@ if [[ $time == --minimize ]]; then
     smallest=$(mktemp -d -p fuzz/work)
     trap 'rm -rf "$smallest"' EXIT
     # The fewest inputs that reach every edge.
-    "${run[@]}" "$smallest" "$kept" "$work" -- -set_cover_merge=1 -max_len=2048
+    "${run[@]}" "$smallest" "$kept" "$work" -- -set_cover_merge=1 -use_counters=0 -max_len=2048
     rm -rf "$kept"
     mv "$smallest" "$kept"
     chmod 755 "$kept"
