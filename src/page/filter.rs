@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use form_urlencoded::Serializer;
 
+use super::hidden::is_hidden;
 use super::problem::Problem;
 use super::route::Fields;
-use super::shown::is_hidden;
 use crate::inbox::{InboxFilter, InboxState};
 
 /// A selection of rows, in the words that a person typed.

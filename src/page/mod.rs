@@ -11,6 +11,7 @@ mod csrf;
 mod detail;
 mod filter;
 mod frame;
+mod hidden;
 mod list;
 mod moment;
 mod overview;
@@ -39,6 +40,8 @@ use self::access::AccessCheck;
 pub use self::access::PageAccess;
 use self::csrf::FormToken;
 use self::frame::Visit;
+#[doc(hidden)]
+pub use self::hidden::is_hidden;
 use self::moment::Now;
 use self::problem::Problem;
 use self::reply::Reply;

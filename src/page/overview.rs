@@ -8,11 +8,12 @@ use serde_json::json;
 use super::InboxPage;
 use super::filter::RowFilter;
 use super::frame::{Frame, Visit};
+use super::hidden::is_hidden;
 use super::moment::Moment;
 use super::problem::Problem;
 use super::reply::Reply;
 use super::route::Link;
-use super::shown::{Shown, grouped, is_hidden};
+use super::shown::{Shown, grouped};
 use crate::inbox::{InboxState, InboxStats};
 
 /// The dead letters that are grouped, the newest.

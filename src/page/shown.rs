@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::hidden::is_hidden;
+
 /// A text for the page. Characters that a browser obeys or hides stand as `\u{…}`, and a long text is cut. The templates
 /// escape it for HTML.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -61,39 +63,6 @@ pub(super) fn grouped(number: u64) -> String {
         grouped.push(digit);
     }
     grouped
-}
-
-/// Whether a browser does not simply show a character: controls, characters that change the direction of text or join it,
-/// line separators, and invisible characters.
-pub(super) fn is_hidden(char: char) -> bool {
-    char.is_control()
-        || matches!(
-            char,
-            '\u{ad}'
-                | '\u{34f}'
-                | '\u{600}'..='\u{605}'
-                | '\u{61c}'
-                | '\u{6dd}'
-                | '\u{70f}'
-                | '\u{890}'..='\u{891}'
-                | '\u{8e2}'
-                | '\u{115f}'..='\u{1160}'
-                | '\u{17b4}'..='\u{17b5}'
-                | '\u{180b}'..='\u{180f}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{3164}'
-                | '\u{feff}'
-                | '\u{ffa0}'
-                | '\u{fff0}'..='\u{fffb}'
-                | '\u{110bd}'
-                | '\u{110cd}'
-                | '\u{13430}'..='\u{1343f}'
-                | '\u{1bca0}'..='\u{1bca3}'
-                | '\u{1d173}'..='\u{1d17a}'
-                | '\u{e0000}'..='\u{e0fff}'
-        )
 }
 
 #[cfg(test)]

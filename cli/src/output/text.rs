@@ -1,4 +1,6 @@
-//! Escapes the characters that a terminal obeys or hides. No other file knows which these are.
+//! Escapes the characters that a terminal obeys or hides, the same as on the inbox page.
+
+use qomplement_webhooks::page::is_hidden;
 
 /// A text in one line, escaped.
 pub(crate) fn clean(text: &str) -> String {
@@ -21,7 +23,7 @@ pub(crate) fn cut(text: &str, most: usize) -> String {
 fn escape(text: &str, is_kept: impl Fn(char) -> bool) -> String {
     let mut escaped = String::with_capacity(text.len());
     for char in text.chars() {
-        if is_obeyed(char) && !is_kept(char) {
+        if is_hidden(char) && !is_kept(char) {
             escaped.extend(char.escape_default());
         } else {
             escaped.push(char);
@@ -38,7 +40,7 @@ pub(super) fn json(text: &str, line_end: char) -> String {
         match char {
             '\n' => escaped.push(line_end),
             '\r' | '\t' => escaped.push(' '),
-            char if is_obeyed(char) => {
+            char if is_hidden(char) => {
                 for unit in char.encode_utf16(&mut [0; 2]) {
                     escaped += &format!("\\u{unit:04x}");
                 }
@@ -47,39 +49,6 @@ pub(super) fn json(text: &str, line_end: char) -> String {
         }
     }
     escaped
-}
-
-/// Whether a terminal does not simply show a character: controls, characters that change the direction of text or join
-/// it, line separators, and invisible characters.
-fn is_obeyed(char: char) -> bool {
-    char.is_control()
-        || matches!(
-            char,
-            '\u{ad}'
-                | '\u{34f}'
-                | '\u{600}'..='\u{605}'
-                | '\u{61c}'
-                | '\u{6dd}'
-                | '\u{70f}'
-                | '\u{890}'..='\u{891}'
-                | '\u{8e2}'
-                | '\u{115f}'..='\u{1160}'
-                | '\u{17b4}'..='\u{17b5}'
-                | '\u{180b}'..='\u{180f}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{3164}'
-                | '\u{feff}'
-                | '\u{ffa0}'
-                | '\u{fff0}'..='\u{fffb}'
-                | '\u{110bd}'
-                | '\u{110cd}'
-                | '\u{13430}'..='\u{1343f}'
-                | '\u{1bca0}'..='\u{1bca3}'
-                | '\u{1d173}'..='\u{1d17a}'
-                | '\u{e0000}'..='\u{e0fff}'
-        )
 }
 
 #[cfg(test)]
