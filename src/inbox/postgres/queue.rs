@@ -38,7 +38,7 @@ pub(super) trait Queued: Sized + Send + 'static {
     /// Whether the caller has left.
     fn is_abandoned(&self) -> bool;
 
-    /// Whether the database is busy with this call for so long that others had better not wait for it.
+    /// Whether the call keeps a connection busy for long: another statement is then sent beside it.
     fn is_large(&self) -> bool {
         false
     }
@@ -239,5 +239,46 @@ impl<C: Queued> Drop for Task<C> {
     /// Notes the end of the task, also when the runtime is shut down during a statement. Queued calls start another.
     fn drop(&mut self) {
         C::queue(&self.inner).state().tasks.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Call {
+        is_large: bool,
+    }
+
+    impl Queued for Call {
+        type Batch = ();
+
+        fn queue(_: &Inner) -> &Queue<Self> {
+            unreachable!("no call is sent")
+        }
+
+        fn is_abandoned(&self) -> bool {
+            false
+        }
+
+        fn is_large(&self) -> bool {
+            self.is_large
+        }
+
+        fn next_batch(_: &mut VecDeque<Self>) -> Option<()> {
+            None
+        }
+
+        async fn send(_: &Arc<Inner>, (): ()) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_call_waits_for_no_other_statement_while_there_are_few() {
+        for (is_large, most) in [(false, 1), (true, TASKS)] {
+            let (waiting, last) = (VecDeque::from([Call { is_large }]), Some(Instant::now()));
+            let mut state = State { waiting, tasks: HashMap::new(), started: 0, last };
+            while state.start_task(TASKS * 2).is_some() {}
+            assert_eq!(state.tasks.len(), most, "large: {is_large}");
+        }
     }
 }

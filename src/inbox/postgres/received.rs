@@ -13,7 +13,7 @@ use crate::store::StoreError;
 /// The most events and bytes of one statement; a larger body goes alone.
 const BATCH_EVENTS: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
-/// The size of a body from which compressing it takes the database as long as a commit.
+/// From this size on, a body lets another statement begin: one connection compresses one body after another.
 const LARGE: usize = 16 << 10;
 
 /// An event that waits.
