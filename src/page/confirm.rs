@@ -11,7 +11,7 @@ use super::reply::Reply;
 use super::route::{Action, Link, Target};
 use super::rows::RowView;
 use super::shown::{Shown, grouped};
-use crate::inbox::{Bulk, Changed, InboxState};
+use crate::inbox::{Bulk, Changed};
 
 /// The most rows of one action.
 pub(super) const MOST: u64 = 10_000;
@@ -30,13 +30,7 @@ impl InboxPage {
             Target::Job { job, back } => {
                 let found = self.call(|| self.inbox.get(job)).await?;
                 let (row, body) = found.ok_or(Problem::NoSuchJob)?;
-                let can = match action {
-                    Action::Replay => {
-                        row.state == InboxState::Dead || row.state == InboxState::Done && body.is_some()
-                    }
-                    Action::Discard => row.state == InboxState::Dead,
-                    Action::Fetch => false,
-                };
+                let can = action.applies_to_row(&row, body.is_some());
                 let row = RowView::of(&row, visit.now, back, Shown::LINE);
                 (Some(row), Changed::new(can.into(), false))
             }

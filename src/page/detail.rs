@@ -52,14 +52,15 @@ impl InboxPage {
             Err(problem) => BodyView { text: Shown::default(), curl: None, problem: Some(problem.message()) },
         });
         let target = Target::Job { job: job.clone(), back: back.clone() };
-        let confirm =
-            |action, can: bool| (visit.may_act && can).then(|| Link::confirm(action, &target).finish());
-        let is_dead = row.state == InboxState::Dead;
+        let confirm = |action: Action| {
+            let can = visit.may_act && action.applies_to_row(&row, size.is_some());
+            can.then(|| Link::confirm(action, &target).finish())
+        };
         Ok(Reply::html(&JobPage {
             frame: visit.frame(query.did, !query.with_body),
             timeline: timeline(&row, visit),
-            replay: confirm(Action::Replay, is_dead || row.state == InboxState::Done && size.is_some()),
-            discard: confirm(Action::Discard, is_dead),
+            replay: confirm(Action::Replay),
+            discard: confirm(Action::Discard),
             can_fetch: visit.may_act && self.source.is_some(),
             list: Link::list(back).finish(),
             back: back.to_query(),
@@ -113,7 +114,7 @@ fn timeline(row: &InboxRow, visit: &Visit) -> Vec<Entry> {
         InboxState::Received => entry("Waits for an attempt; due", due),
         InboxState::Running => entry("An attempt runs; its lease ends", due),
         InboxState::Done => entry("Done", None),
-        InboxState::Dead => Entry { is_bad: true, ..entry("Dead letter: no attempt is left", None) },
+        InboxState::Dead => Entry { is_bad: true, ..entry("Dead letter: no further attempt is made", None) },
     });
     entries
 }

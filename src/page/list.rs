@@ -92,6 +92,19 @@ impl Action {
     }
 }
 
+impl Action {
+    /// Whether the action changes a row.
+    pub(super) fn applies_to_row(self, row: &InboxRow, has_body: bool) -> bool {
+        match (self, row.state) {
+            // Without an event, the job is expected again.
+            (Self::Replay, InboxState::Dead) => has_body || row.status.is_none(),
+            (Self::Replay, InboxState::Done) => has_body,
+            (Self::Discard, InboxState::Dead) => true,
+            _ => false,
+        }
+    }
+}
+
 impl Target {
     /// The view that shows the outcome of an action.
     pub(super) fn after(&self, did: Did) -> String {
