@@ -90,9 +90,7 @@ impl Action {
             Self::Fetch => false,
         }
     }
-}
 
-impl Action {
     /// Whether the action changes a row.
     pub(super) fn applies_to_row(self, row: &InboxRow, has_body: bool) -> bool {
         match (self, row.state) {
@@ -136,4 +134,38 @@ struct ListPage {
     newest: Option<String>,
     replay: Option<String>,
     discard: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_action_is_offered_for_the_rows_that_it_changes() {
+        use InboxState::*;
+        let row = |state, status: Option<&str>| {
+            let mut row = InboxRow::new(1, "job-1", state, Duration::ZERO);
+            row.status = status.map(str::to_owned);
+            row
+        };
+        for (state, status, has_body, replayed, discarded) in [
+            (Dead, Some("failed"), true, true, true),
+            // Rejected: the job is expected again.
+            (Dead, None, false, true, true),
+            // Written by another program: there is nothing to run again.
+            (Dead, Some("failed"), false, false, true),
+            (Done, Some("completed"), true, true, false),
+            (Done, Some("completed"), false, false, false),
+            (Running, Some("completed"), true, false, false),
+            (Received, Some("completed"), true, false, false),
+            (Expected, None, false, false, false),
+        ] {
+            let row = row(state, status);
+            let offered = [Action::Replay, Action::Discard, Action::Fetch]
+                .map(|action| action.applies_to_row(&row, has_body));
+            assert_eq!(offered, [replayed, discarded, false], "{state} {status:?} {has_body}");
+        }
+    }
 }
