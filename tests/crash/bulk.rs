@@ -103,7 +103,7 @@ pub async fn run(name: &str, database: &Database) -> Vec<String> {
         began.elapsed()
     );
     let mut wrong = judge(&inbox, rows, discarded, log.end()).await;
-    if replayed < rows as u64 / 2 || discarded < rows as u64 / 20 {
+    if replayed < rows as u64 / 2 || discarded < rows as u64 / 10 {
         wrong.push(format!("of {rows} rows, only {replayed} were replayed and {discarded} discarded"));
     }
     wrong.extend(database.damage());
