@@ -37,6 +37,10 @@ check() {
     if ((status != 0 && bad == 0)); then bad=1; fi
     if ((status == 0 && ok == 0)); then ok=1; fi
     result "$ok" "$bad" "$status" "$name"
+    # Repeated at the end, where nobody has to look for it.
+    if ((status != 0)); then
+        { printf '\n== the end of: %s\n' "$name"; grep -vE '^test .* (ok|ignored)$' "$output" | tail -n 60; } >>"$scratch/failures"
+    fi
 }
 
 result() {
@@ -164,6 +168,7 @@ if ! $quick; then
     check "benchmarks run" cargo test --locked --workspace --all-features --bench parse
 fi
 
+cat "$scratch/failures" 2>/dev/null
 awk '
     { passed += $1; failed += $2 }
     $3 != 0 { sub(/^[0-9]+ [0-9]+ [0-9]+ /, ""); failures = failures "  " $0 "\n" }
