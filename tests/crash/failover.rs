@@ -69,10 +69,12 @@ impl Traffic {
     async fn end(self, name: &str, database: &Database) -> Vec<String> {
         self.load.stop().await;
         let rows = database.rows_when_all_have_ended().await;
+        // What it printed last may not have been read yet.
+        let ended_well = self.app.stop().await;
         let lost = self.ledger.lost(&rows);
         println!("{name}: {}, {lost} lost", self.ledger.totals());
         let mut wrong = self.ledger.compare(&rows, true);
-        if !self.app.stop().await {
+        if !ended_well {
             wrong.push("the server did not stop well".to_owned());
         }
         wrong

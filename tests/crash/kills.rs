@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep};
 
 use crate::app::App;
@@ -35,9 +36,9 @@ pub async fn run(name: &str, mut database: Database, victim: Victim, kills: usiz
         while_handling += usize::from(ledger.running() > 0);
         match (victim, &mut database) {
             (Victim::Database, Database::Postgres(server)) => {
-                server.kill();
+                block_in_place(|| server.kill());
                 sleep(random(0, 300)).await;
-                server.restart();
+                block_in_place(|| server.restart());
             }
             _ => {
                 app.kill().await;
@@ -56,8 +57,10 @@ pub async fn run(name: &str, mut database: Database, victim: Victim, kills: usiz
     let began = Instant::now();
     let rows = database.rows_when_all_have_ended().await;
     println!("{name}: all have ended after {:.0?}, {}", began.elapsed(), ledger.totals());
+    // What it printed last may not have been read yet.
+    let ended_well = app.stop().await;
     let mut wrong = ledger.compare(&rows, victim == Victim::Database);
-    if !app.stop().await {
+    if !ended_well {
         wrong.push("the server did not stop well".to_owned());
     }
     wrong.extend(database.damage());

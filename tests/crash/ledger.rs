@@ -123,7 +123,7 @@ impl Ledger {
                 wrong.push(format!("{job} was acknowledged, and is {state:?}"));
             }
             if entry.acknowledged && state == Some(InboxState::Done) && entry.handled.is_empty() {
-                wrong.push(format!("{job} is done, and was never handled"));
+                wrong.push(format!("{job} is done, and was never handled: {row:?}"));
             }
             if state == Some(InboxState::Dead) && row.is_some_and(|row| row.error.is_none()) {
                 wrong.push(format!("{job} is dead for no reason"));
