@@ -8,16 +8,20 @@
 //! The server is this program once more, under callgrind, with one connection. This process is the client and posts
 //! webhooks of 393 bytes with distinct ids. Two runs with different numbers of webhooks are subtracted, so that the
 //! start and the end of the program do not count. Without the kernel's instructions.
+//!
+//! For each of this crate's files, a table has the instructions of its functions and of the other crates' functions
+//! that they call. A framework's own instructions are in none.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
+use self::callgrind::Profile;
 use self::servers::{FRAMEWORKS, Kind};
 
+#[path = "callgrind.rs"]
+mod callgrind;
 #[path = "served.rs"]
 #[allow(dead_code)]
 mod served;
@@ -28,17 +32,20 @@ mod typed;
 
 const ID: &str = "550e8400-e29b-41d4-a716-446655440000";
 /// The numbers of webhooks of the two runs.
-const FEW: u32 = 200;
-const MANY: u32 = 1200;
-/// Functions that cost less than this are not listed.
-const LISTED: f64 = 60.0;
+///
+/// The number doubles, so that the growth of the memory store's tables counts as often as it happens in the long run. Among
+/// the first thousand webhooks, about half would be the first of one of its 1,024 shards.
+const FEW: u32 = 2000;
+const MANY: u32 = 4000;
+/// Files that cost less than this are not listed.
+const LISTED: f64 = 50.0;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", framework, kind] => serve(framework, Kind::named(kind)),
-        ["--bench"] => FRAMEWORKS.iter().for_each(|framework| compare(framework)),
-        [framework, "--bench"] => compare(framework),
+        ["--bench"] => compare(&FRAMEWORKS),
+        [framework, "--bench"] => compare(&[framework]),
         // `cargo test --benches` only checks that the program runs.
         [] => {}
         _ => panic!("usage: instructions [FRAMEWORK]"),
@@ -56,71 +63,105 @@ fn serve(framework: &str, kind: Kind) {
     runtime.block_on(servers::serve(framework, kind));
 }
 
-fn compare(framework: &str) {
-    println!("{framework}: instructions for a webhook of {} bytes", body().len());
-    let costs = [Kind::Bare, Kind::Typed, Kind::Event, Kind::Anyone, Kind::Receiver, Kind::Spans]
-        .map(|kind| (kind, cost(framework, kind)));
-    let of = |kind| costs.iter().find(|(other, _)| *other == kind).map(|(_, costs)| costs).unwrap();
-    let bare = of(Kind::Bare);
-    for (kind, costs) in &costs {
-        println!("    {:26} {:7.0}  {:+7.0}", kind.name(), total(costs), total(costs) - total(bare));
+/// Prints the tables of `benches/README.md`.
+fn compare(frameworks: &[&str]) {
+    let measured: Vec<_> = frameworks.iter().map(|framework| Measured::of(framework)).collect();
+    println!("| instructions for a webhook of {} bytes | {} |", body().len(), frameworks.join(" | "));
+    println!("|---{}|", "|---".repeat(frameworks.len()));
+    let row = |name: &str, value: &dyn Fn(&Measured) -> f64| {
+        let cells: Vec<_> = measured.iter().map(|one| figure(value(one))).collect();
+        println!("| {name} | {} |", cells.join(" | "));
+    };
+    row("the bare handler", &|one| one.total(Kind::Bare));
+    row("**the receiver's more than that**", &|one| one.more(Kind::Receiver, Kind::Bare));
+    row("of these, the event of the body", &|one| one.more(Kind::Event, Kind::Bare));
+    row("of these, the token", &|one| one.more(Kind::Receiver, Kind::Anyone));
+    row("of these, everything else", &|one| one.more(Kind::Anyone, Kind::Event));
+    row("derived types, without deduplication: more than the bare handler", &|one| {
+        one.more(Kind::Typed, Kind::Bare)
+    });
+    row("a subscriber that only keeps the spans: more than the receiver", &|one| {
+        one.more(Kind::Layer, Kind::Receiver)
+    });
+    row("**a subscriber that writes text**: more than the receiver", &|one| {
+        one.more(Kind::Spans, Kind::Receiver)
+    });
+    row("the same without colours", &|one| one.more(Kind::Plain, Kind::Receiver));
+
+    println!("\n| instructions of the receiver, by file | {} |", frameworks.join(" | "));
+    println!("|---{}|", "|---".repeat(frameworks.len()));
+    list(measured.iter().map(|one| one.profile(Kind::Receiver).by_file()).collect());
+
+    println!("\n| more with a subscriber that writes text, by file | {} |", frameworks.join(" | "));
+    println!("|---{}|", "|---".repeat(frameworks.len()));
+    list(measured.iter().map(Measured::by_file_of_text).collect());
+}
+
+/// The profiles of a webhook in one framework.
+struct Measured(Vec<(Kind, Profile)>);
+
+impl Measured {
+    fn of(framework: &str) -> Self {
+        let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Scan);
+        Self(kinds.map(|kind| (kind, profile(framework, kind))).collect())
     }
-    let between = |more, less| total(of(more)) - total(of(less));
-    println!("  of the receiver's:");
-    println!("    {:26} {:7.0}", "parsing", between(Kind::Event, Kind::Bare));
-    println!("    {:26} {:7.0}", "the token", between(Kind::Receiver, Kind::Anyone));
-    println!("    {:26} {:7.0}", "everything else", between(Kind::Anyone, Kind::Event));
-    println!("  by function, over the bare handler's:");
-    let receiver = of(Kind::Receiver);
-    let mut functions: Vec<_> = receiver
-        .iter()
-        .map(|(function, cost)| (cost - bare.get(function).copied().unwrap_or_default(), function))
-        .filter(|(cost, _)| *cost >= LISTED)
-        .collect();
-    functions.sort_by(|(left, _), (right, _)| right.total_cmp(left));
-    for (cost, function) in functions {
-        println!("    {cost:7.0}  {function}");
+
+    fn profile(&self, kind: Kind) -> &Profile {
+        self.0.iter().find(|(other, _)| *other == kind).map(|(_, profile)| profile).unwrap()
+    }
+
+    fn total(&self, kind: Kind) -> f64 {
+        self.profile(kind).total()
+    }
+
+    fn more(&self, more: Kind, less: Kind) -> f64 {
+        self.total(more) - self.total(less)
+    }
+
+    fn by_file_of_text(&self) -> BTreeMap<String, f64> {
+        let mut by_file = self.profile(Kind::Spans).by_file();
+        for (file, less) in self.profile(Kind::Receiver).by_file() {
+            *by_file.entry(file).or_default() -= less;
+        }
+        by_file
     }
 }
 
-/// Instructions for one request, by function.
-type Costs = HashMap<String, f64>;
-
-fn total(costs: &Costs) -> f64 {
-    costs.values().sum()
-}
-
-fn cost(framework: &str, kind: Kind) -> Costs {
-    let few = profile(framework, kind, FEW);
-    let mut costs = profile(framework, kind, MANY);
-    for (function, cost) in few {
-        *costs.entry(function).or_default() -= cost;
+/// Prints the rows of the files that cost anything in any framework, the most costly first.
+fn list(frameworks: Vec<BTreeMap<String, f64>>) {
+    let files: BTreeSet<&String> = frameworks.iter().flat_map(BTreeMap::keys).collect();
+    let costs = |file: &String| -> Vec<f64> {
+        frameworks.iter().map(|by_file| by_file.get(file).copied().unwrap_or_default()).collect()
+    };
+    let mut rows: Vec<(f64, &String)> =
+        files.into_iter().map(|file| (costs(file).into_iter().fold(0.0, f64::max), file)).collect();
+    rows.retain(|(most, _)| *most >= LISTED);
+    rows.sort_by(|(left, _), (right, _)| right.total_cmp(left));
+    for (_, file) in rows {
+        let cells: Vec<_> = costs(file).into_iter().map(figure).collect();
+        println!("| `{file}` | {} |", cells.join(" | "));
     }
-    costs.values_mut().for_each(|cost| *cost /= f64::from(MANY - FEW));
-    costs
 }
 
-/// The instructions of a server that answers a number of webhooks, by function.
-fn profile(framework: &str, kind: Kind, webhooks: u32) -> Costs {
-    let file: PathBuf = std::env::temp_dir().join(format!("instructions.{}", std::process::id()));
-    let mut server = Command::new("valgrind")
-        .args(["--quiet", "--tool=callgrind"])
-        .arg(format!("--callgrind-out-file={}", file.display()))
-        .arg(std::env::current_exe().unwrap())
-        .args(["serve", framework, kind.name()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("valgrind is needed: apt-get install valgrind");
-    let mut address = String::new();
-    BufReader::new(server.stdout.take().unwrap()).read_line(&mut address).unwrap();
-    deliver(address.trim(), webhooks);
-    drop(server.stdin.take());
-    assert!(server.wait().unwrap().success(), "the server did not end well");
-    let costs = by_function(&file);
-    std::fs::remove_file(&file).unwrap();
-    costs
+/// A number with commas between its thousands.
+fn figure(number: f64) -> String {
+    let number = number.round() as i64;
+    match number / 1000 {
+        0 => number.to_string(),
+        thousands => format!("{thousands},{:03}", (number % 1000).abs()),
+    }
+}
+
+/// The profile of one webhook.
+fn profile(framework: &str, kind: Kind) -> Profile {
+    let [few, many] = [FEW, MANY].map(|webhooks| {
+        let mut running = callgrind::start(&["serve", framework, kind.name()]);
+        let mut address = String::new();
+        BufReader::new(running.child.stdout.take().unwrap()).read_line(&mut address).unwrap();
+        deliver(address.trim(), webhooks);
+        running.profile()
+    });
+    many.of_one_more(few, MANY - FEW)
 }
 
 fn body() -> String {
@@ -162,31 +203,4 @@ fn deliver(address: &str, webhooks: u32) {
         }
         assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer[..length]));
     }
-}
-
-/// Reads the functions' own costs from callgrind's file, without those of the functions that they call.
-fn by_function(file: &Path) -> Costs {
-    let text = std::fs::read_to_string(file).unwrap();
-    let mut names = HashMap::new();
-    let (mut costs, mut function, mut is_call) = (Costs::new(), String::new(), false);
-    for line in text.lines() {
-        // A name is written once, `fn=(7) name`, and then only its number.
-        if let Some(name) = line.strip_prefix("fn=").or_else(|| line.strip_prefix("cfn=")) {
-            let (number, name) = name.split_once(' ').unwrap_or((name, ""));
-            if !name.is_empty() {
-                names.insert(number, name);
-            }
-            if line.starts_with("fn=") {
-                function = names.get(number).copied().unwrap_or(number).to_owned();
-            }
-        } else if line.starts_with("calls=") {
-            is_call = true;
-        } else if line.starts_with(|first: char| first.is_ascii_digit() || "+-*".contains(first)) {
-            let cost = line.split(' ').nth(1).and_then(|cost| cost.parse::<f64>().ok()).unwrap_or_default();
-            if !std::mem::take(&mut is_call) {
-                *costs.entry(function.clone()).or_default() += cost;
-            }
-        }
-    }
-    costs
 }

@@ -4,6 +4,7 @@
 #
 #   benches/run.sh                 every part, in about an hour
 #   benches/run.sh queues memory   these parts: queues, connections, sizes, finished, memory
+#   benches/run.sh instructions    the instructions of a request, in five minutes; needs valgrind
 #   benches/run.sh --report        no measurement: the tables and pictures once more
 #
 # ROUNDS and SECONDS_EACH set the length of each measurement, FINISHED the greatest number of finished rows as a power of ten
@@ -23,6 +24,14 @@ declare -A rounds=([queues]=5 [connections]=3 [sizes]=3 [finished]=3 [memory]=3)
 declare -A seconds=([queues]=3 [connections]=2 [sizes]=2 [finished]=2 [memory]=1)
 
 export CARGO_TERM_COLOR=never
+if [ "${1:-}" = instructions ]; then
+    tables=$(mktemp)
+    cargo bench --locked --all-features --bench instructions >"$tables"
+    sed -i -e '/^<!-- instructions -->$/,/^<!-- end of instructions -->$/ { //!d }' \
+        -e "/^<!-- instructions -->\$/r $tables" benches/README.md
+    rm "$tables"
+    exit
+fi
 cargo build --release --locked --manifest-path benches/peers/Cargo.toml
 program=${CARGO_TARGET_DIR:-benches/peers/target}/release/qomplement-webhooks-peers
 results=benches/peers/results

@@ -18,6 +18,9 @@ use hyper_util::rt::TokioIo;
 use qomplement_webhooks::{WebhookEvent, WebhookReceiver, handler_fn};
 use serde::de::IgnoredAny;
 use tokio::net::TcpListener;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 use warp::Filter;
 
 pub const FRAMEWORKS: [&str; 4] = ["axum", "actix-web", "warp", "hyper"];
@@ -38,13 +41,26 @@ pub enum Kind {
     Anyone,
     /// It is the receiver.
     Receiver,
-    /// It is the receiver, in a program with a tracing subscriber at `INFO`.
+    /// It is the receiver, in a program with a tracing subscriber at `INFO` that writes text.
     Spans,
+    /// The same, without colours.
+    Plain,
+    /// It is the receiver, in a program with a tracing subscriber at `INFO` that keeps the spans and does nothing.
+    Layer,
 }
 
 impl Kind {
-    pub const ALL: [Self; 7] =
-        [Self::Bare, Self::Scan, Self::Typed, Self::Event, Self::Anyone, Self::Receiver, Self::Spans];
+    pub const ALL: [Self; 9] = [
+        Self::Bare,
+        Self::Scan,
+        Self::Typed,
+        Self::Event,
+        Self::Anyone,
+        Self::Receiver,
+        Self::Spans,
+        Self::Plain,
+        Self::Layer,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -55,6 +71,8 @@ impl Kind {
             Self::Anyone => "receiver without a token",
             Self::Receiver => "receiver",
             Self::Spans => "receiver with spans",
+            Self::Plain => "receiver with plain spans",
+            Self::Layer => "receiver with idle spans",
         }
     }
 
@@ -70,7 +88,9 @@ impl Kind {
         let receiver = WebhookReceiver::builder(handler);
         let receiver = match self {
             Self::Anyone => receiver.unauthenticated(),
-            Self::Receiver | Self::Spans => receiver.token(super::served::token()),
+            Self::Receiver | Self::Spans | Self::Plain | Self::Layer => {
+                receiver.token(super::served::token())
+            }
             Self::Bare | Self::Scan | Self::Typed | Self::Event => return None,
         };
         Some(receiver.build().unwrap())
@@ -87,10 +107,18 @@ impl Kind {
     }
 }
 
+/// Does nothing with a span.
+struct Idle;
+
+impl<S: tracing::Subscriber> Layer<S> for Idle {}
+
 /// Serves until the process ends. Prints the address first.
 pub async fn serve(framework: &str, kind: Kind) {
-    if kind == Kind::Spans {
-        tracing_subscriber::fmt().with_writer(std::io::sink).init();
+    match kind {
+        Kind::Spans => tracing_subscriber::fmt().with_writer(std::io::sink).init(),
+        Kind::Plain => tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::sink).init(),
+        Kind::Layer => tracing_subscriber::registry().with(LevelFilter::INFO).with(Idle).init(),
+        _ => {}
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap());
