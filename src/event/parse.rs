@@ -70,8 +70,8 @@ impl TryFrom<Bytes> for Event {
 
     fn try_from(body: Bytes) -> Result<Self, ParseError> {
         let body = checked(body)?;
-        let members = BodyMembers::read(&body)?;
-        let (id, job_type, status) = members.envelope(&body)?;
+        let mut members = BodyMembers::default();
+        let (id, job_type, status) = members.read(&body)?;
         let data = &members.data.members;
         let content = match (&job_type, &status) {
             (JobType::Extract, JobStatus::Completed) if data.result.is_object => {
@@ -99,7 +99,7 @@ impl TryFrom<Bytes> for Envelope {
     /// Returns the error with which [`WebhookEvent`]'s `TryFrom<Bytes>` refuses the bytes.
     fn try_from(body: Bytes) -> Result<Self, ParseError> {
         let body = checked(body)?;
-        let (job, job_type, status) = BodyMembers::read(&body)?.envelope(&body)?;
+        let (job, job_type, status) = BodyMembers::default().read(&body)?;
         Ok(Self { job, job_type, status, body: body.into_bytes() })
     }
 }
@@ -174,14 +174,14 @@ impl From<Malformed> for Flaw {
 }
 
 impl BodyMembers {
-    fn read(body: &str) -> Result<Self, ParseError> {
-        let mut members = Self::default();
+    /// Reads the members in place, because they are large to move, and returns the envelope.
+    fn read(&mut self, body: &str) -> Result<(JobId, JobType, JobStatus), ParseError> {
         let mut cursor = Cursor::new(body);
-        members.fill(&mut cursor).map_err(|flaw| match flaw {
+        self.fill(&mut cursor).map_err(|flaw| match flaw {
             Flaw::Malformed => ParseError::NotJson(cursor.error()),
             Flaw::Repeated(path) => ParseError::RepeatedKey(path),
         })?;
-        Ok(members)
+        self.envelope(body)
     }
 
     /// Leaves the members empty for JSON that is not an object: it has none of the envelope's members.
