@@ -173,7 +173,13 @@ impl PartialEq<&str> for JobId {
 
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.as_str())
+        match &self.0 {
+            // Not by `as_str`, whose text is checked for UTF-8 once more: a subscriber writes the id of every request.
+            Repr::Uuid(bytes) => {
+                f.pad(Uuid::from_bytes(*bytes).hyphenated().encode_lower(&mut [0; Hyphenated::LENGTH]))
+            }
+            Repr::Text(text) => f.pad(text),
+        }
     }
 }
 
