@@ -33,7 +33,7 @@ impl InboxPage {
         }
         let mut by_error: Vec<_> = by_error.into_iter().collect();
         by_error.sort_by(|(error, count), (other, fewer)| fewer.cmp(count).then(error.cmp(other)));
-        by_error.truncate(GROUPS);
+        let others = by_error.drain(by_error.len().min(GROUPS)..).map(|(_, count)| count).sum();
         if visit.as_json {
             let groups = by_error.iter().map(|(error, count)| json!({"error": error, "rows": count}));
             return Ok(Reply::json(&json!({
@@ -54,6 +54,7 @@ impl InboxPage {
                     }),
                 }),
                 "dead_by_error": groups.collect::<Vec<_>>(),
+                "dead_by_other_errors": others,
             })));
         }
         Ok(Reply::html(&OverviewPage {
@@ -76,6 +77,7 @@ impl InboxPage {
                 }
             }),
             groups: by_error.into_iter().map(|(error, count)| group(error, count)).collect(),
+            others: (others > 0).then(|| grouped(others)),
             all_grouped: dead.before.is_none(),
             grouped: grouped(dead.rows.len() as u64),
         }))
@@ -111,20 +113,22 @@ fn meaning(state: InboxState) -> &'static str {
 }
 
 fn group(error: &str, count: u64) -> Group {
-    let filter = RowFilter { error: visible_part(error).to_owned(), ..RowFilter::state(InboxState::Dead) };
+    let part = visible_part(error);
+    let filter = RowFilter { error: part.to_owned(), ..RowFilter::state(InboxState::Dead) };
     Group {
         error: Shown::line(error, Shown::CELL),
         count: grouped(count),
-        link: Link::list(&filter).finish(),
+        // Without a text, the filter would select all dead letters.
+        link: (!part.is_empty()).then(|| Link::list(&filter).finish()),
     }
 }
 
-/// The part of an error that a filter can hold: up to the first character that nobody can type.
+/// The part of an error that a filter can hold: the longest one without a character that nobody can type.
 fn visible_part(error: &str) -> &str {
-    let error = error.trim_start();
-    let end = error.find(is_hidden).unwrap_or(error.len()).min(MOST_OF_ERROR);
-    let end = (0..=end).rev().find(|end| error.is_char_boundary(*end)).unwrap_or(0);
-    error[..end].trim_end()
+    let part = error.split(is_hidden).map(str::trim).max_by_key(|part| part.len()).unwrap_or_default();
+    let most = part.len().min(MOST_OF_ERROR);
+    let end = (0..=most).rev().find(|end| part.is_char_boundary(*end)).unwrap_or(0);
+    part[..end].trim_end()
 }
 
 struct StateView {
@@ -138,7 +142,7 @@ struct StateView {
 struct Group {
     error: Shown,
     count: String,
-    link: String,
+    link: Option<String>,
 }
 
 #[derive(Template)]
@@ -154,6 +158,31 @@ struct OverviewPage {
     /// Why the budget is closed, and its end; or that it is open.
     budget: Option<(Shown, Option<Moment>)>,
     groups: Vec<Group>,
+    /// The number of dead letters in further groups.
+    others: Option<String>,
     all_grouped: bool,
     grouped: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_link_of_an_error_selects_dead_letters_with_a_part_of_it() {
+        for (error, part) in [
+            ("connection refused", "connection refused"),
+            ("\u{1b}[31mconnection refused\u{1b}[0m", "[31mconnection refused"),
+            ("first\nsecond line", "second line"),
+            ("  é", "é"),
+        ] {
+            assert_eq!(visible_part(error), part);
+            assert!(group(error, 3).link.is_some(), "{error:?}");
+        }
+        let long = format!("{}é", "x".repeat(MOST_OF_ERROR - 1));
+        assert_eq!(visible_part(&long), &long[..MOST_OF_ERROR - 1]);
+        for error in ["", " ", "\u{1b}\n\u{202e}"] {
+            assert_eq!(group(error, 3).link, None, "{error:?}");
+        }
+    }
 }
