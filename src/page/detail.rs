@@ -112,6 +112,9 @@ fn timeline(row: &InboxRow, visit: &Visit) -> Vec<Entry> {
     entries.push(match row.state {
         InboxState::Expected => entry("The webhook is expected; overdue", due),
         InboxState::Received => entry("Waits for an attempt; due", due),
+        InboxState::Running if row.due_in.is_some_and(|due_in| due_in.is_zero()) => {
+            entry("The worker is gone or late; its lease ended", due)
+        }
         InboxState::Running => entry("An attempt runs; its lease ends", due),
         InboxState::Done => entry("Done", None),
         InboxState::Dead => Entry { is_bad: true, ..entry("Dead letter: no further attempt is made", None) },

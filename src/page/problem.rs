@@ -68,7 +68,9 @@ impl Problem {
                 "The form was not sent by this page, or its cookie is gone. Nothing was changed. Open the page again and repeat the action."
             }
             Self::NoSuchPage => "There is no such page.",
-            Self::NoSuchJob => "The inbox has no row for this job. It may have been discarded or pruned.",
+            Self::NoSuchJob => {
+                "The inbox has no row for this job: its webhook never came, or the row was discarded or pruned. `qomplement-webhooks fetch` asks the API for the result."
+            }
             Self::NoBody => "The row has no body: its event is expected, or the body was pruned.",
             Self::MethodNotAllowed => "The page takes GET and POST.",
             Self::Field(expected) => {

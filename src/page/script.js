@@ -75,8 +75,7 @@ if ("live" in document.body.dataset) {
   pause.hidden = false;
   pause.addEventListener("click", () => {
     paused = !paused;
-    pause.setAttribute("aria-pressed", String(paused));
-    pause.textContent = paused ? "Paused" : "Pause";
+    pause.textContent = paused ? "Resume refresh" : "Pause refresh";
     if (!paused) refresh();
   });
   setInterval(refresh, REFRESH_MS);
