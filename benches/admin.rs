@@ -48,6 +48,7 @@ fn fill_sqlite(file: &Path, rows: u64) {
     let (body, ended) = (body(), rows);
     let fill = format!(
         "PRAGMA synchronous = OFF;
+        PRAGMA cache_size = -4000000;
         BEGIN;
         {many} INSERT INTO inbox (job_id, state, job_type, status, bytes, received_at, ended_at, attempts, error)
             SELECT lower(printf('%s-%s-4%s-a%s-%s', hex(randomblob(4)), hex(randomblob(2)), substr(hex(randomblob(2)), 2),
