@@ -100,10 +100,10 @@ impl Action {
     fn effect(self) -> &'static str {
         match self {
             Self::Replay => {
-                "Each event is due at once: a worker runs the handler for it again, with a new count of attempts. What the handler did before may be done twice. A job without an event is expected again, and fetched."
+                "Each event is due at once: a worker runs the handler for it again, with a new count of attempts. What the handler did before may be done twice. A job without an event is expected again, and due for a fetch."
             }
             Self::Discard => {
-                "Each row is deleted, with its event and its error. This cannot be undone. Nothing sends the event again by itself."
+                "Each row is deleted, with its event and its error. This cannot be undone, and an acknowledged webhook is not delivered again. If a copy comes all the same, or the job is fetched, that is a new event, and is handled."
             }
             Self::Fetch => "",
         }

@@ -113,7 +113,7 @@ fn timeline(row: &InboxRow, visit: &Visit) -> Vec<Entry> {
         InboxState::Expected => entry("The webhook is expected; overdue", due),
         InboxState::Received => entry("Waits for an attempt; due", due),
         InboxState::Running if row.due_in.is_some_and(|due_in| due_in.is_zero()) => {
-            entry("The worker is gone or late; its lease ended", due)
+            entry("The worker is gone or late: its lease has ended", None)
         }
         InboxState::Running => entry("An attempt runs; its lease ends", due),
         InboxState::Done => entry("Done", None),

@@ -23,7 +23,7 @@ pub(super) struct RowView {
     pub(super) error: Shown,
     pub(super) arrived: Moment,
     /// The next thing that happens to the row, and its time.
-    pub(super) next: Option<(&'static str, Moment)>,
+    pub(super) next: Option<(&'static str, Option<Moment>)>,
 }
 
 impl RowView {
@@ -50,17 +50,17 @@ impl RowView {
     }
 }
 
-/// The next thing that happens to a row without anybody's doing, and its time.
-fn next(row: &InboxRow, now: Now) -> Option<(&'static str, Moment)> {
+/// The next thing that happens to a row without anybody's doing, and its time. A row does not tell when its lease ended.
+fn next(row: &InboxRow, now: Now) -> Option<(&'static str, Option<Moment>)> {
     let due_in = row.due_in?;
     let what = match (row.state, due_in.is_zero()) {
         (InboxState::Expected, _) => "overdue",
-        (InboxState::Running, true) => "lease ended",
+        (InboxState::Running, true) => return Some(("lease ended", None)),
         (InboxState::Running, false) => "lease ends",
         (_, true) => "due",
         (_, false) => "next attempt",
     };
-    Some((what, now.after(due_in)))
+    Some((what, Some(now.after(due_in))))
 }
 
 /// A row in JSON, with the names of the command line.

@@ -43,6 +43,43 @@ async fn the_overview_counts_rows_and_groups_dead_letters_by_error() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_overview_counts_the_errors_beyond_the_most_frequent_and_links_no_error_to_all_dead_letters() {
+    let inbox = MemoryInbox::new();
+    for number in 0..12 {
+        dead(&inbox, &format!("dead-{number}"), &format!("no such customer: {number:02}")).await;
+    }
+    for number in 12..14 {
+        dead(&inbox, &format!("dead-{number}"), "\u{1b}\u{202e}").await;
+    }
+    let mut visitor = visitor(&inbox);
+    let overview = visitor.open("").await;
+    assert!(
+        overview.words().contains("no such customer: 08 3 more have other errors."),
+        "{}",
+        overview.words()
+    );
+    let list = visitor.open(&overview.link("no such customer: 07")).await;
+    assert!(list.try_link("dead-7").is_some() && list.try_link("dead-8").is_none(), "{}", list.words());
+    assert!(overview.words().contains(r"2 \u{1b}\u{202e}"), "{}", overview.words());
+    assert_eq!(overview.try_link(r"\u{1b}\u{202e}"), None);
+    assert_eq!(visitor.json("").await["dead_by_other_errors"], 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_whose_lease_has_ended_says_so() {
+    let inbox = MemoryInbox::new();
+    receive(&inbox, "job-7").await;
+    let _leased = inbox.lease(1, Duration::from_secs(30)).await.unwrap();
+    let mut visitor = visitor(&inbox);
+    let words = visitor.open("?view=job&job=job-7").await.words();
+    assert!(words.contains("An attempt runs; its lease ends"), "{words}");
+    tokio::time::advance(Duration::from_secs(90)).await;
+    let words = visitor.open("?view=job&job=job-7").await.words();
+    assert!(words.contains("The worker is gone or late: its lease has ended Body"), "{words}");
+    assert!(words.contains("Next lease ended Body"), "{words}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_overview_says_how_full_the_inbox_is_what_is_overdue_and_whether_the_budget_is_open() {
     let inbox = MemoryInbox::new();
     let job = receive(&inbox, "waiting").await;
