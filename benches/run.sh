@@ -4,7 +4,7 @@
 #
 #   benches/run.sh                 every part, in about an hour
 #   benches/run.sh queues memory   these parts: queues, connections, sizes, finished, memory
-#   benches/run.sh instructions    the instructions of a request, in five minutes; needs valgrind
+#   benches/run.sh instructions    the instructions of a request, in eight minutes; needs valgrind
 #   benches/run.sh --report        no measurement: the tables and pictures once more
 #
 # ROUNDS and SECONDS_EACH set the length of each measurement, FINISHED the greatest number of finished rows as a power of ten
