@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{InboxCursor, InboxFilter, InboxList, InboxRow, InboxState, InboxStore};
+use super::{InboxCursor, InboxFilter, InboxList, InboxRow, InboxState, InboxStore, InboxTraffic};
 use crate::event::JobId;
 use crate::store::StoreError;
 
@@ -82,6 +82,17 @@ pub trait InboxAdmin: InboxStore {
     ///
     /// Returns an error if the store was not reached.
     async fn stats(&self) -> Result<InboxStats, StoreError>;
+
+    /// Counts the events that were received and the rows that became done in each minute of the last 24 hours, the
+    /// current minute first. A minute without any may be left out.
+    ///
+    /// The counts are committed with the writes that they count, whatever becomes of the rows. A duplicate, a replay and
+    /// a repeated outcome count nothing.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store was not reached.
+    async fn traffic(&self) -> Result<Vec<InboxTraffic>, StoreError>;
 }
 
 /// Whether a change of many rows takes place.
@@ -184,5 +195,9 @@ impl<S: InboxAdmin + ?Sized> InboxAdmin for Arc<S> {
 
     async fn stats(&self) -> Result<InboxStats, StoreError> {
         (**self).stats().await
+    }
+
+    async fn traffic(&self) -> Result<Vec<InboxTraffic>, StoreError> {
+        (**self).traffic().await
     }
 }

@@ -23,6 +23,7 @@ mod sqlite;
 mod text;
 mod timestamp;
 mod totals;
+mod traffic;
 mod transition;
 mod view;
 
@@ -46,6 +47,7 @@ pub use self::postgres::{Bind, CompleteError, PostgresInbox, Statement};
 pub use self::redaction::Redaction;
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::{SqliteInbox, SqliteInboxBuilder, SqliteInboxError};
+pub use self::traffic::InboxTraffic;
 pub use self::view::{InboxRow, InboxState};
 use crate::event::{Envelope, JobId};
 use crate::store::{Fenced, StoreError};

@@ -20,6 +20,7 @@ mod reply;
 mod route;
 mod rows;
 mod shown;
+mod traffic;
 
 use std::fmt;
 use std::future::poll_fn;

@@ -1,4 +1,4 @@
-//! The overview: rows by state, the oldest due one, and dead letters by error.
+//! The overview: rows by state, the oldest due one, traffic, and dead letters by error.
 
 use std::collections::HashMap;
 
@@ -14,6 +14,7 @@ use super::problem::Problem;
 use super::reply::Reply;
 use super::route::Link;
 use super::shown::{Shown, grouped};
+use super::traffic::{self, Chart};
 use crate::inbox::{InboxState, InboxStats};
 
 /// The dead letters that are grouped, the newest.
@@ -26,6 +27,7 @@ const MOST_OF_ERROR: usize = 200;
 impl InboxPage {
     pub(super) async fn overview(&self, visit: &Visit) -> Result<Reply, Problem> {
         let stats = self.call(|| self.inbox.stats()).await?;
+        let minutes = self.call(|| self.inbox.traffic()).await?;
         let dead = self.find(&RowFilter::state(InboxState::Dead), None, GROUPED).await?;
         let mut by_error: HashMap<&str, u64> = HashMap::new();
         for row in &dead.rows {
@@ -53,6 +55,7 @@ impl InboxPage {
                         "why": closed.why,
                     }),
                 }),
+                "traffic": traffic::as_json(&minutes),
                 "dead_by_error": groups.collect::<Vec<_>>(),
                 "dead_by_other_errors": others,
             })));
@@ -76,6 +79,7 @@ impl InboxPage {
                     (Shown::line(&closed.why, Shown::LINE), Some(reopens))
                 }
             }),
+            charts: traffic::charts(&minutes),
             groups: by_error.into_iter().map(|(error, count)| group(error, count)).collect(),
             others: (others > 0).then(|| grouped(others)),
             all_grouped: dead.before.is_none(),
@@ -157,6 +161,7 @@ struct OverviewPage {
     oldest_overdue: Option<Moment>,
     /// Why the budget is closed, and its end; or that it is open.
     budget: Option<(Shown, Option<Moment>)>,
+    charts: [Chart; 2],
     groups: Vec<Group>,
     /// The number of dead letters in further groups.
     others: Option<String>,

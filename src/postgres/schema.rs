@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use deadpool_postgres::{Client, GenericClient, Pool, Transaction};
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{IsolationLevel, Row};
 
 use super::{Connections, Parameter, TableName, column, repeat};
@@ -96,6 +96,8 @@ pub enum PostgresTableError {
 #[derive(Clone)]
 pub(crate) struct Schema {
     table: TableName,
+    /// A second table that the statements use, quoted.
+    beside: Option<String>,
     /// The text before the version in the table's comment.
     kind: &'static str,
     /// The statements of each version.
@@ -110,7 +112,7 @@ const LOCK: &str = "SELECT pg_advisory_xact_lock(7814416281309472353)";
 
 /// Describes two tables, which should be one: that of the name in the store's statements (`$1`), and the one that
 /// `migrate` makes (`$3`, in the schema `$2` or else in the first of the search path). `$4` finds the version in a
-/// comment.
+/// comment. `$5` is a second table of the store, whose privileges count, too.
 const DESCRIBE: &str = r"
     SELECT named IS NOT NULL AS is_named, made IS NOT NULL AS is_made, named IS NOT DISTINCT FROM made AS is_one,
         substring(obj_description(named, 'pg_class') FROM $4)::int4 AS named_version,
@@ -121,6 +123,10 @@ const DESCRIBE: &str = r"
             SELECT privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
             WHERE NOT has_table_privilege(named, privilege)
         ) AS lacking,
+        ARRAY(
+            SELECT privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
+            WHERE NOT has_table_privilege(to_regclass($5), privilege)
+        ) AS lacking_beside,
         pg_is_in_recovery() AS is_standby, current_setting('transaction_read_only') = 'on' AS is_read_only,
         current_setting('server_encoding') AS encoding
     FROM (
@@ -132,7 +138,12 @@ impl Schema {
     /// Each of `steps` holds the statements that upgrade the table by one version; the first creates it. A released step
     /// is never changed.
     pub(crate) fn new(table: TableName, kind: &'static str, steps: Vec<String>) -> Self {
-        Self { table, kind, steps, is_checked: Arc::default() }
+        Self { table, beside: None, kind, steps, is_checked: Arc::default() }
+    }
+
+    /// Names a second table that the steps create and the statements use.
+    pub(crate) fn with_table_beside(self, name: String) -> Self {
+        Self { beside: Some(name), ..self }
     }
 
     pub(crate) fn table(&self) -> &TableName {
@@ -143,7 +154,7 @@ impl Schema {
     pub(crate) fn with_step(&self, statements: &str) -> Self {
         let mut steps = self.steps.clone();
         steps.push(statements.to_owned());
-        Self::new(self.table.clone(), self.kind, steps)
+        Self { steps, is_checked: Arc::default(), ..self.clone() }
     }
 
     /// The complete SQL of each version.
@@ -259,8 +270,11 @@ impl Schema {
             return Err(PostgresTableError::Elsewhere { table, found, wanted });
         }
         self.judge(version)?;
-        if !described.lacking.is_empty() {
-            return Err(PostgresTableError::NotAllowed { table, lacking: described.lacking.join(", ") });
+        let beside = self.beside.clone().unwrap_or_default();
+        for (table, lacking) in [(table, described.lacking), (beside, described.lacking_beside)] {
+            if !lacking.is_empty() {
+                return Err(PostgresTableError::NotAllowed { table, lacking: lacking.join(", ") });
+            }
         }
         if described.is_standby || described.is_read_only {
             return Err(PostgresTableError::ReadOnly { standby: described.is_standby });
@@ -281,6 +295,7 @@ impl Schema {
             self.table.to_string(),
             self.table.schema(),
             self.table.table(),
+            self.beside.clone(),
             format!("{}, version ([0-9]{{1,9}})", self.kind),
         )
     }
@@ -291,10 +306,10 @@ async fn execute(transaction: &Transaction<'_>, statements: &str) -> Result<(), 
 }
 
 /// The parameters of [`DESCRIBE`].
-type Names = (String, Option<String>, String, String);
+type Names = (String, Option<String>, String, Option<String>, String);
 
-fn parameters((named, schema, table, version): &Names) -> [Parameter<'_>; 4] {
-    [(named, Type::TEXT), (schema, Type::TEXT), (table, Type::TEXT), (version, Type::TEXT)]
+fn parameters((named, schema, table, beside, version): &Names) -> [Parameter<'_>; 5] {
+    [named as &(dyn ToSql + Sync), schema, table, version, beside].map(|name| (name, Type::TEXT))
 }
 
 /// The result of [`DESCRIBE`]. `None` stands for a table that does not exist, `Some(None)` for one without a version.
@@ -308,8 +323,9 @@ struct Described {
     /// The schemas of the two tables.
     named_in: String,
     made_in: String,
-    /// The privileges that the role lacks.
+    /// The privileges that the role lacks on the named table, and on the one beside it.
     lacking: Vec<String>,
+    lacking_beside: Vec<String>,
     is_standby: bool,
     is_read_only: bool,
     encoding: String,
@@ -331,6 +347,7 @@ impl Described {
             named_in: column::<Option<String>>(row, "named_in")?.unwrap_or_default(),
             made_in: column::<Option<String>>(row, "made_in")?.unwrap_or_default(),
             lacking: column(row, "lacking")?,
+            lacking_beside: column(row, "lacking_beside")?,
             is_standby: column(row, "is_standby")?,
             is_read_only: column(row, "is_read_only")?,
             encoding: column(row, "encoding")?,

@@ -39,15 +39,15 @@ impl TableName {
         quote(&self.table)
     }
 
-    /// The name of one of the table's indexes, quoted. An index is always in its table's schema.
+    /// The name of one of the table's indexes, quoted, to create it. An index is always in its table's schema.
     pub(crate) fn index(&self, suffix: &str) -> String {
         quote(&format!("{}_{suffix}", self.table))
     }
 
-    /// The same for statements about an index that exists: with its schema, if one was given.
-    pub(crate) fn qualified_index(&self, suffix: &str) -> String {
+    /// The name of an index that exists, or of a table beside this one: with the schema, if one was given.
+    pub(crate) fn relation(&self, suffix: &str) -> String {
         let schema = self.schema().map(|schema| format!("{schema}.")).unwrap_or_default();
-        format!("{schema}{}", self.index(suffix))
+        format!("{schema}{}", quote(&format!("{}_{suffix}", self.table)))
     }
 }
 

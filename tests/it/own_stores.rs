@@ -10,7 +10,8 @@ use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::fetch::{FetchError, Fetched, JobSource};
 use qomplement_webhooks::inbox::{
     Bulk, Changed, FailedAttempt, FetchHistory, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow,
-    InboxState, InboxStats, Lease, Leased, NoResult, Outcome, Overdue, Pruned, Receipt, Retention,
+    InboxState, InboxStats, InboxTraffic, Lease, Leased, NoResult, Outcome, Overdue, Pruned, Receipt,
+    Retention,
 };
 use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::store::{Fenced, StoreError};
@@ -230,6 +231,13 @@ impl InboxAdmin for Rebuilt<MemoryInbox> {
 
     async fn stats(&self) -> Result<InboxStats, StoreError> {
         self.0.stats().await.map(stats).map_err(error)
+    }
+
+    async fn traffic(&self) -> Result<Vec<InboxTraffic>, StoreError> {
+        let minutes = self.0.traffic().await.map_err(error)?;
+        let rebuilt =
+            |minute: InboxTraffic| InboxTraffic::new(minute.minutes_ago, minute.received, minute.handled);
+        Ok(minutes.into_iter().map(rebuilt).collect())
     }
 }
 

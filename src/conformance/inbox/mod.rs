@@ -14,6 +14,7 @@ mod settle;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod verify;
 
 use super::harness::{Failures, run_all};
@@ -106,6 +107,8 @@ async fn run(store: &dyn InboxAdmin, other: &dyn InboxAdmin, last: Option<&str>)
         listing::lists_repeat_and_skip_nothing_while_rows_come_and_go(store);
         admin::a_row_tells_its_age_and_when_it_is_due(store);
         admin::rows_are_counted(store);
+        traffic::stored_events_are_counted_by_minute(store);
+        traffic::handled_events_are_counted_by_minute(store);
         bulk::only_dead_letters_are_discarded(store);
         bulk::a_lease_of_a_deleted_row_writes_nothing(store);
         bulk::rows_are_replayed_by_a_filter(store);

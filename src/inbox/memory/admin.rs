@@ -11,6 +11,7 @@ use crate::inbox::timestamp::Timestamp;
 use crate::inbox::transition::BodyChange;
 use crate::inbox::{
     Bulk, Changed, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow, InboxState, InboxStats,
+    InboxTraffic,
 };
 use crate::store::StoreError;
 
@@ -75,7 +76,7 @@ impl InboxAdmin for MemoryInbox {
 
     async fn replay_all(&self, filter: &InboxFilter, most: u64, bulk: Bulk) -> Result<Changed, StoreError> {
         let replayed = self.change_all(filter, most, bulk, Row::can_be_replayed, |rows, number, now| {
-            rows.change_numbered(number, None, |entry| (entry.row.replay(now), BodyChange::Keep));
+            rows.change_numbered(number, None, now, |entry| (entry.row.replay(now), BodyChange::Keep));
         });
         if bulk == Bulk::Apply {
             (0..replayed.rows).for_each(|_| self.inner.arrived.notify_one());
@@ -102,6 +103,11 @@ impl InboxAdmin for MemoryInbox {
         };
         (stats.oldest_due, stats.oldest_overdue) = (oldest(Lookup::Leasable), oldest(Lookup::Expected));
         Ok(stats)
+    }
+
+    async fn traffic(&self) -> Result<Vec<InboxTraffic>, StoreError> {
+        let (rows, now) = (self.rows(), self.now());
+        Ok(rows.traffic().view(now))
     }
 }
 

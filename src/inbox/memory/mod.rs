@@ -68,7 +68,7 @@ impl MemoryInbox {
         transition: impl FnOnce(&mut Row, Timestamp) -> (T, BodyChange),
     ) -> Option<T> {
         let (mut rows, now) = (self.rows(), self.now());
-        let (result, has_become_due) = rows.change(job, body, |JobRow { row, .. }| {
+        let (result, has_become_due) = rows.change(job, body, now, |JobRow { row, .. }| {
             let before = row.phase;
             let (result, change) = transition(row, now);
             ((result, row.has_become_due(Some(before), now)), change)
@@ -99,7 +99,7 @@ impl MemoryInbox {
         let (mut rows, now) = (self.rows(), self.now());
         let due = rows.first(lookup, now, most);
         let leased = due.into_iter().filter_map(|number| {
-            rows.change_numbered(number, None, |entry| (lease(entry, now), BodyChange::Keep)).flatten()
+            rows.change_numbered(number, None, now, |entry| (lease(entry, now), BodyChange::Keep)).flatten()
         });
         leased.collect()
     }
@@ -116,7 +116,7 @@ impl InboxStore for MemoryInbox {
     async fn receive(&self, event: &Envelope) -> Result<Receipt, StoreError> {
         let (job, body) = (event.job(), event.body());
         let (mut rows, now) = (self.rows(), self.now());
-        let received = rows.change(job, Some(body), |entry| {
+        let received = rows.change(job, Some(body), now, |entry| {
             let differs = entry.body.as_ref().is_some_and(|kept| kept != body);
             entry.row.receive(KeptEvent::received(event), differs, now)
         });
@@ -158,7 +158,7 @@ impl InboxStore for MemoryInbox {
 
     async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError> {
         let (mut rows, now) = (self.rows(), self.now());
-        if rows.change(job, None, |entry| ((), entry.row.expect(deadline, now))).is_none() {
+        if rows.change(job, None, now, |entry| ((), entry.row.expect(deadline, now))).is_none() {
             rows.insert(job.clone(), Row::expected(deadline, now), None);
         }
         Ok(())
@@ -187,7 +187,7 @@ impl InboxStore for MemoryInbox {
             let Some(kept) = kept else { continue };
             let most = usize::try_from(PRUNE_ROWS.saturating_sub(pruned.total())).unwrap_or(0);
             for number in rows.first(lookup, now.before(kept), most) {
-                let remains = rows.change_numbered(number, None, |JobRow { row, .. }| {
+                let remains = rows.change_numbered(number, None, now, |JobRow { row, .. }| {
                     let remains = row.prune(retention, now);
                     let drops = remains == Remains::WithoutBody;
                     (remains, if drops { BodyChange::Drop } else { BodyChange::Keep })

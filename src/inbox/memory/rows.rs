@@ -9,6 +9,7 @@ use crate::inbox::InboxCursor;
 use crate::inbox::row::{Phase, Row, first_fence};
 use crate::inbox::timestamp::Timestamp;
 use crate::inbox::totals::Totals;
+use crate::inbox::traffic::{Counts, Minutes};
 use crate::inbox::transition::BodyChange;
 
 /// All rows. Every write keeps the orders and the totals, so that no call looks at rows that it does not need.
@@ -19,6 +20,7 @@ pub(super) struct Rows {
     numbers: HashMap<JobId, u64>,
     positions: BTreeSet<Position>,
     totals: Totals,
+    traffic: Minutes,
     last_number: u64,
 }
 
@@ -76,6 +78,10 @@ impl Rows {
         &self.totals
     }
 
+    pub(super) fn traffic(&self) -> &Minutes {
+        &self.traffic
+    }
+
     pub(super) fn len(&self) -> usize {
         self.by_number.len()
     }
@@ -100,6 +106,7 @@ impl Rows {
         let number = self.last_number;
         row.fence = first_fence(number);
         self.totals.add(&row);
+        self.traffic.count(Counts::of_new(&row), row.received_at);
         self.positions.insert(Position::of(number, &row));
         self.numbers.insert(job.clone(), number);
         self.by_number.insert(number, JobRow { number, job, row, body });
@@ -110,21 +117,24 @@ impl Rows {
         &mut self,
         job: &JobId,
         body: Option<&Bytes>,
+        now: Timestamp,
         transition: impl FnOnce(&mut JobRow) -> (T, BodyChange),
     ) -> Option<T> {
         let number = *self.numbers.get(job)?;
-        self.change_numbered(number, body, transition)
+        self.change_numbered(number, body, now, transition)
     }
 
     pub(super) fn change_numbered<T>(
         &mut self,
         number: u64,
         body: Option<&Bytes>,
+        now: Timestamp,
         transition: impl FnOnce(&mut JobRow) -> (T, BodyChange),
     ) -> Option<T> {
         let entry = self.by_number.get_mut(&number)?;
         self.totals.remove(&entry.row);
         self.positions.remove(&Position::of(number, &entry.row));
+        let before = entry.row.phase;
         let (result, change) = transition(entry);
         match change {
             BodyChange::Keep => {}
@@ -132,6 +142,7 @@ impl Rows {
             BodyChange::Drop => entry.body = None,
         }
         self.totals.add(&entry.row);
+        self.traffic.count(Counts::of(before, &entry.row, change), now);
         self.positions.insert(Position::of(number, &entry.row));
         Some(result)
     }

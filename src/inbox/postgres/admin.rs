@@ -14,6 +14,7 @@ use crate::inbox::filter::Prefix;
 use crate::inbox::look::{Change, Look};
 use crate::inbox::{
     Bulk, Changed, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow, InboxState, InboxStats,
+    InboxTraffic,
 };
 use crate::postgres::{column, microseconds};
 use crate::store::StoreError;
@@ -239,5 +240,15 @@ impl InboxAdmin for PostgresInbox {
         };
         self.inner.room.limits().note(&mut stats);
         Ok(stats)
+    }
+
+    async fn traffic(&self) -> Result<Vec<InboxTraffic>, StoreError> {
+        let rows = self.query_seldom(&self.inner.statements.traffic, &[]).await?;
+        let minutes = rows.iter().map(|row| {
+            let count = |name| column(row, name).map(|count: i64| u64::try_from(count).unwrap_or(0));
+            let minutes_ago = column::<i32>(row, "minutes_ago")?.unsigned_abs();
+            Ok(InboxTraffic { minutes_ago, received: count("received")?, handled: count("handled")? })
+        });
+        minutes.collect()
     }
 }

@@ -48,7 +48,7 @@ use crate::store::StoreError;
 /// An [`InboxStore`] in PostgreSQL (feature `postgres`): any number of receivers and workers, on any number of
 /// machines, share it.
 ///
-/// One row per job in one table. Each transition is one statement in a transaction of its own, without advisory
+/// One row per job in one table, and counts by minute in another. Each transition is one statement in a transaction of its own, without advisory
 /// locks, session state or, unless you [ask for them](Self::with_prepared_statements), prepared statements, so it works
 /// behind PgBouncer in transaction mode. All times are the database's own. Cheap to clone; all clones are one inbox.
 ///
@@ -93,11 +93,11 @@ use crate::store::StoreError;
 /// transaction of its own after the commit of the events: nothing else fails when they do. One worker of each process
 /// is woken, and wakes the next when it leases as many rows as it wanted.
 ///
-/// # The table
+/// # The tables
 ///
-/// `qomplement_inbox`, in the first schema of the `search_path`, unless [`with_table`](Self::with_table) says
-/// otherwise. [`migrate`](Self::migrate) creates it; [`migrations`](Self::migrations) returns the SQL for
-/// migrations of your own. The role needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on it. Done rows slow down neither
+/// `qomplement_inbox` and `qomplement_inbox_traffic`, in the first schema of the `search_path`, unless [`with_table`](Self::with_table) says
+/// otherwise. [`migrate`](Self::migrate) creates them; [`migrations`](Self::migrations) returns the SQL for
+/// migrations of your own. The role needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on both. Done rows slow down neither
 /// receiving nor leasing; workers prune them. [`stats`](crate::inbox::InboxAdmin::stats) counts up to 10,000 done and as many
 /// dead rows exactly, and estimates more from what the server knows of its indexes.
 ///

@@ -1,16 +1,16 @@
 //! The table, and its versions.
 
-use super::statements::{FETCHED, NEVER_FETCHED};
+use super::statements::{FETCHED, NEVER_FETCHED, traffic};
 use crate::postgres::{Schema, TableName};
 
 /// The steps that make the table, one for each version. A released step is never changed: the next one alters the
 /// table.
 pub(super) fn schema(table: TableName) -> Schema {
-    let steps = vec![first_version(&table)];
-    Schema::new(table, "qomplement-webhooks inbox", steps)
+    let (steps, beside) = (vec![first_version(&table)], traffic::name(&table));
+    Schema::new(table, "qomplement-webhooks inbox", steps).with_table_beside(beside)
 }
 
-/// Creates the table.
+/// Creates the table, and the one that counts, unless that is left of an inbox whose table was dropped.
 ///
 /// Each index serves one query, and only the indexes of the constraints and of pruning hold done rows, so done rows
 /// slow down nothing else. The rows that were never fetched, nearly all, have an index by time alone. A body of more
@@ -53,6 +53,14 @@ CREATE INDEX {done} ON {table} (ended_at) WHERE state = 'done' AND body IS NOT N
 CREATE INDEX {pruned} ON {table} (ended_at) WHERE state = 'done' AND body IS NULL;
 CREATE INDEX {dead} ON {table} (number) WHERE state = 'dead';
 CREATE INDEX {died} ON {table} (ended_at) WHERE state = 'dead';
+CREATE TABLE IF NOT EXISTS {traffic} (
+    minute bigint NOT NULL,
+    session integer NOT NULL,
+    received bigint NOT NULL,
+    handled bigint NOT NULL,
+    PRIMARY KEY (minute, session)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE {traffic} IS 'events received and handled in each minute since 1970, by session of the server';
 ",
         compressed = literal(&format!(
             "BEGIN EXECUTE {}; EXCEPTION WHEN syntax_error OR feature_not_supported THEN NULL; END",
@@ -65,6 +73,7 @@ CREATE INDEX {died} ON {table} (ended_at) WHERE state = 'dead';
         pruned = index("pruned"),
         dead = index("dead"),
         died = index("died"),
+        traffic = traffic::name(table),
     )
 }
 

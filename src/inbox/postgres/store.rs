@@ -120,7 +120,8 @@ impl InboxStore for PostgresInbox {
 
     /// Prunes at most 1000 rows, 1000 dead letters and 1000 bodies, each with about 64 MiB.
     async fn prune(&self, retention: &Retention) -> Result<Pruned, StoreError> {
-        let Statements { prune_rows, prune_dead, prune_payloads, .. } = &self.inner.statements;
+        let Statements { prune_rows, prune_dead, prune_payloads, prune_traffic, .. } = &self.inner.statements;
+        self.query_seldom(prune_traffic, &[]).await?;
         let prune = async |statement, older: Duration| {
             let older = microseconds(older);
             let parameters: [Parameter<'_>; 3] =

@@ -3,10 +3,12 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{SqliteInbox, listing, reads};
+use super::{SqliteInbox, listing, reads, traffic};
 use crate::event::JobId;
 use crate::inbox::look::Change;
-use crate::inbox::{Bulk, Changed, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow, InboxStats};
+use crate::inbox::{
+    Bulk, Changed, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow, InboxStats, InboxTraffic,
+};
 use crate::store::StoreError;
 
 /// The most rows that one transaction changes: other writes wait meanwhile.
@@ -96,5 +98,9 @@ impl InboxAdmin for SqliteInbox {
         let mut stats = self.inner.readers.read(reads::stats).await?;
         self.inner.limits.note(&mut stats);
         Ok(stats)
+    }
+
+    async fn traffic(&self) -> Result<Vec<InboxTraffic>, StoreError> {
+        self.inner.readers.read(traffic::traffic).await
     }
 }

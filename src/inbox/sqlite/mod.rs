@@ -10,6 +10,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 mod totals;
+mod traffic;
 mod transaction;
 mod writer;
 

@@ -73,6 +73,9 @@ pub(super) const MIGRATIONS: [&str; 1] = ["
     CREATE TABLE inbox_total (state TEXT PRIMARY KEY, rows INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT, WITHOUT ROWID;
     INSERT INTO inbox_total (state, rows, bytes)
         VALUES ('expected', 0, 0), ('received', 0, 0), ('running', 0, 0), ('done', 0, 0), ('dead', 0, 0);
+
+    -- The events that were received and the rows that became done, by minutes since 1970.
+    CREATE TABLE inbox_traffic (minute INTEGER PRIMARY KEY, received INTEGER NOT NULL, handled INTEGER NOT NULL) STRICT;
 "];
 
 const IDENTITY: &str = "SELECT (SELECT application_id FROM pragma_application_id),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tracing::error;
 
 use super::rows::{self, Leasable, Lookup, StoredRow};
-use super::{integer, now, reads, totals};
+use super::{integer, now, reads, totals, traffic};
 use crate::error::BoxError;
 use crate::event::{Envelope, JobId};
 use crate::inbox::limits::Limits;
@@ -15,6 +15,7 @@ use crate::inbox::look::Change;
 use crate::inbox::row::{KeptEvent, Row};
 use crate::inbox::timestamp::Timestamp;
 use crate::inbox::totals::Totals;
+use crate::inbox::traffic::Counts;
 use crate::inbox::transition::{BodyChange, Remains};
 use crate::inbox::{InboxFilter, Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention, read};
 use crate::store::Fenced;
@@ -31,6 +32,7 @@ pub(super) struct Transaction<'c> {
     now: Timestamp,
     totals: Totals,
     totals_before: Totals,
+    traffic: Counts,
     /// The number of rows that became due.
     arrived: usize,
 }
@@ -39,12 +41,14 @@ impl<'c> Transaction<'c> {
     /// Begins within a transaction of the connection that holds the write lock, so that the time is that of the write.
     pub(super) fn begin(sql: &'c Connection, limits: Limits) -> ::rusqlite::Result<Self> {
         let totals = totals::load(sql)?;
-        Ok(Self { sql, limits, now: now(), totals, totals_before: totals, arrived: 0 })
+        let traffic = Counts::default();
+        Ok(Self { sql, limits, now: now(), totals, totals_before: totals, traffic, arrived: 0 })
     }
 
-    /// Writes the totals, and returns the number of rows that became due.
+    /// Writes the totals and the traffic, and returns the number of rows that became due.
     pub(super) fn end(self) -> ::rusqlite::Result<usize> {
         totals::save(&self.totals, &self.totals_before, self.sql)?;
+        traffic::save(self.traffic, self.now, self.sql)?;
         Ok(self.arrived)
     }
 
@@ -68,6 +72,7 @@ impl<'c> Transaction<'c> {
             rows::store_body(self.sql, id, body)?;
         }
         self.totals = totals;
+        self.traffic.add(Counts::of_new(row));
         self.arrived += usize::from(row.has_become_due(None, self.now));
         Ok(true)
     }
@@ -89,6 +94,7 @@ impl<'c> Transaction<'c> {
         rows::update(self.sql, after)?;
         self.totals.remove(before);
         self.totals.add(&after.row);
+        self.traffic.add(Counts::of(before.phase, &after.row, change));
         self.arrived += usize::from(after.row.has_become_due(Some(before.phase), self.now));
         Ok(())
     }
@@ -267,6 +273,7 @@ impl Transaction<'_> {
     }
 
     pub(super) fn prune(&mut self, retention: &Retention) -> ::rusqlite::Result<Pruned> {
+        traffic::prune(self.now, self.sql)?;
         let (mut pruned, mut changed, mut freed) = (Pruned::default(), 0, 0);
         for (statement, kept) in [
             (rows::OLD_ROWS, Some(retention.row)),

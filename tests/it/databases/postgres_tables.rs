@@ -246,7 +246,7 @@ async fn a_check_finds_what_would_fail_later() {
         let role = format!("checker_{kind}");
         let grants = format!(
             "CREATE ROLE {role} LOGIN PASSWORD '{role}'; GRANT USAGE ON SCHEMA {schema} TO {role};
-            GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.{kind} TO {role}"
+            GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}"
         );
         client.batch_execute(&grants).await.unwrap();
         let url = format!("postgres://{role}:{role}@127.0.0.1:{}/postgres", postgres().port());
@@ -255,16 +255,19 @@ async fn a_check_finds_what_would_fail_later() {
             Store::Inbox(inbox) => Store::Inbox(inbox.with_table(&schema, kind).unwrap()),
         };
         at(&url).check().await.unwrap();
-        for privilege in ["SELECT", "INSERT", "UPDATE", "DELETE"] {
+        let tables: &[_] = if kind == "inbox" { &["inbox", "inbox_traffic"] } else { &[kind] };
+        let privileges = ["SELECT", "INSERT", "UPDATE", "DELETE"];
+        for (table, privilege) in
+            tables.iter().flat_map(|table| privileges.map(|privilege| (table, privilege)))
+        {
             let change = |change: String| async { client.batch_execute(&{ change }).await.unwrap() };
-            change(format!("REVOKE {privilege} ON {schema}.{kind} FROM {role}")).await;
+            change(format!("REVOKE {privilege} ON {schema}.{table} FROM {role}")).await;
             let error = found(at(&url).check().await);
-            let lacking = match &error {
-                PostgresTableError::NotAllowed { lacking, .. } => &**lacking,
-                _ => panic!("{error:?}"),
+            let PostgresTableError::NotAllowed { table: named, lacking } = &error else {
+                panic!("{error:?}")
             };
-            assert_eq!(lacking, privilege);
-            change(format!("GRANT {privilege} ON {schema}.{kind} TO {role}")).await;
+            assert_eq!((&**lacking, &**named), (privilege, &*format!("\"{schema}\".\"{table}\"")));
+            change(format!("GRANT {privilege} ON {schema}.{table} TO {role}")).await;
         }
 
         let read_only = format!("{url}?options=-c%20default_transaction_read_only%3Don");

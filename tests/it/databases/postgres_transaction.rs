@@ -111,6 +111,14 @@ async fn effects(client: &Client, schema: &str) -> i64 {
     count(client, &format!("SELECT count(*) FROM {schema}.effects")).await
 }
 
+/// The events that were received and handled, by the inbox's own counts.
+async fn counted(inbox: &PostgresInbox) -> (u64, u64) {
+    let minutes = inbox.traffic().await.unwrap();
+    minutes
+        .iter()
+        .fold((0, 0), |(received, handled), minute| (received + minute.received, handled + minute.handled))
+}
+
 async fn let_the_lease_run_out(client: &Client, schema: &str) {
     client.batch_execute(&format!("UPDATE {schema}.inbox SET due_at = now()")).await.unwrap();
 }
@@ -130,6 +138,7 @@ async fn an_effect_and_the_completion_of_its_event_are_committed_or_rolled_back_
         assert_eq!((state(&inbox).await, effects(&watcher, schema).await), (InboxState::Running, 0));
         transaction.rollback().await.unwrap();
         assert_eq!((state(&inbox).await, effects(&watcher, schema).await), (InboxState::Running, 0));
+        assert_eq!(counted(&inbox).await, (1, 0));
 
         let transaction = own.transaction().await.unwrap();
         transaction.execute(&effect(schema), &[]).await.unwrap();
@@ -145,6 +154,7 @@ async fn an_effect_and_the_completion_of_its_event_are_committed_or_rolled_back_
         let retry = Outcome::Retry { after: Duration::ZERO, error: "late".to_owned() };
         assert_eq!(inbox.settle(&lease, &retry).await.unwrap(), Fenced::Stale);
         assert_eq!((state(&inbox).await, effects(&watcher, schema).await), (InboxState::Done, 1));
+        assert_eq!(counted(&inbox).await, (1, 1));
     }
 }
 

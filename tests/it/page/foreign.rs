@@ -7,7 +7,7 @@ use bytes::Bytes;
 use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::inbox::{
     Bulk, Changed, FailedAttempt, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow, InboxState,
-    InboxStats, Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention,
+    InboxStats, InboxTraffic, Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention,
 };
 use qomplement_webhooks::store::{Fenced, StoreError};
 use qomplement_webhooks::{InboxStore, JobId, async_trait};
@@ -119,5 +119,8 @@ impl InboxAdmin for Foreign {
     }
     async fn stats(&self) -> Result<InboxStats, StoreError> {
         self.answer(InboxStats::default()).await
+    }
+    async fn traffic(&self) -> Result<Vec<InboxTraffic>, StoreError> {
+        self.answer(vec![InboxTraffic::new(u32::MAX, u64::MAX, u64::MAX)]).await
     }
 }

@@ -2,7 +2,7 @@
 
 use regex::Regex;
 
-const TAGS: [&str; 46] = [
+const TAGS: [&str; 47] = [
     "html",
     "head",
     "meta",
@@ -46,13 +46,14 @@ const TAGS: [&str; 46] = [
     "pre",
     "svg",
     "path",
+    "polyline",
     "title",
     "figure",
     "figcaption",
 ];
 
 /// Attributes whose values the page writes itself, or escapes.
-const ATTRIBUTES: [&str; 44] = [
+const ATTRIBUTES: [&str; 47] = [
     "lang",
     "charset",
     "name",
@@ -89,6 +90,9 @@ const ATTRIBUTES: [&str; 44] = [
     "data-copy",
     "download",
     "viewbox",
+    "preserveaspectratio",
+    "points",
+    "vector-effect",
     "d",
     "width",
     "height",

@@ -7,6 +7,7 @@ mod file;
 mod model;
 mod place;
 mod sharing;
+mod traffic;
 mod unreadable;
 
 use std::path::{Path, PathBuf};

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::inbox::{
-    Bulk, Changed, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow, InboxState, InboxStats, Lease,
-    Leased, Outcome, Overdue, Pruned, Receipt, Retention,
+    Bulk, Changed, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow, InboxState, InboxStats,
+    InboxTraffic, Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention,
 };
 use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::store::{Fenced, StoreError};
@@ -220,6 +220,10 @@ impl InboxAdmin for FaultyInbox {
 
     async fn stats(&self) -> Result<InboxStats, StoreError> {
         self.faults.call(Call::Stats, self.rows.stats()).await
+    }
+
+    async fn traffic(&self) -> Result<Vec<InboxTraffic>, StoreError> {
+        self.rows.traffic().await
     }
 }
 

@@ -1,7 +1,7 @@
 //! An inbox with one of the flaws, over the one in memory.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use super::flaw::InboxFlaw::{self, *};
 use crate::event::{Envelope, JobId};
 use crate::inbox::{
     Bulk, Changed, FailedAttempt, FetchHistory, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow,
-    InboxState, InboxStats, InboxStore, Lease, Leased, MemoryInbox, NoResult, Outcome, Overdue, Pruned,
-    Receipt, Retention,
+    InboxState, InboxStats, InboxStore, InboxTraffic, Lease, Leased, MemoryInbox, NoResult, Outcome, Overdue,
+    Pruned, Receipt, Retention,
 };
 use crate::store::{Fenced, StoreError};
 
@@ -51,6 +51,8 @@ struct Memory {
     leased: Mutex<Vec<Leased>>,
     overdue: Mutex<Vec<Overdue>>,
     received: AtomicUsize,
+    /// Events and rows that were counted wrongly, as received and as handled.
+    miscounted: [AtomicU64; 2],
     locked: Mutex<bool>,
 }
 
@@ -161,6 +163,14 @@ impl FlawedInbox {
         Changed::new(changed.rows, changed.more && !self.is(HidesThatRowsAreLeft))
     }
 
+    /// Changes the counts of the current minute if this is the flaw.
+    fn miscount(&self, flaw: InboxFlaw, [received, handled]: [u64; 2]) {
+        if self.is(flaw) {
+            self.memory.miscounted[0].fetch_add(received, Ordering::SeqCst);
+            self.memory.miscounted[1].fetch_add(handled, Ordering::SeqCst);
+        }
+    }
+
     async fn is_expected(&self, job: &JobId) -> bool {
         self.row(job).await.is_some_and(|row| row.state == InboxState::Expected)
     }
@@ -218,7 +228,14 @@ impl InboxStore for FlawedInbox {
         self.keep_fetches(before.as_ref());
         let small = self.is(IgnoresCase).then(|| self.small(event));
         let event = small.as_ref().unwrap_or(event);
+        if self.is(CountsOneOfMany) {
+            let others = self.memory.at_once.fetch_add(1, Ordering::SeqCst);
+            yield_now().await;
+            self.memory.at_once.fetch_sub(1, Ordering::SeqCst);
+            self.miscount(CountsOneOfMany, [if others > 0 { 0_u64.wrapping_sub(1) } else { 0 }, 0]);
+        }
         let receipt = in_lock(self, self.inner.receive(event)).await?;
+        self.miscount(CountsDuplicatesAsReceived, [(receipt == Receipt::Duplicate).into(), 0]);
         let replaced = receipt == Receipt::Stored && before.as_ref().is_some_and(|row| row.status.is_some());
         let running = before.as_ref().is_some_and(|row| row.state == InboxState::Running);
         if self.is(FreesTheLeaseOfAReplacedEvent) && replaced && running {
@@ -388,6 +405,8 @@ impl InboxStore for FlawedInbox {
             }
         }
         let first = self.memory.settled.lock().unwrap().insert((lease.job().clone(), lease.fence()));
+        self.miscount(CountsRepeatedOutcomesAsHandled, [0, (!first).into()]);
+        self.miscount(CountsAnyOutcomeAsHandled, [0, (first && *outcome != Outcome::Done).into()]);
         let now = Duration::ZERO;
         let failed = |error: &str| Outcome::Retry { after: now, error: error.to_owned() };
         let outcome = match (self.flaw, outcome.clone()) {
@@ -478,6 +497,7 @@ impl InboxStore for FlawedInbox {
 
     async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError> {
         self.memory.expected.lock().unwrap().insert(job.clone());
+        self.miscount(CountsRegistrationsAsReceived, [1, 0]);
         match self.flaw {
             RefusesLongTimes if deadline == Duration::MAX => Err(StoreError::unavailable("out of range")),
             ForgetsDeadlines => self.inner.expect(job, Duration::ZERO).await,
@@ -665,6 +685,7 @@ impl InboxAdmin for FlawedInbox {
 
     async fn replay(&self, job: &JobId) -> Result<bool, StoreError> {
         self.keep_fetches(self.row(job).await.as_ref());
+        self.miscount(CountsReplaysAsReceived, [1, 0]);
         match self.flaw {
             ReplaysNothing => Ok(false),
             ReplaysAnything => {
@@ -739,5 +760,20 @@ impl InboxAdmin for FlawedInbox {
             _ => {}
         }
         Ok(stats)
+    }
+
+    async fn traffic(&self) -> Result<Vec<InboxTraffic>, StoreError> {
+        let mut minutes = self.inner.traffic().await?;
+        match self.flaw {
+            CountsNoTraffic => minutes.clear(),
+            CountsInEarlierMinutes => minutes.iter_mut().for_each(|minute| minute.minutes_ago += 5),
+            _ => {}
+        }
+        let [received, handled] = self.memory.miscounted.each_ref().map(|count| count.load(Ordering::SeqCst));
+        if let Some(minute) = minutes.first_mut() {
+            minute.received = minute.received.wrapping_add(received);
+            minute.handled = minute.handled.wrapping_add(handled);
+        }
+        Ok(minutes)
     }
 }

@@ -62,7 +62,7 @@ pub(super) fn stats(table: &TableName) -> String {
             FROM (
                 SELECT state, body, due_at FROM {table} WHERE {rows} ORDER BY {order} LIMIT {most}
             ) AS {name}",
-            index = literal(&table.qualified_index(index)),
+            index = literal(&table.relation(index)),
             states = states.join(", "),
             oldest = oldest.join(", "),
             name = "rows",

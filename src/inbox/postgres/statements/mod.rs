@@ -10,6 +10,7 @@ mod pruning;
 mod receiving;
 pub(super) mod search;
 mod settling;
+pub(super) mod traffic;
 
 use crate::postgres::TableName;
 
@@ -50,10 +51,12 @@ pub(super) struct Statements {
     pub(super) prune_rows: String,
     pub(super) prune_payloads: String,
     pub(super) prune_dead: String,
+    pub(super) prune_traffic: String,
     pub(super) get: String,
     pub(super) replay: String,
     pub(super) discard: String,
     pub(super) stats: String,
+    pub(super) traffic: String,
     pub(super) set_aside: String,
     pub(super) notify: String,
 }
@@ -67,7 +70,9 @@ impl Statements {
                     AND job_id || state || job_type || status || error = ''::text AND body = ''::bytea
                     AND fetches + not_found = 0::int4 AND verified AND begun
                     AND due_at > now() AND received_at > now() AND ended_at > now()
-                    AND next_fetch_at > now() AND unanswered_since > now() AND deadline_at > now() AND failures = '[]'::jsonb"
+                    AND next_fetch_at > now() AND unanswered_since > now() AND deadline_at > now() AND failures = '[]'::jsonb
+                UNION ALL {}",
+                traffic::check(table)
             ),
             receive_new: receiving::receive_new(table),
             receive: receiving::receive(table),
@@ -94,10 +99,12 @@ impl Statements {
             prune_rows: pruning::prune_rows(table),
             prune_payloads: pruning::prune_payloads(table),
             prune_dead: pruning::prune_dead(table),
+            prune_traffic: traffic::prune(table),
             get: admin::get(table),
             replay: admin::replay(table),
             discard: admin::discard(table),
             stats: admin::stats(table),
+            traffic: traffic::traffic(table),
             set_aside: leasing::set_aside(table),
             // A notification is only a hint to look into the table, so it need not be on the disk.
             notify: format!(

@@ -3,7 +3,7 @@
 use super::fragments::{
     DURABLY, EXPECTED, FINAL, LEASABLE, REPLICATED, expect_another, microseconds, next_fence,
 };
-use super::{FETCHED, NEVER_FETCHED};
+use super::{FETCHED, NEVER_FETCHED, traffic};
 use crate::postgres::TableName;
 
 // Bodies are taken from their parameter, $4, as late as they are needed: in `incoming` they would be copied, sorted and,
@@ -21,9 +21,10 @@ pub(super) fn receive_new(table: &TableName) -> String {
             FROM (SELECT * FROM incoming WHERE fits ORDER BY job_id OFFSET 0) AS ordered
             ON CONFLICT (job_id) DO NOTHING
             RETURNING job_id
-        ), durably AS MATERIALIZED ({DURABLY})
+        ), {counted}, durably AS MATERIALIZED ({DURABLY})
         SELECT place, true AS stored, NULL::boolean AS conflict
-        FROM incoming JOIN written USING (job_id), (SELECT count(*) FROM durably) AS durably"
+        FROM incoming JOIN written USING (job_id), (SELECT count(*) FROM durably) AS durably",
+        counted = traffic::received(table, "written")
     )
 }
 
@@ -62,12 +63,13 @@ pub(super) fn receive(table: &TableName) -> String {
                 fence = CASE WHEN job.state IN ({LEASABLE}) THEN {next} ELSE job.fence END
             WHERE job.status IS NULL OR (job.status NOT {FINAL} AND excluded.status {FINAL})
             RETURNING job_id
-        ), durably AS MATERIALIZED ({DURABLY}
+        ), {counted}, durably AS MATERIALIZED ({DURABLY}
         ), replicated AS MATERIALIZED ({REPLICATED} FROM incoming WHERE conflict IS NOT NULL LIMIT 1)
         SELECT place, written.job_id IS NOT NULL AS stored, conflict
         FROM incoming LEFT JOIN written USING (job_id), (SELECT count(*) FROM durably) AS durably,
             (SELECT count(*) FROM replicated) AS replicated",
-        next = next_fence()
+        next = next_fence(),
+        counted = traffic::received(table, "written")
     )
 }
 

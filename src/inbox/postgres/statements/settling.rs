@@ -4,6 +4,7 @@ use super::fragments::{
     FINAL, IS_RECEIVED, LEASABLE, LEASED, RUNNING, expect_another, expected_again, failed_attempt, from_now,
     next_fence, one_more,
 };
+use super::traffic;
 use crate::postgres::TableName;
 
 const NO_EVENT: &str = "job_type = NULL, status = NULL, body = NULL, verified = false";
@@ -21,15 +22,18 @@ pub(super) fn settle(table: &TableName) -> String {
             ) AS given JOIN {table} AS job USING (job_id, fence)
             WHERE state = {RUNNING} AND (status {FINAL} OR deadline_at IS NULL)
             FOR NO KEY UPDATE OF job SKIP LOCKED
-        )
-        UPDATE {table} AS job SET state = becomes,
-            due_at = clock_timestamp() + after * interval '1 microsecond',
-            ended_at = CASE WHEN after IS NULL THEN clock_timestamp() END,
-            error = coalesce(free.error, job.error), attempts = attempts - uncounted,
-            failures = CASE WHEN free.error IS NULL THEN failures ELSE {failures} END
-        FROM free WHERE job.number = free.number
-        RETURNING place",
-        failures = failed_attempt("free.error", "free.took")
+        ), settled AS (
+            UPDATE {table} AS job SET state = becomes,
+                due_at = clock_timestamp() + after * interval '1 microsecond',
+                ended_at = CASE WHEN after IS NULL THEN clock_timestamp() END,
+                error = coalesce(free.error, job.error), attempts = attempts - uncounted,
+                failures = CASE WHEN free.error IS NULL THEN failures ELSE {failures} END
+            FROM free WHERE job.number = free.number
+            RETURNING place, becomes
+        ), {counted}
+        SELECT place FROM settled",
+        failures = failed_attempt("free.error", "free.took"),
+        counted = traffic::handled(table, "settled WHERE becomes = 'done'")
     )
 }
 
@@ -49,47 +53,79 @@ pub(super) fn verify(table: &TableName) -> String {
     ]
     .map(|(column, value)| format!("{column} = CASE state WHEN 'received' THEN {column} ELSE {value} END"));
     format!(
-        "UPDATE {table} SET {sets}, verified = true,
-            state = CASE state WHEN 'expected' THEN 'received' ELSE state END,
-            due_at = CASE state WHEN 'expected' THEN clock_timestamp() ELSE due_at END,
-            received_at = CASE state WHEN 'expected' THEN clock_timestamp() ELSE received_at END,
-            attempts = CASE state WHEN 'expected' THEN 0 ELSE attempts END,
-            earlier_attempts = CASE state WHEN 'expected' THEN 0 ELSE earlier_attempts END,
-            failures = CASE state WHEN 'expected' THEN NULL ELSE failures END
-        WHERE {LEASED} AND (state IN ({LEASABLE}) OR (state = 'received' AND verified))
-        RETURNING {IS_RECEIVED}",
-        sets = sets.join(", ")
+        "WITH leased AS MATERIALIZED (
+            SELECT number, state AS was FROM {table}
+            WHERE {LEASED} AND (state IN ({LEASABLE}) OR (state = 'received' AND verified)) FOR NO KEY UPDATE
+        ), verified AS (
+            UPDATE {table} AS job SET {sets}, verified = true,
+                state = CASE state WHEN 'expected' THEN 'received' ELSE state END,
+                due_at = CASE state WHEN 'expected' THEN clock_timestamp() ELSE due_at END,
+                received_at = CASE state WHEN 'expected' THEN clock_timestamp() ELSE received_at END,
+                attempts = CASE state WHEN 'expected' THEN 0 ELSE attempts END,
+                earlier_attempts = CASE state WHEN 'expected' THEN 0 ELSE earlier_attempts END,
+                failures = CASE state WHEN 'expected' THEN NULL ELSE failures END
+            FROM leased WHERE job.number = leased.number
+            RETURNING {IS_RECEIVED}, was
+        ), {counted}
+        SELECT is_received FROM verified",
+        sets = sets.join(", "),
+        counted = traffic::received(table, "verified WHERE was = 'expected'")
     )
 }
 
+/// Locks the row first: only the state that it then has tells a repetition, which is not counted again.
 pub(super) fn done(table: &TableName) -> String {
-    end(table, RUNNING, "done", ", 'done'", "NULL", None)
+    format!(
+        "WITH leased AS MATERIALIZED (
+            SELECT number, state AS was FROM {table}
+            WHERE {LEASED} AND state IN ({RUNNING}, 'done') FOR NO KEY UPDATE
+        ), ended AS (
+            UPDATE {table} AS job SET {sets}
+            FROM leased WHERE job.number = leased.number
+            RETURNING state, was
+        ), {counted}
+        SELECT {IS_RECEIVED} FROM ended",
+        sets = ending(RUNNING, "done", "NULL", None),
+        counted = traffic::handled(table, &format!("ended WHERE was = {RUNNING} AND state = 'done'"))
+    )
 }
 
 pub(super) fn retry(table: &TableName) -> String {
-    end(table, RUNNING, "received", ", 'received'", &from_now(3), Some(["$4", "$5"]))
+    end(table, RUNNING, "received", &from_now(3), ["$4", "$5"])
 }
 
 pub(super) fn dead(table: &TableName) -> String {
-    end(table, LEASABLE, "dead", ", 'dead'", "NULL", Some(["$3", "$4"]))
+    end(table, LEASABLE, "dead", "NULL", ["$3", "$4"])
 }
 
 /// As [`done`], in a transaction of the user's: there are no repetitions.
 pub(super) fn complete(table: &TableName) -> String {
-    end(table, RUNNING, "done", "", "NULL", None)
+    format!(
+        "WITH ended AS (
+            UPDATE {table} AS job SET {sets}
+            WHERE {LEASED} AND state = {RUNNING}
+            RETURNING state
+        ), {counted}
+        SELECT {IS_RECEIVED} FROM ended",
+        sets = ending(RUNNING, "done", "NULL", None),
+        counted = traffic::handled_in_joined(table, "ended WHERE state = 'done'")
+    )
 }
 
-/// Ends a run, or repeats that: rows leased in one of the states `from` get the state `becomes` and a due time. A failed
-/// run has an error and a duration. After the last attempt for an event without a final status, a registered job is
-/// expected again.
-fn end(
-    table: &TableName,
-    from: &str,
-    becomes: &str,
-    repeated: &str,
-    due: &str,
-    failure: Option<[&str; 2]>,
-) -> String {
+/// Ends a run that failed, or repeats that.
+fn end(table: &TableName, from: &str, becomes: &str, due: &str, failure: [&str; 2]) -> String {
+    format!(
+        "UPDATE {table} AS job SET {sets}
+        WHERE {LEASED} AND state IN ({from}, '{becomes}')
+        RETURNING {IS_RECEIVED}",
+        sets = ending(from, becomes, due, Some(failure))
+    )
+}
+
+/// Sets the columns of a row whose run ends, or ended before: rows leased in one of the states `from` get the state
+/// `becomes` and a due time. A failed run has an error and a duration. After the last attempt for an event without a final
+/// status, a registered job is expected again.
+fn ending(from: &str, becomes: &str, due: &str, failure: Option<[&str; 2]>) -> String {
     let remains = format!("state = 'running' AND {}", expected_again());
     let (when, ended) = match due {
         "NULL" => (remains, "clock_timestamp()"),
@@ -107,15 +143,12 @@ fn end(
         ),
     };
     format!(
-        "UPDATE {table} AS job SET
-            state = CASE WHEN {when} THEN 'expected' ELSE '{becomes}' END,
+        "state = CASE WHEN {when} THEN 'expected' ELSE '{becomes}' END,
             due_at = CASE WHEN {when} THEN greatest(deadline_at, next_fetch_at)
                 WHEN state IN ({from}) THEN {due} ELSE due_at END,
             ended_at = CASE WHEN {when} THEN NULL WHEN state IN ({from}) THEN {ended} ELSE ended_at END,
             {error}
-            {another}
-        WHERE {LEASED} AND state IN ({from}{repeated})
-        RETURNING {IS_RECEIVED}",
+            {another}",
         another = expect_another(&when, &failures)
     )
 }

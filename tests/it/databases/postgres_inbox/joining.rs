@@ -9,7 +9,7 @@ use qomplement_webhooks::conformance::inbox_all;
 use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::inbox::{
     Bind, Bulk, Changed, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow, InboxState, InboxStats,
-    Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention, Statement,
+    InboxTraffic, Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention, Statement,
 };
 use qomplement_webhooks::store::{Fenced, StoreError};
 use qomplement_webhooks::{InboxStore, JobId, PostgresInbox, async_trait};
@@ -156,6 +156,10 @@ impl InboxAdmin for Joined {
 
     async fn stats(&self) -> Result<InboxStats, StoreError> {
         self.inbox.stats().await
+    }
+
+    async fn traffic(&self) -> Result<Vec<InboxTraffic>, StoreError> {
+        self.inbox.traffic().await
     }
 }
 

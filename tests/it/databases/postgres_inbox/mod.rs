@@ -14,6 +14,7 @@ mod rows;
 mod stuck;
 mod tables;
 mod texts;
+mod traffic;
 mod unreadable;
 
 use std::time::Duration;

@@ -61,7 +61,7 @@ async fn a_role_that_may_not_create_tables_uses_those_that_exist() {
     inbox("granted_inbox").await;
     let owner = client(postgres()).await;
     let grants = "CREATE ROLE porter LOGIN PASSWORD 'porter'; GRANT USAGE ON SCHEMA granted_inbox TO porter;
-        GRANT SELECT, INSERT, UPDATE, DELETE ON granted_inbox.inbox TO porter";
+        GRANT SELECT, INSERT, UPDATE, DELETE ON granted_inbox.inbox, granted_inbox.inbox_traffic TO porter";
     owner.batch_execute(grants).await.unwrap();
     let url = format!("postgres://porter:porter@127.0.0.1:{}/postgres", postgres().port());
     let inbox = |schema| PostgresInbox::from_url(&url).unwrap().with_table(schema, "inbox").unwrap();
@@ -74,6 +74,7 @@ async fn a_role_that_may_not_create_tables_uses_those_that_exist() {
     granted.expect(&job("expected"), HOUR).await.unwrap();
     granted.prune(&Retention::default()).await.unwrap();
     granted.stats().await.unwrap();
+    granted.traffic().await.unwrap();
     assert!(inbox("elsewhere_inbox").migrate().await.is_err());
 }
 
