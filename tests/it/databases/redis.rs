@@ -341,6 +341,8 @@ async fn a_failover_forgets_the_writes_that_the_replica_lacks_and_no_other() {
     let forgotten = acquire(&store, &job("done-later")).await;
     assert_eq!(store.complete(&forgotten, RETENTION).await.unwrap(), Fenced::Applied);
     let held = acquire(&store, &job("held")).await;
+    // `WAIT` asks for the writes of its own connection.
+    ::redis::cmd("SET").arg("later").arg(1).exec(&mut here).unwrap();
     assert_eq!(replicas(&mut here, 50), 0);
     block_in_place(|| primary.kill());
 
