@@ -7,13 +7,13 @@ use serde_json::json;
 
 use super::InboxPage;
 use super::filter::RowFilter;
-use super::frame::{Frame, Visit};
+use super::frame::{Frame, Visit, rows};
 use super::hidden::is_hidden;
 use super::moment::Moment;
 use super::problem::Problem;
 use super::reply::Reply;
 use super::route::Link;
-use super::shown::{Shown, grouped};
+use super::shown::{Shown, Size, grouped};
 use super::traffic::{self, Chart};
 use crate::inbox::{InboxState, InboxStats};
 
@@ -68,8 +68,10 @@ impl InboxPage {
                 count: grouped(rows_of(&stats, state)),
                 link: Link::list(&RowFilter::state(state)).finish(),
             }),
-            bytes: grouped(stats.bytes),
-            unfinished: unfinished(&stats),
+            bytes: Size(stats.bytes),
+            unfinished_rows: unfinished_rows(&stats),
+            unfinished_bytes: Size(stats.unfinished_bytes),
+            max_unfinished_bytes: stats.max_unfinished_bytes.map(Size),
             oldest_due: stats.oldest_due.map(|due| visit.now.ago(due)),
             oldest_overdue: stats.oldest_overdue.map(|overdue| visit.now.ago(overdue)),
             budget: self.budget.as_ref().map(|budget| match budget.closed() {
@@ -93,26 +95,19 @@ fn rows_of(stats: &InboxStats, state: InboxState) -> u64 {
     *stats.rows_mut(state)
 }
 
-/// The unfinished rows and bytes, each with the limit at which the inbox is full.
-fn unfinished(stats: &InboxStats) -> String {
-    let of = |limit: Option<u64>| limit.map_or_else(String::new, |limit| format!(" of {}", grouped(limit)));
-    let rows = stats.expected + stats.received + stats.running;
-    format!(
-        "{}{} rows, {}{} bytes",
-        grouped(rows),
-        of(stats.max_unfinished_rows),
-        grouped(stats.unfinished_bytes),
-        of(stats.max_unfinished_bytes)
-    )
+/// The unfinished rows, with the limit at which the inbox is full.
+fn unfinished_rows(stats: &InboxStats) -> String {
+    let limit = stats.max_unfinished_rows.map(|limit| format!(" of {}", grouped(limit)));
+    rows(stats.expected + stats.received + stats.running) + &limit.unwrap_or_default()
 }
 
 fn meaning(state: InboxState) -> &'static str {
     match state {
-        InboxState::Expected => "the webhook has not come",
+        InboxState::Expected => "registered, no event yet",
         InboxState::Received => "waiting for an attempt",
         InboxState::Running => "leased to a worker",
         InboxState::Done => "handled",
-        InboxState::Dead => "dead letters: replay or discard them",
+        InboxState::Dead => "dead letters: no further attempt",
     }
 }
 
@@ -154,9 +149,10 @@ struct Group {
 struct OverviewPage {
     frame: Frame,
     states: [StateView; 5],
-    bytes: String,
-    /// Rows and bytes against their limits.
-    unfinished: String,
+    bytes: Size,
+    unfinished_rows: String,
+    unfinished_bytes: Size,
+    max_unfinished_bytes: Option<Size>,
     oldest_due: Option<Moment>,
     oldest_overdue: Option<Moment>,
     /// Why the budget is closed, and its end; or that it is open.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use askama::filters::HtmlSafe;
+
 use super::hidden::is_hidden;
 
 /// A text for the page. Characters that a browser obeys or hides stand as `\u{…}`, and a long text is cut. The templates
@@ -65,6 +67,40 @@ pub(super) fn grouped(number: u64) -> String {
     grouped
 }
 
+/// A number of bytes, rounded, with the exact number in its title.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Size(pub(super) u64);
+
+impl Size {
+    fn rounded(self) -> String {
+        if self.0 < 1024 {
+            return self.exact();
+        }
+        let mut size = self.0 as f64 / 1024.0;
+        for unit in ["KiB", "MiB"] {
+            // Not `1024.0 KiB`.
+            if size < 1023.95 {
+                return format!("{size:.1} {unit}");
+            }
+            size /= 1024.0;
+        }
+        format!("{size:.1} GiB")
+    }
+
+    fn exact(self) -> String {
+        format!("{} {}", grouped(self.0), if self.0 == 1 { "byte" } else { "bytes" })
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, r#"<span title="{}">{}</span>"#, self.exact(), self.rounded())
+    }
+}
+
+/// Made of digits and words of this file.
+impl HtmlSafe for Size {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,5 +128,24 @@ mod tests {
         for (number, expected) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(number), expected);
         }
+    }
+
+    #[test]
+    fn sizes_are_rounded_and_the_exact_number_is_in_the_title() {
+        for (bytes, rounded) in [
+            (0, "0 bytes"),
+            (1, "1 byte"),
+            (1023, "1,023 bytes"),
+            (1024, "1.0 KiB"),
+            (1587, "1.5 KiB"),
+            (1588, "1.6 KiB"),
+            ((1 << 20) - 52, "1023.9 KiB"),
+            ((1 << 20) - 51, "1.0 MiB"),
+            (10 << 30, "10.0 GiB"),
+            (u64::MAX, "17179869184.0 GiB"),
+        ] {
+            assert_eq!(Size(bytes).rounded(), rounded);
+        }
+        assert_eq!(Size(1_234_567).to_string(), r#"<span title="1,234,567 bytes">1.2 MiB</span>"#);
     }
 }

@@ -26,10 +26,10 @@ async fn the_overview_counts_rows_and_groups_dead_letters_by_error() {
     let overview = visitor.open("").await;
     let words = overview.words();
     for expected in [
-        "expected 1 the webhook has not come",
+        "expected 1 registered, no event yet",
         "received 1 waiting for an attempt",
         "done 1 handled",
-        "dead 4 dead letters",
+        "dead 4 dead letters: no further attempt",
         "Oldest due due 2 min ago",
         "3 no such customer 1 the disk is full",
     ] {
