@@ -12,8 +12,8 @@ use super::moment::{Moment, measured};
 use super::problem::Problem;
 use super::reply::Reply;
 use super::route::{Action, JobQuery, Link, Target};
-use super::rows::{RowView, json_of};
-use super::shown::{Shown, grouped};
+use super::rows::{RowView, is_registered, json_of};
+use super::shown::{Shown, Size};
 use crate::JobId;
 use crate::inbox::{InboxRow, InboxState};
 
@@ -56,6 +56,10 @@ impl InboxPage {
             let can = visit.may_act && action.applies_to_row(&row, size.is_some());
             can.then(|| Link::confirm(action, &target).finish())
         };
+        let mut shown_row = RowView::of(&row, visit.now, back, Shown::LINE);
+        if row.state == InboxState::Dead && !Action::Replay.applies_to_row(&row, size.is_some()) {
+            shown_row.next = Some(("discard", None));
+        }
         Ok(Reply::html(&JobPage {
             frame: visit.frame(query.did, !query.with_body),
             timeline: timeline(&row, visit),
@@ -67,10 +71,11 @@ impl InboxPage {
             show_body: Link::job(job, back).with("body", "1").finish(),
             hide_body: Link::job(job, back).finish(),
             download: Link::body(job).finish(),
-            size: size.map(|size| grouped(size as u64)),
+            size: size.map(|size| Size(size as u64)),
             body,
             id: job.to_string(),
-            row: RowView::of(&row, visit.now, back, Shown::LINE),
+            is_expected: row.state == InboxState::Expected,
+            row: shown_row,
         }))
     }
 
@@ -94,8 +99,8 @@ struct Entry {
 
 fn timeline(row: &InboxRow, visit: &Visit) -> Vec<Entry> {
     let entry = |what: &str, at| Entry { what: what.to_owned(), at, text: Shown::default(), is_bad: false };
-    let arrived = if row.state == InboxState::Expected { "Registered" } else { "Arrived" };
-    let mut entries = vec![entry(arrived, Some(visit.now.ago(row.age)))];
+    let since = if is_registered(row) { "Registered" } else { "Arrived" };
+    let mut entries = vec![entry(since, Some(visit.now.ago(row.age)))];
     for failure in &row.failures {
         let took = failure.took.map_or_else(
             || " ended with its lease,".to_owned(),
@@ -108,16 +113,22 @@ fn timeline(row: &InboxRow, visit: &Visit) -> Vec<Entry> {
             is_bad: true,
         });
     }
-    let due = row.due_in.map(|due_in| visit.now.after(due_in));
+    let due = row.due_in.filter(|due_in| !due_in.is_zero()).map(|due_in| visit.now.after(due_in));
     entries.push(match row.state {
-        InboxState::Expected => entry("The webhook is expected; overdue", due),
+        InboxState::Expected if due.is_none() => {
+            entry("Overdue: the webhook has not arrived, and a fetch is due", None)
+        }
+        InboxState::Expected => entry("The webhook has not arrived; a fetch is due", due),
+        InboxState::Received if due.is_none() => entry("Waits for an attempt, which is due", None),
         InboxState::Received => entry("Waits for an attempt; due", due),
-        InboxState::Running if row.due_in.is_some_and(|due_in| due_in.is_zero()) => {
+        InboxState::Running if due.is_none() => {
             entry("The worker is gone or late: its lease has ended", None)
         }
         InboxState::Running => entry("An attempt runs; its lease ends", due),
         InboxState::Done => entry("Done", None),
-        InboxState::Dead => Entry { is_bad: true, ..entry("Dead letter: no further attempt is made", None) },
+        InboxState::Dead => {
+            Entry { is_bad: true, ..entry("Dead letter: no further attempt, unless it is replayed", None) }
+        }
     });
     entries
 }
@@ -143,6 +154,7 @@ struct JobPage {
     show_body: String,
     hide_body: String,
     download: String,
-    size: Option<String>,
+    size: Option<Size>,
+    is_expected: bool,
     body: Option<BodyView>,
 }

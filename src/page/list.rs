@@ -70,7 +70,14 @@ impl InboxPage {
             newest: query.before.map(|_| Link::list(filter).finish()),
             replay: bulk(Action::Replay),
             discard: bulk(Action::Discard),
+            title: match filter.state {
+                Some(InboxState::Dead) => "Dead letters",
+                Some(InboxState::Expected) => "Expected jobs",
+                _ => "Events",
+            },
             is_dead: filter.state == Some(InboxState::Dead),
+            is_expected: filter.state == Some(InboxState::Expected),
+            is_unknown_job: is_unknown_job(filter, &found),
             is_filtered: *filter != RowFilter::default(),
             older_than: filter.older.map(|age| age.to_text()).unwrap_or_default(),
             newer_than: filter.newer.map(|age| age.to_text()).unwrap_or_default(),
@@ -78,6 +85,11 @@ impl InboxPage {
             rows: found.rows.iter().map(row).collect(),
         }))
     }
+}
+
+fn is_unknown_job(filter: &RowFilter, found: &Found) -> bool {
+    let only_prefix = RowFilter { prefix: filter.prefix.clone(), ..RowFilter::default() };
+    found.rows.is_empty() && found.before.is_none() && !filter.prefix.is_empty() && *filter == only_prefix
 }
 
 impl Action {
@@ -126,7 +138,11 @@ struct ListPage {
     older_than: String,
     newer_than: String,
     is_filtered: bool,
+    title: &'static str,
     is_dead: bool,
+    is_expected: bool,
+    /// Whether a job id was typed that no row has.
+    is_unknown_job: bool,
     /// Each state, and whether it is selected.
     states: [(InboxState, bool); 5],
     rows: Vec<RowView>,

@@ -16,6 +16,10 @@ pub(super) struct Moment {
     now: u64,
 }
 
+/// A [`Moment`] with its exact time beside it: a title needs a mouse.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Exactly(Moment);
+
 const DAY: u64 = 24 * 60 * 60;
 /// The last second of the year 9999: no later one can be written, or read by a browser.
 const LATEST: u64 = 253_402_300_799;
@@ -50,6 +54,11 @@ impl Moment {
     /// The exact time, as in `2026-11-28T20:45:00Z`.
     pub(super) fn exact(self) -> String {
         format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(self.seconds)).to_string()
+    }
+
+    /// The time with the exact one beside it.
+    pub(super) fn exactly(self) -> Exactly {
+        Exactly(self)
     }
 
     fn relative(self) -> String {
@@ -88,8 +97,16 @@ impl fmt::Display for Moment {
     }
 }
 
+impl fmt::Display for Exactly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} <small class=\"exact\">({})</small>", self.0, self.0.exact())
+    }
+}
+
 /// Made of digits and words of this file.
 impl HtmlSafe for Moment {}
+
+impl HtmlSafe for Exactly {}
 
 #[cfg(test)]
 mod tests {
@@ -123,5 +140,17 @@ mod tests {
         ] {
             assert_eq!(moment(seconds, NOW).relative(), expected);
         }
+    }
+
+    #[test]
+    fn an_exact_time_stands_beside_the_relative_one() {
+        let exactly = moment(1_795_898_700, 1_795_898_760).exactly().to_string();
+        let exact = "2026-11-28T20:45:00Z";
+        assert_eq!(
+            exactly,
+            format!(
+                r#"<time datetime="{exact}" title="{exact}">1 min ago</time> <small class="exact">({exact})</small>"#
+            )
+        );
     }
 }

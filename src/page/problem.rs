@@ -69,7 +69,7 @@ impl Problem {
             }
             Self::NoSuchPage => "There is no such page.",
             Self::NoSuchJob => {
-                "The inbox has no row for this job: no webhook of it has come, or the row was discarded or pruned. The command qomplement-webhooks fetch asks the API for its result."
+                "The inbox has no row for this job: no webhook of it has arrived and it is not registered, or its row was discarded or pruned. To fetch its result from the API: qomplement-webhooks fetch JOB_ID."
             }
             Self::NoBody => "The row has no body: its event is expected, or the body was pruned.",
             Self::MethodNotAllowed => "The page takes GET and POST.",

@@ -18,11 +18,16 @@ pub(super) struct RowView {
     pub(super) job_type: Shown,
     pub(super) status: Shown,
     pub(super) verified: bool,
-    pub(super) attempts: String,
+    /// The attempts since the row was received or last replayed.
+    pub(super) attempts: u32,
+    pub(super) earlier_attempts: u32,
     pub(super) fetches: u32,
     pub(super) error: Shown,
-    pub(super) arrived: Moment,
-    /// The next thing that happens to the row, and its time.
+    /// Whether [`since`](Self::since) is the time of the job's registration: no event has arrived.
+    pub(super) is_registered: bool,
+    /// The time at which the event arrived, or the job was registered.
+    pub(super) since: Moment,
+    /// The next step of the row, and its time.
     pub(super) next: Option<(&'static str, Option<Moment>)>,
 }
 
@@ -38,29 +43,39 @@ impl RowView {
             job_type: text(&row.job_type),
             status: text(&row.status),
             verified: row.verified,
-            attempts: match row.earlier_attempts {
-                0 => row.attempts.to_string(),
-                earlier => format!("{} + {earlier}", row.attempts),
-            },
+            attempts: row.attempts,
+            earlier_attempts: row.earlier_attempts,
             fetches: row.fetches,
             error: text(&row.error),
-            arrived: now.ago(row.age),
+            is_registered: is_registered(row),
+            since: now.ago(row.age),
             next: next(row, now),
         }
     }
 }
 
-/// The next thing that happens to a row without anybody's doing, and its time. A row does not tell when its lease ended.
+/// Whether no event of the job has arrived since it was registered. A job whose event was rejected has an attempt.
+pub(super) fn is_registered(row: &InboxRow) -> bool {
+    match row.state {
+        InboxState::Expected => true,
+        InboxState::Dead => row.status.is_none() && row.failures.is_empty(),
+        InboxState::Received | InboxState::Running | InboxState::Done => false,
+    }
+}
+
+/// The next step of a row, and its time. A row does not tell when its lease ended, or since when it is due.
 fn next(row: &InboxRow, now: Now) -> Option<(&'static str, Option<Moment>)> {
+    if row.state == InboxState::Dead {
+        return Some(("replay or discard", None));
+    }
     let due_in = row.due_in?;
-    let what = match (row.state, due_in.is_zero()) {
-        (InboxState::Expected, _) => "overdue",
-        (InboxState::Running, true) => return Some(("lease ended", None)),
-        (InboxState::Running, false) => "lease ends",
-        (_, true) => "due",
-        (_, false) => "next attempt",
+    let (what, later) = match row.state {
+        InboxState::Expected => ("fetch due (overdue)", "fetch due"),
+        InboxState::Running => ("lease ended", "lease ends"),
+        InboxState::Received => ("attempt due", "attempt due"),
+        InboxState::Done | InboxState::Dead => return None,
     };
-    Some((what, Some(now.after(due_in))))
+    Some(if due_in.is_zero() { (what, None) } else { (later, Some(now.after(due_in))) })
 }
 
 /// A row in JSON, with the names of the command line.
@@ -82,7 +97,8 @@ pub(super) fn json_of(row: &InboxRow, now: Now) -> Value {
             "took_seconds": failure.took.map(|took| took.as_secs_f64()),
             "error": failure.error,
         })).collect::<Vec<_>>(),
-        "arrived": now.ago(row.age).exact(),
+        "arrived": (!is_registered(row)).then(|| now.ago(row.age).exact()),
+        "registered": is_registered(row).then(|| now.ago(row.age).exact()),
         "age_seconds": row.age.as_secs_f64(),
         "due_in_seconds": row.due_in.map(|due_in| due_in.as_secs_f64()),
     })

@@ -19,7 +19,7 @@ async fn one_row_is_replayed_after_a_question_that_names_it() {
     let job = dead(&inbox, "job-7", "no such customer").await;
     let mut visitor = visitor(&inbox);
     let row = visitor.open("?view=job&job=job-7").await;
-    let question = visitor.open(&row.link("Replay…")).await;
+    let question = visitor.open(&row.link("Replay this row…")).await;
     let words = question.words();
     assert!(
         words.contains("Replay this row?") && words.contains("job-7") && words.contains("no such customer"),
@@ -43,14 +43,14 @@ async fn a_discarded_row_is_gone_and_the_list_keeps_its_filter() {
     let mut visitor = visitor(&inbox);
     let list = visitor.open("?view=list&state=dead&error=disk").await;
     let row = visitor.open(&list.link("job-7")).await;
-    let question = visitor.open(&row.link("Discard…")).await;
+    let question = visitor.open(&row.link("Discard this row…")).await;
     let told = visitor.submit(&question).await;
     let words = told.words();
     assert!(words.contains("1 row discarded.") && words.contains("job-8"), "{words}");
     assert!(told.text.contains(r#"name="error" value="disk""#), "the filter is lost");
     assert_eq!(state(&inbox, &job).await, None);
     assert_eq!(state(&inbox, &other).await, Some(InboxState::Dead));
-    assert!(visitor.open("?view=job&job=job-9").await.try_link("Discard…").is_none());
+    assert!(visitor.open("?view=job&job=job-9").await.try_link("Discard this row…").is_none());
     let question = visitor.open("?view=confirm&action=discard&job=job-9").await;
     assert!(question.words().contains("not in a state for this"), "{}", question.words());
     assert_eq!(state(&inbox, &done).await, Some(InboxState::Done));
@@ -134,7 +134,7 @@ async fn an_action_answers_in_json_too() {
 
 /// An API that answers by the job's id.
 #[derive(Debug)]
-struct Api;
+pub struct Api;
 
 #[async_trait]
 impl JobSource for Api {

@@ -5,9 +5,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use qomplement_webhooks::inbox::{InboxAdmin, InboxState, Outcome};
+use qomplement_webhooks::page::{InboxPage, PageAccess};
 use qomplement_webhooks::{InboxStore, MemoryInbox};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::foreign::Foreign;
 use super::{dead, open, receive, settle, state};
 use crate::support::PATH;
 use crate::support::chromium::{Chromium, Tab};
@@ -27,13 +29,20 @@ async fn serve(inbox: &MemoryInbox) -> Server {
         )
         .await;
     }
-    dead(inbox, "9f7cf8d2-2a63-4da2-a56f-546e226b2064", "no such customer: 4711").await;
+    let replayed = dead(inbox, "9f7cf8d2-2a63-4da2-a56f-546e226b2064", "no such customer: 4711").await;
+    assert!(inbox.replay(&replayed).await.unwrap());
+    let leased = inbox.lease(1, hour).await.unwrap();
+    let again = Outcome::Dead { error: "no such customer: 4711".to_owned() };
+    let _ = inbox.settle(&leased[0].lease, &again).await.unwrap();
     let retry = Outcome::Retry { after: hour, error: "the database is away: connection refused".to_owned() };
     settle(inbox, "c2b1e6aa-0000-4000-8000-000000000001", retry).await;
     receive(inbox, "e5a0c1d4-0000-4000-8000-000000000001").await;
     inbox.lease(1, hour).await.unwrap();
     receive(inbox, "f0f0f0f0-0000-4000-8000-000000000001").await;
-    inbox.expect(&"a1a1a1a1-0000-4000-8000-000000000001".parse().unwrap(), hour).await.unwrap();
+    for (number, deadline) in [Duration::ZERO, hour].into_iter().enumerate() {
+        let job = format!("a1a1a1a1-0000-4000-8000-00000000000{number}").parse().unwrap();
+        inbox.expect(&job, deadline).await.unwrap();
+    }
     Server::start_page(Framework::Axum, open(inbox)).await
 }
 
@@ -62,10 +71,10 @@ async fn an_operator_finds_out_why_events_died_replays_one_and_discards_the_othe
     tab.follow_text("no such customer: 4711").await;
     tab.follow_text("9f7cf8d2-2a63-4da2-a56f-546e226b2064").await;
     assert!(words(&tab).await.contains("Last error no such customer: 4711"), "{}", words(&tab).await);
-    tab.follow_text("Show").await;
+    tab.follow_text("Show the body").await;
     assert!(words(&tab).await.contains("\"document_type\": \"invoice\""), "{}", words(&tab).await);
-    tab.follow_text("Hide").await;
-    tab.follow_text("Replay…").await;
+    tab.follow_text("Hide the body").await;
+    tab.follow_text("Replay this row…").await;
     assert!(words(&tab).await.contains("Replay this row?"), "{}", words(&tab).await);
     tab.follow_text("Replay this row").await;
     assert!(words(&tab).await.contains("1 row replayed."), "{}", words(&tab).await);
@@ -108,8 +117,8 @@ async fn everything_works_without_javascript() {
     tab.follow_text("Filter").await;
     assert_eq!(tab.value("document.querySelectorAll('tbody tr').length").await, 1);
     tab.follow_text("9f7cf8d2-2a63-4da2-a56f-546e226b2064").await;
-    tab.follow_text("Show").await;
-    tab.follow_text("Replay…").await;
+    tab.follow_text("Show the body").await;
+    tab.follow_text("Replay this row…").await;
     tab.follow_text("Replay this row").await;
     assert!(words(&tab).await.contains("1 row replayed."), "{}", words(&tab).await);
     tab.follow_text("Back to the list").await;
@@ -179,6 +188,103 @@ async fn a_keyboard_moves_through_a_list() {
     assert_no_faults(&chromium);
 }
 
+/// Checks that neither the page nor a part of it is wider than the screen.
+async fn assert_fits(tab: &Tab, width: u32, what: &str) {
+    let wide = tab.value("document.documentElement.scrollWidth").await;
+    assert!(wide.as_u64() <= Some(width.into()), "{what}: {wide} pixels wide");
+    if width < 400 {
+        let scrolled = "[...document.querySelectorAll('main, main *')].filter(e => getComputedStyle(e).overflowX === 'auto' \
+                        && e.scrollWidth > e.clientWidth).map(e => e.outerHTML.slice(0, 200))";
+        assert_eq!(tab.value(scrolled).await, json!([]), "{what}: parts scroll sideways");
+    }
+}
+
+#[tokio::test]
+async fn a_phone_shows_each_row_as_a_card_with_its_error_at_full_width_and_its_next_step() {
+    let inbox = MemoryInbox::new();
+    let server = serve(&inbox).await;
+    let chromium = Chromium::start().await;
+    let tab = chromium.tab().await;
+    tab.without_script().await;
+    tab.size(360, 740).await;
+    tab.open(&url(&server, "?view=list")).await;
+    let cards = "[...document.querySelectorAll('tbody tr')].map(row => {
+        const [card, error, next] = [row, row.querySelector('.error'), row.querySelector('.next')]
+            .map(part => ({text: part.innerText.trim(), box: part.getBoundingClientRect()}));
+        const outside = [...row.children].filter(cell => {
+            const box = cell.getBoundingClientRect();
+            return box.left < card.box.left || box.right > card.box.right;
+        });
+        return [card.box.width, error.text, error.box.width, next.text, next.box.height, outside.length];
+    })";
+    let cards = tab.value(cards).await;
+    let cards = cards.as_array().unwrap();
+    assert_eq!(cards.len(), 13);
+    for card in cards {
+        let number = |at: usize| card[at].as_f64().unwrap();
+        assert!(number(0) > 320.0 && number(5) == 0.0, "{card}");
+        let (error, next) = (card[1].as_str().unwrap(), card[3].as_str().unwrap());
+        assert!(error.is_empty() || number(2) > 0.9 * number(0), "{card}");
+        assert!(next.is_empty() || (next.starts_with("Next ") && number(4) > 10.0), "{card}");
+    }
+    let is = |part: &Value, text: &str| part.as_str().is_some_and(|part| part.starts_with(text));
+    for (text, count) in [
+        ("Last error the disk is full: 0 bytes left on /data", 3),
+        ("Next replay or discard", 4),
+        ("Next attempt due in ", 1),
+        ("Next fetch due (overdue)", 1),
+        ("Next fetch due in ", 1),
+    ] {
+        let found = cards.iter().filter(|card| is(&card[1], text) || is(&card[3], text)).count();
+        assert_eq!(found, count, "{text}: {cards:#?}");
+    }
+    // A screen reader finds the table, its headers and its cells.
+    let tree = tab.call("Accessibility.getFullAXTree", json!({})).await;
+    let named = |role: &str| {
+        let nodes = tree["nodes"].as_array().unwrap().iter();
+        let nodes = nodes.filter(|node| node["role"]["value"] == role && node["ignored"] == false);
+        nodes.map(|node| node["name"]["value"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    let headers = ["State", "Job", "Type", "Status", "Attempts", "Last error", "Arrived", "Next"];
+    assert_eq!(named("columnheader"), headers);
+    assert_eq!((named("table").len(), named("row").len()), (1, 14));
+    assert_eq!((named("rowheader").len(), named("cell").len()), (13, 13 * 7));
+    assert_no_faults(&chromium);
+}
+
+#[tokio::test]
+async fn no_view_scrolls_sideways_on_a_phone_whatever_a_row_holds() {
+    let inbox = MemoryInbox::new();
+    let server = serve(&inbox).await;
+    let chromium = Chromium::start().await;
+    let tab = chromium.tab().await;
+    for (name, query) in VIEWS {
+        for width in [360, 320] {
+            tab.size(width, 740).await;
+            tab.open(&url(&server, query)).await;
+            assert_fits(&tab, width, &format!("{name}, {width} pixels")).await;
+        }
+    }
+    // Without a place to break, as ids, errors and the parts of an event.
+    for state in [InboxState::Dead, InboxState::Received] {
+        for ids in [true, false] {
+            let foreign = Foreign { ids, ..Foreign::new(&"x".repeat(2000), state) };
+            let page = InboxPage::new(foreign, |_| async { PageAccess::full("x".repeat(90)) });
+            let server = Server::start_page(Framework::Axum, page).await;
+            for query in
+                ["", "?view=list", "?view=job&job=job-7&body=1", "?view=confirm&action=discard&job=job-7"]
+            {
+                for width in [360, 320] {
+                    tab.size(width, 740).await;
+                    tab.open(&url(&server, query)).await;
+                    assert_fits(&tab, width, &format!("{query}, {state}, {width} pixels")).await;
+                }
+            }
+        }
+    }
+    assert_no_faults(&chromium);
+}
+
 /// The views, by the names of their pictures.
 const VIEWS: [(&str, &str); 5] = [
     ("overview", ""),
@@ -199,19 +305,18 @@ async fn every_view_is_accessible_in_light_and_dark_and_fits_on_a_phone() {
     for (name, query) in VIEWS {
         for scheme in ["light", "dark"] {
             tab.colours(scheme).await;
-            for (width, height) in [(1280, 800), (360, 740)] {
+            for (width, height) in [(1280, 800), (360, 1100), (320, 740)] {
                 tab.size(width, height).await;
                 tab.open(&url(&server, query)).await;
                 let what = format!("{name}, {scheme}, {width} pixels");
-                let wide = tab.value("document.documentElement.scrollWidth").await;
-                assert!(wide.as_u64() <= Some(width.into()), "{what}: {wide} pixels wide");
+                assert_fits(&tab, width, &what).await;
                 tab.value(&format!("{axe}; null")).await;
                 let found = "axe.run().then(r => r.violations.map(v => [v.impact, v.id, v.nodes.map(n => n.html + n.failureSummary)]))";
                 let found = tab.value(found).await;
                 let found = found.as_array().unwrap();
                 let serious: Vec<&Value> = found.iter().filter(|found| found[0] != "minor").collect();
                 assert!(serious.is_empty(), "{what}: {serious:#?}");
-                if width == 1280 || name == "list" {
+                if width == 1280 || (width == 360 && matches!(name, "list" | "dead-letters")) {
                     let name = if width == 360 { format!("{name}-phone") } else { name.to_owned() };
                     keep(&format!("{name}-{scheme}.png"), &tab.picture().await);
                 }

@@ -18,6 +18,8 @@ pub struct Foreign {
     pub text: String,
     /// Whether the text is the id, too.
     pub ids: bool,
+    /// Whether the row has a body.
+    pub body: bool,
     pub state: InboxState,
     pub fault: Option<Fault>,
 }
@@ -38,7 +40,7 @@ impl fmt::Debug for Foreign {
 
 impl Foreign {
     pub fn new(text: &str, state: InboxState) -> Self {
-        Self { text: text.to_owned(), ids: false, state, fault: None }
+        Self { text: text.to_owned(), ids: false, body: true, state, fault: None }
     }
 
     async fn answer<T>(&self, answer: T) -> Result<T, StoreError> {
@@ -103,7 +105,8 @@ impl InboxAdmin for Foreign {
         self.answer(InboxList::new(vec![self.row()], None)).await
     }
     async fn get(&self, _: &JobId) -> Result<Option<(InboxRow, Option<Bytes>)>, StoreError> {
-        self.answer(Some((self.row(), Some(Bytes::copy_from_slice(self.text.as_bytes()))))).await
+        let body = self.body.then(|| Bytes::copy_from_slice(self.text.as_bytes()));
+        self.answer(Some((self.row(), body))).await
     }
     async fn replay(&self, _: &JobId) -> Result<bool, StoreError> {
         self.answer(true).await

@@ -7,6 +7,7 @@ mod foreign;
 mod forgery;
 mod hostile;
 mod markup;
+mod rows;
 mod views;
 mod visitor;
 
