@@ -26,15 +26,15 @@ impl InboxPage {
         if !visit.may_act {
             return Err(Problem::ReadOnly);
         }
-        let (row, changed) = match &target {
+        let (row, has_event, changed) = match &target {
             Target::Job { job, back } => {
                 let found = self.call(|| self.inbox.get(job)).await?;
                 let (row, body) = found.ok_or(Problem::NoSuchJob)?;
                 let can = action.applies_to_row(&row, body.is_some());
                 let row = RowView::of(&row, visit.now, back, Shown::LINE);
-                (Some(row), Changed::new(can.into(), false))
+                (Some(row), body.is_some(), Changed::new(can.into(), false))
             }
-            Target::Matching(filter) => (None, self.count(action, filter).await?),
+            Target::Matching(filter) => (None, true, self.count(action, filter).await?),
         };
         if visit.as_json {
             let Changed { rows, more, .. } = changed;
@@ -42,24 +42,19 @@ impl InboxPage {
                 &json!({"action": action.as_str(), "rows": rows, "more": more, "most": MOST}),
             ));
         }
-        let conditions = match &target {
-            Target::Job { .. } => Vec::new(),
-            Target::Matching(filter) => filter.fields(),
+        let (conditions, mut hidden, cancel) = match &target {
+            Target::Job { job, back } => {
+                let hidden = vec![("job", job.to_string()), ("back", back.to_query())];
+                (Vec::new(), hidden, Link::job(job, back))
+            }
+            Target::Matching(filter) => (filter.conditions(), filter.fields(), Link::list(filter)),
         };
-        let back = match &target {
-            Target::Job { job, back } => Link::job(job, back),
-            Target::Matching(filter) => Link::list(filter),
-        };
-        let mut hidden = conditions.clone();
-        if let Target::Job { job, back } = &target {
-            hidden = vec![("job", job.to_string()), ("back", back.to_query())];
-        }
         hidden.push(("most", changed.rows.to_string()));
         Ok(Reply::html(&ConfirmPage {
             frame: visit.frame(None, false),
             verb: action.verb(),
             action: action.as_str(),
-            effect: action.effect(),
+            effect: action.effect(row.is_some(), has_event),
             count: rows(changed.rows),
             rows: changed.rows,
             more: changed.more,
@@ -68,7 +63,7 @@ impl InboxPage {
             row,
             conditions,
             hidden,
-            back: back.finish(),
+            cancel: cancel.finish(),
         }))
     }
 
@@ -96,16 +91,25 @@ impl Action {
         }
     }
 
-    /// The effect on the rows.
-    fn effect(self) -> &'static str {
-        match self {
-            Self::Replay => {
-                "Each event is due at once: a worker runs the handler for it again, with a new count of attempts. What the handler did before may be done twice. A job without an event is expected again, and due for a fetch."
+    /// The effect on one row, with or without an event, or on each of many.
+    fn effect(self, is_one: bool, has_event: bool) -> &'static str {
+        match (self, is_one) {
+            (Self::Replay, true) if !has_event => {
+                "The job has no event. It is expected again, and a fetch of it is due at once."
             }
-            Self::Discard => {
-                "Each row is deleted, with its event and its error. This cannot be undone, and an acknowledged webhook is not delivered again. If a copy comes all the same, or the job is fetched, that is a new event, and is handled."
+            (Self::Replay, true) => {
+                "The event is due at once: a worker runs the handler for it again, with a new count of attempts. Effects of earlier attempts may be repeated."
             }
-            Self::Fetch => "",
+            (Self::Replay, false) => {
+                "Each event is due at once: a worker runs the handler for it again, with a new count of attempts. Effects of earlier attempts may be repeated. A job without an event is expected again, and a fetch of it is due at once."
+            }
+            (Self::Discard, true) => {
+                "The row is deleted, with its event and its errors. This cannot be undone, and the sender does not deliver an acknowledged webhook again. If another delivery arrives all the same, or the job is fetched, that event is new, and is handled."
+            }
+            (Self::Discard, false) => {
+                "Each row is deleted, with its event and its errors. This cannot be undone, and the sender does not deliver an acknowledged webhook again. If another delivery arrives all the same, or a job is fetched, that event is new, and is handled."
+            }
+            (Self::Fetch, _) => "",
         }
     }
 }
@@ -125,5 +129,5 @@ struct ConfirmPage {
     row: Option<RowView>,
     conditions: Vec<(&'static str, String)>,
     hidden: Vec<(&'static str, String)>,
-    back: String,
+    cancel: String,
 }

@@ -100,6 +100,21 @@ impl RowFilter {
         all.into_iter().filter(|(_, value)| !value.is_empty()).collect()
     }
 
+    /// The fields that are set, as people read them.
+    pub(super) fn conditions(&self) -> Vec<(&'static str, String)> {
+        let label = |name| match name {
+            "state" => "State",
+            "type" => "Type",
+            "status" => "Status",
+            "prefix" => "Job id begins with",
+            "error" => "Error contains",
+            "older" => "Older than",
+            "newer" => "Newer than",
+            name => name,
+        };
+        self.fields().into_iter().map(|(name, value)| (label(name), value)).collect()
+    }
+
     pub(super) fn write(&self, query: &mut Serializer<'static, String>) {
         for (name, value) in self.fields() {
             query.append_pair(name, &value);

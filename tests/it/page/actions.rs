@@ -68,7 +68,7 @@ async fn rows_that_match_are_changed_together_and_never_more_than_confirmed() {
     let question = visitor.open(&list.link("Replay all that match…")).await;
     let words = question.words();
     assert!(
-        words.contains("Replay 30 rows?") && words.contains("state dead") && words.contains("error disk"),
+        words.contains("Replay 30 rows? 30 rows with: State dead Error contains disk Each event"),
         "{words}"
     );
     assert_eq!(inbox.stats().await.unwrap().dead, 60, "the question has changed rows");
@@ -83,6 +83,56 @@ async fn rows_that_match_are_changed_together_and_never_more_than_confirmed() {
     let told = visitor.submit(&question).await;
     assert!(told.words().contains("30 rows discarded."), "{}", told.words());
     assert_eq!(inbox.stats().await.unwrap().dead, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_question_names_the_fields_of_the_filter_and_says_what_its_buttons_do() {
+    let inbox = MemoryInbox::new();
+    let job = dead(&inbox, "job-7", "disk").await;
+    dead(&inbox, "job-8", "disk").await;
+    inbox.expect(&"job-9".parse().unwrap(), std::time::Duration::ZERO).await.unwrap();
+    let overdue = inbox.overdue(1, std::time::Duration::from_secs(60)).await.unwrap();
+    let given_up = Outcome::Dead { error: "no such job".to_owned() };
+    let _ = inbox.settle(&overdue[0].lease, &given_up).await.unwrap();
+    tokio::time::advance(std::time::Duration::from_secs(60)).await;
+    let mut visitor = visitor(&inbox);
+    let filter = "state=dead&type=extract&status=completed&prefix=job-&error=disk&older=1s&newer=2h";
+    let list = visitor.open(&format!("?view=list&{filter}")).await;
+    for action in ["Discard", "Replay"] {
+        let question = visitor.open(&list.link(&format!("{action} all that match…"))).await;
+        let words = question.words();
+        assert!(
+            words.contains(&format!(
+                "{action} 2 rows? 2 rows with: State dead Type extract Status completed Job id begins with job- \
+                 Error contains disk Older than 1s Newer than 2h Each "
+            )),
+            "{words}"
+        );
+        assert!(words.ends_with(&format!("{action} 2 rows Cancel, change nothing")), "{words}");
+        assert_eq!(
+            question.link("Cancel, change nothing"),
+            list.link(&format!("{action} all that match…"))
+                .replace(&format!("view=confirm&action={}", action.to_lowercase()), "view=list")
+        );
+    }
+    for (query, effect, button) in [
+        (
+            "action=discard&job=job-7",
+            "The row is deleted, with its event and its errors.",
+            "Discard this row",
+        ),
+        ("action=replay&job=job-7", "The event is due at once:", "Replay this row"),
+        (
+            "action=replay&job=job-9",
+            "It is expected again, and a fetch of it is due at once.",
+            "Replay this row",
+        ),
+    ] {
+        let words = visitor.open(&format!("?view=confirm&{query}")).await.words();
+        assert!(words.contains(effect), "{query}: {words}");
+        assert!(words.ends_with(&format!("{button} Cancel, change nothing")), "{query}: {words}");
+    }
+    assert_eq!(state(&inbox, &job).await, Some(InboxState::Dead));
 }
 
 #[tokio::test(start_paused = true)]
