@@ -183,6 +183,41 @@ fn every_metric_is_described_and_has_every_value_of_its_label_and_there_is_no_ot
 }
 
 #[test]
+fn each_failed_call_of_each_store_counts_once() {
+    Metrics::recorded(async |metrics| {
+        fail_every_call().await;
+        let errors = METRICS.iter().find(|metric| metric.name == telemetry::STORE_ERRORS).unwrap();
+        for call in errors.values {
+            // Both stores renew.
+            let failed = if *call == call::RENEW { 2.0 } else { 1.0 };
+            assert_eq!(metrics.of(telemetry::STORE_ERRORS, telemetry::CALL, call), Some(failed), "{call}");
+        }
+    });
+}
+
+#[test]
+fn pruned_dead_letters_count_as_rows_and_bodies_of_rows_that_stay_apart() {
+    Metrics::recorded(async |metrics| {
+        let inbox = FaultyInbox::default();
+        let retention = Retention::default().payload(SECOND * 200).row(SECOND * 600).dead(SECOND * 600);
+        let worker = inbox
+            .worker(&Script::new([Act::Fail, Act::Succeed]))
+            .max_attempts(1)
+            .retention(retention)
+            .start();
+        for _ in 0..3 {
+            inbox.add_new().await;
+        }
+        let pruned = || [telemetry::PRUNED_ROWS, telemetry::PRUNED_PAYLOADS].map(|name| metrics.get(name));
+        sleep(SECOND * 400).await;
+        assert_eq!(pruned(), [0.0, 2.0].map(Some));
+        sleep(SECOND * 400).await;
+        assert_eq!(pruned(), [3.0, 2.0].map(Some));
+        worker.shutdown(SECOND).await;
+    });
+}
+
+#[test]
 fn a_name_tells_the_unit_and_the_kind() {
     for metric in METRICS {
         let name = metric.name;
