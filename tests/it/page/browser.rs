@@ -2,21 +2,22 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use qomplement_webhooks::inbox::{InboxAdmin, InboxState, Outcome};
 use qomplement_webhooks::page::{InboxPage, PageAccess};
-use qomplement_webhooks::{InboxStore, MemoryInbox};
+use qomplement_webhooks::{MemoryInbox, SqliteInbox};
 use serde_json::{Value, json};
 
 use super::foreign::Foreign;
 use super::{dead, open, receive, settle, state};
+use crate::sqlite::Folder;
 use crate::support::PATH;
 use crate::support::chromium::{Chromium, Tab};
 use crate::support::servers::{Framework, Server};
 
 /// A served inbox with rows in every state.
-async fn serve(inbox: &MemoryInbox) -> Server {
+async fn serve(inbox: &(impl InboxAdmin + Clone)) -> Server {
     let hour = Duration::from_secs(3600);
     for number in 0..4 {
         settle(inbox, &format!("7d3f0c52-0000-4000-8000-00000000000{number}"), Outcome::Done).await;
@@ -297,7 +298,9 @@ const VIEWS: [(&str, &str); 5] = [
 #[tokio::test]
 #[ignore = "fetches axe-core from the npm registry"]
 async fn every_view_is_accessible_in_light_and_dark_and_fits_on_a_phone() {
-    let inbox = MemoryInbox::new();
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    count_a_day(&folder.file());
     let server = serve(&inbox).await;
     let chromium = Chromium::start().await;
     let tab = chromium.tab().await;
@@ -324,6 +327,22 @@ async fn every_view_is_accessible_in_light_and_dark_and_fits_on_a_phone() {
         }
     }
     assert_no_faults(&chromium);
+}
+
+/// Counts the events of a day in an inbox, as if no worker had run for some time.
+fn count_a_day(file: &Path) {
+    let connection = rusqlite::Connection::open(file).unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / 60;
+    for ago in 1_u64..24 * 60 {
+        let received = 30 + ago.abs_diff(700) / 20 + ago * 7919 % 13;
+        let handled = match ago {
+            20..32 => 0,
+            14..20 => received * 3,
+            _ => received,
+        };
+        let count = "INSERT INTO inbox_traffic (minute, received, handled) VALUES (?1, ?2, ?3)";
+        connection.execute(count, [now - ago, received, handled].map(u64::cast_signed)).unwrap();
+    }
 }
 
 /// The file of axe-core, from the npm registry: it is not ours to ship.

@@ -17,12 +17,12 @@ use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::inbox::{InboxAdmin, InboxState, Outcome, Receipt};
 use qomplement_webhooks::page::{InboxPage, PageAccess};
 use qomplement_webhooks::sender::Payload;
-use qomplement_webhooks::{InboxStore, JobId, MemoryInbox};
+use qomplement_webhooks::{JobId, MemoryInbox};
 
 use self::visitor::Visitor;
 
 /// A page that lets everybody act.
-fn open(inbox: &MemoryInbox) -> InboxPage {
+fn open(inbox: &(impl InboxAdmin + Clone)) -> InboxPage {
     InboxPage::new(inbox.clone(), |_| async { PageAccess::full("ada") })
 }
 
@@ -31,14 +31,14 @@ fn visitor(inbox: &MemoryInbox) -> Visitor {
 }
 
 /// Stores an event.
-async fn receive(inbox: &MemoryInbox, job: &str) -> JobId {
+async fn receive(inbox: &impl InboxAdmin, job: &str) -> JobId {
     let event = Envelope::try_from(Payload::extract_completed().job_id(job).to_bytes()).unwrap();
     assert_eq!(inbox.receive(&event).await.unwrap(), Receipt::Stored);
     event.job().clone()
 }
 
 /// Stores an event and settles it.
-async fn settle(inbox: &MemoryInbox, job: &str, outcome: Outcome) -> JobId {
+async fn settle(inbox: &impl InboxAdmin, job: &str, outcome: Outcome) -> JobId {
     let job = receive(inbox, job).await;
     let leased = inbox.lease(1, Duration::from_secs(30)).await.unwrap();
     assert_eq!(leased[0].lease.job(), &job, "another row was due");
@@ -46,7 +46,7 @@ async fn settle(inbox: &MemoryInbox, job: &str, outcome: Outcome) -> JobId {
     job
 }
 
-async fn dead(inbox: &MemoryInbox, job: &str, error: &str) -> JobId {
+async fn dead(inbox: &impl InboxAdmin, job: &str, error: &str) -> JobId {
     settle(inbox, job, Outcome::Dead { error: error.to_owned() }).await
 }
 

@@ -43,6 +43,35 @@ async fn the_overview_counts_rows_and_groups_dead_letters_by_error() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_overview_draws_the_events_of_the_last_hour_and_day() {
+    let inbox = MemoryInbox::new();
+    for number in 0..7 {
+        settle(&inbox, &format!("early-{number}"), Outcome::Done).await;
+    }
+    tokio::time::advance(Duration::from_secs(2 * 60 * 60)).await;
+    settle(&inbox, "done", Outcome::Done).await;
+    dead(&inbox, "dead", "no such customer").await;
+    for number in 0..2 {
+        receive(&inbox, &format!("waiting-{number}")).await;
+    }
+    tokio::time::advance(Duration::from_secs(30 * 60)).await;
+    let mut visitor = visitor(&inbox);
+    let overview = visitor.open("").await;
+    for expected in [
+        "Last hour: 4 received (bars), 1 handled (line)",
+        "60 minutes ago at most 4 in a minute now",
+        "Last 24 hours: 11 received (bars), 8 handled (line)",
+        "at most 7 in a quarter of an hour",
+    ] {
+        assert!(overview.words().contains(expected), "{expected}: {}", overview.words());
+    }
+    let json = visitor.json("").await;
+    let minute =
+        |ago, received, handled| json!({"minutes_ago": ago, "received": received, "handled": handled});
+    assert_eq!(json["traffic"], json!([minute(30, 4, 1), minute(150, 7, 7)]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_overview_counts_the_errors_beyond_the_most_frequent_and_links_no_error_to_all_dead_letters() {
     let inbox = MemoryInbox::new();
     for number in 0..12 {
