@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::job::{JobStatus, JobType};
 use super::job_id::JobId;
+use super::trace_parent::TraceParent;
 
 /// The members that every webhook has, with the whole body: the form in which an
 /// [inbox](crate::InboxStore) stores an event.
@@ -18,6 +19,7 @@ pub struct Envelope {
     pub(super) job_type: JobType,
     pub(super) status: JobStatus,
     pub(super) body: Bytes,
+    pub(crate) traceparent: Option<TraceParent>,
 }
 
 impl Envelope {
@@ -44,6 +46,19 @@ impl Envelope {
     pub fn body(&self) -> &Bytes {
         &self.body
     }
+
+    /// The `traceparent` of the delivery; `None` if the request had none, and for a fetched event. An inbox keeps it with
+    /// the event.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<&TraceParent> {
+        self.traceparent.as_ref()
+    }
+
+    /// Sets the `traceparent` of the delivery, which is no part of the body.
+    #[must_use]
+    pub fn with_traceparent(self, traceparent: TraceParent) -> Self {
+        Self { traceparent: Some(traceparent), ..self }
+    }
 }
 
 impl fmt::Debug for Envelope {
@@ -54,6 +69,7 @@ impl fmt::Debug for Envelope {
             .field("job_type", &self.job_type)
             .field("status", &self.status)
             .field("body", &format_args!("{} bytes", self.body.len()))
+            .field("traceparent", &self.traceparent)
             .finish()
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::job_id::JobId;
+use super::trace_parent::TraceParent;
 
 /// The job that a webhook is about, with the webhook's body. Cheap to clone.
 #[derive(Clone)]
@@ -15,6 +16,7 @@ pub struct Job {
     pub(super) raw: Bytes,
     pub(super) attempt: u32,
     pub(super) fence: u64,
+    pub(crate) traceparent: Option<TraceParent>,
 }
 
 /// The kind of work that a job does.
@@ -82,6 +84,16 @@ impl Job {
     pub fn fence(&self) -> u64 {
         self.fence
     }
+
+    /// The `traceparent` of the delivery that brought the event, to [link](crate::guide::operating#traces) this attempt to
+    /// the delivery's trace. In durable mode, it is kept with the event: it is the same in every attempt, in any process.
+    ///
+    /// `None` if the request had no valid `traceparent`, or more than one, and for the event of an expected job that was
+    /// fetched.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<&TraceParent> {
+        self.traceparent.as_ref()
+    }
 }
 
 impl fmt::Debug for Job {
@@ -94,6 +106,7 @@ impl fmt::Debug for Job {
             .field("raw", &format_args!("{} bytes", self.raw.len()))
             .field("attempt", &self.attempt)
             .field("fence", &self.fence)
+            .field("traceparent", &self.traceparent)
             .finish()
     }
 }

@@ -7,6 +7,7 @@ mod job_id;
 mod parse;
 mod raw_json;
 mod results;
+mod trace_parent;
 mod webhook_event;
 
 #[cfg(test)]
@@ -21,5 +22,6 @@ pub use self::job_id::{InvalidJobId, JobId, JobIdStr};
 pub use self::parse::ParseError;
 pub use self::raw_json::{RawJson, RawJsonError};
 pub use self::results::{ExtractResult, FillResult, JobError};
+pub use self::trace_parent::{InvalidTraceParent, TraceParent};
 pub use self::webhook_event::WebhookEvent;
 pub(crate) use self::webhook_event::{Content, Event};

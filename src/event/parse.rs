@@ -85,7 +85,8 @@ impl TryFrom<Bytes> for Event {
             }
             _ => Content::Unrecognized,
         };
-        Ok(Self { job: Job { id, job_type, status, raw: body.into_bytes(), attempt: 1, fence: 1 }, content })
+        let (raw, traceparent) = (body.into_bytes(), None);
+        Ok(Self { job: Job { id, job_type, status, raw, attempt: 1, fence: 1, traceparent }, content })
     }
 }
 
@@ -100,7 +101,7 @@ impl TryFrom<Bytes> for Envelope {
     fn try_from(body: Bytes) -> Result<Self, ParseError> {
         let body = checked(body)?;
         let (job, job_type, status) = BodyMembers::default().read(&body)?;
-        Ok(Self { job, job_type, status, body: body.into_bytes() })
+        Ok(Self { job, job_type, status, body: body.into_bytes(), traceparent: None })
     }
 }
 

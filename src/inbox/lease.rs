@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::event::JobId;
+use crate::event::{JobId, TraceParent};
 
 /// The right to handle a row, or to fetch an expected job, until the lease expires: the job and a fencing token. Leases
 /// are equal if these two are.
@@ -27,6 +27,9 @@ pub struct Leased {
     pub lease: Lease,
     /// The body of the event.
     pub body: Bytes,
+    /// The `traceparent` of the delivery that brought the event, if it had one; also after the event was
+    /// [verified](super::InboxStore::verify).
+    pub traceparent: Option<TraceParent>,
     /// The number of this attempt, counted from 1 since the row was received or last replayed.
     pub attempt: u32,
     /// The number of attempts before the last replay.
@@ -128,6 +131,7 @@ impl Leased {
         Self {
             lease,
             body,
+            traceparent: None,
             attempt,
             earlier_attempts: 0,
             expired: false,
@@ -154,6 +158,7 @@ impl fmt::Debug for Leased {
         f.debug_struct("Leased")
             .field("lease", &self.lease)
             .field("body", &format_args!("{} bytes", self.body.len()))
+            .field("traceparent", &self.traceparent)
             .field("attempt", &self.attempt)
             .field("earlier_attempts", &self.earlier_attempts)
             .field("expired", &self.expired)

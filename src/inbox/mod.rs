@@ -90,9 +90,9 @@ use crate::store::{Fenced, StoreError};
 pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     /// Stores an event, due at once.
     ///
-    /// The first event of a job is kept. Every later event is a [`Receipt::Duplicate`] or a
-    /// [`Receipt::Conflict`] and changes nothing, with one exception: an event with a
-    /// [final](crate::JobStatus::is_final) status replaces one without, in every state of the
+    /// The first event of a job is kept, with its [`traceparent`](Envelope::traceparent). Every later
+    /// event is a [`Receipt::Duplicate`] or a [`Receipt::Conflict`] and changes nothing, with one
+    /// exception: an event with a [final](crate::JobStatus::is_final) status replaces one without, in every state of the
     /// row. The row is then received as if it were new. If it is leased, that lease is stale, and the row
     /// is due when the lease ends.
     ///
@@ -142,6 +142,8 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
 
     /// Replaces the event of a leased row by the fetched one: the row is [verified](Leased::verified) from then on.
     /// The event must be of the lease's job, and its status final.
+    ///
+    /// A running row keeps the `traceparent` of the event that was received; the event of an expected row has none.
     ///
     /// A running row stays running under the same lease. An expected row is received, due at once, and the lease ends.
     ///

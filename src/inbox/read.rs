@@ -4,7 +4,7 @@ use std::error::Error;
 
 use super::InboxState;
 use crate::error::chain;
-use crate::event::{InvalidJobId, JobId};
+use crate::event::{InvalidJobId, JobId, TraceParent};
 
 pub(super) const NO_BODY: &str = "its event has no body";
 #[cfg(feature = "sqlite")]
@@ -12,6 +12,11 @@ pub(super) const NO_EVENT: &str = "it has no event";
 
 pub(super) fn job(text: &str) -> Result<JobId, InvalidJobId> {
     text.parse()
+}
+
+/// The trace of a delivery. An unreadable one is no reason to give up an event.
+pub(super) fn traceparent(text: Option<impl AsRef<str>>) -> Option<TraceParent> {
+    text?.as_ref().parse().ok()
 }
 
 /// A fencing token that a lease can have.

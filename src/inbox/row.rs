@@ -6,7 +6,7 @@ use super::failed_attempts::FailedAttempts;
 use super::text::storable;
 use super::timestamp::Timestamp;
 use super::{FetchHistory, InboxState};
-use crate::event::{Envelope, JobStatus, JobType};
+use crate::event::{Envelope, JobStatus, JobType, TraceParent};
 
 /// Everything about a job's row but the bytes of its body.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -62,6 +62,8 @@ pub(super) struct KeptEvent {
     pub(super) verified: bool,
     /// The length of the body; `None` once the body was pruned.
     pub(super) bytes: Option<u64>,
+    /// The trace of the delivery that brought the row its event.
+    pub(super) traceparent: Option<TraceParent>,
 }
 
 /// The fetches of a job without a result so far.
@@ -90,19 +92,21 @@ pub(super) const MOST_NUMBERED: u64 = i64::MAX.unsigned_abs() >> FENCE_BITS;
 
 impl KeptEvent {
     pub(super) fn received(event: &Envelope) -> Self {
-        Self::new(event, false)
+        Self::new(event, false, event.traceparent().cloned())
     }
 
+    /// No delivery brought the event.
     pub(super) fn fetched(event: &Envelope) -> Self {
-        Self::new(event, true)
+        Self::new(event, true, None)
     }
 
-    fn new(event: &Envelope, verified: bool) -> Self {
+    fn new(event: &Envelope, verified: bool, traceparent: Option<TraceParent>) -> Self {
         Self {
             job_type: JobType::from(&*storable(event.job_type().as_str())),
             status: JobStatus::from(&*storable(event.status().as_str())),
             verified,
             bytes: Some(event.body().len() as u64),
+            traceparent,
         }
     }
 }

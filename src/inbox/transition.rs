@@ -76,7 +76,7 @@ impl Row {
         (Receipt::Stored, BodyChange::Replace)
     }
 
-    /// Puts a fetched event in the place of the row's event.
+    /// Puts a fetched event in the place of the row's event. The trace stays that of the delivery.
     pub(super) fn verify(&mut self, fence: u64, event: KeptEvent, now: Timestamp) -> (Fenced, BodyChange) {
         match self.phase {
             _ if self.fence != fence => return (Fenced::Stale, BodyChange::Keep),
@@ -95,7 +95,8 @@ impl Row {
             }
         }
         (self.fetches, self.deadline, self.error) = (Fetches::default(), None, None);
-        self.event = Some(event);
+        let traceparent = self.event.take().and_then(|received| received.traceparent);
+        self.event = Some(KeptEvent { traceparent, ..event });
         (Fenced::Applied, BodyChange::Replace)
     }
 
@@ -146,7 +147,8 @@ impl Row {
         length: Duration,
         now: Timestamp,
     ) -> Option<Leased> {
-        let verified = self.event.as_ref()?.verified;
+        let event = self.event.as_ref()?;
+        let (verified, traceparent) = (event.verified, event.traceparent.clone());
         let expired_at = match self.phase {
             Phase::Received { due_at } if due_at <= now => None,
             Phase::Running { until } if until <= now => Some(until),
@@ -167,6 +169,7 @@ impl Row {
         Some(Leased {
             lease: Lease::new(job, self.fence),
             body,
+            traceparent,
             attempt: self.attempts,
             earlier_attempts: self.earlier_attempts,
             expired,

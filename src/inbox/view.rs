@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::FailedAttempt;
-use crate::event::JobId;
+use crate::event::{JobId, TraceParent};
 
 /// The state of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,6 +37,8 @@ pub struct InboxRow {
     pub job_type: Option<String>,
     /// The `status` of the event; `None` without an event.
     pub status: Option<String>,
+    /// The `traceparent` of the delivery that brought the event, if it had one.
+    pub traceparent: Option<TraceParent>,
     /// Whether the event was fetched from the API, and not only received as a webhook.
     pub verified: bool,
     /// The number of fetches of the job without a result so far.
@@ -66,6 +68,7 @@ impl InboxRow {
             state,
             job_type: None,
             status: None,
+            traceparent: None,
             verified: false,
             fetches: 0,
             attempts: 0,

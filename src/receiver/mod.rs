@@ -10,6 +10,7 @@ mod inline;
 mod known;
 mod pipeline;
 mod reply;
+mod trace;
 mod work;
 
 use std::fmt;

@@ -5,8 +5,8 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
 use http::request::Parts;
+use http::{HeaderMap, Method};
 use http_body::Body;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -17,6 +17,7 @@ use super::body::{self, BodyLimits, ReadBody};
 use super::delivery::{Delivery, Detachable};
 use super::known;
 use super::reply::{BodyRead, WebhookReply};
+use super::trace;
 use super::work::{Mode, Work};
 use crate::auth::Access;
 use crate::error::{BoxError, chain};
@@ -85,7 +86,7 @@ impl Pipeline {
                 }
             })?;
             read = BodyRead::Whole;
-            Ok(self.process(whole, under_way, deadlines.ack, &span)?.await)
+            Ok(self.process(&parts.headers, whole, under_way, deadlines.ack, &span)?.await)
         };
         let reply = reported(&span, deadlines.entered, pin!(reply)).await;
         // A client that waits for `100 Continue` sends nothing before the first read, which makes the server send that.
@@ -113,6 +114,7 @@ impl Pipeline {
     /// Parses the body, and returns its work, which outlives the request if necessary.
     fn process(
         self: &Arc<Self>,
+        headers: &HeaderMap,
         body: ReadBody,
         under_way: UnderWay,
         deadline: Instant,
@@ -122,7 +124,9 @@ impl Pipeline {
             warn!(error = %chain(&error), "the body is not a webhook");
             WebhookReply::from(&error)
         })?;
-        telemetry::record_event(span, work.job(), work.event_name());
+        let traceparent = trace::traceparent(headers);
+        telemetry::record_event(span, work.job(), work.event_name(), traceparent.as_ref());
+        work.set_traceparent(traceparent);
         let runtime = Handle::try_current().map_err(|error| {
             error!(%error, "the receiver was called outside a tokio runtime; answering 503");
             WebhookReply::Unavailable

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::claims::ClaimHandle;
 use super::durable::Durable;
 use super::inline::Inline;
-use crate::event::{Envelope, Event, JobId, ParseError};
+use crate::event::{Envelope, Event, JobId, ParseError, TraceParent};
 
 /// The meaning of an acknowledgement.
 #[derive(Debug)]
@@ -40,6 +40,14 @@ impl Work {
         match self {
             Self::Handle(_, event) => event.job.id(),
             Self::Store(_, event) => event.job(),
+        }
+    }
+
+    /// Sets the `traceparent` of the request.
+    pub(super) fn set_traceparent(&mut self, traceparent: Option<TraceParent>) {
+        match self {
+            Self::Handle(_, event) => event.job.traceparent = traceparent,
+            Self::Store(_, event) => event.traceparent = traceparent,
         }
     }
 

@@ -4,8 +4,8 @@
 //!
 //! Every request is one [`tracing`] span named [`SPAN`], at level `INFO`. When the answer is known, the span's fields
 //! are recorded and one event is emitted in the span: at `DEBUG` for a 2xx, at `WARN` for any other answer. Job ids
-//! appear only after a request was authenticated and parsed. URIs, tokens, headers and payloads never appear; the text
-//! of your handler's errors and panics does.
+//! appear only after a request was authenticated and parsed. URIs, tokens, payloads and headers, but for a valid
+//! [`TRACEPARENT`], never appear; the text of your handler's errors and panics does.
 //!
 //! Each span has a field [`OTEL_KIND`], by which an OpenTelemetry layer tells servers, consumers and clients.
 //!
@@ -42,8 +42,8 @@ pub(crate) use self::spans::{attempt_span, fetch_span, record_answer, record_eve
 #[cfg(not(feature = "metrics"))]
 pub(crate) use self::unrecorded::*;
 
-/// Span around one attempt of an [`InboxWorker`](crate::InboxWorker), with the fields [`JOB_ID`], [`EVENT`] and
-/// [`ATTEMPT`].
+/// Span around one attempt of an [`InboxWorker`](crate::InboxWorker), with the fields [`JOB_ID`], [`EVENT`],
+/// [`ATTEMPT`] and [`TRACEPARENT`].
 pub const ATTEMPT_SPAN: &str = "qomplement_webhook_attempt";
 /// Field of [`ATTEMPT_SPAN`]: the number of the attempt, from 1.
 pub const ATTEMPT: &str = "attempt";
@@ -52,7 +52,7 @@ pub const ATTEMPT: &str = "attempt";
 pub const FETCH_SPAN: &str = "qomplement_webhook_fetch";
 
 /// Span around one request, and around the work that goes on after its answer, with the fields [`OUTCOME`],
-/// [`STATUS`], [`JOB_ID`] and [`EVENT`].
+/// [`STATUS`], [`JOB_ID`], [`EVENT`] and [`TRACEPARENT`].
 pub const SPAN: &str = "qomplement_webhook";
 
 /// Field of [`SPAN`], and label of [`REQUESTS`] and [`REQUEST_SECONDS`]: the outcome, one of [`outcome`].
@@ -64,6 +64,9 @@ pub const JOB_ID: &str = "job_id";
 /// Field of [`SPAN`] and [`ATTEMPT_SPAN`]: the handler's method for the event, once the event has been read. A durable
 /// receiver reads an event only as far as its job and leaves this field empty.
 pub const EVENT: &str = "event";
+/// Field of [`SPAN`], once the event has been read, and of [`ATTEMPT_SPAN`]: the
+/// [`traceparent`](crate::Job::traceparent) of the delivery, if it had one.
+pub const TRACEPARENT: &str = "traceparent";
 /// Field of every span: `server` in [`SPAN`], `consumer` in [`ATTEMPT_SPAN`], `client` in [`FETCH_SPAN`].
 pub const OTEL_KIND: &str = "otel.kind";
 

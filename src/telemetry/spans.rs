@@ -2,16 +2,17 @@
 
 use tracing::field::Empty;
 
-use crate::event::JobId;
+use crate::event::{JobId, TraceParent};
 
 /// Makes the span of one attempt.
-pub(crate) fn attempt_span(job: &JobId, attempt: u32) -> tracing::Span {
+pub(crate) fn attempt_span(job: &JobId, attempt: u32, traceparent: Option<&TraceParent>) -> tracing::Span {
     tracing::info_span!(
         "qomplement_webhook_attempt",
         otel.kind = "consumer",
         job_id = %job,
         event = Empty,
         attempt,
+        traceparent = traceparent.map(TraceParent::as_str),
     )
 }
 
@@ -29,13 +30,20 @@ pub(crate) fn span() -> tracing::Span {
         status = Empty,
         job_id = Empty,
         event = Empty,
+        traceparent = Empty,
     )
 }
 
-/// Records the job of a request and, if it has been read, the event. Both at once: a subscriber writes the span's fields
-/// anew with every record.
-pub(crate) fn record_event(span: &tracing::Span, job: &JobId, event: Option<&'static str>) {
-    tracing::record_all!(span, job_id = %job, event = event);
+/// Records the job of a request, the event if it has been read, and the trace if it has one. All at once: a subscriber
+/// writes the span's fields anew with every record.
+pub(crate) fn record_event(
+    span: &tracing::Span,
+    job: &JobId,
+    event: Option<&'static str>,
+    traceparent: Option<&TraceParent>,
+) {
+    let traceparent = traceparent.map(TraceParent::as_str);
+    tracing::record_all!(span, job_id = %job, event = event, traceparent = traceparent);
 }
 
 /// Records the answer of a request, by one of [`outcome`](super::outcome).

@@ -114,13 +114,14 @@ impl Attempts {
         let body = std::mem::take(&mut leased.body);
         let (lease, attempt) = (&leased.lease, leased.attempt);
         let attempts = attempt.saturating_add(leased.earlier_attempts);
-        let Event { job, content } = match Event::try_from(body) {
+        let Event { mut job, content } = match Event::try_from(body) {
             Ok(event) => event.leased(attempts, lease.fence()),
             Err(error) => {
                 error!(error = %chain(&error), "this version cannot read the event; it is a dead letter now");
                 return Some(Outcome::Dead { error: chain(&error) });
             }
         };
+        job.traceparent = leased.traceparent.take();
         Span::current().record(telemetry::EVENT, content.name());
 
         // A shutdown may have begun during the verification.

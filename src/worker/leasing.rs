@@ -216,7 +216,8 @@ impl Leasing {
 
     #[cfg_attr(not(feature = "metrics"), expect(unused_mut, reason = "only the gauges count attempts"))]
     fn spawn(self: Arc<Self>, leased: Leased, since: Instant, mut slot: Slot, under_way: UnderWay) {
-        let span = telemetry::attempt_span(leased.lease.job(), leased.attempt);
+        let (job, traceparent) = (leased.lease.job(), leased.traceparent.as_ref());
+        let span = telemetry::attempt_span(job, leased.attempt, traceparent);
         #[cfg(feature = "metrics")]
         slot.handling.attempting.replace(self.attempting.clone());
         let attempt = async move {

@@ -14,6 +14,7 @@ mod settle;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod traceparent;
 mod traffic;
 mod verify;
 
@@ -98,6 +99,11 @@ async fn run(store: &dyn InboxAdmin, other: &dyn InboxAdmin, last: Option<&str>)
         fetches::the_time_without_an_answer_counts_from_the_first_failure(store);
         fetches::the_fetch_history_begins_anew(store);
         verify::one_of_a_result_and_a_webhook_at_once_counts(store);
+        traceparent::the_traceparent_of_the_first_delivery_is_kept(store);
+        traceparent::a_replaced_event_leaves_no_traceparent(store);
+        traceparent::a_verified_event_keeps_the_traceparent_of_its_delivery(store);
+        traceparent::a_fetched_event_of_an_expected_job_has_no_traceparent(store);
+        traceparent::traceparents_at_once_are_kept_apart(store);
         kept::durations_may_have_any_length(store);
         expect::a_row_is_found_in_every_state(store);
         admin::a_replay_begins_anew_and_keeps_earlier_attempts(store);

@@ -5,7 +5,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use uuid::Uuid;
 
 use super::{ID, documented};
-use crate::event::{Envelope, Event, JobId, JobStatus, JobType};
+use crate::event::{Envelope, Event, JobId, JobStatus, JobType, TraceParent};
+
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1d";
 
 fn hash(value: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -19,9 +21,14 @@ fn an_envelope_has_its_members_and_the_body_and_shows_no_document() {
     let envelope = Envelope::try_from(body.clone()).unwrap();
     assert_eq!((envelope.job(), envelope.body()), (&ID.parse().unwrap(), &body));
     assert_eq!((envelope.job_type(), envelope.status()), (&JobType::Extract, &JobStatus::Failed));
+    assert_eq!(envelope.traceparent(), None);
+    let traceparent: TraceParent = TRACEPARENT.parse().unwrap();
+    let envelope = envelope.with_traceparent(traceparent.clone());
+    assert_eq!(envelope.traceparent(), Some(&traceparent));
     let shown = format!("{envelope:?}");
     let expected = format!(
-        "Envelope {{ job: JobId({ID}), job_type: Extract, status: Failed, body: {} bytes }}",
+        "Envelope {{ job: JobId({ID}), job_type: Extract, status: Failed, body: {} bytes, \
+         traceparent: Some(TraceParent({TRACEPARENT})) }}",
         body.len()
     );
     assert_eq!(shown, expected);
@@ -33,10 +40,31 @@ fn a_leased_event_has_its_attempt_and_its_fencing_token() {
     let job = Event::try_from(body.clone()).unwrap().leased(3, 8).job;
     assert_eq!((job.attempt(), job.fence()), (3, 8));
     let expected = format!(
-        "Job {{ id: JobId({ID}), job_type: FillPdf, status: Completed, raw: {} bytes, attempt: 3, fence: 8 }}",
+        "Job {{ id: JobId({ID}), job_type: FillPdf, status: Completed, raw: {} bytes, attempt: 3, fence: 8, \
+         traceparent: None }}",
         body.len()
     );
     assert_eq!(format!("{job:?}"), expected);
+}
+
+/// The headers that are accepted are in a table of `tests/it`.
+#[test]
+fn a_traceparent_is_its_text_and_its_parts() {
+    let traceparent: TraceParent = TRACEPARENT.parse().unwrap();
+    assert_eq!(traceparent.as_str(), TRACEPARENT);
+    assert_eq!(format!("{traceparent:>57}"), format!("  {TRACEPARENT}"));
+    let parts = (traceparent.trace_id(), traceparent.span_id(), traceparent.flags());
+    assert_eq!(parts, ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", 0x1d));
+    let refused = "s3cr3t".parse::<TraceParent>().unwrap_err();
+    assert!(!format!("{refused:?} {refused}").contains("s3cr3t"));
+    // Every position cut, and every byte another one; some of them in the middle of a character.
+    for place in 0..TRACEPARENT.len() {
+        assert!(TRACEPARENT[..place].parse::<TraceParent>().is_err());
+        for other in ["é", "-", " ", "F"].iter().filter(|other| !TRACEPARENT[place..].starts_with(**other)) {
+            let text = format!("{}{other}{}", &TRACEPARENT[..place], &TRACEPARENT[place + 1..]);
+            assert!(text.parse::<TraceParent>().is_err(), "{text}");
+        }
+    }
 }
 
 #[test]

@@ -121,6 +121,7 @@ impl JobRow {
             state: row.state(),
             job_type: event.map(|event| event.job_type.as_str().to_owned()),
             status: event.map(|event| event.status.as_str().to_owned()),
+            traceparent: event.and_then(|event| event.traceparent.clone()),
             verified: event.is_some_and(|event| event.verified),
             fetches: row.fetches.count,
             attempts: row.attempts,

@@ -13,7 +13,7 @@ use super::capacity::Reserved;
 use super::received::Received;
 use super::{Inner, queue, tell};
 use crate::error::chain;
-use crate::event::Envelope;
+use crate::event::{Envelope, TraceParent};
 use crate::inbox::Receipt;
 use crate::postgres::{self, column};
 use crate::store::StoreError;
@@ -80,6 +80,8 @@ async fn send(inner: &Inner, batch: &[Received], may_be_known: bool) -> Result<V
     let reserved = Reserved::of(inner, batch).await;
     let jobs: Vec<String> = batch.iter().map(|received| received.event.job().to_string()).collect();
     let bodies: Vec<&[u8]> = batch.iter().map(|received| &**received.event.body()).collect();
+    let traceparents = batch.iter().map(|received| received.event.traceparent().map(TraceParent::as_str));
+    let traceparents: Vec<Option<&str>> = traceparents.collect();
     let statements = &inner.statements;
     let statement = if may_be_known { &statements.receive } else { &statements.receive_new };
     let rows = loop {
@@ -89,12 +91,13 @@ async fn send(inner: &Inner, batch: &[Received], may_be_known: bool) -> Result<V
         };
         let types = each(|event| event.job_type().as_str());
         let statuses = each(|event| event.status().as_str());
-        let parameters: [(&(dyn ToSql + Sync), Type); 5] = [
+        let parameters: [(&(dyn ToSql + Sync), Type); 6] = [
             (&jobs, Type::TEXT_ARRAY),
             (&types, Type::TEXT_ARRAY),
             (&statuses, Type::TEXT_ARRAY),
             (&bodies, Type::BYTEA_ARRAY),
             (&reserved.fits, Type::BOOL_ARRAY),
+            (&traceparents, Type::TEXT_ARRAY),
         ];
         let query = postgres::query(&inner.database, statement, &parameters);
         match timeout(BATCH_TIME, query).await {

@@ -10,6 +10,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
 
 use crate::error::BoxError;
+use crate::event::TraceParent;
 use crate::inbox::failed_attempts::FailedAttempts;
 use crate::inbox::timestamp::Timestamp;
 use crate::inbox::{FetchHistory, InboxRow, Lease, Leased, Overdue, read};
@@ -41,6 +42,7 @@ pub(super) fn leased(row: &Row) -> Result<Leased, Unreadable> {
         Ok(Leased {
             lease,
             body: column::<Option<&[u8]>>(row, "body")?.map(Bytes::copy_from_slice).ok_or(read::NO_BODY)?,
+            traceparent: traceparent(row)?,
             attempt: count(row, "attempts")?.max(1),
             earlier_attempts: count(row, "earlier_attempts")?,
             expired: column(row, "expired")?,
@@ -90,6 +92,7 @@ pub(super) fn view(row: &Row) -> Result<InboxRow, StoreError> {
         state,
         job_type: text("job_type")?,
         status: text("status")?,
+        traceparent: traceparent(row)?,
         verified: column::<Option<bool>>(row, "verified")?.unwrap_or_default(),
         fetches: count(row, "fetches")?,
         attempts: count(row, "attempts")?,
@@ -99,6 +102,10 @@ pub(super) fn view(row: &Row) -> Result<InboxRow, StoreError> {
         age: column::<Option<i64>>(row, "age")?.map(duration).unwrap_or_default(),
         due_in: column::<Option<i64>>(row, "due_in")?.map(duration),
     })
+}
+
+fn traceparent(row: &Row) -> Result<Option<TraceParent>, StoreError> {
+    Ok(read::traceparent(column::<Option<Text>>(row, "traceparent")?.map(|Text(text)| text)))
 }
 
 /// A count, zero if it is missing or negative.

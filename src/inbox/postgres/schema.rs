@@ -28,6 +28,7 @@ fn first_version(table: &TableName) -> String {
     job_id text COLLATE \"C\" NOT NULL UNIQUE,
     job_type text,
     status text,
+    traceparent text,
     body bytea CHECK (body IS NOT NULL OR state IN ('expected', 'done') OR (state = 'dead' AND status IS NULL)),
     state text NOT NULL CHECK (state IN ('expected', 'received', 'running', 'done', 'dead')),
     verified boolean NOT NULL DEFAULT false,

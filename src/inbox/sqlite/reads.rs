@@ -91,7 +91,7 @@ pub(super) fn contains(connection: &Connection, job: &JobId) -> ::rusqlite::Resu
 
 const COLUMNS: &str =
     "inbox.id, job_id, state, job_type, status, attempts, earlier_attempts, error, received_at, due_at,
-        verified, fetches, failures";
+        verified, fetches, failures, traceparent";
 
 pub(super) fn numbered(
     connection: &Connection,
@@ -112,7 +112,7 @@ pub(super) fn get(
     connection
         .prepare_cached(&statement)?
         .query_row([job.to_string()], |row| {
-            Ok((view(row, now)?, row.get::<_, Option<Vec<u8>>>(13)?.map(Bytes::from)))
+            Ok((view(row, now)?, row.get::<_, Option<Vec<u8>>>(14)?.map(Bytes::from)))
         })
         .optional()
 }
@@ -159,6 +159,7 @@ fn view(row: &Row<'_>, now: Timestamp) -> ::rusqlite::Result<InboxRow> {
         error,
         age: now.since(Timestamp(row.get(8)?)),
         verified: row.get(10)?,
+        traceparent: read::traceparent(text(row, 13)?),
         fetches: count(row, 11)?,
         failures: FailedAttempts::from_column(text(row, 12)?.as_deref()).view(now),
         due_in: due.map(|due| Timestamp(due).since(now)),

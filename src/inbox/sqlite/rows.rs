@@ -10,7 +10,7 @@ use super::integer;
 use super::reads::{count, number, text};
 use super::totals::state;
 use crate::error::BoxError;
-use crate::event::{JobId, JobStatus, JobType};
+use crate::event::{JobId, JobStatus, JobType, TraceParent};
 use crate::inbox::failed_attempts::FailedAttempts;
 use crate::inbox::row::{Fetches, KeptEvent, Phase, Row, first_fence};
 use crate::inbox::timestamp::Timestamp;
@@ -21,7 +21,7 @@ macro_rules! columns {
     () => {
         "inbox.id, state, due_at, ended_at, job_type, status, verified, bytes, fence, begun, attempts,
         earlier_attempts, fetches, not_found, unanswered_since, next_fetch_at, deadline_at, error, received_at,
-        failures"
+        failures, traceparent"
     };
 }
 
@@ -74,13 +74,13 @@ pub(super) const OLD_DEAD: &str = concat!(
 
 const INSERT: &str = "INSERT INTO inbox (job_id, state, due_at, ended_at, job_type, status, verified, bytes, fence,
         begun, attempts, earlier_attempts, fetches, not_found, unanswered_since, next_fetch_at, deadline_at, error, received_at,
-        failures)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)
+        failures, traceparent)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)
     ON CONFLICT (job_id) DO NOTHING";
 const UPDATE: &str = "UPDATE inbox SET state = ?2, due_at = ?3, ended_at = ?4, job_type = ?5, status = ?6, verified = ?7,
         bytes = ?8, fence = ?9, begun = ?10, attempts = ?11, earlier_attempts = ?12, fetches = ?13, not_found = ?14,
         unanswered_since = ?15, next_fetch_at = ?16, deadline_at = ?17, error = ?18, received_at = ?19,
-        failures = ?20
+        failures = ?20, traceparent = ?21
     WHERE id = ?1";
 const DELETE: &str = "DELETE FROM inbox WHERE id = ?1";
 const DIFFERS: &str = "SELECT EXISTS (SELECT 1 FROM inbox_body WHERE id = ?1 AND body <> ?2)";
@@ -148,6 +148,7 @@ impl StoredRow {
                 status: JobStatus::from(&*status.unwrap_or_default()),
                 verified: row.get(6)?,
                 bytes: bytes.map(|bytes| u64::try_from(bytes).unwrap_or(0)),
+                traceparent: read::traceparent(text(row, 20)?),
             })
         } else {
             None
@@ -183,10 +184,10 @@ impl Leasable {
         let fence: i64 = row.get(8)?;
         let job = || {
             read::fence(fence.saturating_add(1))?;
-            Ok(read::job(row.get_ref(20)?.as_str()?)?)
+            Ok(read::job(row.get_ref(21)?.as_str()?)?)
         };
         let body = match row.as_ref().column_count() {
-            22 => row.get::<_, Option<Vec<u8>>>(21)?.map(Bytes::from),
+            23 => row.get::<_, Option<Vec<u8>>>(22)?.map(Bytes::from),
             _ => None,
         };
         Ok(Self { stored, job: job(), body })
@@ -306,6 +307,7 @@ fn bind<T>(first: &dyn ToSql, row: &Row, run: impl FnOnce(&[&dyn ToSql]) -> T) -
         error,
         row.received_at.0,
         row.failures.to_column(),
+        event.and_then(|event| event.traceparent.as_ref()).map(TraceParent::as_str),
     ])
 }
 

@@ -54,7 +54,9 @@ pub(super) const MIGRATIONS: [&str; 1] = ["
         ended_at INTEGER,
         error TEXT,
         -- JSON: the last failed attempts, each with its number, time, duration and error; NULL without any.
-        failures TEXT
+        failures TEXT,
+        -- Of the delivery that brought the event: its trace (W3C Trace Context).
+        traceparent TEXT
     ) STRICT;
     -- Jobs that were fetched more often wait behind those that were fetched less.
     CREATE INDEX inbox_leasable ON inbox (fetches, due_at) WHERE state IN ('received', 'running');

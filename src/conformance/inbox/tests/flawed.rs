@@ -11,7 +11,7 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::flaw::InboxFlaw::{self, *};
-use crate::event::{Envelope, JobId};
+use crate::event::{Envelope, JobId, TraceParent};
 use crate::inbox::{
     Bulk, Changed, FailedAttempt, FetchHistory, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow,
     InboxState, InboxStats, InboxStore, InboxTraffic, Lease, Leased, MemoryInbox, NoResult, Outcome, Overdue,
@@ -48,6 +48,7 @@ struct Memory {
     /// Jobs whose event was replaced while its handler ran, and leased since.
     replaced: Mutex<HashSet<JobId>>,
     at_once: AtomicUsize,
+    traceparents: Mutex<HashMap<JobId, TraceParent>>,
     leased: Mutex<Vec<Leased>>,
     overdue: Mutex<Vec<Overdue>>,
     received: AtomicUsize,
@@ -124,6 +125,40 @@ impl FlawedInbox {
     fn keep_fetches(&self, before: Option<&InboxRow>) {
         if let Some(row) = before.filter(|row| matches!(row.state, InboxState::Done | InboxState::Dead)) {
             self.memory.fetches.lock().unwrap().insert(row.job().unwrap(), row.fetches);
+        }
+    }
+
+    fn note_traceparent(&self, event: &Envelope) {
+        let Some(traceparent) = event.traceparent() else { return };
+        let mut kept = self.memory.traceparents.lock().unwrap();
+        match self.flaw {
+            KeepsTheTraceparentOfAReplacedEvent => {
+                kept.entry(event.job().clone()).or_insert_with(|| traceparent.clone());
+            }
+            _ => drop(kept.insert(event.job().clone(), traceparent.clone())),
+        }
+    }
+
+    fn spoil_traceparents(&self, leased: &mut [Leased]) {
+        let noted = self.memory.traceparents.lock().unwrap();
+        let of = |leased: &Leased| noted.get(leased.lease.job()).cloned();
+        for leased in leased.iter_mut() {
+            match self.flaw {
+                ForgetsTheTraceparent => leased.traceparent = None,
+                ForgetsTheTraceparentAtAReplay if leased.earlier_attempts > 0 => leased.traceparent = None,
+                ForgetsTheTraceparentOfAVerifiedEvent if leased.verified => leased.traceparent = None,
+                KeepsTheLastTraceparent | KeepsTheTraceparentOfAReplacedEvent => {
+                    leased.traceparent = of(leased);
+                }
+                KeepsTheTraceparentOfADroppedEvent => {
+                    leased.traceparent = leased.traceparent.take().or_else(|| of(leased));
+                }
+                _ => {}
+            }
+        }
+        if self.is(MixesTraceparents) {
+            let last = leased.last().and_then(|leased| leased.traceparent.clone());
+            leased.iter_mut().for_each(|leased| leased.traceparent = last.clone());
         }
     }
 
@@ -226,6 +261,7 @@ impl InboxStore for FlawedInbox {
             _ => {}
         }
         self.keep_fetches(before.as_ref());
+        self.note_traceparent(event);
         let small = self.is(IgnoresCase).then(|| self.small(event));
         let event = small.as_ref().unwrap_or(event);
         if self.is(CountsOneOfMany) {
@@ -312,6 +348,7 @@ impl InboxStore for FlawedInbox {
             }
             _ => yield_now().await,
         }
+        self.spoil_traceparents(&mut leased);
         for leased in &mut leased {
             let job = leased.lease.job().clone();
             leased.fetches = self.fetches(&job, leased.fetches);
@@ -677,6 +714,9 @@ impl InboxAdmin for FlawedInbox {
         if let Some((row, _)) = &mut found {
             if self.is(KnowsNoAge) {
                 row.age = Duration::ZERO;
+            }
+            if self.is(ShowsNoTraceparent) {
+                row.traceparent = None;
             }
             self.spoil_failures(job, row);
         }

@@ -17,7 +17,7 @@ pub(super) fn get(table: &TableName) -> String {
 pub(super) fn view() -> String {
     format!(
         "number, job_id, state, job_type, status, verified, fetches, attempts, earlier_attempts, error,
-            failures::text AS failures, {} AS now, {} AS age, {} AS due_in",
+            traceparent, failures::text AS failures, {} AS now, {} AS age, {} AS due_in",
         microseconds("statement_timestamp()"),
         since("received_at"),
         until("due_at"),

@@ -130,6 +130,7 @@ pub(super) fn expect_another(when: &str, failures: &str) -> String {
         ("earlier_attempts", "0"),
         ("job_type", "NULL"),
         ("status", "NULL"),
+        ("traceparent", "NULL"),
         ("body", "NULL"),
     ];
     let columns = columns

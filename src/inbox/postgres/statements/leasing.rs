@@ -29,7 +29,7 @@ pub(super) fn lease(table: &TableName) -> String {
             FROM (SELECT * FROM fresh UNION ALL SELECT * FROM fetched) AS due
             WHERE job.number = due.number
             RETURNING job_id, job.fence, job.attempts, earlier_attempts, body, expired, was_begun,
-                verified, {expected_again} AS expected_again, {age} AS age, {history}, due.due_at AS due_since, job.number
+                verified, traceparent, {expected_again} AS expected_again, {age} AS age, {history}, due.due_at AS due_since, job.number
         )
         SELECT leased.*, {seen} FROM ({look}) AS look LEFT JOIN leased ON true
         ORDER BY fetches, due_since, number",
@@ -125,7 +125,8 @@ pub(super) fn overdue(table: &TableName) -> String {
 pub(super) fn set_aside(table: &TableName) -> String {
     format!(
         "UPDATE {table} SET state = 'dead', due_at = NULL, ended_at = clock_timestamp(), error = $3,
-            status = CASE WHEN body IS NOT NULL THEN status END
+            status = CASE WHEN body IS NOT NULL THEN status END,
+            traceparent = CASE WHEN body IS NOT NULL THEN traceparent END
         WHERE number = $1 AND fence = $2 AND state IN ({LEASABLE})
         RETURNING true"
     )

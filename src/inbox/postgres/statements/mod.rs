@@ -67,7 +67,8 @@ impl Statements {
             check: format!(
                 "SELECT FROM {table}
                 WHERE number = 0::int8 AND fence = 0::int8 AND attempts + earlier_attempts = 0::int4
-                    AND job_id || state || job_type || status || error = ''::text AND body = ''::bytea
+                    AND job_id || state || job_type || status || traceparent || error = ''::text
+                    AND body = ''::bytea
                     AND fetches + not_found = 0::int4 AND verified AND begun
                     AND due_at > now() AND received_at > now() AND ended_at > now()
                     AND next_fetch_at > now() AND unanswered_since > now() AND deadline_at > now() AND failures = '[]'::jsonb

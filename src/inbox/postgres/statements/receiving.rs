@@ -13,11 +13,12 @@ use crate::postgres::TableName;
 pub(super) fn receive_new(table: &TableName) -> String {
     format!(
         "WITH incoming AS MATERIALIZED (
-            SELECT place, job_id COLLATE \"C\" AS job_id, job_type, status, fits
-            FROM unnest($1, $2, $3, $5) WITH ORDINALITY AS incoming (job_id, job_type, status, fits, place)
+            SELECT place, job_id COLLATE \"C\" AS job_id, job_type, status, traceparent, fits
+            FROM unnest($1, $2, $3, $6, $5)
+                WITH ORDINALITY AS incoming (job_id, job_type, status, traceparent, fits, place)
         ), written AS (
-            INSERT INTO {table} (job_id, job_type, status, body, state, due_at, received_at)
-            SELECT job_id, job_type, status, ($4)[place], 'received', clock_timestamp(), clock_timestamp()
+            INSERT INTO {table} (job_id, job_type, status, traceparent, body, state, due_at, received_at)
+            SELECT job_id, job_type, status, traceparent, ($4)[place], 'received', clock_timestamp(), clock_timestamp()
             FROM (SELECT * FROM incoming WHERE fits ORDER BY job_id OFFSET 0) AS ordered
             ON CONFLICT (job_id) DO NOTHING
             RETURNING job_id
@@ -37,19 +38,21 @@ pub(super) fn receive_new(table: &TableName) -> String {
 pub(super) fn receive(table: &TableName) -> String {
     format!(
         "WITH incoming AS MATERIALIZED (
-            SELECT place, job_id COLLATE \"C\" AS job_id, job_type, status, fits, (
+            SELECT place, job_id COLLATE \"C\" AS job_id, job_type, status, traceparent, fits, (
                 SELECT incoming.status {FINAL} AND coalesce(job.body <> ($4)[place], false)
                 FROM {table} AS job
                 WHERE job.job_id = incoming.job_id
                     AND (job.status {FINAL} OR (job.status IS NOT NULL AND incoming.status NOT {FINAL}))
             ) AS conflict
-            FROM unnest($1, $2, $3, $5) WITH ORDINALITY AS incoming (job_id, job_type, status, fits, place)
+            FROM unnest($1, $2, $3, $6, $5)
+                WITH ORDINALITY AS incoming (job_id, job_type, status, traceparent, fits, place)
         ), written AS (
-            INSERT INTO {table} AS job (job_id, job_type, status, body, state, due_at, received_at)
-            SELECT job_id, job_type, status, ($4)[place], 'received', clock_timestamp(), clock_timestamp()
+            INSERT INTO {table} AS job (job_id, job_type, status, traceparent, body, state, due_at, received_at)
+            SELECT job_id, job_type, status, traceparent, ($4)[place], 'received', clock_timestamp(), clock_timestamp()
             FROM (SELECT * FROM incoming WHERE fits AND conflict IS NULL ORDER BY job_id OFFSET 0) AS ordered
             ON CONFLICT (job_id) DO UPDATE SET
                 job_type = excluded.job_type, status = excluded.status, body = excluded.body,
+                traceparent = excluded.traceparent,
                 received_at = excluded.received_at, verified = false,
                 attempts = 0, earlier_attempts = 0, begun = false, error = NULL, failures = NULL, ended_at = NULL,
                 fetches = CASE WHEN job.ended_at IS NULL THEN job.fetches ELSE 0 END,

@@ -7,7 +7,7 @@ use super::fragments::{
 use super::traffic;
 use crate::postgres::TableName;
 
-const NO_EVENT: &str = "job_type = NULL, status = NULL, body = NULL, verified = false";
+const NO_EVENT: &str = "job_type = NULL, status = NULL, traceparent = NULL, body = NULL, verified = false";
 
 /// Ends runs in the usual ways, many at once. A row that is locked is left, as are those of which the statements below
 /// know more.
@@ -164,6 +164,7 @@ pub(super) fn rejected(table: &TableName) -> String {
         ("failures", &*failures),
         ("job_type", "NULL"),
         ("status", "NULL"),
+        ("traceparent", "NULL"),
         ("body", "NULL"),
         ("verified", "false"),
     ]

@@ -25,6 +25,8 @@ pub(super) enum Flaw {
     LetsTheOldLeaseWriteToTheNewEvent,
     ForgetsThatItVerified,
     VerifiesWebhooks,
+    KeepsTheTraceOfAReplacedEvent,
+    ForgetsTheTraceOfAVerifiedEvent,
     KeepsTheEventOfAPendingJob,
     RejectsWithTheEvent,
     ForgetsTheDeadlineOfAnEarlyEvent,
@@ -36,7 +38,7 @@ pub(super) enum Flaw {
     NeverFetchesAgain,
 }
 
-pub(super) const FLAWS: [Flaw; 28] = [
+pub(super) const FLAWS: [Flaw; 30] = [
     KeepsTheFencingToken,
     LeasesBeforeTheEnd,
     LeasesNoExpiredRow,
@@ -56,6 +58,8 @@ pub(super) const FLAWS: [Flaw; 28] = [
     LetsTheOldLeaseWriteToTheNewEvent,
     ForgetsThatItVerified,
     VerifiesWebhooks,
+    KeepsTheTraceOfAReplacedEvent,
+    ForgetsTheTraceOfAVerifiedEvent,
     KeepsTheEventOfAPendingJob,
     RejectsWithTheEvent,
     ForgetsTheDeadlineOfAnEarlyEvent,
@@ -128,6 +132,17 @@ impl Flaw {
             }
             (VerifiesWebhooks, Call::Receive(_)) => {
                 row(&mut after, |row| row.event.iter_mut().for_each(|event| event.verified = true));
+            }
+            (KeepsTheTraceOfAReplacedEvent, Call::Receive(_)) => {
+                let kept = before.row.as_ref().and_then(|row| row.event.as_ref()?.traceparent.clone());
+                row(&mut after, |row| {
+                    row.event.iter_mut().for_each(|event| {
+                        event.traceparent = kept.clone().or(event.traceparent.take());
+                    });
+                });
+            }
+            (ForgetsTheTraceOfAVerifiedEvent, Call::Verify(_)) if reply == APPLIED => {
+                row(&mut after, |row| row.event.iter_mut().for_each(|event| event.traceparent = None));
             }
             (KeepsTheEventOfAPendingJob, Call::Settle(_, Settles::Pending(_))) if reply == APPLIED => {
                 return before.call(

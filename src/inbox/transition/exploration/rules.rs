@@ -4,6 +4,7 @@ use super::flaw::Flaw;
 use super::state::{
     APPLIED, Body, CONFLICT, Call, DUPLICATE, For, NOW, Reply, STALE, STORED, Settles, State,
 };
+use crate::event::TraceParent;
 use crate::inbox::row::{Phase, Row};
 use crate::inbox::transition::Remains;
 
@@ -35,6 +36,7 @@ pub(super) fn check(before: &State, call: Call, reply: Reply, after: &mut State,
         _ => {}
     }
     verified(before, call, after)?;
+    traced(before, call, reply, after)?;
     repeated(call, reply, after, flaw)?;
     promised(before, call, reply, after)
 }
@@ -237,6 +239,21 @@ fn verified(before: &State, call: Call, after: &State) -> Kept {
     );
     rule(!has_left || may, "a verified event stays")?;
     rule(flag(before) || !flag(after) || matches!(call, Call::Verify(_)), "only a fetched event is verified")
+}
+
+/// An event has the trace of the delivery that brought it; a fetched one, that of the event in whose place it is.
+fn traced(before: &State, call: Call, reply: Reply, after: &State) -> Kept {
+    let trace =
+        |state: &State| -> Option<TraceParent> { state.row.as_ref()?.event.as_ref()?.traceparent.clone() };
+    match call {
+        Call::Receive(body) if reply == STORED => {
+            rule(trace(after) == body.traceparent(), "an event has the trace of its delivery")
+        }
+        _ => {
+            let has_event = is(after, |row| row.event.is_some());
+            rule(!has_event || trace(after) == trace(before), "the trace of an event stays")
+        }
+    }
 }
 
 /// A write whose reply was lost is repeated.

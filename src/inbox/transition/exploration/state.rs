@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::flaw::Flaw;
-use crate::event::{JobId, JobStatus, JobType};
+use crate::event::{JobId, JobStatus, JobType, TraceParent};
 use crate::inbox::failed_attempts::FailedAttempts;
 use crate::inbox::row::{Fetches, KeptEvent, Phase, Row};
 use crate::inbox::timestamp::Timestamp;
@@ -126,7 +126,25 @@ impl Body {
 
     fn event(self) -> KeptEvent {
         let status = if self.is_final() { JobStatus::Completed } else { JobStatus::from("processing") };
-        KeptEvent { job_type: JobType::Extract, status, verified: self == Self::Fetched, bytes: Some(1) }
+        let verified = self == Self::Fetched;
+        KeptEvent {
+            job_type: JobType::Extract,
+            status,
+            verified,
+            bytes: Some(1),
+            traceparent: self.traceparent(),
+        }
+    }
+
+    /// The trace of the delivery of each event. No delivery brings a fetched one.
+    pub(super) fn traceparent(self) -> Option<TraceParent> {
+        let (trace, span) = match self {
+            Self::Early => (1, 1),
+            Self::Final => (2, 2),
+            Self::OtherFinal => (3, 3),
+            Self::Fetched => return None,
+        };
+        format!("00-{trace:032x}-{span:016x}-01").parse().ok()
     }
 }
 
