@@ -15,6 +15,7 @@ use super::route::{Action, JobQuery, Link, Target};
 use super::rows::{RowView, is_registered, json_of};
 use super::shown::{Shown, Size};
 use crate::JobId;
+use crate::event::TraceParent;
 use crate::inbox::{InboxRow, InboxState};
 
 /// The most characters of a body on the page. The download has all.
@@ -35,6 +36,7 @@ impl InboxPage {
         };
         if visit.as_json {
             let mut value = json_of(&row, visit.now);
+            value["traceparent"] = json!(row.traceparent.as_ref().map(TraceParent::as_str));
             value["body_bytes"] = json!(size);
             if let Some(body) = shown {
                 let body = body?;
@@ -63,6 +65,7 @@ impl InboxPage {
         Ok(Reply::html(&JobPage {
             frame: visit.frame(query.did, !query.with_body),
             timeline: timeline(&row, visit),
+            traceparent: row.traceparent.clone(),
             replay: confirm(Action::Replay),
             discard: confirm(Action::Discard),
             can_fetch: visit.may_act && self.source.is_some(),
@@ -145,6 +148,7 @@ struct JobPage {
     frame: Frame,
     id: String,
     row: RowView,
+    traceparent: Option<TraceParent>,
     timeline: Vec<Entry>,
     replay: Option<String>,
     discard: Option<String>,

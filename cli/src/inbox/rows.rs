@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use console::{Term, measure_text_width};
+use qomplement_webhooks::event::TraceParent;
 use qomplement_webhooks::inbox::{FailedAttempt, InboxAdmin, InboxCursor, InboxFilter, InboxRow, InboxState};
 use serde_json::{Value, json};
 
@@ -101,7 +102,7 @@ pub(super) fn failure(failed: &FailedAttempt) -> String {
     format!("attempt {number}, {} ago{after}: {error}", short(*age))
 }
 
-pub(super) fn json_with_failures(row: &InboxRow) -> Value {
+pub(super) fn json_with_details(row: &InboxRow) -> Value {
     let failures = row.failures.iter().map(|failed| {
         json!({
             "attempt": failed.number,
@@ -110,9 +111,10 @@ pub(super) fn json_with_failures(row: &InboxRow) -> Value {
             "error": failed.error,
         })
     });
-    let mut row = json(row);
-    row["failures"] = failures.collect();
-    row
+    let mut details = json(row);
+    details["traceparent"] = row.traceparent.as_ref().map(TraceParent::as_str).into();
+    details["failures"] = failures.collect();
+    details
 }
 
 /// Formats rows as a table. On a terminal too narrow for it, the columns of the event stand on a second line of each row.

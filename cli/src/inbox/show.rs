@@ -24,7 +24,8 @@ Examples:
 
 `failed` lines are the last attempts that failed, at most 20, the oldest first.
 
---format json prints the object of `inbox list` with two more members:
+--format json prints the object of `inbox list` with three more members:
+  traceparent: the W3C trace context of the delivery that brought the event, or null
   failures: array of failed attempts, each an object of
     attempt: number
     age_seconds: time since it failed
@@ -66,7 +67,7 @@ impl Show {
         }
         if self.format == Format::Json {
             let body = body.as_deref().and_then(|body| self.redact.shown(body));
-            output::json_with_body(&rows::json_with_failures(&row), body.as_deref());
+            output::json_with_body(&rows::json_with_details(&row), body.as_deref());
             return Ok(ExitCode::SUCCESS);
         }
         let print = |name: &str, text: &str| output::line(format_args!("{name:<10}{}", clean(text)));
@@ -76,6 +77,9 @@ impl Show {
             print(name, text.as_deref().unwrap_or("-"));
         }
         print("verified", if row.verified { "yes" } else { "no" });
+        if let Some(traceparent) = &row.traceparent {
+            print("trace", traceparent.as_str());
+        }
         print("attempts", &rows::attempts(&row));
         print("age", &short(row.age));
         print("next", &rows::next(&row));

@@ -43,9 +43,12 @@ pub(super) async fn fill(inbox: &dyn InboxStore) {
         }
     }
     let body = r#"{"job_id":"job-new","data":{"type":"extract","status":"completed","id":"job-new"}}"#;
-    inbox.receive(&Envelope::try_from(Bytes::from(body)).unwrap()).await.unwrap();
+    let event = Envelope::try_from(Bytes::from(body)).unwrap();
+    inbox.receive(&event.with_traceparent(TRACEPARENT.parse().unwrap())).await.unwrap();
     inbox.expect(&"job-expected".parse().unwrap(), HOUR * 3).await.unwrap();
 }
+
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 async fn filled(folder: &Folder) -> String {
     let file = folder.file("inbox.db");
@@ -142,14 +145,16 @@ async fn json_holds_every_member_of_a_row() {
 
     let mut shown = inbox(&file, &["show", "job-again", "--format", "json"]).await.json();
     assert_eq!(shown["body"].take()["data"]["status"], json!("failed"));
-    assert_eq!(shown.as_object().unwrap().len(), 14);
+    assert_eq!(shown.as_object().unwrap().len(), 15);
+    assert_eq!(shown["traceparent"], Value::Null);
     let mut failures = shown["failures"].take();
     let [age, took] = ["age_seconds", "took_seconds"].map(|time| failures[0][time].take().as_f64().unwrap());
     assert!((0.0..60.0).contains(&age) && (0.0..60.0).contains(&took), "{age} {took}");
     let failed =
         json!({"attempt": 1, "age_seconds": null, "took_seconds": null, "error": "the disk is full"});
     assert_eq!(failures, json!([failed]));
-    assert_eq!(inbox(&file, &["show", "job-new", "--format", "json"]).await.json()["failures"], json!([]));
+    let new = inbox(&file, &["show", "job-new", "--format", "json"]).await.json();
+    assert_eq!((&new["failures"], &new["traceparent"]), (&json!([]), &json!(TRACEPARENT)));
     assert_eq!(inbox(&file, &["show", "job-expected", "--format", "json"]).await.json()["body"], Value::Null);
     let stats = inbox(&file, &["stats", "--format", "json"]).await.json();
     let [bytes, unfinished] = ["bytes", "unfinished_bytes"].map(|member| stats[member].as_u64().unwrap());
@@ -171,6 +176,7 @@ state  received
 type  extract
 status  completed
 verified  no
+trace  00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01
 attempts  0
 age  TIME
 next  due
