@@ -34,6 +34,7 @@ mod sqlite;
 mod stopped;
 mod support;
 mod telemetry;
+mod traceparent;
 mod verify;
 mod worker;
 mod worker_faults;

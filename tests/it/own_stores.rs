@@ -52,6 +52,7 @@ fn history(from: FetchHistory) -> FetchHistory {
 fn leased(from: &Leased) -> Leased {
     let body = Bytes::copy_from_slice(&from.body);
     let mut leased = Leased::new(lease(&from.lease), body, from.attempt);
+    leased.traceparent = from.traceparent.as_ref().map(|traceparent| traceparent.as_str().parse().unwrap());
     leased.earlier_attempts = from.earlier_attempts;
     leased.expired = from.expired;
     leased.begun = from.begun;
@@ -86,6 +87,7 @@ fn row(from: InboxRow) -> InboxRow {
     let mut row = InboxRow::new(from.number, from.job_id, state(from.state), from.age);
     row.job_type = from.job_type;
     row.status = from.status;
+    row.traceparent = from.traceparent;
     row.verified = from.verified;
     row.fetches = from.fetches;
     row.attempts = from.attempts;

@@ -152,7 +152,9 @@ impl Sent<'_> {
     where
         B: Body<Data = Bytes, Error = Infallible>,
     {
-        let request = request.header("x-secret", self.secret).body(body).unwrap();
+        let headers = [("x-secret", self.secret), ("traceparent", self.secret), ("tracestate", self.secret)];
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request = request.body(body).unwrap();
         let reply = self.receiver.receive(request).await;
         let status = reply.status().as_u16();
         let body: serde_json::Value =
@@ -309,6 +311,7 @@ fn a_request_is_one_span_with_the_documented_fields_and_nothing_secret() {
         telemetry::STATUS,
         telemetry::JOB_ID,
         telemetry::EVENT,
+        telemetry::TRACEPARENT,
     ]);
     let statuses = HashMap::from(OUTCOMES);
     for ((index, span), (status, code)) in spans.iter().zip(&answers) {
@@ -316,6 +319,7 @@ fn a_request_is_one_span_with_the_documented_fields_and_nothing_secret() {
         assert_eq!(fields.keys().map(String::as_str).collect::<HashSet<_>>(), names, "{span:?}");
         assert_eq!(span.level, Level::INFO, "{span:?}");
         assert_eq!(fields[telemetry::OTEL_KIND], "server", "{span:?}");
+        assert_eq!(fields[telemetry::TRACEPARENT], "", "none was valid: {span:?}");
         let outcome = fields[telemetry::OUTCOME].as_str();
         assert_eq!(statuses.get(outcome), Some(status), "{span:?}");
         assert_eq!(fields[telemetry::STATUS], status.to_string(), "{span:?}");
@@ -364,7 +368,7 @@ fn a_request_is_one_span_with_the_documented_fields_and_nothing_secret() {
     {
         assert!(everything.contains(cause), "it is not logged why: {cause}");
     }
-    for hidden in [secret, TOKEN, PATH, "x-secret"] {
+    for hidden in [secret, TOKEN, PATH, "x-secret", "tracestate"] {
         assert!(!everything.contains(hidden), "{hidden} is logged:\n{everything}");
     }
 }
@@ -373,8 +377,13 @@ fn a_request_is_one_span_with_the_documented_fields_and_nothing_secret() {
 fn attempts_are_spans(log: &Collected) {
     let spans: Vec<_> =
         log.spans.iter().enumerate().filter(|(_, span)| span.name == telemetry::ATTEMPT_SPAN).collect();
-    let names =
-        HashSet::from([telemetry::OTEL_KIND, telemetry::JOB_ID, telemetry::EVENT, telemetry::ATTEMPT]);
+    let names = HashSet::from([
+        telemetry::OTEL_KIND,
+        telemetry::JOB_ID,
+        telemetry::EVENT,
+        telemetry::ATTEMPT,
+        telemetry::TRACEPARENT,
+    ]);
     let mut attempts = Vec::new();
     for (index, span) in spans {
         let fields = &span.fields;

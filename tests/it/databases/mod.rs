@@ -5,7 +5,7 @@ mod contract;
 mod outages;
 mod postgres;
 mod postgres_hosts;
-mod postgres_inbox;
+pub mod postgres_inbox;
 mod postgres_pools;
 mod postgres_tables;
 mod postgres_transaction;

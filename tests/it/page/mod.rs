@@ -21,6 +21,9 @@ use qomplement_webhooks::{JobId, MemoryInbox};
 
 use self::visitor::Visitor;
 
+/// The `traceparent` of every event.
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
 /// A page that lets everybody act.
 fn open(inbox: &(impl InboxAdmin + Clone)) -> InboxPage {
     InboxPage::new(inbox.clone(), |_| async { PageAccess::full("ada") })
@@ -33,6 +36,7 @@ fn visitor(inbox: &MemoryInbox) -> Visitor {
 /// Stores an event.
 async fn receive(inbox: &impl InboxAdmin, job: &str) -> JobId {
     let event = Envelope::try_from(Payload::extract_completed().job_id(job).to_bytes()).unwrap();
+    let event = event.with_traceparent(TRACEPARENT.parse().unwrap());
     assert_eq!(inbox.receive(&event).await.unwrap(), Receipt::Stored);
     event.job().clone()
 }

@@ -9,7 +9,7 @@ use qomplement_webhooks::{InboxStore, MemoryInbox};
 use serde_json::json;
 
 use super::visitor::Visitor;
-use super::{dead, open, receive, settle, visitor};
+use super::{TRACEPARENT, dead, open, receive, settle, visitor};
 
 #[tokio::test(start_paused = true)]
 async fn the_overview_counts_rows_and_groups_dead_letters_by_error() {
@@ -203,6 +203,8 @@ async fn a_row_has_its_error_and_shows_its_body_on_demand() {
     let words = row.words();
     for expected in
         ["job-7", "State dead", "Type extract", "Last error no such customer", "Arrived now", "Dead letter"]
+            .into_iter()
+            .chain([&*format!("Trace {TRACEPARENT}")])
     {
         assert!(words.contains(expected), "{expected}: {words}");
     }
@@ -221,6 +223,7 @@ async fn a_row_has_its_error_and_shows_its_body_on_demand() {
 
     let json = visitor.json("?view=job&job=job-7").await;
     assert_eq!((&json["state"], &json["error"]), (&json!("dead"), &json!("no such customer")));
+    assert_eq!(json["traceparent"], TRACEPARENT);
     assert!(json["body"].is_null() && json["body_bytes"].as_u64() > Some(100), "{json}");
     let json = visitor.json("?view=job&job=job-7&body=1").await;
     assert_eq!(json["body"]["job_id"], "job-7");

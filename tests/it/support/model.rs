@@ -50,7 +50,13 @@ fn an_event() -> impl Strategy<Value = Envelope> {
 fn event(job: &JobId, status: &str, padding: usize) -> Envelope {
     let data = json!({"id": job.to_string(), "type": "extract", "status": status});
     let body = json!({"job_id": job.to_string(), "data": data, "padding": "x".repeat(padding)});
-    Envelope::try_from(Bytes::from(body.to_string())).unwrap()
+    // Each event is of a trace of its own, and one of no trace.
+    let trace = status.len() * 2 + padding;
+    let event = Envelope::try_from(Bytes::from(body.to_string())).unwrap();
+    match format!("00-{trace:032x}-{trace:016x}-01").parse() {
+        Ok(traceparent) if status != "queued" => event.with_traceparent(traceparent),
+        _ => event,
+    }
 }
 
 /// Zero, or a time that never passes in this test.
@@ -262,6 +268,7 @@ fn timeless(row: &InboxRow) -> String {
         state,
         job_type,
         status,
+        traceparent,
         verified,
         fetches,
         attempts,
@@ -276,7 +283,7 @@ fn timeless(row: &InboxRow) -> String {
     });
     let failures: Vec<_> = failures.collect();
     format!(
-        "{job_id} {state} {job_type:?} {status:?} {verified} {fetches} {attempts} {earlier_attempts} {error:?} {failures:?} {due:?}"
+        "{job_id} {state} {job_type:?} {status:?} {traceparent:?} {verified} {fetches} {attempts} {earlier_attempts} {error:?} {failures:?} {due:?}"
     )
 }
 
