@@ -146,10 +146,11 @@ pub(in super::super) fn change(table: &TableName, look: Look, change: Change) ->
     )
 }
 
-/// The columns of a row that is replayed.
+/// The columns of a row that is replayed. All rows of a statement are due at one time, so that they are leased in the order
+/// of their arrival, in whatever order the statement writes them.
 pub(super) fn replayed() -> String {
     format!(
-        "due_at = clock_timestamp(), ended_at = NULL,
+        "due_at = (SELECT clock_timestamp()), ended_at = NULL,
             fetches = 0, not_found = 0, next_fetch_at = NULL, unanswered_since = NULL,
             state = CASE WHEN body IS NULL THEN 'expected' ELSE 'received' END,
             fence = CASE WHEN body IS NULL THEN {next} ELSE fence END,

@@ -56,6 +56,23 @@ async fn large_bodies_are_compressed_and_come_back_as_they_were() {
 }
 
 #[tokio::test]
+async fn rows_that_are_replayed_together_are_leased_in_the_order_of_their_arrival() {
+    let inbox = inbox("replayed_in_order").await;
+    let jobs: Vec<_> = (10..90).map(|number| job(&format!("job-{number}"))).collect();
+    for job in &jobs {
+        inbox.receive(&completed(&job.to_string())).await.unwrap();
+    }
+    // So that they lie on their page in another order.
+    for leased in inbox.lease(100, LEASE).await.unwrap().iter().rev() {
+        let _ = inbox.settle(&leased.lease, &Outcome::Done).await.unwrap();
+    }
+    let replayed = inbox.replay_all(&InboxFilter::default(), 100, Bulk::Apply).await.unwrap();
+    assert_eq!(replayed.rows, 80);
+    let leased = inbox.lease(100, LEASE).await.unwrap();
+    assert!(leased.iter().map(|leased| leased.lease.job()).eq(&jobs), "{leased:?}");
+}
+
+#[tokio::test]
 async fn a_verification_does_not_move_a_row_whose_lease_has_ended_behind_others() {
     let inbox = inbox("verified_late").await;
     inbox.receive(&completed("first")).await.unwrap();
