@@ -6,9 +6,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{InboxCursor, InboxFilter, InboxList, InboxRow, InboxState, InboxStore, InboxTraffic};
+use super::{
+    DeadByError, InboxCursor, InboxFilter, InboxList, InboxRow, InboxState, InboxStore, InboxTraffic,
+};
 use crate::event::JobId;
 use crate::store::StoreError;
+
+/// The most lists for one count of dead letters: each looks at a bounded number of rows.
+const LISTS: usize = 5;
 
 /// An inbox whose rows can be inspected, replayed and discarded.
 #[async_trait]
@@ -76,7 +81,7 @@ pub trait InboxAdmin: InboxStore {
     /// Returns an error if the last commit may not have happened.
     async fn discard_all(&self, filter: &InboxFilter, most: u64, bulk: Bulk) -> Result<Changed, StoreError>;
 
-    /// Counts the rows in each state. A store may estimate large numbers of done and dead rows.
+    /// Counts the rows in each state. A store may estimate large numbers of done and dead rows, and their bytes.
     ///
     /// # Errors
     ///
@@ -93,6 +98,26 @@ pub trait InboxAdmin: InboxStore {
     ///
     /// Returns an error if the store was not reached.
     async fn traffic(&self) -> Result<Vec<InboxTraffic>, StoreError>;
+
+    /// Counts the newest dead letters, up to `most`, by their last error.
+    ///
+    /// Unless the store reads their errors alone, they are [listed](Self::list) with all that a row has. If a few lists do
+    /// not find so many, fewer are counted.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the store was not reached.
+    async fn dead_by_error(&self, most: usize) -> Result<DeadByError, StoreError> {
+        let dead = InboxFilter::default().state(InboxState::Dead);
+        let (mut errors, mut next) = (Vec::new(), Some(InboxCursor::Newest));
+        for _ in 0..LISTS {
+            let Some(from) = next.filter(|_| errors.len() < most) else { break };
+            let list = self.list(&dead, from, most - errors.len()).await?;
+            errors.extend(list.rows.into_iter().map(|row| row.error.unwrap_or_default()));
+            next = list.next;
+        }
+        Ok(DeadByError::new(errors, next.is_some()))
+    }
 }
 
 /// Whether a change of many rows takes place.
@@ -199,5 +224,9 @@ impl<S: InboxAdmin + ?Sized> InboxAdmin for Arc<S> {
 
     async fn traffic(&self) -> Result<Vec<InboxTraffic>, StoreError> {
         (**self).traffic().await
+    }
+
+    async fn dead_by_error(&self, most: usize) -> Result<DeadByError, StoreError> {
+        (**self).dead_by_error(most).await
     }
 }

@@ -1,6 +1,7 @@
 //! Durable inboxes: events are stored before they are acknowledged, and handled afterwards.
 
 mod admin;
+mod dead_by_error;
 mod dead_letter;
 mod failed_attempts;
 mod filter;
@@ -34,6 +35,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use self::admin::{Bulk, Changed, InboxAdmin, InboxStats};
+pub use self::dead_by_error::DeadByError;
 pub use self::dead_letter::DeadLetter;
 pub(crate) use self::dead_letter::DeadLetterHook;
 pub use self::failed_attempts::FailedAttempt;

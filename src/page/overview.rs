@@ -1,7 +1,5 @@
 //! The overview: rows by state, the oldest due one, traffic, and dead letters by error.
 
-use std::collections::HashMap;
-
 use askama::Template;
 use serde_json::json;
 
@@ -28,14 +26,10 @@ impl InboxPage {
     pub(super) async fn overview(&self, visit: &Visit) -> Result<Reply, Problem> {
         let stats = self.call(|| self.inbox.stats()).await?;
         let minutes = self.call(|| self.inbox.traffic()).await?;
-        let dead = self.find(&RowFilter::state(InboxState::Dead), None, GROUPED).await?;
-        let mut by_error: HashMap<&str, u64> = HashMap::new();
-        for row in &dead.rows {
-            *by_error.entry(row.error.as_deref().unwrap_or_default()).or_default() += 1;
-        }
-        let mut by_error: Vec<_> = by_error.into_iter().collect();
-        by_error.sort_by(|(error, count), (other, fewer)| fewer.cmp(count).then(error.cmp(other)));
-        let others = by_error.drain(by_error.len().min(GROUPS)..).map(|(_, count)| count).sum();
+        let dead = self.call(|| self.inbox.dead_by_error(GROUPED)).await?;
+        let counted: u64 = dead.errors.iter().map(|(_, count)| count).sum();
+        let by_error = &dead.errors[..dead.errors.len().min(GROUPS)];
+        let others = counted - by_error.iter().map(|(_, count)| count).sum::<u64>();
         if visit.as_json {
             let groups = by_error.iter().map(|(error, count)| json!({"error": error, "rows": count}));
             return Ok(Reply::json(&json!({
@@ -82,10 +76,10 @@ impl InboxPage {
                 }
             }),
             charts: traffic::charts(&minutes),
-            groups: by_error.into_iter().map(|(error, count)| group(error, count)).collect(),
+            groups: by_error.iter().map(|(error, count)| group(error, *count)).collect(),
             others: (others > 0).then(|| grouped(others)),
-            all_grouped: dead.before.is_none(),
-            grouped: grouped(dead.rows.len() as u64),
+            all_grouped: !dead.more,
+            grouped: grouped(counted),
         }))
     }
 }

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::super::harness::{LAG, LONG, ROUNDING, SHORT, job, stale};
 use super::steps::*;
-use crate::inbox::{InboxAdmin, InboxState, InboxStats, Outcome, Receipt, Retention};
+use crate::inbox::{DeadByError, InboxAdmin, InboxState, InboxStats, Outcome, Receipt, Retention};
 
 /// A replayed row is due at once with its own event; attempts are counted anew, and the earlier ones beside them. The row
 /// still deduplicates.
@@ -138,6 +138,29 @@ pub(super) async fn rows_are_counted(store: &dyn InboxAdmin) {
             due => assert!(attempt < 10, "`oldest_due` is {due:?}, with no due row"),
         }
     }
+}
+
+/// The newest dead letters are counted by their error, the most frequent first.
+pub(super) async fn dead_letters_are_counted_by_error(store: &dyn InboxAdmin) {
+    for text in ["second", "first", "", "first"] {
+        let Some(held) = bring(store, &completed(&job()), Stage::Running).await else { continue };
+        settle(store, &held, &error(text)).await;
+    }
+    for (most, errors) in [
+        (0, &[][..]),
+        (1, &[("first", 1)]),
+        (3, &[("first", 2), ("", 1)]),
+        (4, &[("first", 2), ("", 1), ("second", 1)]),
+    ] {
+        let counted = by_error(store, most).await;
+        let found: Vec<_> = counted.errors.iter().map(|(error, count)| (&**error, *count)).collect();
+        assert_eq!(found, errors, "the newest {most} dead letters by error");
+        assert!(counted.more || most == 4, "`more` of the newest {most} of four dead letters is false");
+    }
+}
+
+async fn by_error(store: &dyn InboxAdmin, most: usize) -> DeadByError {
+    store.dead_by_error(most).await.unwrap_or_else(|error| panic!("`dead_by_error` failed: {error:?}"))
 }
 
 async fn stats(store: &dyn InboxAdmin) -> InboxStats {

@@ -113,6 +113,7 @@ async fn run(store: &dyn InboxAdmin, other: &dyn InboxAdmin, last: Option<&str>)
         listing::lists_repeat_and_skip_nothing_while_rows_come_and_go(store);
         admin::a_row_tells_its_age_and_when_it_is_due(store);
         admin::rows_are_counted(store);
+        admin::dead_letters_are_counted_by_error(store);
         traffic::stored_events_are_counted_by_minute(store);
         traffic::handled_events_are_counted_by_minute(store);
         bulk::only_dead_letters_are_discarded(store);

@@ -13,8 +13,8 @@ use crate::event::JobId;
 use crate::inbox::filter::Prefix;
 use crate::inbox::look::{Change, Look};
 use crate::inbox::{
-    Bulk, Changed, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow, InboxState, InboxStats,
-    InboxTraffic,
+    Bulk, Changed, DeadByError, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow, InboxState,
+    InboxStats, InboxTraffic,
 };
 use crate::postgres::{column, microseconds};
 use crate::store::StoreError;
@@ -250,5 +250,12 @@ impl InboxAdmin for PostgresInbox {
             Ok(InboxTraffic { minutes_ago, received: count("received")?, handled: count("handled")? })
         });
         minutes.collect()
+    }
+
+    async fn dead_by_error(&self, most: usize) -> Result<DeadByError, StoreError> {
+        let one_more = limit(most).saturating_add(1);
+        let rows = self.query_seldom(&self.inner.statements.dead_errors, &[(&one_more, Type::INT8)]).await?;
+        let errors = rows.iter().take(most).map(|row| Ok(rows::text(row, "error")?.unwrap_or_default()));
+        Ok(DeadByError::new(errors.collect::<Result<Vec<_>, StoreError>>()?, rows.len() > most))
     }
 }

@@ -99,7 +99,8 @@ use crate::store::StoreError;
 /// otherwise. [`migrate`](Self::migrate) creates them; [`migrations`](Self::migrations) returns the SQL for
 /// migrations of your own. The role needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on both. Done rows slow down neither
 /// receiving nor leasing; workers prune them. [`stats`](crate::inbox::InboxAdmin::stats) counts up to 10,000 done and as many
-/// dead rows exactly, and estimates more from what the server knows of its indexes.
+/// dead rows exactly, and estimates more from what the server knows of its indexes. Of more than 300 it estimates the
+/// bytes.
 ///
 /// # Errors
 ///

@@ -81,9 +81,14 @@ fn history(row: &Row) -> Result<FetchHistory, StoreError> {
     })
 }
 
+/// A text for people, whatever its bytes are.
+pub(super) fn text(row: &Row, name: &str) -> Result<Option<String>, StoreError> {
+    Ok(column::<Option<Text>>(row, name)?.map(|Text(text)| text))
+}
+
 /// A row for people, whatever its content.
 pub(super) fn view(row: &Row) -> Result<InboxRow, StoreError> {
-    let text = |name| Ok::<_, StoreError>(column::<Option<Text>>(row, name)?.map(|Text(text)| text));
+    let text = |name| text(row, name);
     let (state, error) = read::state(&text("state")?.unwrap_or_default(), text("error")?);
     let failures = FailedAttempts::from_column(text("failures")?.as_deref());
     Ok(InboxRow {

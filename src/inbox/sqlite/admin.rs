@@ -7,7 +7,8 @@ use super::{SqliteInbox, listing, reads, traffic};
 use crate::event::JobId;
 use crate::inbox::look::Change;
 use crate::inbox::{
-    Bulk, Changed, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow, InboxStats, InboxTraffic,
+    Bulk, Changed, DeadByError, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow, InboxStats,
+    InboxTraffic,
 };
 use crate::store::StoreError;
 
@@ -102,5 +103,9 @@ impl InboxAdmin for SqliteInbox {
 
     async fn traffic(&self) -> Result<Vec<InboxTraffic>, StoreError> {
         self.inner.readers.read(traffic::traffic).await
+    }
+
+    async fn dead_by_error(&self, most: usize) -> Result<DeadByError, StoreError> {
+        self.inner.readers.read(move |connection| reads::dead_by_error(connection, most)).await
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ::rusqlite::{Connection, params};
 
-use super::{now, reads};
+use super::{integer, now, reads};
 use crate::inbox::filter::Prefix;
 use crate::inbox::look::{Change, Look};
 use crate::inbox::text::storable;
@@ -15,6 +15,9 @@ const MATCHES: &str = "(?2 IS NULL OR job_type = ?2) AND (?3 IS NULL OR status =
         AND (?4 IS NULL OR instr(lower(error), ?4) > 0)
         AND (?5 IS NULL OR received_at <= ?5) AND (?6 IS NULL OR received_at > ?6)
         AND (?7 IS NULL OR job_id >= ?7 AND job_id < ?8) AND (?9 IS NULL OR state = ?9)";
+
+/// The jobs with a prefix, in the index of ids alone.
+pub(super) const WITH_PREFIX: &str = "SELECT 1 FROM inbox WHERE job_id >= ?1 AND job_id < ?2 LIMIT ?3";
 
 /// The numbers of rows, and the place where the search goes on.
 #[derive(Debug, Default)]
@@ -131,6 +134,9 @@ impl Search<'_> {
 
     /// Finds rows by an index, and sorts them. `None` if there are too many.
     fn sorted(&self, look: Look) -> ::rusqlite::Result<Option<Found>> {
+        if look == Look::WithPrefix && self.with_prefix(look.most() + 1)? > look.most() {
+            return Ok(None);
+        }
         let (mut ids, mut looked) = (Vec::new(), 0);
         self.each(&look.gather(self.from, self.change), |id, fits| {
             looked += 1;
@@ -150,6 +156,18 @@ impl Search<'_> {
         ids.truncate(self.most);
         let last = ids.last().map_or(self.from, |id| self.from.past(u64::try_from(*id).unwrap_or(0)));
         Ok(Some(Found { ids, next: is_cut.then_some(last) }))
+    }
+
+    /// Counts the jobs with the prefix, up to `most`. Their rows are not looked at: each may lie on a page of its own.
+    fn with_prefix(&self, most: usize) -> ::rusqlite::Result<usize> {
+        let prefix = self.filter.job_prefix.as_deref().and_then(Prefix::new);
+        let (first, end) = prefix.map(|prefix| (prefix.first, prefix.end)).unzip();
+        let mut statement = self.connection.prepare_cached(WITH_PREFIX)?;
+        let (mut rows, mut count) = (statement.query(params![first, end, integer(most)])?, 0);
+        while rows.next()?.is_some() {
+            count += 1;
+        }
+        Ok(count)
     }
 
     /// Calls `see` with the number of each row and whether it is selected, while that returns `true`.

@@ -12,11 +12,11 @@ use tokio::sync::Semaphore;
 
 use super::place::Place;
 use super::totals::state;
-use super::{now, rows, schema};
+use super::{integer, now, rows, schema};
 use crate::event::JobId;
 use crate::inbox::failed_attempts::FailedAttempts;
 use crate::inbox::timestamp::Timestamp;
-use crate::inbox::{InboxRow, InboxState, InboxStats, read};
+use crate::inbox::{DeadByError, InboxRow, InboxState, InboxStats, read};
 use crate::store::StoreError;
 
 /// The most reads at once.
@@ -141,6 +141,21 @@ pub(super) fn stats(connection: &Connection) -> ::rusqlite::Result<InboxStats> {
     };
     (stats.oldest_due, stats.oldest_overdue) = (oldest(rows::LEASABLE)?, oldest(rows::OVERDUE_JOBS)?);
     Ok(stats)
+}
+
+pub(super) const DEAD_ERRORS: &str =
+    "SELECT error FROM inbox INDEXED BY inbox_dead WHERE state = 'dead' ORDER BY id DESC LIMIT ?1";
+
+pub(super) fn dead_by_error(connection: &Connection, most: usize) -> ::rusqlite::Result<DeadByError> {
+    let mut statement = connection.prepare_cached(DEAD_ERRORS)?;
+    let mut rows = statement.query([integer(most.saturating_add(1))])?;
+    let mut errors = Vec::new();
+    while let Some(row) = rows.next()? {
+        errors.push(text(row, 0)?.unwrap_or_default().into_owned());
+    }
+    let more = errors.len() > most;
+    errors.truncate(most);
+    Ok(DeadByError::new(errors, more))
 }
 
 /// A row for people, whatever its content.

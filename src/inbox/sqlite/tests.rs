@@ -11,6 +11,7 @@ use super::writer::Writer;
 use super::{SqliteInboxError, listing, reads, rows, schema};
 use crate::inbox::limits::Limits;
 use crate::inbox::timestamp::Timestamp;
+use crate::inbox::{InboxCursor, InboxFilter};
 use crate::store::StoreError;
 
 fn in_memory() -> Connection {
@@ -84,7 +85,10 @@ fn a_file_of_an_older_version_is_upgraded_by_who_may_create_it_and_by_nobody_els
 #[test]
 fn no_statement_looks_at_all_rows_or_sorts_them() {
     let connection = in_memory();
-    let others = [reads::CONTAINS, reads::STATS].into_iter().chain(rows::STATEMENTS).map(str::to_owned);
+    let others = [listing::WITH_PREFIX, reads::CONTAINS, reads::STATS, reads::DEAD_ERRORS]
+        .into_iter()
+        .chain(rows::STATEMENTS)
+        .map(str::to_owned);
     // Of these indexes, a call looks at a bounded number of rows.
     let bounded = ["inbox_leasable", "inbox_expected"].map(|index| format!("SCAN inbox USING INDEX {index}"));
     for statement in listing::statements().into_iter().chain(others) {
@@ -100,6 +104,30 @@ fn no_statement_looks_at_all_rows_or_sorts_them() {
                 || step.contains("TEMP B-TREE")
         };
         assert!(!steps.iter().any(is_slow), "{statement}\n{steps:?}");
+    }
+}
+
+#[test]
+fn of_a_prefix_that_too_many_jobs_have_no_row_is_looked_at() {
+    let connection = in_memory();
+    let insert = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 4000)
+        INSERT INTO inbox (job_id, state, received_at) SELECT printf('job-%04d', n), 'done', 0 FROM n";
+    connection.execute_batch(insert).unwrap();
+    let by_prefix =
+        || listing::statements().into_iter().filter(|statement| statement.contains("WHERE job_id >="));
+    let steps = || -> i32 {
+        by_prefix()
+            .map(|look| connection.prepare_cached(&look).unwrap().get_status(StatementStatus::VmStep))
+            .sum()
+    };
+    for (prefix, rows, is_by_prefix) in
+        [("job-", 50, false), ("job-3", 50, true), ("job-39", 50, true), ("job-4", 1, true)]
+    {
+        let before = steps();
+        let filter = InboxFilter::default().job_prefix(prefix);
+        let list = listing::list(&connection, &filter, InboxCursor::Newest, 50).unwrap();
+        assert_eq!(list.rows.len(), rows, "{prefix}");
+        assert_eq!(steps() > before, is_by_prefix, "{prefix}: {} steps before and {} after", before, steps());
     }
 }
 

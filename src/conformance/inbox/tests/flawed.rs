@@ -13,9 +13,9 @@ use tokio::time::Instant;
 use super::flaw::InboxFlaw::{self, *};
 use crate::event::{Envelope, JobId, TraceParent};
 use crate::inbox::{
-    Bulk, Changed, FailedAttempt, FetchHistory, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow,
-    InboxState, InboxStats, InboxStore, InboxTraffic, Lease, Leased, MemoryInbox, NoResult, Outcome, Overdue,
-    Pruned, Receipt, Retention,
+    Bulk, Changed, DeadByError, FailedAttempt, FetchHistory, InboxAdmin, InboxCursor, InboxFilter, InboxList,
+    InboxRow, InboxState, InboxStats, InboxStore, InboxTraffic, Lease, Leased, MemoryInbox, NoResult,
+    Outcome, Overdue, Pruned, Receipt, Retention,
 };
 use crate::store::{Fenced, StoreError};
 
@@ -815,5 +815,14 @@ impl InboxAdmin for FlawedInbox {
             minute.handled = minute.handled.wrapping_add(handled);
         }
         Ok(minutes)
+    }
+
+    async fn dead_by_error(&self, most: usize) -> Result<DeadByError, StoreError> {
+        let most = if self.is(CountsMoreDeadLetters) { most + 1 } else { most };
+        let mut counted = self.inner.dead_by_error(most).await?;
+        if self.is(CountsDeadLettersAsAll) {
+            counted.more = false;
+        }
+        Ok(counted)
     }
 }

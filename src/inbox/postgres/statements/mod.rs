@@ -57,6 +57,7 @@ pub(super) struct Statements {
     pub(super) discard: String,
     pub(super) stats: String,
     pub(super) traffic: String,
+    pub(super) dead_errors: String,
     pub(super) set_aside: String,
     pub(super) notify: String,
 }
@@ -106,6 +107,7 @@ impl Statements {
             discard: admin::discard(table),
             stats: admin::stats(table),
             traffic: traffic::traffic(table),
+            dead_errors: admin::dead_errors(table),
             set_aside: leasing::set_aside(table),
             // A notification is only a hint to look into the table, so it need not be on the disk.
             notify: format!(

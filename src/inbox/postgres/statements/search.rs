@@ -60,8 +60,23 @@ fn looked(table: &TableName, look: Look, from: InboxCursor, columns: &str) -> St
             some(FETCHED, "ORDER BY fetches, due_at, number", "$10 + 1"),
         ),
         Look::Expected => some(EXPECTED, "ORDER BY fetches, due_at, number", "$10 + 1"),
-        Look::WithPrefix => some("job_id >= $8 AND job_id < $9", "ORDER BY job_id", "$10 + 1"),
+        Look::WithPrefix => {
+            some(&format!("{WITH_PREFIX} AND (SELECT found FROM found) <= $10"), "ORDER BY job_id", "$10")
+        }
     }
+}
+
+const WITH_PREFIX: &str = "job_id >= $8 AND job_id < $9";
+
+/// The rows that are looked at, and their number. Too many jobs with a prefix are found in the index of ids alone, and none
+/// of them is looked at: each may lie on a page of its own.
+fn looked_and_found(table: &TableName, look: Look, from: InboxCursor, columns: &str) -> String {
+    let looked = format!("looked AS MATERIALIZED ({})", looked(table, look, from, columns));
+    if look == Look::WithPrefix {
+        let ids = format!("SELECT FROM {table} WHERE {WITH_PREFIX} ORDER BY job_id LIMIT $10 + 1");
+        return format!("found AS MATERIALIZED (SELECT count(*) AS found FROM ({ids}) AS ids), {looked}");
+    }
+    format!("{looked}, found AS MATERIALIZED (SELECT count(*) AS found FROM looked)")
 }
 
 /// Lists rows. `looked_to` is the number of the last row that was looked at, if there may be more; `looked` counts the
@@ -71,14 +86,13 @@ pub(in super::super) fn list(table: &TableName, look: Look, from: InboxCursor) -
     if look.is_sorted() {
         let fits = format!("number, {} AND {matches} AS fits", range(from));
         return format!(
-            "WITH looked AS MATERIALIZED ({looked}), page AS MATERIALIZED (
+            "WITH {looked}, page AS MATERIALIZED (
                 SELECT number FROM looked WHERE fits {order} LIMIT $11
             )
-            SELECT found.*, NULL::int8 AS looked_to, looked.looked
-            FROM (SELECT count(*) AS looked FROM looked) AS looked
-                LEFT JOIN (SELECT {view} FROM page JOIN {table} USING (number)) AS found ON true
+            SELECT listed.*, NULL::int8 AS looked_to, found AS looked
+            FROM found LEFT JOIN (SELECT {view} FROM page JOIN {table} USING (number)) AS listed ON true
             {order}",
-            looked = looked(table, look, from, &fits),
+            looked = looked_and_found(table, look, from, &fits),
         );
     }
     // Its last row is searched for only if it does not suffice.
@@ -103,7 +117,7 @@ pub(in super::super) fn count(table: &TableName, look: Look, change: Change) -> 
 }
 
 /// The rows that were looked at and the number of the last one; those among them that match and can be changed.
-const COUNTS: &str = "(SELECT count(*) FROM looked) AS looked, (SELECT max(number) FROM looked) AS looked_to,
+const COUNTS: &str = "(SELECT found FROM found) AS looked, (SELECT max(number) FROM looked) AS looked_to,
             (SELECT count(*) FROM looked WHERE fits) AS fitting";
 
 fn fitting(table: &TableName, look: Look, change: Change) -> String {
@@ -114,7 +128,7 @@ fn fitting(table: &TableName, look: Look, change: Change) -> String {
         can(Some(change)),
         matches()
     );
-    format!("looked AS MATERIALIZED ({})", looked(table, look, from, &columns))
+    looked_and_found(table, look, from, &columns)
 }
 
 /// Changes the first rows that match and can be changed; none if there are too many to sort, of which those found may not be
@@ -130,7 +144,7 @@ pub(in super::super) fn change(table: &TableName, look: Look, change: Change) ->
             SELECT number FROM (
                 SELECT number, sum(bytes) OVER (ORDER BY number) - bytes AS before FROM looked WHERE fits
             ) AS summed
-            WHERE before < $12 AND (SELECT count(*) FROM looked) <= $10 ORDER BY number LIMIT $11
+            WHERE before < $12 AND (SELECT found FROM found) <= $10 ORDER BY number LIMIT $11
         ), free AS MATERIALIZED (
             SELECT number FROM {table} AS job
             WHERE number IN (SELECT number FROM chosen) AND {can} AND {matches}

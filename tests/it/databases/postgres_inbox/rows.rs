@@ -73,6 +73,22 @@ async fn rows_that_are_replayed_together_are_leased_in_the_order_of_their_arriva
 }
 
 #[tokio::test]
+async fn rows_that_have_ended_are_counted_exactly_and_the_bodies_of_the_first_stand_for_the_others() {
+    let inbox = inbox("weighed").await;
+    let client = client(postgres()).await;
+    let fill = "INSERT INTO weighed.inbox (job_id, state, status, body, received_at, ended_at)
+        SELECT state || i, state, 'completed', repeat('x', CASE WHEN i > 300 THEN 1 ELSE length END)::bytea,
+            now(), now() + i * interval '1 second'
+        FROM (VALUES ('done', 10, 300), ('dead', 20, 4000)) AS ended (state, length, most), generate_series(1, most) AS i";
+    client.batch_execute(fill).await.unwrap();
+    inbox.receive(&completed("received")).await.unwrap();
+    let unfinished = completed("received").body().len() as u64;
+    let stats = inbox.stats().await.unwrap();
+    assert_eq!((stats.done, stats.dead, stats.received), (300, 4000, 1));
+    assert_eq!((stats.bytes, stats.unfinished_bytes), (300 * 10 + 4000 * 20 + unfinished, unfinished));
+}
+
+#[tokio::test]
 async fn a_verification_does_not_move_a_row_whose_lease_has_ended_behind_others() {
     let inbox = inbox("verified_late").await;
     inbox.receive(&completed("first")).await.unwrap();
