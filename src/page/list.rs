@@ -1,7 +1,10 @@
 //! The list of rows: newest first, filtered, a page at a time.
 
+use std::time::Duration;
+
 use askama::Template;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::InboxPage;
 use super::filter::RowFilter;
@@ -17,28 +20,27 @@ use crate::inbox::{InboxCursor, InboxRow, InboxState};
 const ROWS: usize = 50;
 /// The most calls of the inbox for one page: each looks at a bounded number of rows.
 const CALLS: usize = 5;
+/// The time after which no further call begins.
+const CALLS_TIME: Duration = Duration::from_millis(40);
 
 /// Some rows that match, newest first.
-pub(super) struct Found {
-    pub(super) rows: Vec<InboxRow>,
+struct Found {
+    rows: Vec<InboxRow>,
     /// The place to go on from; `None` after the oldest row.
-    pub(super) before: Option<u64>,
+    before: Option<u64>,
 }
 
 impl InboxPage {
-    /// Lists rows that match. A filter that matches little may leave the page short, with older rows to come.
-    pub(super) async fn find(
-        &self,
-        filter: &RowFilter,
-        before: Option<u64>,
-        most: usize,
-    ) -> Result<Found, Problem> {
-        let filter = filter.to_inbox();
+    /// Lists rows that match. A filter that matches little, or a slow inbox, may leave the page short, with older rows to
+    /// come.
+    async fn find(&self, filter: &RowFilter, before: Option<u64>) -> Result<Found, Problem> {
+        let (filter, began) = (filter.to_inbox(), Instant::now());
         let mut rows = Vec::new();
         let mut next = Some(before.map_or(InboxCursor::Newest, InboxCursor::Before));
-        for _ in 0..CALLS {
-            let Some(from) = next.filter(|_| rows.len() < most) else { break };
-            let left = most - rows.len();
+        for calls in 0..CALLS {
+            let is_late = calls > 0 && began.elapsed() >= CALLS_TIME;
+            let Some(from) = next.filter(|_| rows.len() < ROWS && !is_late) else { break };
+            let left = ROWS - rows.len();
             let list = self.call(|| self.inbox.list(&filter, from, left)).await?;
             rows.extend(list.rows);
             next = list.next;
@@ -53,7 +55,7 @@ impl InboxPage {
 
     pub(super) async fn list(&self, visit: &Visit, query: &ListQuery) -> Result<Reply, Problem> {
         let filter = &query.filter;
-        let found = self.find(filter, query.before, ROWS).await?;
+        let found = self.find(filter, query.before).await?;
         if visit.as_json {
             let rows: Vec<_> = found.rows.iter().map(|row| json_of(row, visit.now)).collect();
             return Ok(Reply::json(&json!({"rows": rows, "before": found.before})));
@@ -154,8 +156,6 @@ struct ListPage {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

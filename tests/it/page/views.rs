@@ -5,11 +5,14 @@ use std::time::Duration;
 use http::Method;
 use qomplement_webhooks::fetch::{FetchError, RequestBudget};
 use qomplement_webhooks::inbox::{Outcome, Redaction};
+use qomplement_webhooks::page::{InboxPage, PageAccess};
 use qomplement_webhooks::{InboxStore, MemoryInbox};
 use serde_json::json;
 
 use super::visitor::Visitor;
 use super::{TRACEPARENT, dead, open, receive, settle, visitor};
+use crate::support::inboxes::FaultyInbox;
+use crate::support::{Call, Fault};
 
 #[tokio::test(start_paused = true)]
 async fn the_overview_counts_rows_and_groups_dead_letters_by_error() {
@@ -151,6 +154,25 @@ async fn the_list_is_newest_first_and_its_pages_hold_each_row_once() {
     assert_eq!(json["rows"][0]["job_id"], "job-119");
     let next = visitor.json(&format!("?view=list&before={}", json["before"])).await;
     assert_eq!(next["rows"][0]["job_id"], "job-069");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_inbox_leaves_a_list_short_and_the_rest_to_the_next_page() {
+    let inbox = FaultyInbox::default();
+    dead(&inbox.rows, "oldest", "no such customer").await;
+    for number in 0..2500 {
+        receive(&inbox.rows, &format!("job-{number}")).await;
+    }
+    let page = InboxPage::new(inbox.clone(), |_| async { PageAccess::full("ada") });
+    let mut visitor = Visitor::of(page);
+    let query = "?view=list&error=customer";
+    assert_eq!(visitor.json(query).await["rows"][0]["job_id"], "oldest");
+    assert_eq!(inbox.calls(Call::List), 3);
+    inbox.faults.fail(Call::List, [Some(Fault::Slow)]);
+    let short = visitor.json(query).await;
+    assert_eq!((&short["rows"], inbox.calls(Call::List)), (&json!([]), 4));
+    let next = visitor.json(&format!("{query}&before={}", short["before"])).await;
+    assert_eq!(next["rows"][0]["job_id"], "oldest");
 }
 
 #[tokio::test(start_paused = true)]

@@ -50,6 +50,7 @@ pub enum Call {
     Settle,
     Overdue,
     Prune,
+    List,
     Stats,
     Wait,
 }

@@ -195,7 +195,7 @@ impl InboxAdmin for FaultyInbox {
         from: InboxCursor,
         most: usize,
     ) -> Result<InboxList, StoreError> {
-        self.rows.list(filter, from, most).await
+        self.faults.call(Call::List, self.rows.list(filter, from, most)).await
     }
 
     async fn get(&self, job: &JobId) -> Result<Option<(InboxRow, Option<Bytes>)>, StoreError> {
