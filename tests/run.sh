@@ -102,7 +102,7 @@ examples() {
 
 features=$(awk '/^\[/ { on = $0 == "[features]" } on && /^[a-z]/ && $1 != "default" { print $1 }' Cargo.toml)
 
-# What only compiles. It runs beside the tests, which mostly wait.
+# What mostly compiles. It runs beside the tests, which mostly wait.
 compilations() {
     check "clippy, no feature" cargo clippy --locked -- -D warnings
     for feature in $features; do
@@ -114,6 +114,11 @@ compilations() {
     check "unit tests without features compile" cargo check --locked --lib --tests
     RUSTDOCFLAGS="-D warnings" check "documentation, everything" cargo doc --locked --no-deps --all-features
     RUSTDOCFLAGS="-D warnings" check "documentation, no feature" cargo doc --locked --no-deps
+    # Packages of their own, in the same target folder. The first starts a PostgreSQL server.
+    CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} check "examples with sqlx, diesel and sea-orm" \
+        cargo test --locked --manifest-path examples/orms/Cargo.toml
+    CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} check "examples with poem, salvo and AWS Lambda" \
+        cargo test --locked --manifest-path examples/frameworks/Cargo.toml
     # Compiling cargo-deny takes as long as all tests of the command line; the workflow has a job for it, with advisories.
     if cargo deny --version >/dev/null 2>&1; then
         check "dependencies" cargo deny --workspace --all-features check --allow duplicate bans licenses sources
@@ -151,12 +156,8 @@ else
     wait "$beside" || result 0 1 1 "the compilations beside the tests ended early"
     beside=''
     cat "$scratch/compilations"
+    # Not beside the tests: it makes two of the examples anew, which they run.
     check "unit tests of the package" package
-    # Packages of their own, in the same target folder. The first starts a PostgreSQL server.
-    CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} check "examples with sqlx, diesel and sea-orm" \
-        cargo test --locked --manifest-path examples/orms/Cargo.toml
-    CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} check "examples with poem, salvo and AWS Lambda" \
-        cargo test --locked --manifest-path examples/frameworks/Cargo.toml
 fi
 check "documentation tests" cargo test --locked --workspace --all-features --doc
 if ! $quick; then
