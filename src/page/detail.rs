@@ -104,7 +104,12 @@ fn timeline(row: &InboxRow, visit: &Visit) -> Vec<Entry> {
     let entry = |what: &str, at| Entry { what: what.to_owned(), at, text: Shown::default(), is_bad: false };
     let since = if is_registered(row) { "Registered" } else { "Arrived" };
     let mut entries = vec![entry(since, Some(visit.now.ago(row.age)))];
+    let mut replay = (row.earlier_attempts > 0)
+        .then(|| entry(&format!("Replayed after attempt {}", row.earlier_attempts), None));
     for failure in &row.failures {
+        if failure.number > row.earlier_attempts {
+            entries.extend(replay.take());
+        }
         let took = failure.took.map_or_else(
             || " ended with its lease,".to_owned(),
             |took| format!(" failed after {},", measured(took)),
@@ -116,6 +121,7 @@ fn timeline(row: &InboxRow, visit: &Visit) -> Vec<Entry> {
             is_bad: true,
         });
     }
+    entries.extend(replay);
     let due = row.due_in.filter(|due_in| !due_in.is_zero()).map(|due_in| visit.now.after(due_in));
     entries.push(match row.state {
         InboxState::Expected if due.is_none() => {

@@ -105,7 +105,7 @@ impl RowFilter {
         let label = |name| match name {
             "state" => "State",
             "type" => "Type",
-            "status" => "Status",
+            "status" => "Job status",
             "prefix" => "Job id begins with",
             "error" => "Error contains",
             "older" => "Older than",

@@ -103,7 +103,7 @@ async fn the_question_names_the_fields_of_the_filter_and_says_what_its_buttons_d
         let words = question.words();
         assert!(
             words.contains(&format!(
-                "{action} 2 rows? 2 rows with: State dead Type extract Status completed Job id begins with job- \
+                "{action} 2 rows? 2 rows with: State dead Type extract Job status completed Job id begins with job- \
                  Error contains disk Older than 1s Newer than 2h Each "
             )),
             "{words}"

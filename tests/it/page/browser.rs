@@ -246,7 +246,7 @@ async fn a_phone_shows_each_row_as_a_card_with_its_error_at_full_width_and_its_n
         let nodes = nodes.filter(|node| node["role"]["value"] == role && node["ignored"] == false);
         nodes.map(|node| node["name"]["value"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
     };
-    let headers = ["State", "Job", "Type", "Status", "Attempts", "Last error", "Arrived", "Next"];
+    let headers = ["State", "Job", "Type", "Job status", "Attempts", "Last error", "Arrived", "Next"];
     assert_eq!(named("columnheader"), headers);
     assert_eq!((named("table").len(), named("row").len()), (1, 14));
     assert_eq!((named("rowheader").len(), named("cell").len()), (13, 13 * 7));
@@ -287,11 +287,13 @@ async fn no_view_scrolls_sideways_on_a_phone_whatever_a_row_holds() {
 }
 
 /// The views, by the names of their pictures.
-const VIEWS: [(&str, &str); 5] = [
+const VIEWS: [(&str, &str); 7] = [
     ("overview", ""),
     ("list", "?view=list"),
     ("dead-letters", "?view=list&state=dead&error=disk"),
     ("row", "?view=job&job=9f7cf8d2-2a63-4da2-a56f-546e226b2064&body=1"),
+    ("expected", "?view=job&job=a1a1a1a1-0000-4000-8000-000000000001"),
+    ("replay", "?view=confirm&action=replay&state=dead&error=disk"),
     ("discard", "?view=confirm&action=discard&state=dead&error=disk"),
 ];
 
@@ -333,13 +335,12 @@ async fn every_view_is_accessible_in_light_and_dark_and_fits_on_a_phone() {
 fn count_a_day(file: &Path) {
     let connection = rusqlite::Connection::open(file).unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / 60;
-    for ago in 1_u64..24 * 60 {
+    let mut waiting = 0;
+    for ago in (1_u64..24 * 60).rev() {
         let received = 30 + ago.abs_diff(700) / 20 + ago * 7919 % 13;
-        let handled = match ago {
-            20..32 => 0,
-            14..20 => received * 3,
-            _ => received,
-        };
+        waiting += received;
+        let handled = if (20..32).contains(&ago) { 0 } else { waiting.min(received * 3) };
+        waiting -= handled;
         let count = "INSERT INTO inbox_traffic (minute, received, handled) VALUES (?1, ?2, ?3)";
         connection.execute(count, [now - ago, received, handled].map(u64::cast_signed)).unwrap();
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 use qomplement_webhooks::fetch::{FetchError, RequestBudget};
-use qomplement_webhooks::inbox::{Outcome, Redaction};
+use qomplement_webhooks::inbox::{InboxAdmin, Outcome, Redaction};
 use qomplement_webhooks::page::{InboxPage, PageAccess};
 use qomplement_webhooks::{InboxStore, MemoryInbox};
 use serde_json::json;
@@ -62,9 +62,9 @@ async fn the_overview_draws_the_events_of_the_last_hour_and_day() {
     let overview = visitor.open("").await;
     for expected in [
         "Last hour: 4 received (bars), 1 handled (line)",
-        "60 minutes ago at most 4 in a minute now",
+        "60 minutes ago peak: 4 in a minute now",
         "Last 24 hours: 11 received (bars), 8 handled (line)",
-        "at most 7 in a quarter of an hour",
+        "peak: 7 in a quarter of an hour",
     ] {
         assert!(overview.words().contains(expected), "{expected}: {}", overview.words());
     }
@@ -274,6 +274,31 @@ async fn the_timeline_has_each_failed_attempt() {
     let json = visitor.json("?view=job&job=job-7").await;
     assert_eq!(json["failures"][1]["error"], "no such customer");
     assert_eq!(json["failures"][1]["took_seconds"], 2.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timeline_has_the_last_replay_between_the_attempts_before_and_after_it() {
+    let inbox = MemoryInbox::new();
+    let job = dead(&inbox, "job-7", "the disk is full").await;
+    let mut visitor = visitor(&inbox);
+    let mut timeline = async || {
+        let words = visitor.open("?view=job&job=job-7").await.words();
+        let words = regex::Regex::new(r" \([0-9TZ:-]+\)").unwrap().replace_all(&words, "").into_owned();
+        words.split_once("Timeline ").unwrap().1.to_owned()
+    };
+    let first = "Arrived now Attempt 1 failed after 0 ms, now the disk is full ";
+    assert!(timeline().await.starts_with(&format!("{first}Dead letter")));
+    assert!(inbox.replay(&job).await.unwrap());
+    let replayed = timeline().await;
+    assert!(replayed.starts_with(&format!("{first}Replayed after attempt 1 Waits")), "{replayed}");
+    for number in 2..4 {
+        let leased = inbox.lease(1, Duration::from_secs(30)).await.unwrap();
+        let retry = Outcome::Retry { after: Duration::ZERO, error: format!("still full, {number}") };
+        let _ = inbox.settle(&leased[0].lease, &retry).await.unwrap();
+    }
+    let failed = timeline().await;
+    let second = "Replayed after attempt 1 Attempt 2 failed after 0 ms, now still full, 2 Attempt 3 failed";
+    assert!(failed.starts_with(&format!("{first}{second}")), "{failed}");
 }
 
 #[tokio::test(start_paused = true)]
