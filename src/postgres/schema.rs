@@ -23,6 +23,16 @@ pub enum PostgresTableError {
         /// The table, quoted.
         table: String,
     },
+    /// The second table of an inbox, with its counts by minute, does not exist: it was dropped, or not restored.
+    #[error(
+        "there is no table {beside}, which belongs to {table}: restore it, or create it with its statement of `migrations`"
+    )]
+    Incomplete {
+        /// The inbox's table, quoted.
+        table: String,
+        /// The missing table, quoted.
+        beside: String,
+    },
     /// The table's comment has no version: it is another program's table, or the comment was changed.
     #[error(
         "the comment of the table {table} does not begin with `{wanted}`: use another table, or restore the comment"
@@ -127,6 +137,7 @@ const DESCRIBE: &str = r"
             SELECT privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
             WHERE NOT has_table_privilege(to_regclass($5), privilege)
         ) AS lacking_beside,
+        $5::text IS NULL OR to_regclass($5) IS NOT NULL AS is_complete,
         pg_is_in_recovery() AS is_standby, current_setting('transaction_read_only') = 'on' AS is_read_only,
         current_setting('server_encoding') AS encoding
     FROM (
@@ -271,6 +282,9 @@ impl Schema {
         }
         self.judge(version)?;
         let beside = self.beside.clone().unwrap_or_default();
+        if !described.is_complete {
+            return Err(PostgresTableError::Incomplete { table, beside });
+        }
         for (table, lacking) in [(table, described.lacking), (beside, described.lacking_beside)] {
             if !lacking.is_empty() {
                 return Err(PostgresTableError::NotAllowed { table, lacking: lacking.join(", ") });
@@ -326,6 +340,8 @@ struct Described {
     /// The privileges that the role lacks on the named table, and on the one beside it.
     lacking: Vec<String>,
     lacking_beside: Vec<String>,
+    /// Whether the table beside it exists, if there should be one.
+    is_complete: bool,
     is_standby: bool,
     is_read_only: bool,
     encoding: String,
@@ -348,6 +364,7 @@ impl Described {
             made_in: column::<Option<String>>(row, "made_in")?.unwrap_or_default(),
             lacking: column(row, "lacking")?,
             lacking_beside: column(row, "lacking_beside")?,
+            is_complete: column(row, "is_complete")?,
             is_standby: column(row, "is_standby")?,
             is_read_only: column(row, "is_read_only")?,
             encoding: column(row, "encoding")?,

@@ -16,8 +16,9 @@ use crate::store::StoreError;
 /// of affected rows. [`complete_statement`](PostgresInbox::complete_statement) and
 /// [`expect_statement`](PostgresInbox::expect_statement) say what "no row" means.
 ///
-/// - The table has the name that the inbox gives it. Without [`with_table`](PostgresInbox::with_table), that is a name
-///   without a schema: the connection's `search_path` must find the inbox's table.
+/// - The tables have the names that the inbox gives them. Without [`with_table`](PostgresInbox::with_table), these are names
+///   without a schema: the connection's `search_path` must find the inbox's tables. Its role needs `SELECT`, `INSERT` and
+///   `UPDATE` on both.
 /// - The statement uses no session state but that `search_path`, so with a schema in the table's name it works behind
 ///   PgBouncer in transaction mode if the driver does: a driver that prepares statements under names needs PgBouncer's
 ///   `max_prepared_statements`, or its own statement cache turned off.

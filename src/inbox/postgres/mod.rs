@@ -48,8 +48,8 @@ use crate::store::StoreError;
 /// An [`InboxStore`] in PostgreSQL (feature `postgres`): any number of receivers and workers, on any number of
 /// machines, share it.
 ///
-/// One row per job in one table, and counts by minute in another. Each transition is one statement in a transaction of its own, without advisory
-/// locks, session state or, unless you [ask for them](Self::with_prepared_statements), prepared statements, so it works
+/// One row per job in one table, and counts by minute in another. Each transition is one statement in a transaction of its
+/// own, without advisory locks, session state or, unless you [ask for them](Self::with_prepared_statements), prepared statements, so it works
 /// behind PgBouncer in transaction mode. All times are the database's own. Cheap to clone; all clones are one inbox.
 ///
 /// ```no_run
@@ -95,8 +95,8 @@ use crate::store::StoreError;
 ///
 /// # The tables
 ///
-/// `qomplement_inbox` and `qomplement_inbox_traffic`, in the first schema of the `search_path`, unless [`with_table`](Self::with_table) says
-/// otherwise. [`migrate`](Self::migrate) creates them; [`migrations`](Self::migrations) returns the SQL for
+/// `qomplement_inbox` and `qomplement_inbox_traffic`, in the first schema of the `search_path`, unless
+/// [`with_table`](Self::with_table) says otherwise. [`migrate`](Self::migrate) creates them; [`migrations`](Self::migrations) returns the SQL for
 /// migrations of your own. The role needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on both. Done rows slow down neither
 /// receiving nor leasing; workers prune them. [`stats`](crate::inbox::InboxAdmin::stats) counts up to 10,000 done and as many
 /// dead rows exactly, and estimates more from what the server knows of its indexes. Of more than 300 it estimates the
@@ -165,7 +165,7 @@ impl PostgresInbox {
         Self::new(Database::new(pool, schema), None, Limits::default())
     }
 
-    /// Uses another table.
+    /// Uses another table, and for its counts by minute the one of that name with `_traffic` at its end.
     ///
     /// # Errors
     ///

@@ -270,6 +270,16 @@ async fn a_check_finds_what_would_fail_later() {
             change(format!("GRANT {privilege} ON {schema}.{table} TO {role}")).await;
         }
 
+        if kind == "inbox" {
+            let beside = format!("ALTER TABLE {schema}.inbox_traffic RENAME TO elsewhere");
+            client.batch_execute(&beside).await.unwrap();
+            let error = found(at(&url).check().await);
+            assert!(matches!(error, PostgresTableError::Incomplete { .. }), "{error:?}");
+            assert!(error.to_string().contains(&format!("\"{schema}\".\"inbox_traffic\"")), "{error}");
+            let back = format!("ALTER TABLE {schema}.elsewhere RENAME TO inbox_traffic");
+            client.batch_execute(&back).await.unwrap();
+        }
+
         let read_only = format!("{url}?options=-c%20default_transaction_read_only%3Don");
         let error = found(at(&read_only).check().await);
         assert!(matches!(error, PostgresTableError::ReadOnly { standby: false }), "{error:?}");
