@@ -158,6 +158,36 @@ async fn an_effect_and_the_completion_of_its_event_are_committed_or_rolled_back_
     }
 }
 
+/// The prepared transaction keeps the row of its count locked, while the session that wrote it goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_transaction_that_completes_an_event_delays_no_other_event() {
+    let server =
+        tokio::task::spawn_blocking(|| Server::postgres(&["max_prepared_transactions=1"], &[])).await;
+    let server = server.unwrap();
+    let inbox = PostgresInbox::from_url(&server.url()).unwrap();
+    inbox.migrate().await.unwrap();
+    inbox.receive(&event("job", "completed", "")).await.unwrap();
+    let mut held = hold(&inbox);
+    let job = held.jobs.recv().await.unwrap();
+    // With one session, which the transaction and the next event share.
+    let manager = deadpool_postgres::Manager::new(server.url().parse().unwrap(), NoTls);
+    let pool = deadpool_postgres::Pool::builder(manager).max_size(1).build().unwrap();
+    let mut own = pool.get().await.unwrap();
+    let transaction = own.transaction().await.unwrap();
+    inbox.complete_in_tx(&job, &transaction).await.unwrap();
+    transaction.batch_execute("PREPARE TRANSACTION 'later'").await.unwrap();
+    drop(transaction);
+    drop(own);
+    let shared = PostgresInbox::from_pool(pool);
+    let next = event("next", "completed", "");
+    let received = tokio::time::timeout(Duration::from_secs(10), shared.receive(&next)).await;
+    received.expect("the next event waits for the prepared transaction").unwrap();
+    assert_eq!(counted(&inbox).await, (2, 0));
+    client(&server).await.batch_execute("COMMIT PREPARED 'later'").await.unwrap();
+    assert_eq!(counted(&inbox).await, (2, 1));
+    held.worker.shutdown(Duration::ZERO).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_has_passed_to_another_rolls_the_effect_back() {
     for way in Way::ALL {
