@@ -101,8 +101,8 @@ pub trait InboxAdmin: InboxStore {
 
     /// Counts the newest dead letters, up to `most`, by their last error.
     ///
-    /// Unless the store reads their errors alone, they are [listed](Self::list) with all that a row has. If a few lists do
-    /// not find so many, fewer are counted.
+    /// The default [lists](Self::list) the rows with all that they have, at most five times, and counts those found.
+    /// Implement this method if the store can read the errors alone.
     ///
     /// # Errors
     ///

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 pub struct DeadByError {
     /// The errors, the most frequent first, each with the number of its rows. An empty text stands for no error.
     pub errors: Vec<(String, u64)>,
-    /// Whether there are older dead letters, which are not counted.
+    /// Whether there may be older dead letters, which are not counted.
     pub more: bool,
 }
 

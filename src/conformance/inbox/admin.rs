@@ -143,8 +143,8 @@ pub(super) async fn rows_are_counted(store: &dyn InboxAdmin) {
 /// The newest dead letters are counted by their error, the most frequent first.
 pub(super) async fn dead_letters_are_counted_by_error(store: &dyn InboxAdmin) {
     for text in ["second", "first", "", "first"] {
-        let Some(held) = bring(store, &completed(&job()), Stage::Running).await else { continue };
-        settle(store, &held, &error(text)).await;
+        let dying = received(store).await;
+        settle(store, &lease(store, &dying, LONG).await.lease, &error(text)).await;
     }
     for (most, errors) in [
         (0, &[][..]),

@@ -195,6 +195,13 @@ async fn an_event_of_an_expected_job_takes_the_place_that_was_kept_for_it() {
 }
 
 #[tokio::test]
+async fn dead_letters_are_all_counted_by_their_error_or_there_are_more() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    inboxes::dead_letters_are_all_counted_or_there_are_more(&inbox).await;
+}
+
+#[tokio::test]
 async fn a_full_inbox_registers_what_it_counts() {
     let folder = Folder::new();
     let inbox = SqliteInbox::builder(folder.file()).max_unfinished_rows(1).open().unwrap();

@@ -238,6 +238,25 @@ pub async fn all_rows(inbox: &dyn InboxAdmin, filter: &InboxFilter) -> Vec<Inbox
     }
 }
 
+/// Checks that an empty inbox says whether it counted all dead letters by their error.
+pub async fn dead_letters_are_all_counted_or_there_are_more(inbox: &impl InboxAdmin) {
+    for number in 0..3 {
+        let job: JobId = format!("job-{number}").parse().unwrap();
+        let event = Payload::extract_completed().job_id(job.to_string()).to_bytes();
+        inbox.receive(&event.try_into().unwrap()).await.unwrap();
+        let leased = inbox.lease(1, Duration::from_secs(60)).await.unwrap().remove(0);
+        let outcome = if number == 2 { Outcome::Done } else { Outcome::Dead { error: "no".to_owned() } };
+        let _ = inbox.settle(&leased.lease, &outcome).await.unwrap();
+    }
+    for (most, rows, more) in
+        [(0, 0, true), (1, 1, true), (2, 2, false), (3, 2, false), (usize::MAX, 2, false)]
+    {
+        let counted = inbox.dead_by_error(most).await.unwrap();
+        let errors = if rows == 0 { vec![] } else { vec![("no".to_owned(), rows)] };
+        assert_eq!((counted.errors, counted.more), (errors, more), "{most}");
+    }
+}
+
 /// Checks that an inbox with room for one unfinished row registers exactly those jobs whose row is counted.
 pub async fn a_full_inbox_registers_what_it_counts(inbox: &impl InboxAdmin) {
     let (day, job) = (Duration::from_secs(24 * 60 * 60), |id: &str| id.parse::<JobId>().unwrap());

@@ -15,7 +15,7 @@ use tokio_postgres::NoTls;
 
 use super::{HOUR, LEASE, client, completed, count, event, inbox, job, lease_one};
 use crate::support::databases::{PASSWORD, postgres};
-use crate::support::eventually;
+use crate::support::{eventually, inboxes};
 
 #[tokio::test]
 async fn the_first_of_two_events_with_different_bytes_is_kept() {
@@ -86,6 +86,11 @@ async fn rows_that_have_ended_are_counted_exactly_and_the_bodies_of_the_first_st
     let stats = inbox.stats().await.unwrap();
     assert_eq!((stats.done, stats.dead, stats.received), (300, 4000, 1));
     assert_eq!((stats.bytes, stats.unfinished_bytes), (300 * 10 + 4000 * 20 + unfinished, unfinished));
+}
+
+#[tokio::test]
+async fn dead_letters_are_all_counted_by_their_error_or_there_are_more() {
+    inboxes::dead_letters_are_all_counted_or_there_are_more(&inbox("by_error").await).await;
 }
 
 #[tokio::test]
