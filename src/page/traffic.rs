@@ -13,13 +13,18 @@ const HEIGHT: u64 = 100;
 const BAR: usize = 8;
 const GAP: usize = 2;
 
-/// A chart of equal spans of time, the oldest first.
+/// A chart of equal spans of time.
 pub(super) struct Chart {
     pub(super) id: &'static str,
     pub(super) title: &'static str,
     /// The start of the time axis.
     pub(super) since: &'static str,
     pub(super) span: &'static str,
+    pub(super) drawing: Drawing,
+}
+
+/// The counts of a chart: its sums and its lines, the oldest span first.
+pub(super) struct Drawing {
     pub(super) received: String,
     pub(super) handled: String,
     /// The most received or handled events of one span: the height of the chart.
@@ -35,11 +40,21 @@ pub(super) struct Chart {
 
 /// The charts of the last hour and of the last day.
 pub(super) fn charts(minutes: &[InboxTraffic]) -> [Chart; 2] {
-    let hour = Chart::new(minutes, 60, 1);
-    let day = Chart::new(minutes, 96, 15);
     [
-        Chart { id: "hour", title: "Last hour", since: "60 minutes ago", span: "minute", ..hour },
-        Chart { id: "day", title: "Last 24 hours", since: "24 hours ago", span: "quarter of an hour", ..day },
+        Chart {
+            id: "hour",
+            title: "Last hour",
+            since: "60 minutes ago",
+            span: "minute",
+            drawing: Drawing::new(minutes, 60, 1),
+        },
+        Chart {
+            id: "day",
+            title: "Last 24 hours",
+            since: "24 hours ago",
+            span: "quarter of an hour",
+            drawing: Drawing::new(minutes, 96, 15),
+        },
     ]
 }
 
@@ -50,15 +65,13 @@ pub(super) fn as_json(minutes: &[InboxTraffic]) -> Value {
     minutes.collect()
 }
 
-impl Chart {
+impl Drawing {
     /// Adds the minutes of each span together.
     fn new(minutes: &[InboxTraffic], spans: usize, minutes_of_span: usize) -> Self {
         let (mut received, mut handled) = (vec![0_u64; spans], vec![0_u64; spans]);
         for minute in minutes {
             let ago = usize::try_from(minute.minutes_ago).unwrap_or(usize::MAX) / minutes_of_span;
-            let Some(place) = spans.checked_sub(1).and_then(|newest| newest.checked_sub(ago)) else {
-                continue;
-            };
+            let Some(place) = (spans - 1).checked_sub(ago) else { continue };
             received[place] = received[place].saturating_add(minute.received);
             handled[place] = handled[place].saturating_add(minute.handled);
         }
@@ -77,10 +90,6 @@ impl Chart {
         let sum =
             |counts: &[u64]| grouped(counts.iter().fold(0, |sum: u64, count| sum.saturating_add(*count)));
         Self {
-            id: "",
-            title: "",
-            since: "",
-            span: "",
             received: sum(&received),
             handled: sum(&handled),
             most: grouped(most),
@@ -111,7 +120,7 @@ mod tests {
             InboxTraffic::new(59, 1, 0),
             InboxTraffic::new(60, 7, 500),
         ];
-        let [hour, day] = charts(&minutes);
+        let [hour, day] = charts(&minutes).map(|chart| chart.drawing);
         assert_eq!(hour.bars, "M0 100V99h8V100zM580 100V0h8V100zM590 100V99h8V100z");
         assert_eq!(hour.line.split(' ').count(), 59);
         assert!(hour.line.starts_with("4,100 ") && hour.line.ends_with(" 574,100 584,100"), "{}", hour.line);
@@ -125,7 +134,7 @@ mod tests {
     fn any_counts_make_a_chart() {
         let minutes = [0, 14, 15, 1439, 1440, u32::MAX].map(|ago| InboxTraffic::new(ago, u64::MAX, u64::MAX));
         for minutes in [&minutes[..], &[]] {
-            for Chart { bars, line, .. } in charts(minutes) {
+            for Drawing { bars, line, .. } in charts(minutes).map(|chart| chart.drawing) {
                 assert_eq!(bars.is_empty(), minutes.is_empty());
                 let heights =
                     line.split([',', ' ']).skip(1).step_by(2).map(|top| top.parse::<u64>().unwrap());
