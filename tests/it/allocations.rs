@@ -2,7 +2,6 @@
 
 use std::alloc::System;
 use std::convert::Infallible;
-use std::process::Command;
 
 use axum::Router;
 use axum::routing::post;
@@ -23,7 +22,7 @@ use tokio::task::AbortHandle;
 
 use crate::support::http::post as delivery;
 use crate::support::servers::{Framework, Server};
-use crate::support::{PATH, TOKEN};
+use crate::support::{PATH, TOKEN, is_alone};
 
 /// Counts what all threads allocate.
 #[global_allocator]
@@ -33,21 +32,12 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 /// outlives a client that leaves, the state that it shares with the request, and the futures of three methods that
 /// users implement (claim, handler, complete); the bare handler collects its body in a list.
 const MOST: usize = 5;
-const ALONE: &str = "COUNT_ALLOCATIONS";
 const ANSWER: &str = r#"{"received":true}"#;
 
 #[test]
 fn a_webhook_makes_at_most_five_allocations_more_than_a_bare_handler() {
     // In a process of its own, where no other test allocates.
-    if std::env::var_os(ALONE).is_none() {
-        let test = "allocations::a_webhook_makes_at_most_five_allocations_more_than_a_bare_handler";
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", test, "--test-threads=1", "--nocapture"])
-            .env(ALONE, "1")
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    if !is_alone("allocations::a_webhook_makes_at_most_five_allocations_more_than_a_bare_handler") {
         return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

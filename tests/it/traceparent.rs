@@ -1,7 +1,6 @@
 //! The `traceparent` of a delivery: which headers count, and how it reaches the handler, inline and through an inbox.
 
 use std::borrow::Cow;
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -26,7 +25,7 @@ use crate::support::api::{Api, Says};
 use crate::support::eventually;
 use crate::support::http::post;
 use crate::support::servers::{Framework, Server};
-use crate::support::{TOKEN, request};
+use crate::support::{TOKEN, is_alone, request};
 
 const SENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const OTHER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
@@ -312,20 +311,10 @@ impl Span for Collected {
     fn end_with_timestamp(&mut self, _: SystemTime) {}
 }
 
-const ALONE: &str = "LINK_TRACES";
-
 #[test]
 fn the_span_of_an_attempt_is_linked_to_the_trace_of_the_delivery() {
     // In a process of its own: a program has one subscriber.
-    if std::env::var_os(ALONE).is_none() {
-        let test = "traceparent::the_span_of_an_attempt_is_linked_to_the_trace_of_the_delivery";
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", test, "--test-threads=1", "--nocapture"])
-            .env(ALONE, "1")
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    if !is_alone("traceparent::the_span_of_an_attempt_is_linked_to_the_trace_of_the_delivery") {
         return;
     }
     let collector = Collector::default();

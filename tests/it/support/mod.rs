@@ -1,5 +1,6 @@
 //! The tests' helpers: handlers, stores and APIs that misbehave, and real servers.
 
+mod alone;
 pub mod answers;
 pub mod api;
 pub mod certificate;
@@ -21,6 +22,7 @@ pub mod servers;
 
 use std::time::Duration;
 
+pub use self::alone::is_alone;
 pub use self::dedup_stores::{FaultyStore, StandingStore};
 pub use self::faults::{Call, FAULTS, Fault, Faults};
 pub use self::requests::{PATH, TOKEN, request};
