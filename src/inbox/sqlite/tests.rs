@@ -8,7 +8,7 @@ use ::rusqlite::{Connection, StatementStatus, params_from_iter};
 use tokio::sync::Notify;
 
 use super::writer::Writer;
-use super::{SqliteInboxError, listing, reads, rows, schema};
+use super::{SqliteInboxError, listing, reads, rows, schema, traffic};
 use crate::inbox::limits::Limits;
 use crate::inbox::timestamp::Timestamp;
 use crate::inbox::{InboxCursor, InboxFilter};
@@ -85,7 +85,7 @@ fn a_file_of_an_older_version_is_upgraded_by_who_may_create_it_and_by_nobody_els
 #[test]
 fn no_statement_looks_at_all_rows_or_sorts_them() {
     let connection = in_memory();
-    let others = [listing::WITH_PREFIX, reads::CONTAINS, reads::STATS, reads::DEAD_ERRORS]
+    let others = [listing::WITH_PREFIX, reads::CONTAINS, reads::STATS, reads::DEAD_ERRORS, traffic::TRAFFIC]
         .into_iter()
         .chain(rows::STATEMENTS)
         .map(str::to_owned);

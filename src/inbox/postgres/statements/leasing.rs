@@ -29,7 +29,8 @@ pub(super) fn lease(table: &TableName) -> String {
             FROM (SELECT * FROM fresh UNION ALL SELECT * FROM fetched) AS due
             WHERE job.number = due.number
             RETURNING job_id, job.fence, job.attempts, earlier_attempts, body, expired, was_begun,
-                verified, traceparent, {expected_again} AS expected_again, {age} AS age, {history}, due.due_at AS due_since, job.number
+                verified, traceparent, {expected_again} AS expected_again, {age} AS age, {history},
+                due.due_at AS due_since, job.number
         )
         SELECT leased.*, {seen} FROM ({look}) AS look LEFT JOIN leased ON true
         ORDER BY fetches, due_since, number",

@@ -38,7 +38,7 @@ pub(super) fn settle(table: &TableName) -> String {
 }
 
 /// Stores a fetched event. A received row is left as it is: the call repeats a write whose reply was lost. The first
-/// write may commit while this one waits for its row, so only the write itself can look.
+/// write may commit while this one waits for its row, so the row is locked before it is looked at.
 pub(super) fn verify(table: &TableName) -> String {
     let sets = [
         ("job_type", "$3"),

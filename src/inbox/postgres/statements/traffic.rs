@@ -58,8 +58,8 @@ fn insert(table: &TableName, counts: &str) -> String {
     )
 }
 
-/// Adds the sessions' counts of each minute together when it has passed, and deletes the minutes that are no longer kept. Leaves rows
-/// that are locked.
+/// Adds the sessions' counts of each minute together when it has passed, and deletes the minutes that are no longer kept.
+/// Leaves rows that are locked.
 pub(super) fn prune(table: &TableName) -> String {
     format!(
         "WITH old AS MATERIALIZED (
