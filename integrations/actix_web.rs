@@ -4,8 +4,8 @@
 
 use std::pin::Pin;
 
-use ::actix_web::http::StatusCode;
 use ::actix_web::http::header::EXPECT;
+use ::actix_web::http::{StatusCode, Uri};
 use ::actix_web::web::Payload;
 use ::actix_web::{Handler, HttpRequest, HttpResponse};
 use bytes::Bytes;
@@ -49,11 +49,20 @@ fn translated(request: &HttpRequest, payload: Payload) -> Request<StreamBody<Pay
     let body = StreamBody::new(&headers, payload);
     let mut translated = Request::new(body);
     *translated.headers_mut() = headers;
-    *translated.uri_mut() = request.uri().to_string().parse().unwrap_or_default();
+    *translated.uri_mut() = target(request.uri());
     // An unreadable method is certainly not POST, so any other method leads to the same answer.
     *translated.method_mut() =
         Method::from_bytes(request.method().as_str().as_bytes()).unwrap_or(Method::GET);
     translated
+}
+
+fn target(uri: &Uri) -> http::Uri {
+    let target = match uri.path_and_query() {
+        Some(path) if uri.authority().is_none() => path.as_str().parse(),
+        _ => uri.to_string().parse(),
+    };
+    // Cannot fail: the target is valid.
+    target.unwrap_or_default()
 }
 
 async fn response(reply: Response<Full<Bytes>>) -> HttpResponse {

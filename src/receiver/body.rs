@@ -7,8 +7,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use http_body::{Body, Frame};
 use tokio::task::consume_budget;
 use tokio::time::{Instant, sleep_until};
@@ -73,47 +71,6 @@ pub(super) struct ReadBody {
     /// To be dropped after the event has been handled, which is when the bytes are freed; a renewal that hangs keeps them
     /// counted until its time limit.
     pub(super) in_flight: BytesInFlight,
-}
-
-/// Checks the headers that describe the body.
-pub(super) fn check_headers(headers: &HeaderMap, limits: &BodyLimits) -> Result<(), WebhookReply> {
-    let (mut is_json, mut is_encoded, mut length) = (true, false, None);
-    // A request has few headers: to pass over all of them costs less than to look three up.
-    for (name, value) in headers {
-        let value = value.as_bytes();
-        match *name {
-            CONTENT_TYPE => is_json &= names_json(value),
-            CONTENT_ENCODING => is_encoded |= !value.trim_ascii().eq_ignore_ascii_case(b"identity"),
-            CONTENT_LENGTH => length = length.or(Some(value)),
-            _ => {}
-        }
-    }
-    if !is_json {
-        return Err(WebhookReply::UnsupportedMediaType);
-    }
-    if is_encoded {
-        return Err(WebhookReply::UnsupportedEncoding);
-    }
-    // An unreadable length is the server's to refuse; the bytes are counted anyway.
-    let declared = length.and_then(|length| std::str::from_utf8(length).ok()?.parse::<u64>().ok());
-    match usize::try_from(declared.unwrap_or(0)) {
-        Ok(declared) if declared <= limits.max_bytes => Ok(()),
-        _ => Err(WebhookReply::BodyTooLarge),
-    }
-}
-
-/// Whether a content type is `application/json` or `application/*+json`, with any parameters.
-fn names_json(content_type: &[u8]) -> bool {
-    if content_type == b"application/json" {
-        return true;
-    }
-    let essence = content_type.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
-    let Some((kind, subtype)) = essence.split_at_checked("application/".len()) else { return false };
-    let suffix = subtype.len().checked_sub("+json".len()).map(|at| &subtype[at..]);
-    kind.eq_ignore_ascii_case(b"application/")
-        && (subtype.eq_ignore_ascii_case(b"json")
-            || subtype.len() > "+json".len()
-                && suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case(b"+json")))
 }
 
 /// Reads a body to its end, unless the time or a shutdown ends before.
@@ -196,11 +153,6 @@ impl Drop for Discarding<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// Whether the client sends its body only after `100 Continue`.
-pub(super) fn waits_for_continue(headers: &HeaderMap) -> bool {
-    headers.get_all(EXPECT).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Reads and drops the rest of a refused body, within limits.

@@ -6,11 +6,11 @@ mod builder;
 mod claims;
 mod delivery;
 mod durable;
+mod headers;
 mod inline;
 mod known;
 mod pipeline;
 mod reply;
-mod trace;
 mod work;
 
 use std::fmt;

@@ -5,8 +5,8 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Method;
 use http::request::Parts;
-use http::{HeaderMap, Method};
 use http_body::Body;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -15,12 +15,12 @@ use tracing::{Span, debug, error, warn};
 use super::authentication::Authentication;
 use super::body::{self, BodyLimits, ReadBody};
 use super::delivery::{Delivery, Detachable};
-use super::known;
 use super::reply::{BodyRead, WebhookReply};
-use super::trace;
 use super::work::{Mode, Work};
+use super::{headers, known};
 use crate::auth::Access;
 use crate::error::{BoxError, chain};
+use crate::event::TraceParent;
 use crate::execution::drain::{Drain, UnderWay};
 use crate::execution::isolation::isolate;
 use crate::registry::JobRegistry;
@@ -77,7 +77,7 @@ impl Pipeline {
         let reply = async {
             read = if body.is_end_stream() { BodyRead::Whole } else { BodyRead::NotWhole };
             let under_way = self.admit(parts, deadlines.ack).await?;
-            body::check_headers(&parts.headers, limits)?;
+            let traceparent = headers::read(&parts.headers, limits.max_bytes)?;
             (read, has_begun) = (BodyRead::Broken, true);
             let whole = body::read(body.as_mut(), limits, deadlines.body, &self.drain).await;
             let whole = whole.inspect_err(|refusal| {
@@ -86,11 +86,11 @@ impl Pipeline {
                 }
             })?;
             read = BodyRead::Whole;
-            Ok(self.process(&parts.headers, whole, under_way, deadlines.ack, &span)?.await)
+            Ok(self.process(traceparent, whole, under_way, deadlines.ack, &span)?.await)
         };
         let reply = reported(&span, deadlines.entered, pin!(reply)).await;
         // A client that waits for `100 Continue` sends nothing before the first read, which makes the server send that.
-        if read == BodyRead::NotWhole && (has_begun || !body::waits_for_continue(&parts.headers)) {
+        if read == BodyRead::NotWhole && (has_begun || !headers::waits_for_continue(&parts.headers)) {
             body::discard(body, limits, deadlines.ack).await;
         }
         (reply, read)
@@ -114,7 +114,7 @@ impl Pipeline {
     /// Parses the body, and returns its work, which outlives the request if necessary.
     fn process(
         self: &Arc<Self>,
-        headers: &HeaderMap,
+        traceparent: Option<TraceParent>,
         body: ReadBody,
         under_way: UnderWay,
         deadline: Instant,
@@ -124,7 +124,6 @@ impl Pipeline {
             warn!(error = %chain(&error), "the body is not a webhook");
             WebhookReply::from(&error)
         })?;
-        let traceparent = trace::traceparent(headers);
         telemetry::record_event(span, work.job(), work.event_name(), traceparent.as_ref());
         work.set_traceparent(traceparent);
         let runtime = Handle::try_current().map_err(|error| {
