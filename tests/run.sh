@@ -119,6 +119,11 @@ compilations() {
         cargo test --locked --manifest-path examples/orms/Cargo.toml
     CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} check "examples with poem, salvo and AWS Lambda" \
         cargo test --locked --manifest-path examples/frameworks/Cargo.toml
+    # In few orders: a source that the races copy may have changed.
+    ORDERS=50 CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} check "races in random orders" \
+        cargo test --locked --manifest-path tests/shuttle/Cargo.toml
+    CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} check "fuzz targets compile" \
+        cargo check --locked --manifest-path fuzz/Cargo.toml
     # Compiling cargo-deny takes as long as all tests of the command line; the workflow has a job for it, with advisories.
     if cargo deny --version >/dev/null 2>&1; then
         check "dependencies" cargo deny --workspace --all-features check --allow duplicate bans licenses sources

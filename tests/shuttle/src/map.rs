@@ -10,7 +10,7 @@ pub(crate) mod dashmap {
 
 /// Always the same hashes, so that a failed order can be repeated.
 pub(crate) mod foldhash {
-    pub(crate) mod fast {
+    pub(crate) mod quality {
         pub(crate) type RandomState = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;
     }
 }
