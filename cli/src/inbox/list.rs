@@ -24,7 +24,7 @@ Examples:
 ATTEMPTS counts since receipt or the last replay, +N the attempts before it.
 NEXT is the next step of a row: due, waits 5s (until its next attempt), leased
 20s (to a worker, which can renew the lease), lease ended (the worker crashed
-or hangs), overdue in 5m (unless its webhook arrives), overdue.
+or hangs), fetch due in 5m (unless its webhook arrives), overdue.
 
 --format json prints one object per line:
   number, attempts, earlier_attempts: numbers

@@ -63,7 +63,7 @@ pub(super) fn next(row: &InboxRow) -> String {
     let Some(due_in) = row.due_in else { return "-".to_owned() };
     match (row.state, due_in.is_zero()) {
         (InboxState::Expected, true) => "overdue".to_owned(),
-        (InboxState::Expected, false) => format!("overdue in {}", short(due_in)),
+        (InboxState::Expected, false) => format!("fetch due in {}", short(due_in)),
         (InboxState::Running, true) => "lease ended".to_owned(),
         (InboxState::Running, false) => format!("leased {}", short(due_in)),
         (_, true) => "due".to_owned(),

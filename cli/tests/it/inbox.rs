@@ -68,7 +68,7 @@ job-odd  dead  1  TIME  -  summarize  processing  an unknown type
 job-again  received  1  TIME  waits 1h  extract  failed  the disk is full
 job-running  running  1  TIME  leased 1h  fill_excel  completed
 job-new  received  0  TIME  due  extract  completed
-job-expected  expected  0  TIME  overdue in 2h  -  -
+job-expected  expected  0  TIME  fetch due in 2h  -  -
 ";
 
 #[tokio::test]
