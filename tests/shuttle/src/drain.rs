@@ -29,15 +29,16 @@ mod tests {
                     })
                 })
                 .collect();
-            let told = future::spawn({
+            let told = [(); 2].map(|()| {
                 let drain = drain.clone();
-                async move { drain.closed().await }
+                future::spawn(async move { drain.closed().await })
             });
             // No time passes, so it returns because all has ended.
             assert_eq!(future::block_on(drain.finish(GRACE)), 0);
             assert_eq!(ended.load(Ordering::SeqCst), admitted.load(Ordering::SeqCst), "it did not wait");
+            // Before further work, whose end wakes all that wait.
+            told.into_iter().for_each(|told| future::block_on(told).unwrap());
             assert!(drain.enter().is_none(), "admitted after the shutdown");
-            future::block_on(told).unwrap();
             work.into_iter().for_each(|thread| thread.join().unwrap());
         });
     }
