@@ -124,6 +124,27 @@ mod tests {
     }
 
     #[test]
+    fn an_expired_job_that_is_claimed_anew_is_not_forgotten() {
+        race(|| {
+            // Full, so that another job has the expired one forgotten.
+            let store = MemoryDedupStore::with_capacity(2);
+            for (job, lease) in [("a", Duration::ZERO), ("held", HOUR)] {
+                assert_eq!(block_on(store.claim(&token(job), lease)).unwrap(), Claim::Acquired);
+            }
+            let store = at_once(store, 2, |store, number| match number {
+                0 => {
+                    if let Ok(Claim::Acquired) = block_on(store.claim(&token("a"), HOUR)) {
+                        let duplicate = block_on(store.claim(&token("a"), HOUR));
+                        assert!(matches!(duplicate, Ok(Claim::InProgress { .. })), "{duplicate:?}");
+                    }
+                }
+                _ => drop(block_on(store.claim(&token("b"), HOUR))),
+            });
+            store.check(true);
+        });
+    }
+
+    #[test]
     fn a_full_store_forgets_expired_jobs_and_never_holds_more_than_it_may() {
         race(|| {
             let store = at_once(MemoryDedupStore::with_capacity(2), 3, |store, number| {
