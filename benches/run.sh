@@ -7,9 +7,9 @@
 #   benches/run.sh instructions    the instructions of a request, in eight minutes; needs valgrind
 #   benches/run.sh --report        no measurement: the tables and pictures once more
 #
-# ROUNDS and SECONDS_EACH set the length of each measurement, FINISHED the greatest number of finished rows as a power of ten
-# (7 takes an hour and 30 GB more). The values are kept in benches/peers/results/, one file for a part, with the state
-# that was measured.
+# ROUNDS and SECONDS_EACH set the length of each measurement, FINISHED the greatest number of finished rows as a power of
+# ten (7 takes an hour and 30 GB more), FINISHED_OF_OURS that of ours alone (7: half of that). The values are kept in
+# benches/peers/results/, one file for a part, with the state that was measured.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -50,7 +50,8 @@ state() {
 for part in "${parts[@]}"; do
     began=$SECONDS
     { state && "$program" measure "$part" "--rounds=${ROUNDS:-${rounds[$part]}}" \
-        "--seconds=${SECONDS_EACH:-${seconds[$part]}}" "--finished=${FINISHED:-6}"; } >"$results/$part.new"
+        "--seconds=${SECONDS_EACH:-${seconds[$part]}}" "--finished=${FINISHED:-6}" \
+        "--finished-of-ours=${FINISHED_OF_OURS:-0}"; } >"$results/$part.new"
     mv "$results/$part.new" "$results/$part.tsv"
     echo "$part: $((SECONDS - began)) s" >&2
 done

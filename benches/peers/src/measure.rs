@@ -21,20 +21,22 @@ const SMALL: u64 = 393;
 struct Options {
     rounds: u64,
     seconds: f64,
-    /// The most finished rows, as a power of ten.
+    /// The most finished rows, as a power of ten, and the most of ours alone.
     finished: u32,
+    finished_of_ours: u32,
     /// Only contestants whose name contains one of these; all if there are none.
     only: Vec<String>,
 }
 
 pub fn run(arguments: &[&str]) {
     let [part, rest @ ..] = arguments else { panic!("which part?") };
-    let mut options = Options { rounds: 3, seconds: 3.0, finished: 6, only: Vec::new() };
+    let mut options = Options { rounds: 3, seconds: 3.0, finished: 6, finished_of_ours: 0, only: Vec::new() };
     for option in rest {
         match option.split_once('=') {
             Some(("--rounds", value)) => options.rounds = value.parse().unwrap(),
             Some(("--seconds", value)) => options.seconds = value.parse().unwrap(),
             Some(("--finished", value)) => options.finished = value.parse().unwrap(),
+            Some(("--finished-of-ours", value)) => options.finished_of_ours = value.parse().unwrap(),
             Some(("--only", value)) => options.only = value.split(';').map(str::to_owned).collect(),
             _ => panic!("no such option: {option}"),
         }
@@ -356,14 +358,17 @@ impl Measure {
     /// 64 connections and 64 handlers beside more and more finished rows.
     fn finished(&self) {
         let contestants: Vec<_> = self.contestants().into_iter().filter(|one| one.keeps_rows).collect();
-        let places: Vec<_> = contestants
+        let mut places: Vec<_> = contestants
             .iter()
-            .map(|one| self.place(one.database, &format!("{}_finished", one.name)))
+            .map(|one| (one, self.place(one.database, &format!("{}_finished", one.name))))
             .collect();
         let mut rows = 0;
-        for power in 3..=self.options.finished {
+        for power in 3..=self.options.finished.max(self.options.finished_of_ours) {
+            if power > self.options.finished {
+                places.retain(|(one, _)| one.name.starts_with("ours"));
+            }
             let wanted = 10u64.pow(power);
-            for (one, place) in contestants.iter().zip(&places) {
+            for (one, place) in &places {
                 let began = Instant::now();
                 let before = self.bytes(place);
                 self.finish(one, place, u64::from(power) * 1_000_000_000_000, wanted - rows);
@@ -377,7 +382,7 @@ impl Measure {
                 eprintln!("{}: {wanted} finished rows after {:.0?}", one.name, began.elapsed());
             }
             for round in 0..self.options.rounds {
-                for (one, place) in contestants.iter().zip(&places) {
+                for (one, place) in &places {
                     let first = (u64::from(power) << 36) + (round << 32);
                     let stored = self.acknowledge(one, &place.text, 64, SMALL, wanted, round, first);
                     self.handle(one, &place.text, 64, stored, SMALL, wanted, round, first);
