@@ -32,8 +32,8 @@ use crate::inbox::{DeadLetter, DeadLetterHook, InboxStore, Retention};
 ///   after its last attempt, after a permanent failure, if this version cannot read it, or if the fetches of
 ///   [`Verification::Fetch`] find no result. A dead letter keeps its error and the error's causes until it is replayed.
 /// - Of all workers on one inbox, one at a time runs an event. Only a handler that outlives its lost lease, because its
-///   process was stopped or could not reach the store, can overlap with the next run. Use the fencing token
-///   [`Job::fence`](crate::Job::fence), which grows with every lease, for your own writes.
+///   process was stopped, could not reach the store, or the inbox's clock was set forward, can overlap with the next run.
+///   Use the fencing token [`Job::fence`](crate::Job::fence), which grows with every lease, for your own writes.
 /// - An attempt is counted when its event is leased, so that an event which kills its process becomes a dead letter in
 ///   the end. An attempt that a shutdown ended is not counted. Transient failures make an event a dead letter only after
 ///   its handler has started in the last allowed attempt. Lost store replies do not change this, nor does a

@@ -53,7 +53,8 @@ use crate::store::{Fenced, StoreError};
 ///
 /// It keeps [`InboxStore`]'s contract. `Ok` means that SQLite has committed in WAL mode with `synchronous=FULL`: the
 /// operating system has confirmed that the data is on the disk. A disk that confirms too early, or that is lost, loses
-/// the events: the file is the only one. Times come from the system's clock; after it is set back, due rows wait longer.
+/// the events: the file is the only one. Times come from the system's clock: after it is set back, due rows wait longer, and
+/// after it is set forward, leases end early.
 ///
 /// One thread writes, and commits all waiting calls in one transaction: the more calls at once, the less each costs.
 /// Reads do not wait for writes; they run on tokio's blocking threads, four at once.
