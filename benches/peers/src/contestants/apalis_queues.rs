@@ -54,6 +54,11 @@ async fn receive_sqlite(
     Ok(ANSWER)
 }
 
+/// A name of this process: the tables remember that of a worker before, and refuse it for a while.
+fn worker() -> String {
+    format!("worker-{}", std::process::id())
+}
+
 #[async_trait]
 impl Queue for Sqlite {
     fn router(&self) -> Router {
@@ -67,7 +72,7 @@ impl Queue for Sqlite {
 
     async fn work(&self, concurrency: usize) {
         let config = apalis_sqlite::Config::default().queue("webhooks").batch_size(concurrency);
-        let worker = WorkerBuilder::new("worker")
+        let worker = WorkerBuilder::new(worker())
             .backend(SqliteStorage::<Webhook>::new(self.0.pool()).with_config(config))
             .concurrency(concurrency)
             .parallelize(tokio::spawn)
@@ -117,7 +122,7 @@ impl Queue for Postgres {
 
     async fn work(&self, concurrency: usize) {
         let config = apalis_postgres::Config::default().queue("webhooks").batch_size(concurrency);
-        let worker = WorkerBuilder::new("worker")
+        let worker = WorkerBuilder::new(worker())
             .backend(PostgresStorage::<Webhook>::new(self.0.pool()).with_config(config))
             .concurrency(concurrency)
             .parallelize(tokio::spawn)
