@@ -32,7 +32,10 @@ use crate::event::{Content, ExtractResult, FillResult, Job, JobError, WebhookEve
 /// Methods run *at least once*, not exactly once: after a crash between your effect and the store's
 /// write, the method runs again. Make effects idempotent, with [`Job::id`] as the key.
 ///
-/// A method must not block its thread. Move blocking work to `tokio::task::spawn_blocking`.
+/// A method must not block its thread. On a current-thread runtime, and each worker of actix-web is one, a blocked thread
+/// renews no claim and no lease: a block that outlasts them lets another process run the job at the same time. Move blocking
+/// work to `tokio::task::spawn_blocking`. A drop of the method does not stop such a closure: give the closure a time limit of
+/// its own, below `max_handler_time`, and expect another run of the job beside it.
 ///
 /// # Examples
 ///

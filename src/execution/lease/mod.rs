@@ -1,9 +1,9 @@
 //! Keeps the leases of running handlers, and of jobs that are fetched.
 //!
-//! In each runtime, one task renews all leases of a receiver, a worker or a reconciler. A handler that blocks its
-//! thread does not stop its own renewal, and a request costs an entry in a table instead of a task. The task starts
-//! with the first lease of its runtime and ends after the last. The holder of a lease notices the lease's end by a
-//! timer of its own.
+//! In each runtime, one task renews all leases of a receiver, a worker or a reconciler. A request costs an entry in a
+//! table instead of a task; and on a multi-thread runtime, a handler that blocks its thread does not stop its own renewal.
+//! The task starts with the first lease of its runtime and ends after the last. The holder of a lease notices the lease's
+//! end by a timer of its own. On a current-thread runtime, a handler that blocks stops the task and that timer.
 
 mod renewal;
 mod table;
