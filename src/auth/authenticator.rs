@@ -15,6 +15,10 @@ use crate::error::BoxError;
 pub trait Authenticator: Send + Sync + 'static {
     /// Decides from the method, the target and the headers. Called before any of the body is read.
     ///
+    /// Only the method, the target's path and query, and the headers are the same in all adapters. The target's scheme and
+    /// host, the version and the extensions depend on the framework: warp passes none of them, and actix-web neither version nor
+    /// extensions. Over HTTP/2 the `Host` header is usually missing, because the host is part of the target.
+    ///
     /// # Errors
     ///
     /// Returns an error if there is no decision, for example because a service was not reached. The
