@@ -2,6 +2,7 @@
 //!
 //! actix-web 4 uses version 0.2 of the `http` crate, so methods, headers and targets are converted as bytes.
 
+use std::future::ready;
 use std::pin::Pin;
 
 use ::actix_web::http::header::EXPECT;
@@ -24,7 +25,11 @@ macro_rules! mount {
             type Future = Pin<Box<dyn Future<Output = HttpResponse>>>;
 
             fn call(&self, (request, payload): (HttpRequest, Payload)) -> Self::Future {
-                let reply = self.answered(translated(&request, payload), |reply| reply);
+                let Some(request) = translated(&request, payload) else {
+                    // As hyper answers requests with more headers than it takes.
+                    return Box::pin(ready(HttpResponse::RequestHeaderFieldsTooLarge().finish()));
+                };
+                let reply = self.answered(request, |reply| reply);
                 Box::pin(async move { response(reply.await).await })
             }
         }
@@ -33,8 +38,9 @@ macro_rules! mount {
 
 for_each_mountable!(mount);
 
-fn translated(request: &HttpRequest, payload: Payload) -> Request<StreamBody<Payload>> {
-    let mut headers = HeaderMap::with_capacity(request.headers().len());
+/// Translates a request; `None` if it has more headers than a [`HeaderMap`] holds, as actix-web allows over HTTP/2.
+fn translated(request: &HttpRequest, payload: Payload) -> Option<Request<StreamBody<Payload>>> {
+    let mut headers = HeaderMap::try_with_capacity(request.headers().len()).ok()?;
     for (name, value) in request.headers() {
         if name == EXPECT {
             // actix-web has already answered it, so the body is on its way.
@@ -42,8 +48,8 @@ fn translated(request: &HttpRequest, payload: Payload) -> Request<StreamBody<Pay
         }
         let name = HeaderName::from_bytes(name.as_str().as_bytes());
         if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) {
-            // `append`, because repeated headers must stay repeated.
-            headers.append(name, value);
+            // Appended, because repeated headers must stay repeated.
+            headers.try_append(name, value).ok()?;
         }
     }
     let body = StreamBody::new(&headers, payload);
@@ -53,7 +59,7 @@ fn translated(request: &HttpRequest, payload: Payload) -> Request<StreamBody<Pay
     // An unreadable method is certainly not POST, so any other method leads to the same answer.
     *translated.method_mut() =
         Method::from_bytes(request.method().as_str().as_bytes()).unwrap_or(Method::GET);
-    translated
+    Some(translated)
 }
 
 fn target(uri: &Uri) -> http::Uri {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderValue};
+
 use crate::answers::{RECEIVED, body, builder, expected};
 use crate::support::http::{Connection, post};
 use crate::support::servers::{Framework, Server};
@@ -151,5 +153,27 @@ async fn over_http2_the_answer_is_the_same_without_a_connection_header() {
         assert_eq!(refused.status(), 401);
         assert!(!refused.headers().contains_key("connection"));
         assert_eq!(refused.text().await.unwrap(), expected(401, "unauthorized", false).body);
+    }
+}
+
+/// hyper, which serves axum and warp too, refuses more than 16 KiB by itself, and actix-web more than 16 MiB.
+#[tokio::test]
+async fn over_http2_too_many_headers_are_refused_and_the_server_goes_on() {
+    for framework in Framework::ALL {
+        eprintln!("{framework:?}");
+        let script = Script::default();
+        let server = Server::start(framework, builder(&script).build().unwrap()).await;
+        let client = reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().unwrap();
+        let url = format!("{}?token={TOKEN}", server.url());
+        // More than a map of `http` holds, or a length of more than 16 KiB.
+        let number = if framework == Framework::ActixWeb { 24_577 } else { 1000 };
+        let mut headers = HeaderMap::new();
+        for _ in 0..number {
+            headers.append("x", HeaderValue::from_static("1"));
+        }
+        let refused = client.post(&url).headers(headers).body(body()).send().await.unwrap();
+        assert_eq!((refused.status().as_u16(), script.runs()), (431, 0));
+        let good = client.post(&url).body(body()).send().await.unwrap();
+        assert_eq!((good.status().as_u16(), script.runs()), (200, 1));
     }
 }
