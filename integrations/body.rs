@@ -5,8 +5,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use futures_core::Stream;
-use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 
@@ -20,7 +20,9 @@ pub(super) struct StreamBody<S> {
 
 impl<S> StreamBody<S> {
     pub(super) fn new(headers: &HeaderMap, chunks: S) -> Self {
-        let has_length = headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
+        // Zero may be written `00`.
+        let is_zero = |length: &HeaderValue| length.to_str().is_ok_and(|length| length.parse() == Ok(0_u64));
+        let has_length = headers.get(CONTENT_LENGTH).is_some_and(|length| !is_zero(length));
         Self { chunks, is_empty: !has_length && !headers.contains_key(TRANSFER_ENCODING) }
     }
 }

@@ -119,7 +119,16 @@ pub fn refused() -> Vec<(u16, &'static str, bool, Vec<Row>)> {
                 ("DELETE", post("").method("DELETE")),
             ],
         ),
-        (401, "unauthorized", true, vec![("no token and no body", post("").query(""))]),
+        (
+            401,
+            "unauthorized",
+            true,
+            vec![
+                ("no token and no body", post("").query("")),
+                ("no token and a length of zero", post("").query("").header("content-length", "0")),
+                ("no token and a length of two zeros", post("").query("").header("content-length", "00")),
+            ],
+        ),
         (
             401,
             "unauthorized",
