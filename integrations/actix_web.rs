@@ -6,7 +6,7 @@ use std::future::ready;
 use std::pin::Pin;
 
 use ::actix_web::http::header::EXPECT;
-use ::actix_web::http::{StatusCode, Uri};
+use ::actix_web::http::{StatusCode, Uri, Version};
 use ::actix_web::web::Payload;
 use ::actix_web::{Handler, HttpRequest, HttpResponse};
 use bytes::Bytes;
@@ -41,9 +41,11 @@ for_each_mountable!(mount);
 /// Translates a request; `None` if it has more headers than a [`HeaderMap`] holds, as actix-web allows over HTTP/2.
 fn translated(request: &HttpRequest, payload: Payload) -> Option<Request<StreamBody<Payload>>> {
     let mut headers = HeaderMap::try_with_capacity(request.headers().len()).ok()?;
+    // Over other versions, actix-web leaves the header to the handler.
+    let has_told_to_continue = request.version() == Version::HTTP_11;
     for (name, value) in request.headers() {
-        if name == EXPECT {
-            // actix-web has already answered it, so the body is on its way.
+        if has_told_to_continue && name == EXPECT {
+            // The body is on its way.
             continue;
         }
         let name = HeaderName::from_bytes(name.as_str().as_bytes());

@@ -1,8 +1,15 @@
 //! Clients that write their whole request before they read the answer.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use actix_web::error::PayloadError;
+use actix_web::test::TestRequest;
+use actix_web::{FromRequest, Handler, dev, web};
+use bytes::Bytes;
+use futures_core::Stream;
 use qomplement_webhooks::{SharedToken, WebhookReceiver};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -10,7 +17,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::answers::{LIMIT, builder, expected};
 use crate::support::http::{Connection, Draft, chunked, post};
 use crate::support::servers::{Framework, Server};
-use crate::support::{Script, TOKEN};
+use crate::support::{PATH, Script, TOKEN};
 
 const MIB: usize = 1 << 20;
 
@@ -81,6 +88,36 @@ async fn a_client_that_was_told_to_continue_reads_its_answer_too() {
         }
         let reply = Connection::of(stream).read("POST").await;
         assert_eq!(reply, expected(413, "body_too_large", false), "{framework:?}");
+    }
+}
+
+/// The chunks of a body that its client holds back.
+struct HeldBack;
+
+impl Stream for HeldBack {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Pending
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_actix_web_a_body_that_is_held_back_is_waited_for_only_if_the_client_was_told_to_continue() {
+    use actix_web::http::Version;
+    use tokio::time::Instant;
+
+    let receiver = builder(&Script::default()).build().unwrap();
+    // actix-web says `100 Continue` by itself, over HTTP/1.1 alone.
+    for (version, told) in [(Version::HTTP_10, false), (Version::HTTP_11, true), (Version::HTTP_2, false)] {
+        let request = TestRequest::post().uri(PATH).version(version).insert_header(("content-length", "9"));
+        let request = request.insert_header(("expect", "100-continue")).to_http_request();
+        let mut payload: dev::Payload = dev::Payload::Stream { payload: Box::pin(HeldBack) };
+        let payload = web::Payload::from_request(&request, &mut payload).await.unwrap();
+        let began = Instant::now();
+        let reply = Handler::call(&receiver, (request, payload)).await;
+        let waited = Duration::from_secs(u64::from(told));
+        assert_eq!((reply.status().as_u16(), began.elapsed()), (401, waited), "{version:?}");
     }
 }
 
