@@ -177,3 +177,32 @@ async fn over_http2_too_many_headers_are_refused_and_the_server_goes_on() {
         assert_eq!((good.status().as_u16(), script.runs()), (200, 1));
     }
 }
+
+/// actix-web closes the connection too, and leaves the header out: to close is the default of HTTP/1.0.
+#[tokio::test]
+async fn over_http1_0_an_unread_body_closes_the_connection_and_actix_web_does_not_say_so() {
+    for framework in Framework::ALL {
+        eprintln!("{framework:?}");
+        let server = Server::start(framework, builder(&Script::default()).build().unwrap()).await;
+        let request = post(body()).query("");
+        let keeping = request.clone().header("connection", "keep-alive");
+        let mut replies = Vec::new();
+        for request in [request, keeping] {
+            let mut connection = Connection::open(server.address).await;
+            connection.write(request.head().replace("HTTP/1.1", "HTTP/1.0").as_bytes()).await;
+            connection.write(request.body()).await;
+            replies.push(connection.read("POST").await);
+            assert_eq!(connection.closed().await, b"", "the connection was kept");
+        }
+        let mut answer = expected(401, "unauthorized", false);
+        if framework == Framework::ActixWeb {
+            answer.headers.remove("connection");
+        }
+        assert_eq!(replies[0], answer);
+        assert_eq!(
+            (replies[1].status, &replies[1].body),
+            (401, &answer.body),
+            "it wants to keep the connection"
+        );
+    }
+}
