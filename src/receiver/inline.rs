@@ -122,10 +122,18 @@ impl Inline {
                 Err(_) => Box::pin(self.wait_for_permit(job, deadline)).await?,
             };
             let since = Instant::now();
-            match self.call_claim(claim, since, deadline, in_progress).await? {
-                Claim::Acquired => return Ok(Claimed { since, _permit: permit }),
-                Claim::Done => return Err(WebhookReply::Duplicate),
-                Claim::InProgress { .. } => in_progress = true,
+            match self.call_claim(claim, since, deadline).await? {
+                Some(Claim::Acquired) => return Ok(Claimed { since, _permit: permit }),
+                Some(Claim::Done) => return Err(WebhookReply::Duplicate),
+                Some(Claim::InProgress { .. }) => in_progress = true,
+                None if in_progress => return Err(WebhookReply::InProgress),
+                None => {
+                    warn!(
+                        had = ?deadline.saturating_duration_since(since),
+                        "the ack deadline passed during the claim, which had less than its full time; answering 503"
+                    );
+                    return Err(WebhookReply::Unavailable);
+                }
             }
             drop(permit);
             Box::pin(sleep_until(deadline.min(Instant::now() + CLAIM_INTERVAL))).await;
@@ -135,20 +143,18 @@ impl Inline {
         }
     }
 
-    /// Makes one claim, from `since` on, within its time. `in_progress` says that the store reported another delivery before.
+    /// Makes one claim, from `since` on, within its time; `None` if the deadline cut that time short and has passed.
     async fn call_claim(
         &self,
         claim: &ClaimHandle,
         since: Instant,
         deadline: Instant,
-        in_progress: bool,
-    ) -> Result<Claim, WebhookReply> {
-        match call(|| deadline.min(since + CALL_TIME), || claim.claim(LEASE)).await {
-            Ok(claim) => Ok(claim),
-            // Not the store's failure: the call began too close to the deadline.
-            Err(CallError::Late) if in_progress && Instant::now() >= deadline => {
-                Err(WebhookReply::InProgress)
-            }
+    ) -> Result<Option<Claim>, WebhookReply> {
+        let call_ends = since + CALL_TIME;
+        match call(|| deadline.min(call_ends), || claim.claim(LEASE)).await {
+            Ok(claim) => Ok(Some(claim)),
+            // Not known to be the store's failure: the call began too close to the deadline.
+            Err(CallError::Late) if deadline < call_ends => Ok(None),
             Err(error) => {
                 telemetry::store_error(telemetry::call::CLAIM);
                 error!(error = %chain(&error), "the dedup store failed to claim the job; answering 503");
@@ -175,17 +181,21 @@ impl Inline {
         let mut in_progress = false;
         loop {
             let claim = self.claims.prepare(job);
-            let pause = match self.call_claim(&claim, Instant::now(), deadline, in_progress).await {
-                Ok(Claim::Done) => return WebhookReply::Duplicate,
-                Ok(claim) => {
-                    in_progress = matches!(claim, Claim::InProgress { .. });
-                    if in_progress { CLAIM_INTERVAL } else { DONE_CHECK_INTERVAL }
+            let pause = match self.call_claim(&claim, Instant::now(), deadline).await {
+                Ok(Some(Claim::Acquired)) => {
+                    in_progress = false;
+                    let _ = timeout_at(deadline, self.release(&claim)).await;
+                    DONE_CHECK_INTERVAL
                 }
+                Ok(Some(Claim::Done)) => return WebhookReply::Duplicate,
+                Ok(Some(Claim::InProgress { .. })) => {
+                    in_progress = true;
+                    CLAIM_INTERVAL
+                }
+                // The deadline has passed.
+                Ok(None) => Duration::ZERO,
                 Err(reply) => return reply,
             };
-            if !in_progress {
-                let _ = timeout_at(deadline, self.release(&claim)).await;
-            }
             sleep_until(deadline.min(Instant::now() + pause)).await;
             if Instant::now() >= deadline {
                 if in_progress {

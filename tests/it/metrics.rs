@@ -111,6 +111,39 @@ async fn fail_every_call() {
     receiver.shutdown(SECOND * 60).await;
 }
 
+#[test]
+fn a_claim_that_the_ack_deadline_cuts_short_is_no_error_of_the_store() {
+    Metrics::recorded(async |metrics| {
+        let errors = || metrics.of(telemetry::STORE_ERRORS, "call", call::CLAIM).unwrap_or_default();
+        let deliver = async |receiver: &WebhookReceiver| {
+            let request = http::Request::post(format!("{PATH}?token={TOKEN}"));
+            let body = http_body_util::Full::new(Payload::extract_completed().to_bytes());
+            receiver.receive(request.body(body).unwrap()).await.status().as_u16()
+        };
+        // The claim has 1.9 s, then its whole time of 2 s: a store that hangs has used it up.
+        for (known_after, counted) in [(100, 0.0), (0, 1.0)] {
+            let store = FaultyStore::new().fail(Call::Claim, [Some(Fault::Hang)]);
+            let script = Script::default();
+            let known = move |_| async move {
+                sleep(Duration::from_millis(known_after)).await;
+                Ok::<_, std::convert::Infallible>(true)
+            };
+            let receiver = builder(&script).dedup_store(store.clone()).known_jobs(known);
+            let receiver = receiver.ack_deadline(SECOND * 2).build().unwrap();
+            assert_eq!(deliver(&receiver).await, 503, "{known_after}");
+            assert_eq!((errors(), store.calls(Call::Claim), script.runs()), (counted, 1, 0), "{known_after}");
+        }
+        // A delivery that waits for room, and whose last check of whether its job is done begins at 4 s.
+        let hangs = [None, None, None, None, None, Some(Fault::Hang)];
+        let store = FaultyStore::new().fail(Call::Claim, hangs);
+        let script = Script::new([Act::Hang]);
+        let receiver = builder(&script).dedup_store(store.clone()).max_handlers_in_flight(1).build().unwrap();
+        let (first, second) = tokio::join!(deliver(&receiver), deliver(&receiver));
+        assert_eq!((first, second, store.calls(Call::Claim)), (503, 503, 6));
+        assert_eq!(errors(), 1.0, "a check that waits for room");
+    });
+}
+
 /// Prunes a row, and the body of another.
 async fn prune_both_kinds() {
     let inbox = FaultyInbox::default();
