@@ -65,7 +65,7 @@ pub enum BuildError {
     /// process that crashed during an earlier one.
     #[error("the ack deadline must be above zero and at most {max:?}, but is {0:?}", max = WebhookReceiverBuilder::MAX_ACK_DEADLINE)]
     AckDeadline(Duration),
-    /// The retention is shorter than the sender's schedule: its last delivery could run the handler again.
+    /// The retention is shorter than the sender's schedule at its slowest: the last delivery could run the handler again.
     #[error("the retention must be at least {min:?}, but is {0:?}", min = WebhookReceiverBuilder::MIN_RETENTION)]
     Retention(Duration),
     /// `max_handler_time` is zero.
@@ -88,8 +88,9 @@ const THIRD_DELIVERY: Duration = Duration::from_secs(10);
 impl WebhookReceiverBuilder {
     /// The longest [`ack_deadline`](Self::ack_deadline): 5 s. The sender waits no longer.
     pub const MAX_ACK_DEADLINE: Duration = THIRD_DELIVERY.saturating_sub(LEASE);
-    /// The shortest [`retention`](Self::retention): 15 s, the time of the sender's last delivery.
-    pub const MIN_RETENTION: Duration = Duration::from_secs(15);
+    /// The shortest [`retention`](Self::retention): 30 s. The sender's third delivery begins up to 25 s after the first,
+    /// if the two before it ran into the sender's time limit of 5 s, and claims the job within another 5 s.
+    pub const MIN_RETENTION: Duration = Duration::from_secs(30);
 
     fn new(destination: Destination) -> Self {
         Self {
@@ -169,7 +170,7 @@ impl WebhookReceiverBuilder {
     }
 
     /// Sets the time for which a finished job is kept in the dedup store, so that duplicates do not run the
-    /// handler. At least 15 s; more than a century counts as a century. Default: 7 days. Inline only.
+    /// handler. At least 30 s; more than a century counts as a century. Default: 7 days. Inline only.
     pub fn retention(mut self, retention: Duration) -> Self {
         self.retention = retention.min(CENTURY);
         self.inline_only = Some("retention");

@@ -111,6 +111,31 @@ async fn a_receiver_refuses_a_setting_or_works_with_it() {
     assert_eq!(everything.await, Ok(200));
 }
 
+/// Of deliveries that end 5 s after they began, the third begins 25 s after the first, and claims the job within 5 s.
+#[tokio::test(start_paused = true)]
+async fn the_shortest_retention_outlasts_the_sender_s_last_delivery() {
+    let second = Duration::from_secs(1);
+    let script = Script::default();
+    let build =
+        |retention| WebhookReceiver::builder(script.handler()).unauthenticated().retention(retention).build();
+    let shortest = WebhookReceiverBuilder::MIN_RETENTION;
+    let short = shortest - Duration::from_nanos(1);
+    assert_eq!(build(short).unwrap_err(), BuildError::Retention(short));
+    assert_eq!(
+        build(short).unwrap_err().to_string(),
+        "the retention must be at least 30s, but is 29.999999999s"
+    );
+    let (receiver, payload) = (build(shortest).unwrap(), Payload::extract_completed());
+    for wait in [0, 5 + 5, 5 + 10] {
+        sleep(second * wait).await;
+        assert_eq!(receiver.receive(request(&payload)).await.status(), 200);
+    }
+    // Its body may take nearly until the ack deadline.
+    sleep(second * 5 - Duration::from_millis(1)).await;
+    assert_eq!(receiver.receive(request(&payload)).await.status(), 200);
+    assert_eq!(script.runs(), 1, "a handler that succeeded ran again");
+}
+
 /// Sends a webhook through an inbox and a worker, whose handler takes long enough that leases are renewed.
 async fn worked(what: &str, acts: &[Act], set: impl Fn(InboxWorker) -> InboxWorker) -> FaultyInbox {
     let (inbox, script) = (FaultyInbox::default(), Script::new(acts.iter().cloned()));
