@@ -163,47 +163,52 @@ impl Inline {
         }
     }
 
-    /// Waits until another handler may run, or until the job is done.
+    /// Waits until another handler may run. Checks repeatedly meanwhile, without keeping a claim, whether the job is done.
+    ///
+    /// A permit that comes during a check waits for the check's end: the delivery's own claim would meet that of the check.
+    /// The checks cannot use the delivery's own claim, because a released token is not used again: the release of one of
+    /// them could arrive late, and end the claim of the running handler.
     async fn wait_for_permit(
         &self,
         job: &JobId,
         deadline: Instant,
     ) -> Result<SemaphorePermit<'_>, WebhookReply> {
-        tokio::select! {
-            biased;
-            permit = self.handlers.acquire() => permit.map_err(|_| WebhookReply::Unavailable),
-            reply = self.until_done(job, deadline) => Err(reply),
-        }
-    }
-
-    /// Checks repeatedly, without keeping a claim, whether the job is done, until the deadline passes.
-    async fn until_done(&self, job: &JobId, deadline: Instant) -> WebhookReply {
-        let mut in_progress = false;
+        let mut permit = pin!(self.handlers.acquire());
+        let (mut in_progress, mut next_check) = (false, None);
         loop {
-            let claim = self.claims.prepare(job);
-            let pause = match self.call_claim(&claim, Instant::now(), deadline).await {
-                Ok(Some(Claim::Acquired)) => {
+            let pause = async {
+                if let Some(next_check) = next_check {
+                    sleep_until(next_check).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                permit = &mut permit => return permit.map_err(|_| WebhookReply::Unavailable),
+                () = pause => {}
+            }
+            if Instant::now() >= deadline {
+                if in_progress {
+                    return Err(WebhookReply::InProgress);
+                }
+                warn!("the running handlers have reached `max_handlers_in_flight`; answering 503");
+                return Err(WebhookReply::Unavailable);
+            }
+            let check = self.claims.prepare(job);
+            let interval = match self.call_claim(&check, Instant::now(), deadline).await? {
+                Some(Claim::Acquired) => {
                     in_progress = false;
-                    let _ = timeout_at(deadline, self.release(&claim)).await;
+                    let _ = timeout_at(deadline, self.release(&check)).await;
                     DONE_CHECK_INTERVAL
                 }
-                Ok(Some(Claim::Done)) => return WebhookReply::Duplicate,
-                Ok(Some(Claim::InProgress { .. })) => {
+                Some(Claim::Done) => return Err(WebhookReply::Duplicate),
+                Some(Claim::InProgress { .. }) => {
                     in_progress = true;
                     CLAIM_INTERVAL
                 }
                 // The deadline has passed.
-                Ok(None) => Duration::ZERO,
-                Err(reply) => return reply,
+                None => Duration::ZERO,
             };
-            sleep_until(deadline.min(Instant::now() + pause)).await;
-            if Instant::now() >= deadline {
-                if in_progress {
-                    return WebhookReply::InProgress;
-                }
-                warn!("the running handlers have reached `max_handlers_in_flight`; answering 503");
-                return WebhookReply::Unavailable;
-            }
+            next_check = Some(deadline.min(Instant::now() + interval));
         }
     }
 

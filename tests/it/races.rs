@@ -158,6 +158,62 @@ async fn a_job_that_is_done_elsewhere_while_its_duplicate_waits_for_room_is_ackn
     assert_eq!((busy.runs(), elsewhere.runs()), (1, 1));
 }
 
+/// Answers the first claim of one job only when the gate opens.
+#[derive(Debug)]
+struct GatedStore {
+    store: MemoryDedupStore,
+    job: JobId,
+    gate: Arc<Gate>,
+    gated: AtomicBool,
+}
+
+#[async_trait]
+impl DedupStore for GatedStore {
+    async fn claim(&self, claim: &ClaimToken, lease: Duration) -> Result<Claim, StoreError> {
+        let claimed = self.store.claim(claim, lease).await;
+        if *claim.job() == self.job && !self.gated.swap(true, Ordering::SeqCst) {
+            self.gate.begun.notify_one();
+            self.gate.go_on.notified().await;
+        }
+        claimed
+    }
+    async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {
+        self.store.renew(claim, lease).await
+    }
+    async fn complete(&self, claim: &ClaimToken, retention: Duration) -> Result<Fenced, StoreError> {
+        self.store.complete(claim, retention).await
+    }
+    async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
+        self.store.release(claim).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_whose_turn_comes_while_it_checks_its_job_takes_its_turn() {
+    let (busy, check) = (Arc::new(Gate::default()), Arc::new(Gate::default()));
+    let script = Script::new([Act::Wait(busy.clone()), Act::Succeed]);
+    let payload = Payload::extract_completed();
+    let store = GatedStore {
+        store: MemoryDedupStore::new(),
+        job: payload.event().unwrap().job().id().clone(),
+        gate: check.clone(),
+        gated: AtomicBool::new(false),
+    };
+    let builder = WebhookReceiver::builder(script.handler()).unauthenticated().dedup_store(store);
+    let receiver = builder.max_handlers_in_flight(1).build().unwrap();
+    let running = post(&receiver, &Payload::extract_completed());
+    busy.begun.notified().await;
+    let waiting = post(&receiver, &payload);
+    check.begun.notified().await;
+    busy.go_on.notify_one();
+    assert_eq!(running.await.unwrap().0, 200);
+    // Lets a delivery that waits see that there is room.
+    moment().await;
+    check.go_on.notify_one();
+    assert_eq!(waiting.await.unwrap(), (200, Duration::ZERO), "it met the claim of its own check");
+    assert_eq!(script.runs(), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_duplicate_that_waits_for_another_process_takes_no_room() {
     let (elsewhere, here) = (Script::new([Act::Hang]), Script::default());

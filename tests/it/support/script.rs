@@ -32,7 +32,7 @@ pub enum Act {
 }
 
 /// A gate at which a handler waits until the test opens it.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Gate {
     pub begun: Notify,
     pub go_on: Notify,
