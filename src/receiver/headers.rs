@@ -17,7 +17,7 @@ pub(super) fn read(headers: &HeaderMap, max_body_bytes: usize) -> Result<Option<
         match *name {
             CONTENT_TYPE => is_json &= names_json(value.as_bytes()),
             CONTENT_ENCODING => {
-                is_encoded |= !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity")
+                is_encoded |= !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
             }
             CONTENT_LENGTH => length = length.or(Some(value.as_bytes())),
             _ if name == TRACEPARENT => {
