@@ -76,7 +76,7 @@ pub(super) async fn store(inner: &Arc<Inner>, mut batch: Vec<Received>) {
 
 /// Sends one statement, and returns its result for each event. Unless `may_be_known`, the statement only stores the first
 /// events of jobs.
-async fn send(inner: &Inner, batch: &[Received], may_be_known: bool) -> Result<Vec<Found>, StoreError> {
+async fn send(inner: &Arc<Inner>, batch: &[Received], may_be_known: bool) -> Result<Vec<Found>, StoreError> {
     let reserved = Reserved::of(inner, batch).await;
     let jobs: Vec<String> = batch.iter().map(|received| received.event.job().to_string()).collect();
     let bodies: Vec<&[u8]> = batch.iter().map(|received| &**received.event.body()).collect();

@@ -1,7 +1,9 @@
 //! The room of an inbox, counted in the database and reserved for batches.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_postgres::types::{ToSql, Type};
 use tracing::debug;
@@ -9,7 +11,7 @@ use tracing::debug;
 use super::Inner;
 use super::batch::{BATCH_TIME, Found};
 use super::received::Received;
-use super::room::Room;
+use super::room::{Count, Room};
 use crate::error::chain;
 use crate::inbox::Receipt;
 use crate::postgres::{self, column};
@@ -24,19 +26,12 @@ pub(super) struct Reserved<'a> {
 }
 
 impl<'a> Reserved<'a> {
-    /// Reserves room for as many events of a batch as possible. Counts the rows first if the count is missing, or is old
-    /// and leaves no room for an event.
-    pub(super) async fn of(inner: &'a Inner, batch: &[Received]) -> Self {
+    /// Reserves room for as many events of a batch as possible. Counts the rows first if the count is missing.
+    pub(super) async fn of(inner: &'a Arc<Inner>, batch: &[Received]) -> Self {
         if !inner.room.is_counted() {
             count(inner).await;
         }
-        let reserved = Self::reserve(&inner.room, batch);
-        if reserved.fits.contains(&false) && inner.room.is_count_due() {
-            drop(reserved);
-            count(inner).await;
-            return Self::reserve(&inner.room, batch);
-        }
-        reserved
+        Self::reserve(&inner.room, batch)
     }
 
     fn reserve(room: &'a Room, batch: &[Received]) -> Self {
@@ -66,38 +61,73 @@ impl Drop for Reserved<'_> {
     }
 }
 
-/// Whether one more job may be registered. Counts the rows first if the count is missing, or is old and leaves no room.
-pub(super) async fn has_room_to_expect(inner: &Inner) -> bool {
+/// Whether one more job may be registered. Counts the rows first if the count is missing.
+pub(super) async fn has_room_to_expect(inner: &Arc<Inner>) -> bool {
     if !inner.room.is_counted() {
-        count(inner).await;
-    }
-    if !inner.room.has_room_to_expect() && inner.room.is_count_due() {
         count(inner).await;
     }
     inner.room.has_room_to_expect()
 }
 
-/// Counts the unfinished rows and the expected jobs. After a failure the earlier count stays.
-pub(super) async fn count(inner: &Inner) {
-    let count = inner.room.begin_count();
+/// Makes a call that may find the inbox full, and makes it again if the rows were not counted just before: others may have
+/// made room since.
+pub(super) async fn refuse_by_a_new_count<R, F>(
+    inner: &Arc<Inner>,
+    call: impl Fn() -> F,
+) -> Result<R, StoreError>
+where
+    F: Future<Output = Result<R, StoreError>>,
+{
+    let counts = inner.room.counts();
+    let called = call().await;
+    if !matches!(called, Err(StoreError::Full)) {
+        return called;
+    }
+    if inner.room.counts() == counts && inner.room.is_count_old() {
+        count(inner).await;
+    }
+    if inner.room.counts() == counts { called } else { call().await }
+}
+
+/// Begins to count beside the caller if it is time for that.
+pub(super) fn count_if_due(inner: &Arc<Inner>) {
+    if inner.room.is_count_due() {
+        begin_count(inner);
+    }
+}
+
+/// Waits for the end of a count that is under way, or that begins now.
+async fn count(inner: &Arc<Inner>) {
+    let ended = inner.room.count_ended();
+    begin_count(inner);
+    ended.await;
+}
+
+/// Begins to count beside the caller, unless a count is under way.
+fn begin_count(inner: &Arc<Inner>) {
+    let Some(count) = Count::begin(&inner.room) else { return };
+    // Without a runtime, the count is dropped, and has failed.
+    let Ok(runtime) = Handle::try_current() else { return };
+    let inner = inner.clone();
+    runtime.spawn(async move {
+        match counted(&inner).await {
+            Ok([rows, bytes, expected, took]) => {
+                count.end([rows, bytes, expected], Duration::from_micros(took));
+            }
+            Err(error) => {
+                debug!(error = %chain(&error), "counting the unfinished rows failed; the earlier count stays");
+            }
+        }
+    });
+}
+
+/// Counts the unfinished rows, their bytes and the expected jobs, and returns the microseconds that it took, too.
+async fn counted(inner: &Inner) -> Result<[u64; 4], StoreError> {
     let most = i64::try_from(inner.room.limits().rows).unwrap_or(i64::MAX);
     let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&most, Type::INT8)];
     let query = postgres::query_seldom(&inner.database, &inner.statements.count, &parameters);
-    let counted = match timeout(BATCH_TIME, query).await {
-        Ok(rows) => rows.and_then(|rows| {
-            let Some(row) = rows.first() else { return Ok([0; 4]) };
-            let number = |name| column::<i64>(row, name);
-            Ok([number("rows")?, number("bytes")?, number("expected")?, number("took")?])
-        }),
-        Err(late) => Err(StoreError::unavailable(late)),
-    };
-    match counted {
-        Ok(counted) => {
-            let [rows, bytes, expected, took] = counted.map(i64::unsigned_abs);
-            inner.room.counted(&count, [rows, bytes, expected], Duration::from_micros(took));
-        }
-        Err(error) => {
-            debug!(error = %chain(&error), "counting the unfinished rows failed; the earlier count stays");
-        }
-    }
+    let rows = timeout(BATCH_TIME, query).await.map_err(StoreError::unavailable)??;
+    let Some(row) = rows.first() else { return Ok([0; 4]) };
+    let number = |name| column::<i64>(row, name).map(i64::unsigned_abs);
+    Ok([number("rows")?, number("bytes")?, number("expected")?, number("took")?])
 }

@@ -30,7 +30,8 @@ pub(super) struct Received {
 
 /// Queues an event, and waits for its receipt.
 pub(super) async fn receive(inner: &Arc<Inner>, event: &Envelope) -> Result<Receipt, StoreError> {
-    queue::call(inner, |caller| Arrived { event: event.clone(), caller }).await
+    let receive = || queue::call(inner, |caller| Arrived { event: event.clone(), caller });
+    capacity::refuse_by_a_new_count(inner, receive).await
 }
 
 impl Queued for Arrived {
@@ -86,9 +87,7 @@ impl Queued for Arrived {
 
     async fn send(inner: &Arc<Inner>, batch: Vec<Received>) {
         batch::store(inner, batch).await;
-        if inner.room.is_counted() && inner.room.is_count_due() {
-            capacity::count(inner).await;
-        }
+        capacity::count_if_due(inner);
     }
 }
 

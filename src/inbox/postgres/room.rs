@@ -1,15 +1,19 @@
 //! The room for more rows in an inbox: its limits, less its unfinished rows.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use crate::inbox::limits::Limits;
 
-/// The least time between two counts.
+/// The least time from one count to the next, and the most while events are stored.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
-/// A count is repeated after this many times its own duration at least, so that counting costs a twentieth at most.
+const COUNT_AT_LEAST_EVERY: Duration = Duration::from_secs(60);
+/// Between them, a count is repeated after this many times its own duration, so that counting costs a twentieth. Only a
+/// refusal counts sooner.
 const COUNT_SHARE: u32 = 20;
 
 /// The limits, and the unfinished rows: the last count, and the rows that this handle has stored since.
@@ -20,6 +24,7 @@ const COUNT_SHARE: u32 = 20;
 pub(super) struct Room {
     limits: Limits,
     used: Mutex<Used>,
+    count_ended: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -30,7 +35,10 @@ struct Used {
     reserved: Amount,
     /// The number of counts so far.
     counts: u64,
-    next_count: Option<Instant>,
+    /// Whether a count is under way.
+    is_counting: bool,
+    /// The time at which the last count ended or failed, and the pause after it.
+    last: Option<(Instant, Duration)>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -40,16 +48,55 @@ struct Amount {
     expected: u64,
 }
 
-/// A count under way.
+/// A count under way. One that is dropped has failed: the earlier count stays.
 pub(super) struct Count {
-    counts: u64,
+    room: Arc<Room>,
     /// The amount stored before it began, which it includes.
     stored: Amount,
+    has_ended: bool,
+}
+
+impl Count {
+    /// Begins a count; `None` while another is under way.
+    pub(super) fn begin(room: &Arc<Room>) -> Option<Self> {
+        let mut used = room.used();
+        if used.is_counting {
+            return None;
+        }
+        used.is_counting = true;
+        Some(Self { room: room.clone(), stored: used.stored, has_ended: false })
+    }
+
+    /// Notes the result, and the duration in the database.
+    pub(super) fn end(mut self, [rows, bytes, expected]: [u64; 3], took: Duration) {
+        let pause = took.saturating_mul(COUNT_SHARE).clamp(COUNT_EVERY, COUNT_AT_LEAST_EVERY);
+        self.has_ended = true;
+        let mut used = self.room.used();
+        used.counts += 1;
+        used.counted = Amount { rows, bytes, expected };
+        used.stored = used.stored.without(self.stored);
+        used.end_count(pause);
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.room.used().end_count(COUNT_EVERY);
+        }
+        self.room.count_ended.notify_waiters();
+    }
+}
+
+impl Used {
+    fn end_count(&mut self, pause: Duration) {
+        (self.is_counting, self.last) = (false, Some((Instant::now(), pause)));
+    }
 }
 
 impl Room {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, used: Mutex::default() }
+        Self { limits, used: Mutex::default(), count_ended: Notify::new() }
     }
 
     pub(super) fn limits(&self) -> Limits {
@@ -70,32 +117,29 @@ impl Room {
         rows == u64::MAX && bytes == u64::MAX
     }
 
-    /// Whether it is time for another count. Returns `true` to one caller in [`COUNT_EVERY`].
+    /// The number of counts so far.
+    pub(super) fn counts(&self) -> u64 {
+        self.used().counts
+    }
+
+    /// Whether it is time for another count, after a pause that its cost calls for.
     pub(super) fn is_count_due(&self) -> bool {
-        let (mut used, now) = (self.used(), Instant::now());
-        let due = !self.is_unlimited() && used.next_count.is_none_or(|next| next <= now);
-        if due {
-            used.next_count = Some(now + COUNT_EVERY);
-        }
-        due
-    }
-
-    /// Notes the begin of a count.
-    pub(super) fn begin_count(&self) -> Count {
         let used = self.used();
-        Count { counts: used.counts, stored: used.stored }
+        let has_paused = used.last.is_none_or(|(ended, pause)| ended.elapsed() >= pause);
+        !self.is_unlimited() && !used.is_counting && has_paused
     }
 
-    /// Notes the result of a count, and its duration in the database, unless another count was noted meanwhile.
-    pub(super) fn counted(&self, count: &Count, [rows, bytes, expected]: [u64; 3], took: Duration) {
-        let mut used = self.used();
-        if used.counts != count.counts {
-            return;
-        }
-        used.counts += 1;
-        used.counted = Amount { rows, bytes, expected };
-        used.stored = used.stored.without(count.stored);
-        used.next_count = Some(Instant::now() + COUNT_EVERY.max(took.saturating_mul(COUNT_SHARE)));
+    /// Whether the last count is too old to refuse anything by it. A count that failed is repeated no sooner than one that
+    /// did not.
+    pub(super) fn is_count_old(&self) -> bool {
+        let used = self.used();
+        let is_old = used.last.is_none_or(|(ended, _)| ended.elapsed() >= COUNT_EVERY);
+        !self.is_unlimited() && (used.is_counting || is_old)
+    }
+
+    /// Waits for the end of a count, also if it ends before the first poll.
+    pub(super) fn count_ended(&self) -> Notified<'_> {
+        self.count_ended.notified()
     }
 
     /// Reserves room for a row with a body of this length; `false` without room.
@@ -158,17 +202,28 @@ impl Amount {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use tokio::time::advance;
+
     use super::*;
 
-    fn counted(room: &Room, count: &Count, rows: u64) {
-        room.counted(count, [rows, rows, 0], Duration::ZERO);
+    const SECOND: Duration = Duration::from_secs(1);
+    const MOMENT: Duration = Duration::from_millis(1);
+
+    fn room(rows: u64) -> Arc<Room> {
+        Arc::new(Room::new(Limits { rows, bytes: u64::MAX }))
+    }
+
+    fn counted(count: Count, rows: u64) {
+        count.end([rows, rows, 0], Duration::ZERO);
     }
 
     #[test]
     fn rows_stored_during_a_count_are_added_to_it() {
-        let room = Room::new(Limits { rows: 3, bytes: u64::MAX });
-        counted(&room, &room.begin_count(), 0);
+        let room = room(3);
+        let begin = || Count::begin(&room).unwrap();
+        counted(begin(), 0);
         let store = || {
             let fits = room.reserve(1);
             if fits {
@@ -177,24 +232,57 @@ mod tests {
             fits
         };
         assert!(store());
-        let count = room.begin_count();
+        let count = begin();
         assert!(store());
         // The count includes the first row, and not the second.
-        counted(&room, &count, 1);
+        counted(count, 1);
         assert!(store());
         assert!(!store(), "a fourth row was stored");
-        // The slower of two counts that began together changes nothing.
-        let (slow, fast) = (room.begin_count(), room.begin_count());
-        counted(&room, &fast, 2);
+        // A count that fails changes nothing.
+        drop(begin());
+        assert!(!store(), "a fourth row was stored");
+        counted(begin(), 2);
         assert!(store());
-        counted(&room, &slow, 0);
         assert!(!store(), "a fourth row was stored");
         // The same with expected jobs.
-        let count = room.begin_count();
-        counted(&room, &count, 0);
-        let count = room.begin_count();
+        counted(begin(), 0);
+        let count = begin();
         (0..3).for_each(|_| room.expected());
-        counted(&room, &count, 0);
+        counted(count, 0);
         assert!(!room.has_room_to_expect(), "expected jobs do not count");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_count_at_a_time_costs_a_twentieth_and_is_never_long_ago() {
+        let room = room(3);
+        let mut known = room.counts();
+        for (took, pause) in [(0, 1), (50, 1), (100, 2), (2_000, 40), (10_000, 60), (u64::MAX, 60)] {
+            assert!(room.is_count_due() && room.is_count_old(), "{took} ms");
+            let count = Count::begin(&room).unwrap();
+            assert!(Count::begin(&room).is_none(), "two counts are under way");
+            assert!(!room.is_count_due() && room.is_count_old(), "another count may begin beside it");
+            count.end([3, 3, 0], Duration::from_millis(took));
+            known += 1;
+            assert_eq!(room.counts(), known);
+            advance(SECOND - MOMENT).await;
+            assert!(!room.is_count_old() && !room.is_count_due(), "{took} ms");
+            advance(MOMENT).await;
+            assert!(room.is_count_old(), "events would be refused by an old count after {took} ms");
+            advance((SECOND * (pause - 1)).saturating_sub(MOMENT)).await;
+            assert!(pause == 1 || !room.is_count_due(), "{took} ms");
+            advance(MOMENT).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_count_that_fails_is_repeated_after_a_second() {
+        let room = room(3);
+        let count = Count::begin(&room).unwrap();
+        let ended = room.count_ended();
+        drop(count);
+        ended.await;
+        assert!(!room.is_counted() && !room.is_count_due() && !room.is_count_old());
+        advance(SECOND).await;
+        assert!(room.is_count_due() && room.is_count_old());
     }
 }

@@ -93,13 +93,15 @@ impl InboxStore for PostgresInbox {
     }
 
     async fn expect(&self, job: &JobId, deadline: Duration) -> Result<(), StoreError> {
-        let has_room = capacity::has_room_to_expect(&self.inner).await;
         let (job, deadline) = (job.to_string(), microseconds(deadline));
-        let parameters: [Parameter<'_>; 3] =
-            [(&job, Type::TEXT), (&deadline, Type::INT8), (&has_room, Type::BOOL)];
-        let rows = self.query(&self.inner.statements.expect, &parameters).await?;
-        let row = rows.first().ok_or(StoreError::Full)?;
-        if column(row, "expected")? {
+        let expect = || async {
+            let has_room = capacity::has_room_to_expect(&self.inner).await;
+            let parameters: [Parameter<'_>; 3] =
+                [(&job, Type::TEXT), (&deadline, Type::INT8), (&has_room, Type::BOOL)];
+            let rows = self.query(&self.inner.statements.expect, &parameters).await?;
+            column(rows.first().ok_or(StoreError::Full)?, "expected")
+        };
+        if capacity::refuse_by_a_new_count(&self.inner, expect).await? {
             self.inner.room.expected();
         }
         Ok(())
