@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tokio_postgres::types::{ToSql, Type};
 use tracing::debug;
 
@@ -17,6 +17,9 @@ use crate::inbox::Receipt;
 use crate::postgres::{self, column};
 use crate::store::StoreError;
 
+/// The time for which events wait for the first count.
+const FIRST_COUNT: Duration = Duration::from_secs(1);
+
 /// The room reserved for a batch. Released on drop, as when the runtime is shut down during a statement.
 pub(super) struct Reserved<'a> {
     room: &'a Room,
@@ -26,11 +29,9 @@ pub(super) struct Reserved<'a> {
 }
 
 impl<'a> Reserved<'a> {
-    /// Reserves room for as many events of a batch as possible. Counts the rows first if the count is missing.
+    /// Reserves room for as many events of a batch as possible.
     pub(super) async fn of(inner: &'a Arc<Inner>, batch: &[Received]) -> Self {
-        if !inner.room.is_counted() {
-            count(inner).await;
-        }
+        first_count(inner).await;
         Self::reserve(&inner.room, batch)
     }
 
@@ -61,11 +62,9 @@ impl Drop for Reserved<'_> {
     }
 }
 
-/// Whether one more job may be registered. Counts the rows first if the count is missing.
+/// Whether one more job may be registered.
 pub(super) async fn has_room_to_expect(inner: &Arc<Inner>) -> bool {
-    if !inner.room.is_counted() {
-        count(inner).await;
-    }
+    first_count(inner).await;
     inner.room.has_room_to_expect()
 }
 
@@ -87,6 +86,20 @@ where
         count(inner).await;
     }
     if inner.room.counts() == counts { called } else { call().await }
+}
+
+/// Lets the rows be counted if they were not yet. Waits for that, but not for long: a scan of a large backlog must not keep
+/// events from being stored after a start.
+async fn first_count(inner: &Arc<Inner>) {
+    if inner.room.is_counted() {
+        return;
+    }
+    let ended = inner.room.count_ended();
+    count_if_due(inner);
+    if let Some(began) = inner.room.counting_since() {
+        // The limits hold for what this process has stored until the count ends.
+        let _ = timeout_at(began + FIRST_COUNT, ended).await;
+    }
 }
 
 /// Begins to count beside the caller if it is time for that.

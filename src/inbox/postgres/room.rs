@@ -35,8 +35,8 @@ struct Used {
     reserved: Amount,
     /// The number of counts so far.
     counts: u64,
-    /// Whether a count is under way.
-    is_counting: bool,
+    /// The begin of the count under way.
+    counting_since: Option<Instant>,
     /// The time at which the last count ended or failed, and the pause after it.
     last: Option<(Instant, Duration)>,
 }
@@ -60,37 +60,39 @@ impl Count {
     /// Begins a count; `None` while another is under way.
     pub(super) fn begin(room: &Arc<Room>) -> Option<Self> {
         let mut used = room.used();
-        if used.is_counting {
+        if used.counting_since.is_some() {
             return None;
         }
-        used.is_counting = true;
+        used.counting_since = Some(Instant::now());
         Some(Self { room: room.clone(), stored: used.stored, has_ended: false })
     }
 
     /// Notes the result, and the duration in the database.
     pub(super) fn end(mut self, [rows, bytes, expected]: [u64; 3], took: Duration) {
-        let pause = took.saturating_mul(COUNT_SHARE).clamp(COUNT_EVERY, COUNT_AT_LEAST_EVERY);
         self.has_ended = true;
         let mut used = self.room.used();
         used.counts += 1;
         used.counted = Amount { rows, bytes, expected };
         used.stored = used.stored.without(self.stored);
-        used.end_count(pause);
+        used.end_count(took);
     }
 }
 
 impl Drop for Count {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.room.used().end_count(COUNT_EVERY);
+            let mut used = self.room.used();
+            let took = used.counting_since.map_or(Duration::ZERO, |since| since.elapsed());
+            used.end_count(took);
         }
         self.room.count_ended.notify_waiters();
     }
 }
 
 impl Used {
-    fn end_count(&mut self, pause: Duration) {
-        (self.is_counting, self.last) = (false, Some((Instant::now(), pause)));
+    fn end_count(&mut self, took: Duration) {
+        let pause = took.saturating_mul(COUNT_SHARE).clamp(COUNT_EVERY, COUNT_AT_LEAST_EVERY);
+        (self.counting_since, self.last) = (None, Some((Instant::now(), pause)));
     }
 }
 
@@ -122,11 +124,16 @@ impl Room {
         self.used().counts
     }
 
+    /// The begin of the count under way.
+    pub(super) fn counting_since(&self) -> Option<Instant> {
+        self.used().counting_since
+    }
+
     /// Whether it is time for another count, after a pause that its cost calls for.
     pub(super) fn is_count_due(&self) -> bool {
         let used = self.used();
         let has_paused = used.last.is_none_or(|(ended, pause)| ended.elapsed() >= pause);
-        !self.is_unlimited() && !used.is_counting && has_paused
+        !self.is_unlimited() && used.counting_since.is_none() && has_paused
     }
 
     /// Whether the last count is too old to refuse anything by it. A count that failed is repeated no sooner than one that
@@ -134,7 +141,7 @@ impl Room {
     pub(super) fn is_count_old(&self) -> bool {
         let used = self.used();
         let is_old = used.last.is_none_or(|(ended, _)| ended.elapsed() >= COUNT_EVERY);
-        !self.is_unlimited() && (used.is_counting || is_old)
+        !self.is_unlimited() && (used.counting_since.is_some() || is_old)
     }
 
     /// Waits for the end of a count, also if it ends before the first poll.
@@ -275,14 +282,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_count_that_fails_is_repeated_after_a_second() {
+    async fn a_count_that_fails_is_repeated_by_its_cost_too() {
         let room = room(3);
-        let count = Count::begin(&room).unwrap();
-        let ended = room.count_ended();
-        drop(count);
-        ended.await;
-        assert!(!room.is_counted() && !room.is_count_due() && !room.is_count_old());
-        advance(SECOND).await;
-        assert!(room.is_count_due() && room.is_count_old());
+        for (took, pause) in [(0, 1), (2, 40), (30, 60)] {
+            let count = Count::begin(&room).unwrap();
+            let ended = room.count_ended();
+            advance(SECOND * took).await;
+            drop(count);
+            ended.await;
+            assert!(!room.is_counted() && !room.is_count_old(), "{took} s");
+            advance(SECOND * pause - MOMENT).await;
+            assert!(!room.is_count_due(), "{took} s");
+            advance(MOMENT).await;
+            assert!(room.is_count_due() && room.is_count_old(), "{took} s");
+        }
     }
 }
