@@ -158,34 +158,46 @@ async fn an_effect_and_the_completion_of_its_event_are_committed_or_rolled_back_
     }
 }
 
-/// The prepared transaction keeps the row of its count locked, while the session that wrote it goes on.
+/// A prepared transaction keeps the row of its count locked, while the session that wrote it goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prepared_transaction_that_completes_an_event_delays_no_other_event() {
+    const SOON: Duration = Duration::from_secs(10);
     let server =
-        tokio::task::spawn_blocking(|| Server::postgres(&["max_prepared_transactions=1"], &[])).await;
+        tokio::task::spawn_blocking(|| Server::postgres(&["max_prepared_transactions=2"], &[])).await;
     let server = server.unwrap();
     let inbox = PostgresInbox::from_url(&server.url()).unwrap();
     inbox.migrate().await.unwrap();
-    inbox.receive(&event("job", "completed", "")).await.unwrap();
-    let mut held = hold(&inbox);
-    let job = held.jobs.recv().await.unwrap();
-    // With one session, which the transaction and the next event share.
+    let (mut held, mut jobs) = (Vec::new(), Vec::new());
+    for id in ["job", "job-2"] {
+        inbox.receive(&event(id, "completed", "")).await.unwrap();
+        let mut worker = hold(&inbox);
+        jobs.push(worker.jobs.recv().await.unwrap());
+        held.push(worker);
+    }
+    // With one session, which the transactions and the next event share.
     let manager = deadpool_postgres::Manager::new(server.url().parse().unwrap(), NoTls);
     let pool = deadpool_postgres::Pool::builder(manager).max_size(1).build().unwrap();
     let mut own = pool.get().await.unwrap();
-    let transaction = own.transaction().await.unwrap();
-    inbox.complete_in_tx(&job, &transaction).await.unwrap();
-    transaction.batch_execute("PREPARE TRANSACTION 'later'").await.unwrap();
-    drop(transaction);
+    for job in &jobs {
+        let transaction = own.transaction().await.unwrap();
+        let completed = tokio::time::timeout(SOON, inbox.complete_in_tx(job, &transaction)).await;
+        completed.expect("a completion waits for a prepared transaction").unwrap();
+        transaction.batch_execute(&format!("PREPARE TRANSACTION '{}'", job.id())).await.unwrap();
+    }
     drop(own);
     let shared = PostgresInbox::from_pool(pool);
     let next = event("next", "completed", "");
-    let received = tokio::time::timeout(Duration::from_secs(10), shared.receive(&next)).await;
-    received.expect("the next event waits for the prepared transaction").unwrap();
-    assert_eq!(counted(&inbox).await, (2, 0));
-    client(&server).await.batch_execute("COMMIT PREPARED 'later'").await.unwrap();
-    assert_eq!(counted(&inbox).await, (2, 1));
-    held.worker.shutdown(Duration::ZERO).await;
+    let received = tokio::time::timeout(SOON, shared.receive(&next)).await;
+    received.expect("the next event waits for a prepared transaction").unwrap();
+    assert_eq!(counted(&inbox).await, (3, 0));
+    let client = client(&server).await;
+    for (job, handled) in jobs.iter().zip(1..) {
+        client.batch_execute(&format!("COMMIT PREPARED '{}'", job.id())).await.unwrap();
+        assert_eq!(counted(&inbox).await, (3, handled));
+    }
+    for held in held {
+        held.worker.shutdown(Duration::ZERO).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,16 +1,16 @@
 //! Counts by minute, in a table beside the rows.
 //!
-//! Each session counts in rows of its own: statements that commit at the same time do not wait for each other. Pruning
-//! adds the sessions' counts of a minute together.
+//! Each session counts in rows of its own: statements that commit at the same time do not wait for each other. Transactions
+//! of users count in a row each. Pruning adds the rows of a minute together.
 
 use crate::inbox::traffic::KEPT_MINUTES;
 use crate::postgres::TableName;
 
 /// The session of a statement of the inbox.
 const OWN: &str = "pg_backend_pid()";
-/// The session of a statement in a transaction of the user's. It is another one, because a prepared transaction keeps its
-/// rows locked while its session goes on.
-const JOINED: &str = "-pg_backend_pid()";
+/// In place of the session in a transaction of the user's: a negative number that no other transaction has within years. A
+/// prepared transaction keeps its row locked while its session goes on.
+const JOINED: &str = "-(txid_current() % 2147483647)::int4 - 1";
 /// The session of counts that were added together.
 const ALL: &str = "0";
 /// The current minute.
