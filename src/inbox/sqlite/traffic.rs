@@ -10,8 +10,8 @@ use crate::inbox::traffic::{self, Counts, KEPT_MINUTES};
 // A sum beyond the largest number would be none of STRICT's integers.
 const COUNT: &str = "INSERT INTO inbox_traffic (minute, received, handled) VALUES (?1, ?2, ?3)
     ON CONFLICT (minute) DO UPDATE SET
-        received = min(received, 9223372036854775807 - excluded.received) + excluded.received,
-        handled = min(handled, 9223372036854775807 - excluded.handled) + excluded.handled";
+        received = min(max(received, 0), 9223372036854775807 - excluded.received) + excluded.received,
+        handled = min(max(handled, 0), 9223372036854775807 - excluded.handled) + excluded.handled";
 const FORGET: &str = "DELETE FROM inbox_traffic WHERE minute <= ?1";
 pub(super) const TRAFFIC: &str =
     "SELECT minute, received, handled FROM inbox_traffic WHERE minute > ?1 ORDER BY minute DESC";

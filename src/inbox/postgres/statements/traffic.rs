@@ -45,10 +45,12 @@ fn count(table: &TableName, session: &str, counts: &str) -> String {
     insert(table, &format!("SELECT {MINUTE}, {session}, {counts} HAVING count(*) > 0"))
 }
 
-/// Adds counts to those of their minute and session.
+/// Adds counts, which are not negative, to those of their minute and session, which another program may have written.
 fn insert(table: &TableName, counts: &str) -> String {
     let sums = ["received", "handled"].map(|count| {
-        format!("{count} = least(traffic.{count}, {LARGEST} - excluded.{count}) + excluded.{count}")
+        format!(
+            "{count} = least(greatest(traffic.{count}, 0), {LARGEST} - excluded.{count}) + excluded.{count}"
+        )
     });
     format!(
         "INSERT INTO {name} AS traffic (minute, session, received, handled) {counts}
@@ -98,6 +100,7 @@ pub(super) fn traffic(table: &TableName) -> String {
     )
 }
 
+/// A sum of counts that another program may have written.
 fn sum(count: &str) -> String {
-    format!("least(sum({count}), {LARGEST})::int8")
+    format!("least(sum(greatest({count}, 0)), {LARGEST})::int8")
 }

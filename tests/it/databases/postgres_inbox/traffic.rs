@@ -1,5 +1,7 @@
 //! Counts by minute.
 
+use std::time::Duration;
+
 use qomplement_webhooks::InboxStore;
 use qomplement_webhooks::inbox::{InboxAdmin, InboxTraffic, Outcome, Retention};
 use tokio_postgres::Client;
@@ -101,7 +103,13 @@ async fn odd_counts_do_no_harm() {
             FOR EACH ROW WHEN (NEW.session > 3) EXECUTE FUNCTION odd_counts.fill();"
     );
     client.batch_execute(&full).await.unwrap();
-    put(&client, "odd_counts", "(50, 1, -9, -9), (-9000, 1, 1, 1)").await;
+    put(
+        &client,
+        "odd_counts",
+        "(50, 1, -9, -9), (-9000, 1, 1, 1), (51, 0, 5, -9223372036854775808), (51, 1, -9, 3),
+        (52, 1, -9223372036854775808, -9223372036854775808), (52, 2, -9223372036854775808, 1)",
+    )
+    .await;
     for job in ["one", "two", "three"] {
         inbox.receive(&completed(job)).await.unwrap();
         let lease = lease_one(&inbox).await.lease;
@@ -113,7 +121,25 @@ async fn odd_counts_do_no_harm() {
         let largest = i64::MAX.unsigned_abs();
         let fifth = minutes.iter().find(|minute| minute.minutes_ago == 5).unwrap();
         assert_eq!((fifth.received, fifth.handled), (largest, largest));
-        assert_eq!(since(minutes, 50), [(0, 0)]);
+        assert_eq!(since(minutes, 50), [(0, 0), (5, 3), (0, 1)]);
         inbox.prune(&Retention::default()).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_pruned_also_when_their_counts_cannot_be() {
+    let (inbox, client) = (inbox("counts_kept").await, client(postgres()).await);
+    put(&client, "counts_kept", "(20, 1, 1, 1)").await;
+    let refuse = "CREATE FUNCTION counts_kept.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            RAISE EXCEPTION 'no';
+        END $$;
+        CREATE TRIGGER refuse BEFORE DELETE ON counts_kept.inbox_traffic
+            FOR EACH ROW EXECUTE FUNCTION counts_kept.refuse()";
+    client.batch_execute(refuse).await.unwrap();
+    inbox.receive(&completed("job")).await.unwrap();
+    let lease = lease_one(&inbox).await.lease;
+    let _ = inbox.settle(&lease, &Outcome::Done).await.unwrap();
+    let nothing_kept = Retention::default().payload(Duration::ZERO).row(Duration::ZERO);
+    assert_eq!(inbox.prune(&nothing_kept).await.unwrap().rows, 1);
+    assert_eq!(count(&client, "SELECT count(*) FROM counts_kept.inbox").await, 0);
 }
