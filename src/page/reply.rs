@@ -110,7 +110,8 @@ impl Reply {
         if self.status != StatusCode::OK {
             return self;
         }
-        let tag = tag(&self.body);
+        let is_html = self.headers.get(CONTENT_TYPE).is_some_and(|content_type| content_type == HTML);
+        let tag = tag(&self.body, is_html);
         let is_known =
             head.headers.get_all(IF_NONE_MATCH).iter().any(|known| known.as_bytes() == tag.as_bytes());
         if is_known {
@@ -149,15 +150,15 @@ struct ProblemPage {
     problem: Problem,
 }
 
-/// The tag of a body: a hash of everything but relative times, which change while nothing else does.
-fn tag(body: &[u8]) -> String {
+/// The tag of a body: a hash of everything but a page's relative times, which change while nothing else does.
+fn tag(body: &[u8], is_html: bool) -> String {
     const OPEN: &[u8] = b"<time ";
     const CLOSE: &[u8] = b"</time>";
     // Its keys are fixed, so that the processes behind one address agree.
     let mut hash = DefaultHasher::new();
     let mut rest = body;
-    while let Some(at) = find(rest, OPEN) {
-        // Text from outside is escaped, so every element is the page's own.
+    while let Some(at) = find(rest, OPEN).filter(|_| is_html) {
+        // In a page, text from outside is escaped, so every element is the page's own.
         let end = find(&rest[at..], b">").map_or(rest.len(), |end| at + end);
         hash.write(&rest[..end]);
         rest = &rest[end..];
@@ -179,15 +180,35 @@ mod tests {
     #[test]
     fn a_tag_ignores_relative_times_alone() {
         let page = |exact: &str, relative: &str, rest: &str| {
-            tag(format!(
-                r#"<p><time datetime="{exact}">{relative}</time> {rest} <time datetime="x">y</time>"#
+            tag(
+                format!(
+                    r#"<p><time datetime="{exact}">{relative}</time> {rest} <time datetime="x">y</time>"#
+                )
+                .as_bytes(),
+                true,
             )
-            .as_bytes())
         };
         let first = page("10:00", "now", "running");
         assert_eq!(page("10:00", "5 s ago", "running"), first);
         assert_ne!(page("10:01", "now", "running"), first);
         assert_ne!(page("10:00", "now", "done"), first);
-        assert_ne!(tag(b"<time "), tag(b"<time"));
+        assert_ne!(tag(b"<time ", true), tag(b"<time", true));
+    }
+
+    #[test]
+    fn foreign_text_that_looks_like_a_time_hides_nothing_from_the_tag_of_json_or_a_download() {
+        let makes: [fn(&str) -> Reply; 2] = [
+            |middle| Reply::json(&serde_json::json!(["<time >", middle, "</time>"])),
+            |middle| Reply::download(format!("<time >{middle}</time>").into()),
+        ];
+        for make in makes {
+            let head = |tag: &str| {
+                http::Request::get("/").header(IF_NONE_MATCH, tag).body(()).unwrap().into_parts().0
+            };
+            let first = make("received").unless_known(&head("\"0\""));
+            let tag = first.headers[ETAG].to_str().unwrap();
+            assert_eq!(make("received").unless_known(&head(tag)).status, StatusCode::NOT_MODIFIED);
+            assert_eq!(make("dead").unless_known(&head(tag)).status, StatusCode::OK);
+        }
     }
 }
