@@ -66,7 +66,7 @@ fn from_env(otherwise: &str) -> Result<String, Failure> {
 
 /// The database from the command line, after a warning if its URL has a password.
 fn with_warning(database: &str) -> String {
-    if password(database).is_some() {
+    if has_password(database) {
         output::warning(format_args!(
             "other users can see a password on the command line, with `ps`\n  Put the URL into {DATABASE} instead"
         ));
@@ -154,10 +154,37 @@ pub(crate) fn store_failure(error: StoreError) -> Failure {
     Failure::failed(format!("{}{}", causes(&error), hint(&error)))
 }
 
-/// The password in a URL.
-fn password(url: &str) -> Option<&str> {
-    let (_, rest) = url.split_once("://")?;
-    let (user, _) = rest.rsplit_once('@')?;
-    let (_, password) = user.split_once(':')?;
-    (!password.is_empty()).then_some(password)
+/// Whether a URL has a password, before its hosts or among its settings.
+fn has_password(url: &str) -> bool {
+    let Some((_, rest)) = url.split_once("://") else { return false };
+    let user = rest.rsplit_once('@').map_or("", |(user, _)| user);
+    let settings = rest.split(['?', '&']).skip(1).filter_map(|setting| setting.split_once('='));
+    let passwords = settings.filter_map(|(name, value)| (name == "password").then_some(value));
+    passwords.chain(user.split_once(':').map(|(_, password)| password)).any(|password| !password.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_found_wherever_a_url_has_one() {
+        for url in [
+            "postgres://me:secret@host/db",
+            "postgres://me:se@cret@host/db",
+            "postgres://host/db?password=secret",
+            "postgresql://me@host/db?sslmode=require&password=secret",
+            "postgres://host/db?user=me&password=se?c=ret",
+        ] {
+            assert!(has_password(url), "{url}");
+        }
+        for url in [
+            "inbox.db",
+            "postgres://host/db",
+            "postgres://me:@host/db?password=",
+            "postgres://host:5432/password=db",
+        ] {
+            assert!(!has_password(url), "{url}");
+        }
+    }
 }

@@ -284,8 +284,8 @@ where
     }
 }
 
-/// The settings of a URL that can have an invalid value.
-const SETTINGS: [&str; 14] = [
+/// The settings of a URL that can have an invalid value, and those for other programs that are not supported.
+const SETTINGS: [&str; 17] = [
     "sslmode",
     "target_session_attrs",
     "sslnegotiation",
@@ -300,17 +300,20 @@ const SETTINGS: [&str; 14] = [
     "hostaddr",
     "port",
     "options",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
 ];
 
 fn parse(url: &str) -> Result<Config, PostgresStoreError> {
     let rest = ["postgres://", "postgresql://"].iter().find_map(|scheme| url.strip_prefix(scheme));
     let Some(rest) = rest else { return Err(PostgresStoreError::Url(None)) };
     url.parse().map_err(|_| {
-        // The driver's error quotes what it does not understand, perhaps the password. Its error about the URL without
-        // user and password is safe to show. Without such an error, the fault is in the user or the password.
+        // The driver's error quotes settings that it does not know, which can be pieces of a password. Its error about the
+        // hosts and the database alone quotes nothing. Without such an error, the fault is elsewhere.
         let server = rest.rsplit_once('@').map_or(rest, |(_, server)| server);
-        let settings = server.split_once('?').map_or("", |(_, settings)| settings).split('&');
-        let mut wrong = settings.filter_map(|setting| {
+        let (server, settings) = server.split_once('?').unwrap_or((server, ""));
+        let mut wrong = settings.split('&').filter_map(|setting| {
             let (name, _) = setting.split_once('=')?;
             let known = SETTINGS.into_iter().find(|known| *known == name)?;
             let is_wrong = format!("postgres://localhost?{setting}").parse::<Config>().is_err();

@@ -56,6 +56,7 @@ fn values_of(setting: &str) -> &'static str {
             checked, as with `verify-full` elsewhere)"
         }
         "target_session_attrs" => ": use `any`, `read-write` or `read-only`",
+        "sslrootcert" | "sslcert" | "sslkey" => ": leave it out, as only the system's certificates are used",
         _ => "",
     }
 }

@@ -312,6 +312,9 @@ async fn no_error_shows_the_password_and_each_keeps_its_source() {
         "postgres://user:hidden%secret@host",
         "postgres://user:hidden%FFsecret@host",
         "postgres://user:hidden#secret@host?sslmode=",
+        "postgres://host/database?user=u&password=x&hidden=secret",
+        "postgres://host/database?password=x@hidden&secret=1",
+        "postgres://host/database?password=hidden@secret:x",
         "hidden-secret",
         "",
     ] {

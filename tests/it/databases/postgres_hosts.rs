@@ -131,6 +131,7 @@ fn a_setting_that_is_refused_is_named_in_the_first_line() {
         ("application_name=a&sslmode=allow", "sslmode", "`require`"),
         ("target_session_attrs=primary", "target_session_attrs", "`read-write`"),
         ("connect_timeout=soon", "connect_timeout", ""),
+        ("sslmode=require&sslrootcert=ca.pem", "sslrootcert", "leave it out"),
     ] {
         let url = format!("postgres://user:hidden-secret@host/db?{settings}");
         let errors =
