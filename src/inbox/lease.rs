@@ -9,6 +9,9 @@ use tokio::time::Instant;
 
 use crate::event::{JobId, TraceParent};
 
+/// The bytes of bodies with which one call ends to lease: a reply must not take as long as a lease.
+pub(crate) const MOST_LEASED: usize = 64 << 20;
+
 /// The right to handle a row, or to fetch an expected job, until the lease expires: the job and a fencing token. Leases
 /// are equal if these two are.
 #[derive(Clone)]

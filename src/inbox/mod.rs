@@ -40,6 +40,7 @@ pub use self::dead_letter::DeadLetter;
 pub(crate) use self::dead_letter::DeadLetterHook;
 pub use self::failed_attempts::FailedAttempt;
 pub use self::filter::InboxFilter;
+pub(crate) use self::lease::MOST_LEASED;
 pub use self::lease::{FetchHistory, Lease, Leased, Overdue};
 pub use self::list::{InboxCursor, InboxList};
 pub use self::memory::MemoryInbox;
@@ -113,6 +114,10 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     async fn receive(&self, event: &Envelope) -> Result<Receipt, StoreError>;
 
     /// Leases up to `most` due rows: jobs with the fewest [fetches](FetchHistory::count) first, then the longest due.
+    ///
+    /// The row with which the bodies have 64 MiB together is the last one, so that a reply with large bodies arrives long
+    /// before the lease expires. After such a reply, a worker leases again at once; after another one with fewer rows than
+    /// `most`, it waits.
     ///
     /// A row is due when it was received, when the delay of its retry or release has passed, or when its lease has
     /// expired. Each lease counts as an attempt. An attempt whose lease has expired is one more of

@@ -18,7 +18,7 @@ use crate::execution::isolation::{CallError, call, isolate, made, until};
 use crate::fetch::fetcher::Fetcher;
 #[cfg(feature = "metrics")]
 use crate::inbox::InboxStore;
-use crate::inbox::Leased;
+use crate::inbox::{Leased, MOST_LEASED};
 use crate::telemetry;
 
 /// The pause after the store failed to lease.
@@ -76,7 +76,7 @@ impl From<OwnedSemaphorePermit> for Handling {
 /// The next step after a lease.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Next {
-    /// Every slot got an event: there may be more events.
+    /// Every slot got an event, or as many bytes were leased as one call leases: there may be more events.
     Lease,
     /// Some slots got an event.
     Wait,
@@ -203,9 +203,10 @@ impl Leasing {
             .await
             .inspect_err(|_| telemetry::store_error(telemetry::call::LEASE))?;
         telemetry::leased();
+        let bytes: usize = leased.iter().map(|leased| leased.body.len()).sum();
         let next = match leased.len() {
             0 => Next::WaitForFirst,
-            some if some < most => Next::Wait,
+            some if some < most && bytes < MOST_LEASED => Next::Wait,
             _ => Next::Lease,
         };
         for (leased, slot) in leased.into_iter().zip(slots) {

@@ -8,7 +8,7 @@ use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::{HandlerError, InboxStore, InboxWorker, Verification, WebhookEvent, handler_fn};
 use tokio::time::{Instant, sleep};
 
-use crate::support::inboxes::FaultyInbox;
+use crate::support::inboxes::{self, FaultyInbox};
 use crate::support::{Act, Call, Fault, Gate, Script};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -48,6 +48,20 @@ async fn within_a_process_an_event_is_handled_at_once_however_seldom_the_worker_
     assert!(inbox.rows.replay(&job).await.unwrap());
     script.until("a replayed event is handled", |script| script.finished() == 1).await;
     assert!(began.elapsed() < SECOND, "the worker was not woken: {:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_events_are_leased_with_several_calls_and_without_a_poll() {
+    let (inbox, script) = (FaultyInbox::default(), Script::default());
+    inboxes::a_lease_ends_with_the_row_with_which_its_bodies_have_64_mib(&inbox.rows).await;
+    let note = "x".repeat(33 << 20);
+    for _ in 0..5 {
+        inbox.add(&Payload::extract_completed().set("/note", &*note)).await;
+    }
+    let _worker = inbox.worker(&script).concurrency(100).poll(HOUR).start();
+    let began = Instant::now();
+    script.until("all are handled", |script| script.finished() == 5).await;
+    assert!(began.elapsed() < SECOND, "the worker polled: {:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,7 +16,9 @@ use self::rows::{JobRow, Lookup, Rows};
 use super::row::{KeptEvent, Row};
 use super::timestamp::Timestamp;
 use super::transition::{BodyChange, Remains};
-use super::{InboxAdmin, InboxStore, Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention};
+use super::{
+    InboxAdmin, InboxStore, Lease, Leased, MOST_LEASED, Outcome, Overdue, Pruned, Receipt, Retention,
+};
 use crate::error::BoxError;
 use crate::event::{Envelope, JobId};
 use crate::registry::JobRegistry;
@@ -94,7 +96,7 @@ impl MemoryInbox {
         &self,
         lookup: Lookup,
         most: usize,
-        lease: impl Fn(&mut JobRow, Timestamp) -> Option<T>,
+        mut lease: impl FnMut(&mut JobRow, Timestamp) -> Option<T>,
     ) -> Vec<T> {
         let (mut rows, now) = (self.rows(), self.now());
         let due = rows.first(lookup, now, most);
@@ -132,8 +134,11 @@ impl InboxStore for MemoryInbox {
     }
 
     async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
+        let mut bytes = 0;
         Ok(self.lease_from(Lookup::Leasable, most, |JobRow { job, row, body, .. }, now| {
-            row.lease(job.clone(), body.clone()?, length, now)
+            let body = body.as_ref().filter(|_| bytes < MOST_LEASED)?;
+            bytes += body.len();
+            row.lease(job.clone(), body.clone(), length, now)
         }))
     }
 

@@ -15,7 +15,8 @@ use super::{Inner, Parameter, PostgresInbox, capacity, head, limit, received, re
 use crate::error::chain;
 use crate::event::{Envelope, JobId};
 use crate::inbox::{
-    InboxAdmin, InboxStore, Lease, Leased, NoResult, Outcome, Overdue, Pruned, Receipt, Retention,
+    InboxAdmin, InboxStore, Lease, Leased, MOST_LEASED, NoResult, Outcome, Overdue, Pruned, Receipt,
+    Retention,
 };
 use crate::postgres::{column, microseconds};
 use crate::store::{Fenced, StoreError};
@@ -43,8 +44,11 @@ impl InboxStore for PostgresInbox {
         head::look_at_all(&self.inner);
         // Without a leased row, the only one tells about the look.
         rows.retain(|row| matches!(row.try_get::<_, Option<i64>>("number"), Ok(Some(_))));
-        self.inner.arrivals.leased(rows.len(), most);
-        Ok(self.readable(&rows, rows::leased).await)
+        let leased = self.readable(&rows, rows::leased).await;
+        // More rows may be due than the bodies leave room for.
+        let is_cut = leased.iter().map(|leased| leased.body.len()).sum::<usize>() >= MOST_LEASED;
+        self.inner.arrivals.leased(if is_cut { most } else { rows.len() }, most);
+        Ok(leased)
     }
 
     async fn begin(&self, lease: &Lease) -> Result<Fenced, StoreError> {

@@ -14,7 +14,7 @@ use crate::event::{JobId, JobStatus, JobType, TraceParent};
 use crate::inbox::failed_attempts::FailedAttempts;
 use crate::inbox::row::{Fetches, KeptEvent, Phase, Row, first_fence};
 use crate::inbox::timestamp::Timestamp;
-use crate::inbox::{InboxState, read};
+use crate::inbox::{InboxState, MOST_LEASED, read};
 
 /// The columns that [`StoredRow::read`] reads.
 macro_rules! columns {
@@ -205,22 +205,28 @@ pub(super) fn find_numbered(connection: &Connection, id: i64) -> ::rusqlite::Res
 }
 
 impl Lookup {
-    /// Finds up to `most` rows that are due. Rows that are not due cost nothing, however many there are.
+    /// Finds up to `most` rows that are due, and no more once their bodies are as many bytes as one call leases. Rows that
+    /// are not due cost nothing, however many there are.
     pub(super) fn find(
         self,
         connection: &Connection,
         now: Timestamp,
         most: usize,
     ) -> ::rusqlite::Result<Vec<Leasable>> {
-        let (mut found, mut from) = (Vec::new(), Some(i64::MIN));
+        let (mut found, mut bytes, mut from) = (Vec::new(), 0, Some(i64::MIN));
         while found.len() < most
+            && bytes < MOST_LEASED
             && let Some((fetches, earliest)) = self.next(connection, from)?
         {
             if earliest <= now {
                 let mut due = connection.prepare_cached(self.due)?;
                 let left = integer(most - found.len());
-                for row in due.query_map(params![fetches, now.0, left], Leasable::read)? {
-                    found.push(row?);
+                let mut rows = due.query_map(params![fetches, now.0, left], Leasable::read)?;
+                while bytes < MOST_LEASED
+                    && let Some(row) = rows.next().transpose()?
+                {
+                    bytes += row.body.as_ref().map_or(0, Bytes::len);
+                    found.push(row);
                 }
             }
             from = fetches.checked_add(1);

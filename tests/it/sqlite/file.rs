@@ -207,3 +207,10 @@ async fn a_full_inbox_registers_what_it_counts() {
     let inbox = SqliteInbox::builder(folder.file()).max_unfinished_rows(1).open().unwrap();
     inboxes::a_full_inbox_registers_what_it_counts(&inbox).await;
 }
+
+#[tokio::test]
+async fn a_lease_ends_with_the_row_with_which_its_bodies_have_64_mib() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    inboxes::a_lease_ends_with_the_row_with_which_its_bodies_have_64_mib(&inbox).await;
+}

@@ -298,3 +298,21 @@ pub fn other_bytes(payload: &Payload) -> Bytes {
     bytes.push(b' ');
     bytes.into()
 }
+
+/// Checks that one call leases no more large bodies than it can transfer.
+pub async fn a_lease_ends_with_the_row_with_which_its_bodies_have_64_mib(inbox: &impl InboxStore) {
+    let hour = Duration::from_secs(60 * 60);
+    for number in 0..3 {
+        let note = "x".repeat(if number < 2 { 33 << 20 } else { 1 });
+        let payload = Payload::extract_completed().job_id(format!("large-{number}")).set("/note", &*note);
+        assert_eq!(
+            inbox.receive(&Envelope::try_from(payload.to_bytes()).unwrap()).await.unwrap(),
+            Receipt::Stored
+        );
+    }
+    for expected in [&["large-0", "large-1"][..], &["large-2"], &[]] {
+        let leased = inbox.lease(100, hour).await.unwrap();
+        let jobs: Vec<_> = leased.iter().map(|leased| leased.lease.job().to_string()).collect();
+        assert_eq!(jobs, expected);
+    }
+}

@@ -5,9 +5,11 @@ use super::fragments::{
     microseconds, next_fence, one_more, since,
 };
 use super::{FETCHED, NEVER_FETCHED};
+use crate::inbox::MOST_LEASED;
 use crate::postgres::TableName;
 
-/// Leases due rows, those that were never fetched first. The look at them begins at $3, and its result says where the
+/// Leases due rows, those that were never fetched first, and of those that it locks for that no more than one call leases.
+/// The look at them begins at $3, and its result says where the
 /// next one may begin.
 pub(super) fn lease(table: &TableName) -> String {
     const FROM: &str = "coalesce('epoch'::timestamptz + $3 * interval '1 microsecond', '-infinity')";
@@ -23,18 +25,23 @@ pub(super) fn lease(table: &TableName) -> String {
                 ORDER BY due_at, number LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
             ) AS due
             LIMIT $1 - (SELECT count(*) FROM fresh)
+        ), few AS (
+            SELECT * FROM (
+                SELECT *, sum(bytes) OVER (ORDER BY earlier_fetches, due_at, number) - bytes AS before
+                FROM (SELECT * FROM fresh UNION ALL SELECT * FROM fetched) AS due
+            ) AS due WHERE before < {MOST_LEASED}
         ), leased AS (
             UPDATE {table} AS job SET state = 'running', due_at = {until},
                 fence = {next}, attempts = {one_more}, begun = was_begun, failures = {failures}
-            FROM (SELECT * FROM fresh UNION ALL SELECT * FROM fetched) AS due
-            WHERE job.number = due.number
+            FROM few AS due WHERE job.number = due.number
             RETURNING job_id, job.fence, job.attempts, earlier_attempts, body, expired, was_begun,
                 verified, traceparent, {expected_again} AS expected_again, {age} AS age, {history},
                 due.due_at AS due_since, job.number
         )
         SELECT leased.*, {seen} FROM ({look}) AS look LEFT JOIN leased ON true
         ORDER BY fetches, due_since, number",
-        due = "number, due_at, state = 'running' AS expired, state = 'running' AND begun AS was_begun",
+        due = "number, due_at, state = 'running' AS expired, state = 'running' AND begun AS was_begun,
+            fetches AS earlier_fetches, coalesce(octet_length(body), 0) AS bytes",
         until = from_now(2),
         next = next_fence(),
         one_more = one_more("job.attempts"),

@@ -449,3 +449,9 @@ async fn many_rows_that_have_ended_are_counted_about_right_and_others_exactly() 
     let oldest = stats.oldest_due.unwrap();
     assert!((HOUR..HOUR * 2).contains(&oldest), "{stats:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_ends_with_the_row_with_which_its_bodies_have_64_mib() {
+    let inbox = inbox("large_leases").await;
+    inboxes::a_lease_ends_with_the_row_with_which_its_bodies_have_64_mib(&inbox).await;
+}
