@@ -39,3 +39,35 @@ fn random_part(whole: Duration) -> Duration {
 pub(crate) fn jittered(whole: Duration) -> Duration {
     whole - random_part(whole / 4)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_random_pause_stays_within_its_bounds() {
+        let backoff = Backoff { first: SECOND, longest: SECOND * 6 };
+        for (attempts, bound) in [(0, 1), (1, 1), (2, 2), (3, 4), (4, 6), (33, 6), (u32::MAX, 6)] {
+            let bound = SECOND * bound;
+            let pauses = |pause: &dyn Fn() -> Duration| [(); 1000].map(|()| pause());
+            let (after, at_least) =
+                (pauses(&|| backoff.after(attempts)), pauses(&|| backoff.at_least(attempts)));
+            let shortened = pauses(&|| jittered(bound));
+            assert!(after.iter().all(|pause| *pause < bound), "{after:?}");
+            assert!(at_least.iter().all(|pause| (bound..bound + bound / 4).contains(pause)), "{at_least:?}");
+            assert!(
+                shortened.iter().all(|pause| (bound - bound / 4..=bound).contains(pause)),
+                "{shortened:?}"
+            );
+            // They use all of the room: a thousand of them leave out a tenth of it once in 10⁴⁵ times.
+            let tenth = bound / 10;
+            assert!(
+                after.iter().any(|pause| *pause < tenth) && after.iter().any(|pause| *pause > bound - tenth)
+            );
+            assert!(at_least.iter().any(|pause| *pause > bound + bound / 5));
+            assert!(shortened.iter().any(|pause| *pause < bound - bound / 5));
+        }
+    }
+}

@@ -15,10 +15,11 @@ use crate::store::{Fenced, StoreError};
 const SECOND: Duration = Duration::from_secs(1);
 const TIMES: Times = Times { lease: Duration::from_secs(6), renew_every: SECOND, call: SECOND, tick: SECOND };
 
-/// A store that renews leases at once, or hangs.
+/// A store that renews leases at once, or hangs, or says that they have passed on.
 #[derive(Debug, Default)]
 struct Store {
     hangs: AtomicBool,
+    is_stale: AtomicBool,
     renewals: AtomicUsize,
 }
 
@@ -35,7 +36,7 @@ impl Renew for Arc<Store> {
         if self.hangs.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
-        Ok(Fenced::Applied)
+        Ok(if self.is_stale.load(Ordering::SeqCst) { Fenced::Stale } else { Fenced::Applied })
     }
 }
 
@@ -117,6 +118,28 @@ async fn a_lease_ends_a_tick_early_and_counts_from_the_call_that_renewed_it() {
     assert!(held.is_held(Instant::now()));
     assert!(is_lost_within_a_minute(&held).await);
     assert_eq!(began.elapsed(), TIMES.lease - TIMES.tick, "counted from the reply");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_holder_of_a_lease_that_has_passed_on_notices_at_the_next_renewal() {
+    let (leases, store) = leases();
+    let (held, began) = (leases.hold((), Instant::now()), Instant::now());
+    store.is_stale.store(true, Ordering::SeqCst);
+    assert!(is_lost_within_a_minute(&held).await);
+    assert!(began.elapsed() <= TIMES.renew_every, "noticed after {:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_lost_stays_lost_when_another_takes_its_place() {
+    let (leases, store) = leases();
+    store.hangs.store(true, Ordering::SeqCst);
+    let lost = leases.hold((), Instant::now());
+    sleep(TIMES.lease - TIMES.tick / 2).await;
+    let held = leases.hold((), Instant::now());
+    assert_eq!(held.key.place, lost.key.place);
+    assert!(!lost.is_held(Instant::now()), "held by the entry of another lease");
+    drop(lost);
+    assert!(held.is_held(Instant::now()), "lost with another lease");
 }
 
 #[tokio::test(start_paused = true)]
