@@ -103,6 +103,62 @@ async fn a_release_that_fails_is_repeated_until_the_store_is_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_release_that_takes_its_time_is_waited_for() {
+    let payload = Payload::extract_completed();
+    let job = payload.event().unwrap().job().id().clone();
+    // Before the answer to a delivery whose handler failed: the next one need not wait for the claim.
+    let script = Script::new([Act::Fail, Act::Succeed]);
+    let store = FaultyStore::new().fail(Call::Release, [Some(Fault::Brief)]);
+    let failing = receiver(&script, &store);
+    assert_eq!(failing.receive(request(&payload)).await.status(), 503);
+    let began = Instant::now();
+    assert_eq!(failing.receive(request(&payload)).await.status(), 200);
+    assert!(began.elapsed().is_zero(), "the claim was still there: {:?}", began.elapsed());
+    // In the background, by a store that is always slow.
+    let store = FaultyStore::new().fail(Call::Claim, [Some(Fault::ReplyLost)]);
+    let store = store.fail(Call::Release, [Some(Fault::Slow); 100]);
+    assert_eq!(receiver(&script, &store).receive(request(&payload)).await.status(), 503);
+    store.until(Call::Release, 1).await;
+    assert_eq!(store.state(&job).await, Claim::Acquired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_is_repeated_until_it_applied_or_for_half_a_minute() {
+    let payload = Payload::extract_completed();
+    let minute = Duration::from_secs(60);
+    for (releases, most) in
+        [(vec![], 1), (vec![Some(Fault::Error); 2], 3), (vec![Some(Fault::Error); 500], 31)]
+    {
+        let store = FaultyStore::new().fail(Call::Claim, [Some(Fault::ReplyLost)]);
+        let store = store.fail(Call::Release, releases);
+        let receiver = receiver(&Script::default(), &store);
+        assert_eq!(receiver.receive(request(&payload)).await.status(), 503);
+        tokio::time::sleep(minute).await;
+        let calls = store.calls(Call::Release);
+        assert!((most - 1..=most).contains(&calls), "{calls} instead of {most}");
+        tokio::time::sleep(minute).await;
+        assert_eq!(store.calls(Call::Release), calls, "it goes on");
+    }
+    // The release of a claim that was never in doubt.
+    let store = FaultyStore::new().fail(Call::Release, [Some(Fault::Error)]);
+    let receiver = receiver(&Script::new([Act::Fail]), &store);
+    assert_eq!(receiver.receive(request(&payload)).await.status(), 503);
+    tokio::time::sleep(minute).await;
+    assert_eq!(store.calls(Call::Release), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_was_renewed_is_released_when_its_handler_failed_and_the_store_with_it() {
+    let payload = Payload::extract_completed();
+    let script = Script::new([Act::FailAfter(Duration::from_secs(2))]);
+    let store = FaultyStore::new().fail(Call::Release, [Some(Fault::Error)]);
+    assert_eq!(receiver(&script, &store).receive(request(&payload)).await.status(), 503);
+    assert_eq!(store.calls(Call::Renew), 1);
+    store.until(Call::Release, 2).await;
+    assert_eq!(store.state(payload.event().unwrap().job().id()).await, Claim::Acquired);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shutdown_waits_for_the_release_of_an_abandoned_claim_and_no_longer() {
     let payload = Payload::extract_completed();
     let job = payload.event().unwrap().job().id().clone();

@@ -326,6 +326,11 @@ async fn a_claim_that_the_store_gives_twice_runs_one_handler_at_once() {
     store.end_renewed_claim().await;
     assert_eq!(receiver.receive(request(&payload)).await.status(), 503);
     assert_eq!(script.runs(), 1, "two runs of one job at once");
+    // The second claim outlasts the first run, or another process would run the job beside it.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(script.running(), 1);
+    let job = payload.event().unwrap().job().id().clone();
+    assert!(matches!(store.state(&job).await, Claim::InProgress { .. }), "free while its handler runs");
     assert_eq!(first.await.unwrap(), 503);
     script.until("the first run is dropped", |script| script.running() == 0).await;
     tokio::time::sleep(Duration::from_secs(5)).await;

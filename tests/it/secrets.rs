@@ -12,15 +12,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use qomplement_webhooks::event::{Envelope, RawJson};
-use qomplement_webhooks::fetch::{ApiKey, Fetched};
+use qomplement_webhooks::fetch::{ApiKey, Fetched, RequestBudget};
 use qomplement_webhooks::inbox::InboxFilter;
 use qomplement_webhooks::sender::{Payload, Sender};
 use qomplement_webhooks::{
-    InboxStore, JobsClient, MemoryInbox, SharedToken, WebhookEvent, WebhookReceiver, WebhookUrl,
+    InboxStore, InboxWorker, JobsClient, MemoryDedupStore, MemoryInbox, Reconciler, SharedToken,
+    Verification, WebhookEvent, WebhookReceiver, WebhookUrl,
 };
 use serde::de::DeserializeOwned;
 
 use crate::support::Script;
+use crate::support::api::{Api, Says};
 use crate::support::inboxes::all_rows;
 
 const CANARY: &str = "s3cr3t-content";
@@ -30,6 +32,7 @@ const LONG_CANARY: &str = "s3cr3t-content-of-more-than-32-characters";
 
 fn shows_nothing(what: &str, value: &dyn Debug) -> String {
     let (line, lines) = (format!("{value:?}"), format!("{value:#?}"));
+    assert!(!line.is_empty(), "{what} shows nothing at all");
     for text in [&line, &lines] {
         assert!(!text.contains("s3cr3t"), "{what} shows the secret: {text}");
         assert!(!text.contains("115, 51, 99"), "{what} shows the secret's bytes: {text}");
@@ -120,6 +123,61 @@ fn the_token_and_the_key_are_shown_by_no_debug() {
         }
         if let Err(error) = ApiKey::new(&bad) {
             told("a key that is none", &error);
+        }
+    }
+}
+
+#[tokio::test]
+async fn debug_says_what_a_thing_is_and_how_it_is_set_up() {
+    let script = Script::default();
+    let handler = || script.handler();
+    let inbox = MemoryInbox::new();
+    for payload in [Payload::extract_completed(), Payload::fill_pdf_completed()] {
+        inbox.receive(&Envelope::try_from(payload.to_bytes()).unwrap()).await.unwrap();
+    }
+    let builder =
+        || WebhookReceiver::builder(handler()).dedup_store(MemoryDedupStore::new()).unauthenticated();
+    let durable = WebhookReceiver::durable(inbox.clone()).unauthenticated();
+    let budget = RequestBudget::new(2.0, 3);
+    let key = ApiKey::new(LONG_CANARY).unwrap();
+    let things: [(String, &[&str]); 9] = [
+        (format!("{key:?}"), &["ApiKey([redacted])"]),
+        (
+            format!("{:?}", JobsClient::builder(key).build().unwrap()),
+            &["JobsClient {", "origin: \"https://", "budget: RequestBudget {", "timeout: 10s"],
+        ),
+        (
+            format!("{:?}", builder()),
+            &[
+                "WebhookReceiverBuilder {",
+                "authentication: Some(unauthenticated)",
+                "store: Some(MemoryDedupStore",
+            ],
+        ),
+        (
+            format!("{:?}", builder().build().unwrap()),
+            &[
+                "WebhookReceiver {",
+                "authentication: unauthenticated",
+                "ack_deadline: ",
+                "store: MemoryDedupStore {",
+            ],
+        ),
+        (format!("{:?}", durable.build().unwrap()), &["WebhookReceiver {", "inbox: MemoryInbox { rows: 2 }"]),
+        (
+            format!("{:?}", InboxWorker::new(inbox.clone(), handler(), Verification::Trust)),
+            &["InboxWorker {", "inbox: MemoryInbox", "verification: Trust", "on_dead_letter: None"],
+        ),
+        (
+            format!("{:?}", Reconciler::new(inbox.clone(), Api::new(Says::Pending))),
+            &["Reconciler {", "inbox: MemoryInbox", "source: "],
+        ),
+        (format!("{budget:?}"), &["RequestBudget {", "interval: 500ms", "at_once: 3"]),
+        (format!("{:?}", budget.acquire().await.unwrap()), &["RequestPermit"]),
+    ];
+    for (shown, parts) in things {
+        for part in parts {
+            assert!(shown.contains(part), "no {part} in {shown}");
         }
     }
 }

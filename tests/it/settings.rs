@@ -76,6 +76,9 @@ async fn a_receiver_refuses_a_setting_or_works_with_it() {
             }
         }
     }
+    let (shortest, longest) = (Receiver::MIN_RETENTION, Receiver::MAX_ACK_DEADLINE);
+    let bounds = received("bounds", |builder| builder.retention(shortest).ack_deadline(longest));
+    assert_eq!(bounds.await, Ok(200));
     type OfNumber = fn(Receiver, usize) -> Receiver;
     let of_number: [(&str, OfNumber); 4] = [
         ("max_body_bytes", Receiver::max_body_bytes),

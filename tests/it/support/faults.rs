@@ -22,6 +22,8 @@ pub enum Fault {
     /// The write takes place, and no reply ever arrives.
     HangAfter,
     Panic,
+    /// The write takes place half a second later.
+    Brief,
     /// The write takes place 1.9 seconds later.
     Slow,
     /// The write takes place, and the process stops for a minute of the paused clock before it gets the reply.
@@ -118,6 +120,7 @@ impl Faults {
             if planned.is_empty() { None } else { planned.remove(0) }
         };
         match fault {
+            Some(Fault::Brief) => tokio::time::sleep(Duration::from_millis(500)).await,
             Some(Fault::Slow) => tokio::time::sleep(Duration::from_millis(1900)).await,
             Some(Fault::Late) => tokio::time::sleep(Duration::from_secs(8)).await,
             _ => {}
@@ -135,9 +138,10 @@ impl Faults {
             _ => {}
         }
         match (fault, result) {
-            (None | Some(Fault::Slow | Fault::Late | Fault::StandStill | Fault::Stop(_)), Some(result)) => {
-                result
-            }
+            (
+                None | Some(Fault::Brief | Fault::Slow | Fault::Late | Fault::StandStill | Fault::Stop(_)),
+                Some(result),
+            ) => result,
             (Some(Fault::Hang | Fault::HangAfter), _) => std::future::pending().await,
             (Some(Fault::Panic), _) => panic!("a store's bug"),
             _ => Err(StoreError::unavailable(format!("{call:?} fails by plan"))),
