@@ -27,9 +27,9 @@ use crate::store::{Fenced, StoreError};
 /// By default, the store remembers a million jobs, in about 95 bytes each if their ids are UUIDs. Memory grows in
 /// small steps, so no call waits for a large table to grow or to be swept.
 ///
-/// A full store forgets a job that finished more than a minute ago: the oldest of some thousands (the oldest of all,
-/// in a store of up to 4096 jobs). Without such a job, the claim fails with [`StoreError::Full`]. A full store never
-/// forgets a claim whose lease has not ended.
+/// A full store forgets the finished job that came first, of some thousands (of all, in a store of up to 4096 jobs). If
+/// that job finished less than a minute ago, the claim fails with [`StoreError::Full`]. A full store never forgets a
+/// claim whose lease has not ended.
 ///
 /// # Clock
 ///
@@ -349,5 +349,20 @@ impl fmt::Debug for MemoryDedupStore {
             .field("jobs", &self.len())
             .field("capacity", &self.capacity)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_the_jobs_leaves_little_memory_unused() {
+        let mut order = Order::default();
+        for hash in 0..5000 {
+            order.push(hash, 0);
+            let (jobs, room) = (order.hashes.len(), order.hashes.capacity());
+            assert!(room <= jobs + jobs / 8 + 16, "room for {room} of {jobs}");
+        }
     }
 }

@@ -145,6 +145,96 @@ async fn claims_that_nobody_came_back_for_make_room() {
     assert_eq!(store.len(), 1);
 }
 
+/// Whether the store remembers that a job is done.
+async fn is_done(store: &MemoryDedupStore, job: &JobId) -> bool {
+    claim(store, job).await.is_ok_and(|claim| claim == Claim::Done)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_store_forgets_a_job_after_a_minute() {
+    let store = MemoryDedupStore::with_capacity(1);
+    finish(&store, &job(0)).await;
+    advance(Duration::from_secs(60) - NANOSECOND).await;
+    assert!(matches!(claim(&store, &job(1)).await, Err(StoreError::Full)));
+    advance(NANOSECOND * 2).await;
+    acquire(&store, &job(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_store_forgets_what_came_first_however_often_new_jobs_came() {
+    let store = MemoryDedupStore::with_capacity(5);
+    for number in 0..5 {
+        finish(&store, &job(number)).await;
+        advance(LEASE * 2).await;
+    }
+    advance(Duration::from_secs(60)).await;
+    acquire(&store, &job(5)).await;
+    for number in 1..5 {
+        assert!(is_done(&store, &job(number)).await, "{number} is forgotten instead of the first");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_store_keeps_all_if_the_job_that_came_first_is_younger_than_a_minute() {
+    let store = MemoryDedupStore::with_capacity(2);
+    let slow = acquire(&store, &job(0)).await;
+    finish(&store, &job(1)).await;
+    assert_eq!(store.renew(&slow, RETENTION).await.unwrap(), Fenced::Applied);
+    advance(Duration::from_secs(120)).await;
+    assert_eq!(store.complete(&slow, RETENTION).await.unwrap(), Fenced::Applied);
+    assert!(matches!(claim(&store, &job(2)).await, Err(StoreError::Full)));
+    assert!(is_done(&store, &job(0)).await && is_done(&store, &job(1)).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_is_claimed_anew_or_finished_late_counts_from_then() {
+    // Claimed anew after a release.
+    let store = MemoryDedupStore::with_capacity(2);
+    let released = acquire(&store, &job(0)).await;
+    assert_eq!(store.release(&released).await.unwrap(), Fenced::Applied);
+    finish(&store, &job(1)).await;
+    finish(&store, &job(0)).await;
+    advance(Duration::from_secs(120)).await;
+    acquire(&store, &job(2)).await;
+    assert!(is_done(&store, &job(0)).await, "the job that came last is forgotten");
+
+    // Finished after the lease had ended.
+    let store = MemoryDedupStore::with_capacity(2);
+    let late = acquire(&store, &job(0)).await;
+    finish(&store, &job(1)).await;
+    advance(LEASE).await;
+    assert_eq!(store.complete(&late, RETENTION).await.unwrap(), Fenced::Applied);
+    advance(Duration::from_secs(120)).await;
+    acquire(&store, &job(2)).await;
+    assert!(is_done(&store, &job(0)).await, "the job that finished last is forgotten");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_is_held_for_long_keeps_no_expired_job_in_memory() {
+    // A small store has one order of all jobs.
+    let store = MemoryDedupStore::with_capacity(1000);
+    let held = acquire(&store, &job(0)).await;
+    assert_eq!(store.renew(&held, RETENTION * 3).await.unwrap(), Fenced::Applied);
+    for number in 1..101 {
+        finish(&store, &job(number)).await;
+    }
+    advance(RETENTION + LEASE).await;
+    for number in 101..201 {
+        finish(&store, &job(number)).await;
+    }
+    assert_eq!(store.len(), 101, "expired jobs are kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn debug_says_how_full_a_store_is() {
+    let store = MemoryDedupStore::with_capacity(7);
+    assert!(store.is_empty());
+    acquire(&store, &job(0)).await;
+    assert!(!store.is_empty());
+    let shown = format!("{store:?}");
+    assert!(shown.starts_with("MemoryDedupStore { jobs: 1, capacity: 7"), "{shown}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn expired_jobs_leave_memory_as_new_ones_come() {
     let store = MemoryDedupStore::new();
@@ -152,7 +242,7 @@ async fn expired_jobs_leave_memory_as_new_ones_come() {
         finish(&store, &job(number)).await;
     }
     assert_eq!(store.len(), 10_000);
-    advance(RETENTION).await;
+    advance(RETENTION + NANOSECOND).await;
     for number in 10_000..20_000 {
         finish(&store, &job(number)).await;
     }
@@ -205,7 +295,8 @@ fn no_two_claims_have_one_owner_and_debug_hides_it() {
     let (first, second) = (ClaimToken::new(&job(0)), ClaimToken::new(&job(0)));
     assert_ne!(first.owner(), second.owner());
     assert_ne!(first, second);
-    assert!(!format!("{first:?}").contains(&first.owner().to_string()));
+    let shown = format!("{first:?}");
+    assert!(shown.contains(&job(0).to_string()) && !shown.contains(&first.owner().to_string()), "{shown}");
 }
 
 /// One step of the model test.
