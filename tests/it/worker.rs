@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use qomplement_webhooks::inbox::{InboxAdmin, InboxState, Outcome, Retention};
+use qomplement_webhooks::inbox::{Bulk, InboxAdmin, InboxFilter, InboxState, Outcome, Retention};
 use qomplement_webhooks::sender::Payload;
+use qomplement_webhooks::worker::RunningWorker;
 use qomplement_webhooks::{HandlerError, InboxStore, InboxWorker, Verification, WebhookEvent, handler_fn};
 use tokio::time::{Instant, sleep};
 
@@ -62,6 +63,44 @@ async fn large_events_are_leased_with_several_calls_and_without_a_poll() {
     let began = Instant::now();
     script.until("all are handled", |script| script.finished() == 5).await;
     assert!(began.elapsed() < SECOND, "the worker polled: {:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn dead_letters_that_are_replayed_together_are_handled_at_once() {
+    let (inbox, script) = (FaultyInbox::default(), Script::new([Act::FailPermanently, Act::Succeed]));
+    let _worker = inbox.worker(&script).poll(HOUR).start();
+    let job = inbox.add_new().await;
+    inbox.until(&job, InboxState::Dead).await;
+    let began = Instant::now();
+    let dead = InboxFilter::default().state(InboxState::Dead);
+    assert_eq!(inbox.rows.replay_all(&dead, 10, Bulk::Apply).await.unwrap().rows, 1);
+    script.until("it is handled", |script| script.finished() == 1).await;
+    assert!(began.elapsed() < SECOND, "the worker was not woken: {:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_that_come_one_after_another_are_each_handled_at_once() {
+    let (inbox, script) = (FaultyInbox::default(), Script::default());
+    let _worker = inbox.worker(&script).poll(HOUR).start();
+    for number in 1..=10 {
+        let began = Instant::now();
+        inbox.add_new().await;
+        script.until("it is handled", |script| script.finished() == number).await;
+        assert!(began.elapsed().is_zero(), "event {number} waited for {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_that_are_due_wait_for_room_and_for_nothing_else() {
+    let (inbox, script) = (FaultyInbox::default(), Script::default());
+    let inbox = inbox.fail(Call::Wait, vec![Some(Fault::Hang); 100]);
+    for _ in 0..9 {
+        inbox.add_new().await;
+    }
+    let began = Instant::now();
+    let _worker = inbox.worker(&script).concurrency(2).poll(HOUR).start();
+    script.until("all events are handled", |script| script.finished() == 9).await;
+    assert!(began.elapsed().is_zero(), "without a hint, they took {:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -339,6 +378,46 @@ async fn what_is_done_is_pruned_after_its_time_and_nothing_else_is() {
     sleep(HOUR * 48).await;
     assert_eq!(body(&dead).await, Some(true), "a dead event was pruned");
     assert!(!inbox.contains(&done).await.unwrap());
+}
+
+/// An inbox with done events, more than one call prunes, and a worker that keeps them for five minutes.
+async fn with_much_to_prune(inbox: &FaultyInbox) -> RunningWorker {
+    let script = Script::default();
+    for _ in 0..3500 {
+        inbox.add_new().await;
+    }
+    let retention = Retention::default().payload(SECOND * 300).row(SECOND * 300);
+    let worker = inbox.worker(&script).concurrency(100).retention(retention).poll(HOUR).start();
+    script.until("all are handled", |script| script.finished() == 3500).await;
+    worker
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_that_is_to_be_pruned_is_pruned_in_one_round_also_by_a_slow_store() {
+    for fault in [None, Some(Fault::Slow)] {
+        let inbox = FaultyInbox::default().fail(Call::Prune, vec![fault; 100]);
+        let _worker = with_much_to_prune(&inbox).await;
+        sleep(SECOND * 290).await;
+        assert_eq!(inbox.rows.stats().await.unwrap().done, 3500, "{fault:?}: pruned before their time");
+        sleep(SECOND * 85).await;
+        assert_eq!(inbox.rows.stats().await.unwrap().done, 0, "{fault:?}: rows are left");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_ends_a_round_of_pruning() {
+    let inbox = FaultyInbox::default();
+    let worker = with_much_to_prune(&inbox).await;
+    sleep(SECOND * 240).await;
+    inbox.faults.fail(Call::Prune, vec![Some(Fault::Slow); 100]);
+    while inbox.rows.stats().await.unwrap().done == 3500 {
+        sleep(SECOND / 10).await;
+    }
+    let calls = inbox.calls(Call::Prune);
+    worker.shutdown(SECOND).await;
+    sleep(SECOND * 60).await;
+    assert!(inbox.calls(Call::Prune) <= calls + 1, "pruned on after the shutdown");
+    assert_ne!(inbox.rows.stats().await.unwrap().done, 0);
 }
 
 #[tokio::test(start_paused = true)]

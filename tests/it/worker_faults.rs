@@ -164,6 +164,16 @@ async fn a_long_handler_keeps_its_lease_and_runs_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_renewal_that_is_never_answered_is_made_up_for() {
+    let (inbox, script) = (FaultyInbox::default(), Script::new([Act::Take(SECOND * 120)]));
+    let inbox = inbox.fail(Call::Renew, [Some(Fault::Hang), None, Some(Fault::Hang)]);
+    let _worker = inbox.worker(&script).start();
+    let job = inbox.add_new().await;
+    let row = inbox.until(&job, InboxState::Done).await;
+    assert_eq!((row.attempts, script.runs()), (1, 1), "the lease could have been kept");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_handler_whose_lease_cannot_be_renewed_is_dropped_before_the_next_begins() {
     for fault in FAULTS {
         let (inbox, script) = (FaultyInbox::default(), Script::new([Act::Hang, Act::Succeed]));
