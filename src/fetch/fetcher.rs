@@ -275,11 +275,13 @@ impl Drop for SharedFetch<'_> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
 
     use async_trait::async_trait;
 
     use super::*;
+    use crate::fetch::{BudgetClosed, RequestBudget};
 
     #[derive(Debug)]
     struct Source;
@@ -289,6 +291,69 @@ mod tests {
         async fn fetch(&self, _: &JobId) -> Result<Fetched, FetchError> {
             Ok(Fetched::Pending)
         }
+    }
+
+    /// A source whose first call closes its budget for a minute.
+    #[derive(Debug, Default)]
+    struct Closes(AtomicUsize);
+
+    #[async_trait]
+    impl JobSource for Arc<Closes> {
+        async fn fetch(&self, _: &JobId) -> Result<Fetched, FetchError> {
+            match self.0.fetch_add(1, Ordering::SeqCst) {
+                0 => Err(BudgetClosed { retry_after: MINUTE, why: "too many".to_owned() }.into()),
+                _ => Ok(Fetched::Pending),
+            }
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closed_budget_is_waited_for_and_jobs_that_were_fetched_before_let_others_go_first() {
+        let source = Arc::new(Closes::default());
+        let fetcher = Fetcher::new(Arc::new(source.clone()));
+        let waits = async |job: &str, count| {
+            let history = FetchHistory { count, ..FetchHistory::default() };
+            match fetcher.fetch(&job.parse().unwrap(), history, None).await {
+                Verdict::Settle(Outcome::Release { after }) => Some(after),
+                Verdict::Settle(Outcome::FetchAgain { .. }) => None,
+                verdict => panic!("{verdict:?}"),
+            }
+        };
+        assert_eq!(waits("a", 0).await, Some(MINUTE));
+        assert_eq!(waits("b", 0).await, Some(MINUTE));
+        assert_eq!(waits("c", 3).await, Some(MINUTE + SECOND * 3));
+        assert_eq!(source.0.load(Ordering::SeqCst), 1, "fetched while the budget was closed");
+        tokio::time::advance(MINUTE).await;
+        assert_eq!(waits("c", 3).await, Some(SECOND * 3), "before a job that was never fetched");
+        assert_eq!(waits("a", 0).await, None);
+        assert_eq!(waits("c", 3).await, None, "after an answer, all jobs are fetched at once");
+    }
+
+    /// A source that never answers, once its budget allows a request.
+    #[derive(Debug)]
+    struct Hangs(RequestBudget);
+
+    #[async_trait]
+    impl JobSource for Hangs {
+        async fn fetch(&self, _: &JobId) -> Result<Fetched, FetchError> {
+            let _permit = self.0.acquire().await?;
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fetch_has_a_minute_after_its_wait_for_a_budget() {
+        let budget = RequestBudget::new(1.0 / 30.0, 4);
+        drop(budget.acquire().await.unwrap());
+        let fetcher = Fetcher::new(Arc::new(Hangs(budget)));
+        let (job, began) = ("a".parse().unwrap(), Instant::now());
+        let fetch = fetcher.fetch(&job, FetchHistory::default(), None);
+        let verdict = tokio::time::timeout(MINUTE * 10, fetch).await.unwrap();
+        assert!(matches!(verdict, Verdict::Settle(Outcome::FetchAgain { .. })), "{verdict:?}");
+        assert_eq!(began.elapsed().as_secs(), 90);
     }
 
     #[test]

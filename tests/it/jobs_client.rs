@@ -365,6 +365,11 @@ async fn a_reply_that_is_too_large_is_refused_whatever_it_declares() {
         let Err(error) = server.client().fetch(&id()).await else { panic!("it was read") };
         assert!(chain(&error).contains("more than 16777216 bytes"), "{}", chain(&error));
     }
+    for largest in [ok(vec![b' '; 16 << 20]), Answer::Streams(16)] {
+        let server = Server::start([largest]).await;
+        let Err(error) = server.client().fetch(&id()).await else { panic!("spaces are a reply") };
+        assert!(!chain(&error).contains("more than"), "{}", chain(&error));
+    }
 }
 
 /// Where a key could be sent to.
@@ -403,6 +408,8 @@ async fn what_a_webhook_says_of_a_download_url_is_never_followed() {
         let event = payload.event().unwrap();
         let server = Server::start([ok("the document")]).await;
         let mut download = server.client().download(event.job().id()).await.unwrap();
+        assert_eq!(download.content_length(), Some(12));
+        assert!(format!("{download:?}").starts_with("Download { content_length: Some(12)"), "{download:?}");
         assert_eq!(download.chunk().await.unwrap().unwrap(), "the document");
         assert!(download.chunk().await.unwrap().is_none());
         assert_eq!(server.paths(), [format!("/v1/jobs/{ID}/download")]);

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::fetch::{FetchError, Fetched, JobSource, RequestBudget};
-use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, Receipt};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, NoResult, Outcome, Receipt};
 use qomplement_webhooks::sender::Payload;
+use qomplement_webhooks::store::Fenced;
 use qomplement_webhooks::{
     HandlerError, InboxStore, InboxWorker, JobId, MemoryInbox, Reconciler, Verification, WebhookEvent,
     async_trait, handler_fn,
@@ -254,6 +255,58 @@ async fn a_report_that_a_job_still_runs_does_not_end_its_expectation() {
         let reports = reports.load(Ordering::SeqCst);
         assert!(if fails == Some(false) { reports > 3 } else { reports == 1 }, "handled {reports} times");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_budget_is_closed_no_more_jobs_are_leased() {
+    let inbox = FaultyInbox::default();
+    for number in 0..40 {
+        inbox.expect(&job(number), Duration::ZERO).await.unwrap();
+    }
+    let _reconciler = Reconciler::new(inbox.clone(), Api::new(Says::Unauthorized)).start();
+    sleep(SECOND * 10).await;
+    // Four that were refused, and four that met the closed budget.
+    assert!(inbox.calls(Call::Settle) <= 8, "jobs were leased that could not be fetched");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inbox_that_fails_is_called_ever_more_seldom() {
+    let inbox = FaultyInbox::default().fail(Call::Overdue, vec![Some(Fault::Error); 1000]);
+    let _reconciler = Reconciler::new(inbox.clone(), Api::new(Says::Pending)).start();
+    sleep(MINUTE).await;
+    // After 1, 2, 4, 5, 5, … seconds, and up to a quarter more.
+    let calls = inbox.calls(Call::Overdue);
+    assert!((11..=15).contains(&calls), "{calls} calls in a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetched_event_is_stored_at_the_second_call_when_the_first_fails() {
+    let inbox = FaultyInbox::default().fail(Call::Verify, [Some(Fault::Error)]);
+    let api = Api::new(Says::Pending);
+    inbox.expect(&job(1), Duration::ZERO).await.unwrap();
+    api.finish(&job(1));
+    let began = Instant::now();
+    let _reconciler = Reconciler::new(inbox.clone(), api.clone()).start();
+    inbox.until(&job(1), InboxState::Received).await;
+    assert!(began.elapsed() < SECOND * 5, "stored after {:?}", began.elapsed());
+    assert_eq!(api.fetches(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_the_api_says_still_runs_is_late_from_then_on() {
+    let inbox = MemoryInbox::new();
+    inbox.expect(&job(1), Duration::ZERO).await.unwrap();
+    let rejected = inbox.overdue(1, MINUTE).await.unwrap().remove(0);
+    let outcome = Outcome::Rejected { error: "unknown".to_owned() };
+    assert_eq!(inbox.settle(&rejected.lease, &outcome).await.unwrap(), Fenced::Applied);
+    sleep(HOUR).await;
+    assert_eq!(inbox.receive(&finished(&job(1))).await.unwrap(), Receipt::Stored);
+    sleep(HOUR).await;
+    let leased = inbox.lease(1, MINUTE).await.unwrap().remove(0);
+    let outcome = Outcome::FetchAgain { after: Duration::ZERO, answer: NoResult::Pending };
+    assert_eq!(inbox.settle(&leased.lease, &outcome).await.unwrap(), Fenced::Applied);
+    let overdue = inbox.overdue(1, MINUTE).await.unwrap().remove(0);
+    assert_eq!(overdue.late, Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
