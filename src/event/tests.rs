@@ -419,7 +419,34 @@ fn raw_json_gives_members_and_refuses_text_that_is_not_json() {
     assert_eq!((list.get::<u8>("a").unwrap(), list.parse::<Vec<u8>>().unwrap()), (None, vec![1]));
     assert!("null".parse::<RawJson>().unwrap().is_null());
     assert_eq!("[1, 2]".parse::<RawJson>().unwrap(), "[1,2]".parse::<RawJson>().unwrap());
+    assert_ne!("[1, 2]".parse::<RawJson>().unwrap(), "[1, 3]".parse::<RawJson>().unwrap());
     assert!(RawJson::try_from(Bytes::from_static(b"\"\xff\"")).is_err());
     assert_eq!(serde_json::to_string(&json).unwrap(), json.as_str());
     assert!("{".parse::<RawJson>().is_err());
+}
+
+#[test]
+fn debug_and_errors_tell_the_kind_of_a_value_and_display_the_value() {
+    for (text, kind) in [
+        (r#"{"a": 1}"#, "object"),
+        ("[1]", "array"),
+        (r#""a""#, "string"),
+        ("true", "boolean"),
+        ("false", "boolean"),
+        ("null", "null"),
+        ("-1.5", "number"),
+    ] {
+        let value: RawJson = text.parse().unwrap();
+        assert_eq!(format!("{value:?}"), format!("RawJson({kind}, {} bytes)", text.len()));
+        assert_eq!(value.to_string(), text);
+    }
+    let problem = |text: &str| text.parse::<RawJson>().unwrap().parse::<i8>().unwrap_err().to_string();
+    assert!(problem("true").contains("the value has another shape"), "{}", problem("true"));
+    assert!(problem("1e999").contains("cannot hold the number"), "{}", problem("1e999"));
+}
+
+#[test]
+fn debug_tells_the_length_of_a_text_instead_of_the_text() {
+    let error = JobError { code: Some("E1".into()), message: None };
+    assert_eq!(format!("{error:?}"), "JobError { code: Some(2 bytes), message: None }");
 }

@@ -173,3 +173,25 @@ impl fmt::Debug for Leased {
             .finish()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn a_lease_is_its_job_and_its_fencing_token() {
+        let lease = |job: &str, fence| Lease::new(job.parse().unwrap(), fence);
+        assert_eq!(lease("a", 1), lease("a", 1));
+        assert_ne!(lease("a", 1), lease("a", 2));
+        assert_ne!(lease("a", 1), lease("b", 1));
+        assert_eq!(format!("{:?}", lease("a", 1)), "Lease { job: JobId(a), fence: 1 }");
+        let leases: HashSet<_> = [lease("a", 1), lease("a", 1), lease("a", 2)].into_iter().collect();
+        assert_eq!(leases.len(), 2);
+        let state = std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default();
+        let hash = |lease: Lease| std::hash::BuildHasher::hash_one(&state, lease);
+        assert_ne!(hash(lease("a", 1)), hash(lease("a", 2)), "all leases have one hash");
+    }
+}

@@ -117,6 +117,11 @@ mod tests {
     }
 
     #[test]
+    fn debug_names_the_type() {
+        assert_eq!(format!("{:?}", Redaction::fields(["iban"])), "Redaction { .. }");
+    }
+
+    #[test]
     fn a_repeated_or_escaped_name_hides_nothing_from_the_redaction() {
         let redaction = Redaction::fields(["iban"]);
         let body = br#"{"iban": "one", "\u0069ban": "two", "x": {"iba\u006e": "three"}}"#;

@@ -129,5 +129,7 @@ mod tests {
         minutes.count(ONE, at(day - 1));
         assert_eq!(minutes.0.len(), 2, "the oldest minute is forgotten");
         assert_eq!(minutes.view(at(-7)), [], "the clock was set back");
+        minutes.count(Counts::default(), at(5));
+        assert_eq!(minutes.0.len(), 2, "nothing was counted");
     }
 }

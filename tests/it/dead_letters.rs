@@ -11,12 +11,14 @@ use qomplement_webhooks::fetch::{FetchError, Fetched, JobSource};
 use qomplement_webhooks::inbox::{DeadLetter, InboxAdmin, InboxRow, InboxState, NoResult, Outcome};
 use qomplement_webhooks::sender::Payload;
 use qomplement_webhooks::store::Fenced;
-use qomplement_webhooks::{BoxError, InboxStore, InboxWorker, JobId, Reconciler, Verification, async_trait};
+use qomplement_webhooks::{
+    BoxError, InboxStore, InboxWorker, JobId, MemoryInbox, Reconciler, Verification, async_trait,
+};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::support::api::{Api, Says};
-use crate::support::inboxes::FaultyInbox;
+use crate::support::inboxes::{self, FaultyInbox};
 use crate::support::{Act, Call, FAULTS, Fault, Script, eventually};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -108,6 +110,14 @@ async fn an_event_that_cannot_be_read_or_whose_last_attempt_did_not_end_is_told_
     let told = Told::of(&inbox);
     let _worker = inbox.worker(&script).max_attempts(2).on_dead_letter(told.closure()).start();
     told.once(&job, "a process that died in the last attempt").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn dead_letters_are_all_counted_by_their_error_or_there_are_more() {
+    inboxes::dead_letters_are_all_counted_or_there_are_more(&Arc::new(MemoryInbox::new())).await;
+    // By the lists of a store that does not count them itself.
+    inboxes::dead_letters_are_all_counted_or_there_are_more(&FaultyInbox::default()).await;
+    inboxes::dead_letters_are_all_counted_or_there_are_more(&FaultyInbox::default().in_pages_of(1)).await;
 }
 
 /// A source for which no job can have the id.

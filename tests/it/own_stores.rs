@@ -323,3 +323,10 @@ async fn a_source_and_an_inbox_outside_of_the_crate_bring_an_expected_job_to_its
     let (row, _) = inbox.get(&job).await.unwrap().unwrap();
     assert_eq!((row.state, row.verified), (InboxState::Done, true));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_store_without_notifications_gives_no_hint() {
+    let store = Rebuilt(MemoryInbox::new());
+    let hint = tokio::time::timeout(Duration::from_secs(3600), store.wait());
+    assert!(hint.await.is_err());
+}

@@ -3,6 +3,7 @@
 mod flaw;
 mod flawed;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::runtime::Builder;
@@ -11,7 +12,7 @@ use self::flaw::{FLAWS, InboxFlaw};
 use self::flawed::FlawedInbox;
 use super::{inbox_all, run};
 use crate::execution::isolation::isolate;
-use crate::inbox::MemoryInbox;
+use crate::inbox::{InboxStore, MemoryInbox};
 
 /// The checks that an inbox with a flaw fails, of all or of those up to the one named `last`.
 async fn failed_checks(flaw: InboxFlaw, last: Option<&str>) -> Vec<&'static str> {
@@ -31,6 +32,13 @@ async fn the_memory_inbox_conforms_under_paused_time_also_with_the_rows_of_earli
 async fn the_memory_inbox_conforms_among_threads() {
     let inbox = MemoryInbox::new();
     inbox_all(&inbox, &inbox.clone(), &[]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inbox_behind_an_arc_conforms() {
+    let inbox = Arc::new(MemoryInbox::new());
+    inbox_all(&inbox, &inbox.clone(), &[]).await;
+    assert!(InboxStore::admin(&inbox).is_some());
 }
 
 #[tokio::test(start_paused = true)]

@@ -85,6 +85,10 @@ pub(super) async fn a_fetched_result_replaces_the_event_of_a_running_row(store: 
         "body, attempt and verified of the next lease"
     );
     stale(store.verify(&lease_of_webhook, &result).await, "verifying under an earlier lease");
+    let (job, released) = running(store).await;
+    settle(store, &released, &release(LONG)).await;
+    stale(store.verify(&released, &completed(&job)).await, "verifying after the event was released");
+    assert!(!get(store, &job).await.0.verified, "an event counts as verified by a call that was stale");
 }
 
 /// Of a fetched result and a webhook at once, one becomes the event, and the other is refused.

@@ -185,3 +185,61 @@ where
 pub(super) fn unanswered() -> StoreError {
     StoreError::unavailable(Refused::Closed)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    type Caller = oneshot::Receiver<Result<(), StoreError>>;
+
+    /// Adds a call, and returns its caller.
+    fn push(queue: &WriteQueue, bytes: usize) -> Result<Caller, StoreError> {
+        let (call, caller) = WriteCall::new(|_: &mut Transaction<'_>| Ok(()));
+        queue.push(bytes, Box::new(call)).map(|()| caller)
+    }
+
+    fn take(queue: &WriteQueue) -> usize {
+        queue.take().unwrap().commands.len()
+    }
+
+    #[test]
+    fn a_full_queue_refuses_calls_until_some_are_taken() {
+        let queue = WriteQueue::default();
+        let _large = push(&queue, MAX_BYTES + 1).unwrap();
+        assert!(push(&queue, 1).is_err(), "beside a call that is larger than the queue");
+        assert_eq!(take(&queue), 1);
+        let _two = [push(&queue, MAX_BYTES - 1).unwrap(), push(&queue, 1).unwrap()];
+        assert!(push(&queue, 1).is_err(), "full of bytes");
+        assert_eq!((take(&queue), take(&queue)), (1, 1));
+        let _many: Vec<_> = (0..MAX_COMMANDS).map(|_| push(&queue, 0).unwrap()).collect();
+        assert!(push(&queue, 0).is_err(), "full of calls");
+        take(&queue);
+        let _caller = push(&queue, 0).unwrap();
+    }
+
+    #[test]
+    fn a_batch_is_bounded_and_has_only_calls_whose_callers_wait() {
+        let queue = WriteQueue::default();
+        let callers: Vec<_> = (0..BATCH_COMMANDS + 1).map(|_| push(&queue, 0).unwrap()).collect();
+        let mut batch = queue.take().unwrap();
+        assert_eq!(batch.commands.len(), BATCH_COMMANDS);
+        assert!(!queue.take_more(&mut batch), "more than a batch holds");
+        drop(callers);
+        let callers = [BATCH_BYTES / 2, BATCH_BYTES / 2, 1].map(|bytes| push(&queue, bytes).unwrap());
+        let mut batch = queue.take().unwrap();
+        assert_eq!(
+            (batch.commands.len(), take(&queue)),
+            (2, 1),
+            "of which one was left and three have bytes"
+        );
+        assert!(!queue.take_more(&mut batch));
+        drop(callers);
+        let _first = push(&queue, 0).unwrap();
+        let mut batch = queue.take().unwrap();
+        assert!(!queue.take_more(&mut batch));
+        let _second = push(&queue, 0).unwrap();
+        assert!(queue.take_more(&mut batch), "a call that came since");
+        assert_eq!(batch.commands.len(), 2);
+    }
+}

@@ -8,7 +8,7 @@ use ::rusqlite::{Connection, StatementStatus, params_from_iter};
 use tokio::sync::Notify;
 
 use super::writer::Writer;
-use super::{SqliteInboxError, listing, reads, rows, schema, traffic};
+use super::{SqliteInbox, SqliteInboxError, listing, reads, rows, schema, traffic};
 use crate::inbox::limits::Limits;
 use crate::inbox::timestamp::Timestamp;
 use crate::inbox::{InboxCursor, InboxFilter};
@@ -159,4 +159,40 @@ fn steps_of_a_lease(rows: usize) -> i32 {
 fn rows_that_are_not_due_cost_a_lease_nothing() {
     let (few, many) = (steps_of_a_lease(100), steps_of_a_lease(20_000));
     assert!(many < few + 100, "{few} steps beside 100 rows, and {many} beside 20,000");
+}
+
+#[test]
+fn a_call_waits_for_another_process_for_a_day_at_most() {
+    let day = Duration::from_secs(86_400);
+    for (set, counts) in [(Duration::MAX, day), (day, day), (day / 2, day / 2)] {
+        assert_eq!(SqliteInbox::builder("inbox").busy_timeout(set).settings.busy_timeout, counts);
+    }
+}
+
+#[test]
+fn a_file_that_another_process_holds_is_waited_for_and_no_longer() {
+    let file = std::env::temp_dir().join(format!("qomplement-webhooks-held-{}", std::process::id()));
+    let other = Connection::open(&file).unwrap();
+    other.execute_batch("CREATE TABLE other (id); BEGIN EXCLUSIVE").unwrap();
+    let connection = Connection::open(&file).unwrap();
+    // Nor does SQLite wait by itself when several processes switch to the log at once.
+    connection.busy_timeout(Duration::ZERO).unwrap();
+    let (began, time) = (std::time::Instant::now(), Duration::from_millis(200));
+    let refused = schema::make_durable(&connection, time);
+    assert!(matches!(refused, Err(SqliteInboxError::Open(_))), "{refused:?}");
+    assert!(began.elapsed() >= time, "given up after {:?}", began.elapsed());
+    other.execute_batch("COMMIT").unwrap();
+    drop(other);
+    schema::make_durable(&connection, time).unwrap();
+    drop(connection);
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[test]
+fn a_write_to_what_is_read_only_is_told_as_such() {
+    let connection = in_memory();
+    connection.execute_batch("PRAGMA query_only = ON").unwrap();
+    let refused = connection.execute_batch("CREATE TABLE other (id)").unwrap_err();
+    let told = SqliteInboxError::from(refused);
+    assert!(matches!(told, SqliteInboxError::ReadOnly(_)), "{told:?}");
 }

@@ -15,6 +15,7 @@ use crate::support::inboxes;
 async fn what_was_acknowledged_is_there_after_reopening() {
     let folder = Folder::new();
     let inbox = SqliteInbox::open(folder.file()).unwrap();
+    assert!(format!("{inbox:?}").starts_with("SqliteInbox { path: "), "{inbox:?}");
     let large = event("large", "completed", 16 << 20);
     assert_eq!(inbox.receive(&large).await.unwrap(), Receipt::Stored);
     receive(&inbox, "dead").await;

@@ -27,6 +27,8 @@ pub struct FaultyInbox {
     hints: bool,
     /// Whether a lease returns bodies that cannot be read.
     spoils: bool,
+    /// The most rows of one list, if there is a limit.
+    page: Option<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +48,11 @@ impl FaultyInbox {
     /// Hints all the time that there is an event to lease.
     pub fn hinting(self) -> Self {
         Self { hints: true, ..self }
+    }
+
+    /// Lists at most this many rows at once.
+    pub fn in_pages_of(self, rows: usize) -> Self {
+        Self { page: Some(rows), ..self }
     }
 
     /// Leases bodies that cannot be read.
@@ -195,6 +202,7 @@ impl InboxAdmin for FaultyInbox {
         from: InboxCursor,
         most: usize,
     ) -> Result<InboxList, StoreError> {
+        let most = self.page.map_or(most, |page| page.min(most));
         self.faults.call(Call::List, self.rows.list(filter, from, most)).await
     }
 
