@@ -198,3 +198,29 @@ async fn statements_are_prepared_only_if_asked_for() {
     inbox.stats().await.unwrap();
     assert_eq!(prepared().await, 3);
 }
+
+/// The numbers of events to lease differ from call to call, and so do the places at which the looks begin.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_lease_is_planned_a_few_times_and_then_no_more() {
+    schema("prepared_lease").await;
+    let pool = pool(1, "prepared_lease");
+    let inbox = PostgresInbox::from_pool(pool.clone()).with_prepared_statements();
+    inbox.migrate().await.unwrap();
+    let received = "INSERT INTO qomplement_inbox (job_id, state, job_type, status, body, due_at, received_at)
+        SELECT gen_random_uuid()::text, 'received', 'extract', 'completed', 'x', now(), now() FROM generate_series(1, 1000)";
+    let client = client(postgres()).await;
+    client.batch_execute("SET search_path = prepared_lease").await.unwrap();
+    client.batch_execute(received).await.unwrap();
+    client.batch_execute("ANALYZE qomplement_inbox").await.unwrap();
+    // As if there were more rows.
+    let more = "UPDATE pg_class SET reltuples = reltuples * 1000 WHERE relnamespace = 'prepared_lease'::regnamespace";
+    client.batch_execute(more).await.unwrap();
+    for most in 1..=20 {
+        inbox.lease(most, LEASE).await.unwrap();
+    }
+    let planned = "SELECT custom_plans FROM pg_prepared_statements WHERE statement LIKE '%SKIP LOCKED%'";
+    let planned = pool.get().await.unwrap().query_typed(planned, &[]).await.unwrap();
+    let planned: Vec<i64> = planned.iter().map(|row| row.get(0)).collect();
+    // Then the server compares the costs.
+    assert_eq!(planned, [5]);
+}

@@ -9,22 +9,24 @@ use crate::inbox::MOST_LEASED;
 use crate::postgres::TableName;
 
 /// Leases due rows, those that were never fetched first, and of those that it locks for that no more than one call leases.
-/// The look at them begins at $3, and its result says where the
-/// next one may begin.
+/// The look at them begins at $3, and its result says where the next one may begin.
+///
+/// The planner does not see the values of $1 and $3, which are in subqueries. If it did, a plan for the values at hand would
+/// seem to cost less than one for all values, and a prepared statement would be planned at each call, for 0.8 ms.
 pub(super) fn lease(table: &TableName) -> String {
-    const FROM: &str = "coalesce('epoch'::timestamptz + $3 * interval '1 microsecond', '-infinity')";
+    const FROM: &str = "(SELECT coalesce('epoch'::timestamptz + $3 * interval '1 microsecond', '-infinity'))";
     format!(
         "WITH RECURSIVE fresh AS MATERIALIZED (
             SELECT {due} FROM {table}
             WHERE {NEVER_FETCHED} AND due_at >= {FROM} AND due_at <= statement_timestamp()
-            ORDER BY due_at, number LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
+            ORDER BY due_at, number LIMIT (SELECT $1) FOR NO KEY UPDATE SKIP LOCKED
         ), {counts}, fetched AS MATERIALIZED (
             SELECT due.* FROM counts, LATERAL (
                 SELECT {due} FROM {table}
                 WHERE {FETCHED} AND fetches = counts.fetches AND due_at <= statement_timestamp()
-                ORDER BY due_at, number LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
+                ORDER BY due_at, number LIMIT (SELECT $1) FOR NO KEY UPDATE SKIP LOCKED
             ) AS due
-            LIMIT $1 - (SELECT count(*) FROM fresh)
+            LIMIT (SELECT $1) - (SELECT count(*) FROM fresh)
         ), few AS (
             SELECT * FROM (
                 SELECT *, sum(bytes) OVER (ORDER BY earlier_fetches, due_at, number) - bytes AS before
