@@ -156,26 +156,22 @@ async fn over_http2_the_answer_is_the_same_without_a_connection_header() {
     }
 }
 
-/// hyper, which serves axum and warp too, refuses more than 16 KiB by itself, and actix-web more than 16 MiB.
+/// actix-web takes up to 16 MiB of headers. hyper, which serves the others, refuses more than 16 KiB by itself.
 #[tokio::test]
-async fn over_http2_too_many_headers_are_refused_and_the_server_goes_on() {
-    for framework in Framework::ALL {
-        eprintln!("{framework:?}");
-        let script = Script::default();
-        let server = Server::start(framework, builder(&script).build().unwrap()).await;
-        let client = reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().unwrap();
-        let url = format!("{}?token={TOKEN}", server.url());
-        // More than a map of `http` holds, or a length of more than 16 KiB.
-        let number = if framework == Framework::ActixWeb { 24_577 } else { 1000 };
-        let mut headers = HeaderMap::new();
-        for _ in 0..number {
-            headers.append("x", HeaderValue::from_static("1"));
-        }
-        let refused = client.post(&url).headers(headers).body(body()).send().await.unwrap();
-        assert_eq!((refused.status().as_u16(), script.runs()), (431, 0));
-        let good = client.post(&url).body(body()).send().await.unwrap();
-        assert_eq!((good.status().as_u16(), script.runs()), (200, 1));
+async fn over_http2_more_headers_than_a_map_of_http_holds_are_refused_by_actix_web() {
+    let script = Script::default();
+    let server = Server::start(Framework::ActixWeb, builder(&script).build().unwrap()).await;
+    // One for each request: actix-web may close a connection after such an answer.
+    let client = || reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().unwrap();
+    let url = format!("{}?token={TOKEN}", server.url());
+    let mut headers = HeaderMap::new();
+    for _ in 0..24_577 {
+        headers.append("x", HeaderValue::from_static("1"));
     }
+    let refused = client().post(&url).headers(headers).send().await.unwrap();
+    assert_eq!((refused.status().as_u16(), script.runs()), (431, 0));
+    let good = client().post(&url).body(body()).send().await.unwrap();
+    assert_eq!((good.status().as_u16(), script.runs()), (200, 1));
 }
 
 /// actix-web closes the connection too, and leaves the header out: to close is the default of HTTP/1.0.
