@@ -79,7 +79,8 @@ use crate::store::StoreError;
 ///
 /// Events that arrive while others are being stored wait for their turn and are stored together, so that many
 /// share one commit. A duplicate writes nothing. An event that the database refuses takes no other event with it, and a
-/// stuck statement, for example behind a locked row, delays no event that arrives after it.
+/// stuck statement, for example behind a locked row, delays only the events that it stores, for up to 30 s. When stuck
+/// statements have three quarters of the pool's connections, the events that arrive after them wait too.
 ///
 /// Types, statuses and errors are texts for people: they are cut at 4096 bytes, NUL is replaced, and in a database
 /// whose encoding is not UTF-8 characters may be written as `\\u{…}`. The body is kept byte for byte.
