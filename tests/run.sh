@@ -100,6 +100,15 @@ examples() {
     ' Cargo.toml | sort
 }
 
+corpora() {
+    cargo build --locked --manifest-path fuzz/Cargo.toml || return
+    local target
+    for target in fuzz/targets/*.rs; do
+        target=$(basename "$target" .rs)
+        "$CARGO_TARGET_DIR/debug/$target" fuzz/corpus/"$target"/* 2>"$scratch/fuzzed" || { cat "$scratch/fuzzed"; return 1; }
+    done
+}
+
 features=$(awk '/^\[/ { on = $0 == "[features]" } on && /^[a-z]/ && $1 != "default" { print $1 }' Cargo.toml)
 
 # What mostly compiles. It runs beside the tests, which mostly wait.
@@ -122,8 +131,7 @@ compilations() {
     # In few orders: a source that the races copy may have changed.
     ORDERS=50 CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} check "races in random orders" \
         cargo test --locked --manifest-path tests/shuttle/Cargo.toml
-    CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} check "fuzz targets compile" \
-        cargo check --locked --manifest-path fuzz/Cargo.toml
+    CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} check "fuzz targets read their corpora" corpora
     # Compiling cargo-deny takes as long as all tests of the command line; the workflow has a job for it, with advisories.
     if cargo deny --version >/dev/null 2>&1; then
         check "dependencies" cargo deny --workspace --all-features check --allow duplicate bans licenses sources
