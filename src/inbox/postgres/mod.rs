@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use deadpool_postgres::Pool;
+use tokio::sync::Semaphore;
 use tokio_postgres::Row;
 
 use self::head::Head;
@@ -78,9 +79,15 @@ use crate::store::StoreError;
 /// # Receiving
 ///
 /// Events that arrive while others are being stored wait for their turn and are stored together, so that many
-/// share one commit. A duplicate writes nothing. An event that the database refuses takes no other event with it, and a
-/// stuck statement, for example behind a locked row, delays only the events that it stores, for up to 30 s. When stuck
-/// statements have three quarters of the pool's connections, the events that arrive after them wait too.
+/// share one commit. A duplicate writes nothing. An event that the database refuses takes no other event with it.
+///
+/// A transaction that has not ended can hold the row of a job, as one does that registers the job with
+/// [`expect_statement`](Self::expect_statement). The job's event waits for it for about 5.5 s, the events of other jobs for about 0.5 s.
+/// Then the call fails, and the sender delivers the event again. A quarter of the pool's connections, rounded down but at
+/// least one, serve such events; while all of them wait, the others fail after 0.5 s, as all do with a pool of one connection.
+/// A statement that is stuck for another reason, for example behind a lock of the whole table, delays the events that it
+/// stores, for up to 30 s. When such statements have three quarters of the pool's connections, the events that arrive after
+/// them wait too.
 ///
 /// Types, statuses and errors are texts for people: they are cut at 4096 bytes, NUL is replaced, and in a database
 /// whose encoding is not UTF-8 characters may be written as `\\u{…}`. The body is kept byte for byte.
@@ -121,6 +128,8 @@ struct Inner {
     /// The payload of this inbox's notifications.
     payload: String,
     arrived: Queue<Arrived>,
+    /// The connections that events may keep whose rows other transactions hold.
+    held: Arc<Semaphore>,
     settling: Queue<Settling>,
     renewing: Queue<Renewing>,
     head: Head,
@@ -231,6 +240,7 @@ impl PostgresInbox {
             statements: Statements::new(table),
             payload: listen::payload(&table.to_string()),
             arrived: Queue::new(connections),
+            held: Arc::new(Semaphore::new((connections / 4).max(1).min(connections.saturating_sub(1)))),
             settling: Queue::new(connections),
             renewing: Queue::new(connections),
             database,

@@ -20,7 +20,7 @@ use crate::store::StoreError;
 /// The most statements of one queue under way at once. Fewer statements share more calls each, so another one is sent
 /// only when [`ENOUGH_CALLS`] wait, a large one is next, or the last one was sent [`LONG_AGO`].
 const TASKS: usize = 4;
-/// The age from which a statement is stuck, as behind a locked row, and does not keep another from being sent.
+/// The age from which a statement is stuck, as behind a locked table, and does not keep another from being sent.
 const STUCK: Duration = Duration::from_secs(1);
 const ENOUGH_CALLS: usize = 64;
 const LONG_AGO: Duration = Duration::from_millis(50);

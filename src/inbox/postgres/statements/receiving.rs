@@ -6,6 +6,10 @@ use super::fragments::{
 use super::{FETCHED, NEVER_FETCHED, traffic};
 use crate::postgres::TableName;
 
+/// Limits the wait for a row that another transaction holds to $7, such as `5s`: joined below the sort of the rows, and so
+/// set before the first of them is written.
+const LOCK_TIME: &str = "(SELECT set_config('lock_timeout', $7, true)) AS lock_time";
+
 // Bodies are taken from their parameter, $4, as late as they are needed: in `incoming` they would be copied, sorted and,
 // beyond work_mem, written to a file.
 
@@ -19,7 +23,7 @@ pub(super) fn receive_new(table: &TableName) -> String {
         ), written AS (
             INSERT INTO {table} (job_id, job_type, status, traceparent, body, state, due_at, received_at)
             SELECT job_id, job_type, status, traceparent, ($4)[place], 'received', clock_timestamp(), clock_timestamp()
-            FROM (SELECT * FROM incoming WHERE fits ORDER BY job_id OFFSET 0) AS ordered
+            FROM (SELECT * FROM incoming, {LOCK_TIME} WHERE fits ORDER BY job_id OFFSET 0) AS ordered
             ON CONFLICT (job_id) DO NOTHING
             RETURNING job_id
         ), {counted}, durably AS MATERIALIZED ({DURABLY})
@@ -49,7 +53,9 @@ pub(super) fn receive(table: &TableName) -> String {
         ), written AS (
             INSERT INTO {table} AS job (job_id, job_type, status, traceparent, body, state, due_at, received_at)
             SELECT job_id, job_type, status, traceparent, ($4)[place], 'received', clock_timestamp(), clock_timestamp()
-            FROM (SELECT * FROM incoming WHERE fits AND conflict IS NULL ORDER BY job_id OFFSET 0) AS ordered
+            FROM (
+                SELECT * FROM incoming, {LOCK_TIME} WHERE fits AND conflict IS NULL ORDER BY job_id OFFSET 0
+            ) AS ordered
             ON CONFLICT (job_id) DO UPDATE SET
                 job_type = excluded.job_type, status = excluded.status, body = excluded.body,
                 traceparent = excluded.traceparent,

@@ -3,6 +3,7 @@
 mod batches;
 mod dump;
 mod faults;
+mod held;
 pub mod joining;
 mod limits;
 mod listening;

@@ -13,17 +13,25 @@ use super::{client, completed, count, inbox};
 use crate::support::databases::postgres;
 use crate::support::eventually;
 
-/// Lets whoever stores one of these jobs in a schema's table wait.
-async fn hold(schema: &str, ids: impl IntoIterator<Item = String>) -> Client {
+/// Lets the statements that store jobs named `stuck…` run until [`release`].
+async fn stick(schema: &str) -> Client {
     let client = client(postgres()).await;
-    client.batch_execute("BEGIN").await.unwrap();
-    for id in ids {
-        let insert = format!(
-            "INSERT INTO {schema}.inbox (job_id, state, due_at, received_at) VALUES ('{id}', 'expected', now(), now())"
-        );
-        client.batch_execute(&insert).await.unwrap();
-    }
+    let statements = format!(
+        "CREATE TABLE {schema}.sticking ();
+        INSERT INTO {schema}.sticking DEFAULT VALUES;
+        CREATE FUNCTION {schema}.stick() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            WHILE EXISTS (SELECT FROM {schema}.sticking) LOOP PERFORM pg_sleep(0.01); END LOOP;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER stick BEFORE INSERT ON {schema}.inbox FOR EACH ROW
+            WHEN (NEW.job_id LIKE 'stuck%') EXECUTE FUNCTION {schema}.stick()"
+    );
+    client.batch_execute(&statements).await.unwrap();
     client
+}
+
+async fn release(client: &Client, schema: &str) {
+    client.batch_execute(&format!("DELETE FROM {schema}.sticking")).await.unwrap();
 }
 
 fn receiving(inbox: &PostgresInbox, id: &str) -> JoinHandle<Result<Receipt, StoreError>> {
@@ -33,7 +41,7 @@ fn receiving(inbox: &PostgresInbox, id: &str) -> JoinHandle<Result<Receipt, Stor
 
 async fn are_stuck(client: &Client, schema: &str, statements: i64) {
     let stuck = format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INSERT INTO \"{schema}\"%'"
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE '%INSERT INTO \"{schema}\"%'"
     );
     eventually("statements are stuck", async || count(client, &stuck).await == statements).await;
 }
@@ -41,35 +49,33 @@ async fn are_stuck(client: &Client, schema: &str, statements: i64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_comes_right_after_one_that_is_stuck_is_stored() {
     let inbox = inbox("stuck_once").await;
-    let watching = client(postgres()).await;
+    let client = stick("stuck_once").await;
     inbox.receive(&completed("warm")).await.unwrap();
     for round in 0..5 {
-        let stuck = format!("stuck-{round}");
-        let holding = hold("stuck_once", [stuck.clone()]).await;
-        let first = receiving(&inbox, &stuck);
+        let first = receiving(&inbox, &format!("stuck-{round}"));
         // Mostly so soon that another statement is not due yet.
-        are_stuck(&watching, "stuck_once", 1).await;
+        are_stuck(&client, "stuck_once", 1).await;
         let received =
             timeout(Duration::from_secs(10), inbox.receive(&completed(&format!("free-{round}")))).await;
         assert!(matches!(received, Ok(Ok(Receipt::Stored))), "{received:?}");
-        holding.batch_execute("ROLLBACK").await.unwrap();
+        release(&client, "stuck_once").await;
         assert_eq!(first.await.unwrap().unwrap(), Receipt::Stored);
+        client.batch_execute("INSERT INTO stuck_once.sticking DEFAULT VALUES").await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_is_stored_when_as_many_statements_are_stuck_as_there_usually_are() {
     let inbox = inbox("stuck_all").await;
-    let watching = client(postgres()).await;
-    let holding = hold("stuck_all", (0..6).map(|number| format!("stuck-{number}"))).await;
+    let client = stick("stuck_all").await;
     let mut stuck = Vec::new();
     for number in 0..6 {
         stuck.push(receiving(&inbox, &format!("stuck-{number}")));
-        are_stuck(&watching, "stuck_all", number + 1).await;
+        are_stuck(&client, "stuck_all", number + 1).await;
     }
     let received = timeout(Duration::from_secs(10), inbox.receive(&completed("free"))).await;
     assert!(matches!(received, Ok(Ok(Receipt::Stored))), "{received:?}");
-    holding.batch_execute("ROLLBACK").await.unwrap();
+    release(&client, "stuck_all").await;
     for receiving in stuck {
         assert_eq!(receiving.await.unwrap().unwrap(), Receipt::Stored);
     }
@@ -80,15 +86,15 @@ fn an_event_and_its_room_outlive_the_runtime_that_was_storing_others() {
     let runtime =
         || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (main, other) = (runtime(), runtime());
-    let (inbox, holding) = main.block_on(async {
+    let (inbox, client) = main.block_on(async {
         let inbox = inbox("stuck_runtime").await.max_unfinished_rows(1);
-        (inbox, hold("stuck_runtime", ["stuck".to_owned()]).await)
+        (inbox, stick("stuck_runtime").await)
     });
     other.spawn({
         let inbox = inbox.clone();
         async move { inbox.receive(&completed("stuck")).await }
     });
-    main.block_on(async { are_stuck(&client(postgres()).await, "stuck_runtime", 1).await });
+    main.block_on(are_stuck(&client, "stuck_runtime", 1));
     let waiting = main.spawn({
         let inbox = inbox.clone();
         async move { inbox.receive(&completed("free")).await }
@@ -98,7 +104,7 @@ fn an_event_and_its_room_outlive_the_runtime_that_was_storing_others() {
         let first =
             timeout(Duration::from_secs(10), waiting).await.expect("it waits for a runtime that has ended");
         let stored = matches!(first, Ok(Ok(Receipt::Stored)));
-        holding.batch_execute("ROLLBACK").await.unwrap();
+        release(&client, "stuck_runtime").await;
         let is_stored = async || {
             matches!(inbox.receive(&completed("free")).await, Ok(Receipt::Stored | Receipt::Duplicate))
         };
