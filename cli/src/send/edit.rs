@@ -75,7 +75,7 @@ pub(super) fn places_of(json: &str, id: &str) -> Vec<Range<usize>> {
         let content = string.start + 1..string.end - 1;
         let is_id = |part: &Range<usize>| {
             let part = &json[part.clone()];
-            part == id || (part.contains('\\') && text_of(&format!("\"{part}\"")).as_deref() == Some(id))
+            if part.contains('\\') { text_of(&format!("\"{part}\"")).as_deref() == Some(id) } else { part == id }
         };
         places.extend(parts(json, content).into_iter().filter(is_id));
     }
@@ -292,5 +292,7 @@ mod tests {
         let expected = r#"{"abc":"ID","job_id":"ID","u":"\/v1\u002fjobs/ID\/download","no":"abcd","n":["xabc","abc "],
             "e":"\\/ID","s":"\ud83d/ID","q":"\"abc","b":"a/bc","d":"\\abc","f":"\\\/ID"}"#;
         assert_eq!(replaced(json, &places_of(json, "abc"), "ID"), expected);
+        let json = r#"["a\nb","a\\nb"]"#;
+        assert_eq!(replaced(json, &places_of(json, r"a\nb"), "ID"), r#"["a\nb","ID"]"#);
     }
 }
