@@ -138,7 +138,8 @@ fn listed(fields: &HashMap<String, String>) -> Option<Result<Vec<&'static str>, 
 fn check_html(html: &str) {
     const TAGS: &str = " !doctype html head meta title link script body header nav main footer section h1 h2 h3 p a form \
         label select option input datalist button small div table thead tbody tr th td span dl dt dd pre code time ol ul \
-        li strong details summary caption noscript kbd br hr em figure figcaption svg g rect path line text desc ";
+        li strong details summary caption noscript kbd br hr em figure figcaption svg g rect path line polyline \
+        text desc ";
     let mut rest = html;
     while let Some(at) = rest.find('<') {
         rest = rest[at + 1..].trim_start_matches('/');

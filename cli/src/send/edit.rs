@@ -75,7 +75,11 @@ pub(super) fn places_of(json: &str, id: &str) -> Vec<Range<usize>> {
         let content = string.start + 1..string.end - 1;
         let is_id = |part: &Range<usize>| {
             let part = &json[part.clone()];
-            if part.contains('\\') { text_of(&format!("\"{part}\"")).as_deref() == Some(id) } else { part == id }
+            if part.contains('\\') {
+                text_of(&format!("\"{part}\"")).as_deref() == Some(id)
+            } else {
+                part == id
+            }
         };
         places.extend(parts(json, content).into_iter().filter(is_id));
     }
