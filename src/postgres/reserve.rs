@@ -7,6 +7,7 @@ use deadpool_postgres::{Client, ClientWrapper, Pool, PoolError, TimeoutType};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
 
 use super::{Isolation, Parameter};
 
@@ -88,8 +89,8 @@ impl Deref for AnyConnection {
     }
 }
 
-/// A connection that is used again only after a call that succeeded. After any other it is closed: a statement may
-/// still be running on it, or the server may no longer be the primary.
+/// A connection that is used again only after a call that succeeded, or waited for a lock in vain. After any other it is
+/// closed: a statement may still be running on it, or the server may no longer be the primary.
 pub(super) struct Lent(Option<AnyConnection>);
 
 impl Lent {
@@ -104,17 +105,20 @@ impl Lent {
         isolation: Isolation,
         prepares: bool,
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
-        let rows = match (self.0.as_deref(), isolation) {
-            (Some(client), Isolation::Default) if prepares => prepared(client, statement, parameters).await?,
-            (Some(client), Isolation::Default) => client.query_typed(statement, parameters).await?,
-            (Some(client), Isolation::ReadCommitted) => {
-                client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
-                let rows = client.query_typed(statement, parameters).await?;
-                client.batch_execute("COMMIT").await?;
-                rows
-            }
-            (None, _) => Vec::new(),
+        let ran = match (self.0.as_deref(), isolation) {
+            (Some(client), Isolation::Default) if prepares => prepared(client, statement, parameters).await,
+            (Some(client), Isolation::Default) => client.query_typed(statement, parameters).await,
+            (Some(client), Isolation::ReadCommitted) => read_committed(client, statement, parameters).await,
+            (None, _) => Ok(Vec::new()),
         };
+        let is_clean = match (&ran, isolation) {
+            (Ok(_), _) => true,
+            (Err(error), Isolation::Default) => error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE),
+            (Err(_), Isolation::ReadCommitted) => false,
+        };
+        if !is_clean {
+            return ran;
+        }
         match self.0.take() {
             Some(AnyConnection::Reserved(client, reserve, room)) => {
                 reserve.idle().push(client);
@@ -122,8 +126,19 @@ impl Lent {
             }
             pooled => drop(pooled),
         }
-        Ok(rows)
+        ran
     }
+}
+
+async fn read_committed(
+    client: &ClientWrapper,
+    statement: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+    let rows = client.query_typed(statement, parameters).await?;
+    client.batch_execute("COMMIT").await?;
+    Ok(rows)
 }
 
 /// Runs a statement that the connection prepares once.

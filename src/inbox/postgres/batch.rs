@@ -2,11 +2,10 @@
 
 use std::borrow::Cow;
 use std::error::Error;
-use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tracing::debug;
@@ -14,7 +13,7 @@ use tracing::debug;
 use super::capacity::Reserved;
 use super::received::Received;
 use super::{Inner, Parameter, queue, tell};
-use crate::error::chain;
+use crate::error::{BoxError, chain};
 use crate::event::{Envelope, TraceParent};
 use crate::inbox::Receipt;
 use crate::postgres::{self, column};
@@ -23,15 +22,12 @@ use crate::store::StoreError;
 /// The longest time that a statement may take.
 pub(super) const BATCH_TIME: Duration = Duration::from_secs(30);
 
-/// How long a statement waits for a row that another transaction holds: with other events that wait too, with one event
-/// while others wait for their turn, and with one event for which nobody else waits. The sender takes a delivery for failed
-/// after the last.
-const TOGETHER: &str = "500ms";
-const ONE_BY_ONE: &str = "10ms";
-const ALONE: &str = "5s";
-
-/// The error of a call for a row that another transaction holds.
-pub(super) const HELD: &str = "a transaction that has not ended holds the event's row";
+/// The longest wait of a statement for a lock that another transaction holds.
+const LOCK_TIME: Duration = Duration::from_millis(500);
+/// The same while parts of a batch wait for their turn.
+const LOCK_TIME_OF_PART: Duration = Duration::from_millis(20);
+/// The same for an event alone, and its longest wait for its turn before: the sender's time limit for an answer.
+const LOCK_TIME_ALONE: Duration = Duration::from_secs(5);
 
 /// The result of one statement for one event.
 pub(super) enum Found {
@@ -47,21 +43,41 @@ struct Refused {
     error: StoreError,
 }
 
+/// Another transaction holds a lock that an event needs.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a transaction that has not ended holds the event's row, or another lock that storing the event needs"
+)]
+struct Locked(#[source] BoxError);
+
 /// Stores a batch, and answers the callers.
 ///
-/// A row that another transaction holds, for example one that registers the job, delays the other events of a batch only
-/// [for a moment](TOGETHER). Its event then waits alone.
+/// A batch that is refused because of one row is stored in halves, and these likewise, until the row's event is alone. If
+/// the row is locked, for example by a transaction that registers the job, its event waits beside the others.
 pub(super) async fn store(inner: &Arc<Inner>, batch: Vec<Received>) {
-    let Err(mut refused) = store_together(inner, batch, TOGETHER).await else { return };
-    if refused.events.len() > 1 && (refused.is_held() || refused.is_caused_by_a_row()) {
-        debug!(error = %chain(&refused.error), "the database refused a batch; storing its events one by one");
-        for received in mem::take(&mut refused.events) {
-            if let Err(refused) = store_together(inner, vec![received], ONE_BY_ONE).await {
-                refused.wait_or_answer(inner);
+    let deadline = Instant::now() + BATCH_TIME;
+    let (mut may_be_known, mut lock_time) = (false, LOCK_TIME);
+    let mut parts = vec![batch];
+    while let Some(mut part) = parts.pop() {
+        part.retain(Received::is_awaited);
+        let stored = store_together(inner, part, may_be_known, lock_time).await;
+        (may_be_known, lock_time) = (true, LOCK_TIME_OF_PART);
+        let Err(mut refused) = stored else { continue };
+        let is_locked = refused.is_locked();
+        let is_caused_by_a_row = is_locked || refused.is_caused_by_a_row();
+        if is_caused_by_a_row && refused.events.len() > 1 && Instant::now() < deadline {
+            debug!(error = %chain(&refused.error), "the database refused a batch; storing it in two parts");
+            let second = refused.events.split_off(refused.events.len() / 2);
+            parts.extend([second, refused.events]);
+        } else if is_locked && refused.events.len() == 1 {
+            refused.wait_alone(inner);
+        } else {
+            if !is_caused_by_a_row || refused.events.len() > 1 {
+                // The others would fare no better.
+                refused.events.extend(parts.drain(..).flatten());
             }
+            refused.refuse();
         }
-    } else {
-        refused.wait_or_answer(inner);
     }
 }
 
@@ -69,9 +85,9 @@ pub(super) async fn store(inner: &Arc<Inner>, batch: Vec<Received>) {
 async fn store_together(
     inner: &Arc<Inner>,
     mut batch: Vec<Received>,
-    lock_time: &str,
+    mut may_be_known: bool,
+    lock_time: Duration,
 ) -> Result<(), Refused> {
-    let mut may_be_known = false;
     while !batch.is_empty() {
         let found = match send(inner, &batch, may_be_known, lock_time).await {
             Ok(found) => found,
@@ -101,30 +117,30 @@ impl Refused {
         matches!(&self.error, StoreError::Unavailable(cause) if is_caused_by_a_row(&**cause))
     }
 
-    /// Whether another transaction holds a row.
-    fn is_held(&self) -> bool {
+    fn is_locked(&self) -> bool {
         let StoreError::Unavailable(cause) = &self.error else { return false };
         postgres::code(&**cause) == Some(&SqlState::LOCK_NOT_AVAILABLE)
     }
 
-    /// Lets an event whose row is held wait alone if there is a connection for that. Otherwise answers the callers: the
-    /// sender delivers the event again.
-    fn wait_or_answer(self, inner: &Arc<Inner>) {
-        if !self.is_held() {
-            return self.answer();
-        }
-        let Ok(connection) = inner.held.clone().try_acquire_owned() else { return self.answer() };
+    /// Lets a locked row's event wait beside others, while there is a connection for that.
+    fn wait_alone(self, inner: &Arc<Inner>) {
         let inner = inner.clone();
         tokio::spawn(async move {
-            if let Err(refused) = store_together(&inner, self.events, ALONE).await {
-                refused.answer();
+            let Ok(Ok(_turn)) = timeout(LOCK_TIME_ALONE, inner.alone.acquire()).await else {
+                return self.refuse();
+            };
+            if let Err(refused) = store_together(&inner, self.events, true, LOCK_TIME_ALONE).await {
+                refused.refuse();
             }
-            drop(connection);
         });
     }
 
-    fn answer(self) {
-        let error = if self.is_held() { StoreError::unavailable(HELD) } else { self.error };
+    fn refuse(self) {
+        let is_locked = self.is_locked();
+        let error = match self.error {
+            StoreError::Unavailable(cause) if is_locked => StoreError::unavailable(Locked(cause)),
+            error => error,
+        };
         let error = queue::for_each(error);
         for received in self.events {
             received.refuse(&error);
@@ -138,13 +154,14 @@ async fn send(
     inner: &Arc<Inner>,
     batch: &[Received],
     may_be_known: bool,
-    lock_time: &str,
+    lock_time: Duration,
 ) -> Result<Vec<Found>, StoreError> {
     let reserved = Reserved::of(inner, batch).await;
     let jobs: Vec<String> = batch.iter().map(|received| received.event.job().to_string()).collect();
     let bodies: Vec<&[u8]> = batch.iter().map(|received| &**received.event.body()).collect();
     let traceparents = batch.iter().map(|received| received.event.traceparent().map(TraceParent::as_str));
     let traceparents: Vec<Option<&str>> = traceparents.collect();
+    let lock_time = format!("{}ms", lock_time.as_millis());
     let statements = &inner.statements;
     let statement = if may_be_known { &statements.receive } else { &statements.receive_new };
     let rows = loop {

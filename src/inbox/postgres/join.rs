@@ -186,13 +186,13 @@ impl PostgresInbox {
     /// - **No row**: a limit of the inbox is reached, and the job is not registered; [`StoreError::Full`] is the error
     ///   for it. Roll the transaction back and try again later: the job runs at the API all the same.
     ///
-    /// Commit soon. A webhook of the job that arrives before the commit waits for it, and so do the events that are
-    /// stored together with it. The deadline counts from the statement. The commit is on the disk when the driver
+    /// Commit soon. A webhook of the job that arrives before the commit waits for it, for about 5.5 s. After that it is
+    /// stored only if the sender delivers it again. The deadline counts from the statement. The commit is on the disk when the driver
     /// reports it, also in a database with `synchronous_commit = off`.
     ///
     /// Register several jobs of one transaction in the byte order of their ids, in which events are stored, too. In
-    /// another order, the transaction and a batch of events may wait for each other. PostgreSQL then ends one of them: the
-    /// inbox stores its events again, and your transaction fails with SQLSTATE 40P01 and must be run again.
+    /// another order, the transaction and a batch of events may wait for each other. The batch gives way after half a
+    /// second, but PostgreSQL may end the transaction first: it then fails with SQLSTATE 40P01 and must be run again.
     ///
     /// The limit is that of [`max_unfinished_rows`](Self::max_unfinished_rows). For a job without a row, the statement
     /// counts the unfinished rows and expected jobs, up to the limit. An inbox without a limit counts nothing.

@@ -81,12 +81,12 @@ use crate::store::StoreError;
 /// Events that arrive while others are being stored wait for their turn and are stored together, so that many
 /// share one commit. A duplicate writes nothing. An event that the database refuses takes no other event with it.
 ///
-/// A transaction that has not ended can hold the row of a job, as one does that registers the job with
-/// [`expect_statement`](Self::expect_statement). The job's event waits for it for about 5.5 s, the events of other jobs for about 0.5 s.
-/// Then the call fails, and the sender delivers the event again. A quarter of the pool's connections, rounded down but at
-/// least one, serve such events; while all of them wait, the others fail after 0.5 s, as all do with a pool of one connection.
-/// A statement that is stuck for another reason, for example behind a lock of the whole table, delays the events that it
-/// stores, for up to 30 s. When such statements have three quarters of the pool's connections, the events that arrive after
+/// A transaction that has not ended locks the rows that it writes, as one does that registers a job with
+/// [`expect_statement`](Self::expect_statement). The job's event is stored when the transaction ends, if that takes less than about
+/// 5.5 s; otherwise, or when more such events wait than a quarter of the pool's connections can serve in turn within 5 s, the call
+/// fails, and the sender delivers the event again if a delivery is left. A locked row delays the events that arrive together with it by
+/// about a second. A statement that is stuck for another reason, for example behind a lock of the whole table, delays the events
+/// that it stores for up to 30 s. When such statements have three quarters of the pool's connections, the events that arrive after
 /// them wait too.
 ///
 /// Types, statuses and errors are texts for people: they are cut at 4096 bytes, NUL is replaced, and in a database
@@ -128,8 +128,8 @@ struct Inner {
     /// The payload of this inbox's notifications.
     payload: String,
     arrived: Queue<Arrived>,
-    /// The connections that events may keep whose rows other transactions hold.
-    held: Arc<Semaphore>,
+    /// A permit for each event that may wait alone for a lock.
+    alone: Semaphore,
     settling: Queue<Settling>,
     renewing: Queue<Renewing>,
     head: Head,
@@ -240,7 +240,7 @@ impl PostgresInbox {
             statements: Statements::new(table),
             payload: listen::payload(&table.to_string()),
             arrived: Queue::new(connections),
-            held: Arc::new(Semaphore::new((connections / 4).max(1).min(connections.saturating_sub(1)))),
+            alone: Semaphore::new((connections / 4).max(1)),
             settling: Queue::new(connections),
             renewing: Queue::new(connections),
             database,

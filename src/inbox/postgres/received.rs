@@ -96,6 +96,11 @@ impl Received {
         self.event.body() == event.body()
     }
 
+    /// Whether a caller still waits.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.callers.iter().all(Caller::is_closed)
+    }
+
     /// Answers every caller. All but the first brought a duplicate.
     pub(super) fn answer(self, receipt: Receipt) {
         let of_duplicate = if receipt == Receipt::Stored { Receipt::Duplicate } else { receipt };

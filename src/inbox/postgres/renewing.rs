@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::types::Type;
 use tracing::debug;
 
-use super::batch::{BATCH_TIME, HELD, is_caused_by_a_row};
+use super::batch::{BATCH_TIME, is_caused_by_a_row};
 use super::queue::{self, Caller, Queue, Queued};
 use super::{Inner, Parameter};
 use crate::error::chain;
@@ -52,7 +52,9 @@ pub(super) async fn renew(inner: &Arc<Inner>, lease: &Lease, length: Duration) -
             // A dropped call releases the row soon; the transaction of a handler may take longer.
             Renewed::Locked if tries_left > 0 => tries_left -= 1,
             Renewed::Locked => {
-                return Err(StoreError::unavailable(HELD));
+                return Err(StoreError::unavailable(
+                    "a transaction that has not ended holds the event's row",
+                ));
             }
         }
         sleep(LOCKED_AGAIN).await;

@@ -3,10 +3,10 @@
 mod batches;
 mod dump;
 mod faults;
-mod held;
 pub mod joining;
 mod limits;
 mod listening;
+mod locked;
 mod model;
 mod plans;
 mod racing;
