@@ -36,6 +36,15 @@ impl RemoteInbox {
     ) -> Result<T, StoreError> {
         call(&self.world, &self.process, kind, write).await
     }
+
+    fn learned<'a>(&self, leases: impl Iterator<Item = &'a Lease>) {
+        for lease in leases {
+            self.world.tell(|ledger| {
+                ledger.learned(self.process.number, lease);
+                Ok(())
+            });
+        }
+    }
 }
 
 /// Makes a call of the database, with the fault that strikes it.
@@ -132,7 +141,7 @@ impl InboxStore for RemoteInbox {
 
     async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
         let number = self.process.number;
-        self.call("lease", move |world| {
+        let leased = self.call("lease", move |world| {
             let leased = world.database.at_once(world.database.inbox.lease(most, length))?;
             for leased in &leased {
                 let Leased { lease, attempt, expired, begun, verified, .. } = leased;
@@ -144,8 +153,10 @@ impl InboxStore for RemoteInbox {
                 world.tell(|ledger| ledger.leased(now, number, lease, true));
             }
             Ok(leased)
-        })
-        .await
+        });
+        let leased = leased.await?;
+        self.learned(leased.iter().map(|leased| &leased.lease));
+        Ok(leased)
     }
 
     async fn begin(&self, lease: &Lease) -> Result<Fenced, StoreError> {
@@ -211,7 +222,7 @@ impl InboxStore for RemoteInbox {
 
     async fn overdue(&self, most: usize, length: Duration) -> Result<Vec<Overdue>, StoreError> {
         let number = self.process.number;
-        self.call("overdue", move |world| {
+        let overdue = self.call("overdue", move |world| {
             let overdue = world.database.at_once(world.database.inbox.overdue(most, length))?;
             for Overdue { lease, .. } in &overdue {
                 world.note(format_args!("{}: overdue, leased to p{number}, {}", lease.job(), lease.fence()));
@@ -219,8 +230,10 @@ impl InboxStore for RemoteInbox {
                 world.tell(|ledger| ledger.leased(now, number, lease, false));
             }
             Ok(overdue)
-        })
-        .await
+        });
+        let overdue = overdue.await?;
+        self.learned(overdue.iter().map(|overdue| &overdue.lease));
+        Ok(overdue)
     }
 
     async fn contains(&self, job: &JobId) -> Result<bool, StoreError> {

@@ -73,6 +73,8 @@ struct Record {
     fetches: u32,
     /// The earliest time of the next fetch, by the database's clock.
     next_fetch: Duration,
+    /// The processes that learned of a lease after another one was granted: they fetch once in good faith.
+    learned_late: BTreeSet<u64>,
 }
 
 /// A lease that the database granted.
@@ -244,6 +246,14 @@ impl Ledger {
             Granted { at: now, process, generation, begun: false, knows: false, has_run: false, end: None },
         );
         Ok(())
+    }
+
+    /// A process learned of a lease.
+    pub fn learned(&mut self, process: u64, lease: &Lease) {
+        let record = self.job(lease.job());
+        if lease.fence() < record.last_fence() {
+            record.learned_late.insert(process);
+        }
     }
 
     /// A handler is about to begin.
@@ -422,8 +432,9 @@ impl Ledger {
         let record = self.job(job);
         let holds_lease =
             record.leases.last_key_value().is_some_and(|(_, granted)| granted.process == process);
+        let learned_late = record.learned_late.remove(&process);
         let in_time = now + TICK >= record.next_fetch;
-        hold(in_time || !holds_lease, || format!("{job}: fetched too early"))?;
+        hold(in_time || !holds_lease || learned_late, || format!("{job}: fetched too early"))?;
         let first = self.fetching.insert((process, job.clone()));
         hold(first, || format!("{job}: fetched twice at once by p{process}"))?;
         let at_once = self.fetching.iter().filter(|(other, _)| *other == process).count();
