@@ -107,6 +107,9 @@ mod tests {
             (any().job_prefix("a b"), None, &[]),
         ] {
             assert_eq!(Look::of(&filter, InboxCursor::Oldest, change), looks, "{filter:?} {change:?}");
+            // All but the last one sort the few rows that they find.
+            let in_order = looks.iter().filter(|look| !look.is_sorted());
+            assert!(in_order.eq(looks.last()), "{looks:?}");
         }
         assert_eq!(Look::of(&any(), InboxCursor::Before(1), None), [Look::All]);
         assert_eq!(Look::of(&any(), InboxCursor::Before(0), None), []);

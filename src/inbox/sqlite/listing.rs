@@ -93,16 +93,7 @@ pub(super) fn find(
     most: usize,
     change: Option<Change>,
 ) -> ::rusqlite::Result<Found> {
-    let search = Search { connection, filter, from, most, change };
-    for look in Look::of(filter, from, change) {
-        if !look.is_sorted() {
-            return search.walk(look);
-        }
-        if let Some(found) = search.sorted(look)? {
-            return Ok(found);
-        }
-    }
-    Ok(Found::default())
+    Search { connection, filter, from, most, change, bound: Look::most }.find()
 }
 
 struct Search<'a> {
@@ -111,14 +102,29 @@ struct Search<'a> {
     from: InboxCursor,
     most: usize,
     change: Option<Change>,
+    /// The most rows that a look looks at.
+    bound: fn(Look) -> usize,
 }
 
 impl Search<'_> {
+    fn find(&self) -> ::rusqlite::Result<Found> {
+        for look in Look::of(self.filter, self.from, self.change) {
+            if !look.is_sorted() {
+                return self.walk(look);
+            }
+            if let Some(found) = self.sorted(look)? {
+                return Ok(found);
+            }
+        }
+        Ok(Found::default())
+    }
+
     /// Walks through rows until enough are found, or enough were looked at.
     fn walk(&self, look: Look) -> ::rusqlite::Result<Found> {
         let (mut found, mut at, mut looked) = (Found::default(), self.from, 0);
+        let bound = (self.bound)(look);
         self.each(&look.walk(self.from, self.change), |id, fits| {
-            if looked == look.most() || found.ids.len() == self.most {
+            if looked == bound || found.ids.len() == self.most {
                 found.next = Some(at);
                 return false;
             }
@@ -134,7 +140,8 @@ impl Search<'_> {
 
     /// Finds rows by an index, and sorts them. `None` if there are too many.
     fn sorted(&self, look: Look) -> ::rusqlite::Result<Option<Found>> {
-        if look == Look::WithPrefix && self.with_prefix(look.most() + 1)? > look.most() {
+        let bound = (self.bound)(look);
+        if look == Look::WithPrefix && self.with_prefix(bound + 1)? > bound {
             return Ok(None);
         }
         let (mut ids, mut looked) = (Vec::new(), 0);
@@ -143,9 +150,9 @@ impl Search<'_> {
             if fits {
                 ids.push(id);
             }
-            looked <= look.most()
+            looked <= bound
         })?;
-        if looked > look.most() {
+        if looked > bound {
             return Ok(None);
         }
         ids.sort_unstable();
@@ -211,4 +218,48 @@ pub(super) fn statements() -> Vec<String> {
         }
     }
     statements
+}
+
+#[cfg(test)]
+mod tests {
+    use InboxCursor::{After, Before, Newest, Oldest};
+
+    use super::*;
+    use crate::inbox::sqlite::tests::in_memory;
+
+    #[test]
+    fn a_list_sorts_what_an_index_finds_or_else_looks_at_a_bounded_number_of_rows() {
+        let connection = in_memory();
+        let insert = "INSERT INTO inbox (job_id, state, received_at) VALUES
+            ('x1', 'done', 0), ('x2', 'done', 0), ('x3', 'done', 0),
+            ('a4', 'received', 0), ('b5', 'expected', 0), ('a6', 'running', 0), ('b7', 'expected', 0),
+            ('a8', 'running', 0), ('b9', 'expected', 0), ('b10', 'expected', 0)";
+        connection.execute_batch(insert).unwrap();
+        let any = InboxFilter::default;
+        let (expected, running) = (any().state(InboxState::Expected), any().state(InboxState::Running));
+        let (three, four) = (any().job_prefix("a"), any().job_prefix("b"));
+        for (filter, from, most, ids, next) in [
+            // As many as one look looks at, and no row after them.
+            (&any(), After(7), 9, &[8, 9, 10][..], None),
+            (&any(), Oldest, 9, &[1, 2, 3], Some(After(3))),
+            (&any(), Newest, 9, &[10, 9, 8], Some(Before(8))),
+            (&any(), Oldest, 2, &[1, 2], Some(After(2))),
+            // Few enough to be sorted.
+            (&three, Oldest, 9, &[4, 6, 8], None),
+            (&three, Newest, 9, &[8, 6, 4], None),
+            (&three, Oldest, 3, &[4, 6, 8], None),
+            (&three, Oldest, 2, &[4, 6], Some(After(6))),
+            (&three, After(6), 9, &[8], None),
+            (&running, Oldest, 9, &[6, 8], None),
+            // Too many: the first rows are looked at instead.
+            (&four, Oldest, 9, &[], Some(After(3))),
+            (&four, After(3), 9, &[5], Some(After(6))),
+            (&expected, Oldest, 9, &[], Some(After(3))),
+            (&expected, Newest, 9, &[10, 9], Some(Before(8))),
+        ] {
+            let search = Search { connection: &connection, filter, from, most, change: None, bound: |_| 3 };
+            let found = search.find().unwrap();
+            assert_eq!((&*found.ids, found.next), (ids, next), "{most} of {filter:?} from {from:?}");
+        }
+    }
 }

@@ -14,7 +14,7 @@ use crate::inbox::timestamp::Timestamp;
 use crate::inbox::{InboxCursor, InboxFilter};
 use crate::store::StoreError;
 
-fn in_memory() -> Connection {
+pub(super) fn in_memory() -> Connection {
     let connection = Connection::open_in_memory().unwrap();
     connection.execute_batch(schema::MIGRATIONS[0]).unwrap();
     connection
