@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::transaction::{PRUNE_BYTES, Transaction};
 use super::{SqliteInbox, listing, reads, traffic};
 use crate::event::JobId;
 use crate::inbox::look::Change;
@@ -30,8 +31,9 @@ impl SqliteInbox {
             let found = self.find(filter, from, step, change).await?;
             let (ids, filter) = (found.ids, filter.clone());
             let last = ids.clone();
-            let (rows, seen) =
-                self.inner.writer.write(0, move |rows| rows.change_each(&ids, &filter, change)).await?;
+            let change_each =
+                move |rows: &mut Transaction<'_>| rows.change_each(&ids, &filter, change, PRUNE_BYTES);
+            let (rows, seen) = self.inner.writer.write(0, change_each).await?;
             changed += rows;
             let stopped_at = last.get(seen).and_then(|next| u64::try_from(*next).ok());
             match stopped_at.map(|next| InboxCursor::After(next.saturating_sub(1))).or(found.next) {

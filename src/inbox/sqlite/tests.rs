@@ -7,9 +7,11 @@ use std::time::Duration;
 use ::rusqlite::{Connection, StatementStatus, params_from_iter};
 use tokio::sync::Notify;
 
+use super::transaction::Transaction;
 use super::writer::Writer;
 use super::{SqliteInbox, SqliteInboxError, listing, reads, rows, schema, traffic};
 use crate::inbox::limits::Limits;
+use crate::inbox::look::Change;
 use crate::inbox::timestamp::Timestamp;
 use crate::inbox::{InboxCursor, InboxFilter};
 use crate::store::StoreError;
@@ -128,6 +130,20 @@ fn of_a_prefix_that_too_many_jobs_have_no_row_is_looked_at() {
         let list = listing::list(&connection, &filter, InboxCursor::Newest, 50).unwrap();
         assert_eq!(list.rows.len(), rows, "{prefix}");
         assert_eq!(steps() > before, is_by_prefix, "{prefix}: {} steps before and {} after", before, steps());
+    }
+}
+
+#[test]
+fn a_change_of_many_rows_stops_when_their_bodies_have_many_bytes() {
+    for (most_bytes, changed_and_seen) in [(19, (2, 2)), (20, (2, 2)), (21, (3, 3))] {
+        let connection = in_memory();
+        let insert = "INSERT INTO inbox (job_id, state, status, bytes, received_at, ended_at)
+            VALUES ('a', 'dead', 'failed', 10, 0, 0), ('b', 'dead', 'failed', 10, 0, 0), ('c', 'dead', 'failed', 10, 0, 0)";
+        connection.execute_batch(insert).unwrap();
+        let mut rows = Transaction::begin(&connection, Limits::default()).unwrap();
+        let discarded =
+            rows.change_each(&[1, 2, 3], &InboxFilter::default(), Change::Discard, most_bytes).unwrap();
+        assert_eq!(discarded, changed_and_seen, "{most_bytes}");
     }
 }
 

@@ -23,7 +23,7 @@ use crate::store::Fenced;
 /// The most rows that one call prunes or leaves without a body, and the approximate bytes of the bodies that one
 /// transaction frees: that takes time, and other writes wait.
 const PRUNE_ROWS: usize = 1000;
-const PRUNE_BYTES: u64 = 64 << 20;
+pub(super) const PRUNE_BYTES: u64 = 64 << 20;
 
 /// A transaction that writes.
 pub(super) struct Transaction<'c> {
@@ -225,17 +225,18 @@ impl Transaction<'_> {
         self.change(rows::find(self.sql, job)?, Change::Discard)
     }
 
-    /// Changes those of these rows that match and can be changed, in order, until their bodies have [`PRUNE_BYTES`].
-    /// Returns the number of changed rows, and the number of rows that it has come to.
+    /// Changes those of these rows that match and can be changed, in order, until their bodies have `most_bytes`. Returns
+    /// the number of changed rows, and the number of rows that it has come to.
     pub(super) fn change_each(
         &mut self,
         ids: &[i64],
         filter: &InboxFilter,
         change: Change,
+        most_bytes: u64,
     ) -> ::rusqlite::Result<(u64, usize)> {
         let (mut changed, mut bytes) = (0, 0);
         for (place, id) in ids.iter().enumerate() {
-            if bytes >= PRUNE_BYTES {
+            if bytes >= most_bytes {
                 return Ok((changed, place));
             }
             // It was found before this transaction.
