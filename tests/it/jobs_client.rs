@@ -279,6 +279,15 @@ async fn a_failing_api_is_called_again_and_says_for_how_long_to_wait() {
 }
 
 #[tokio::test]
+async fn a_request_is_repeated_after_a_second_and_then_after_twice_as_long() {
+    let server = Server::start([status(500), status(500), ok(data(&webhook()))]).await;
+    let builder = JobsClient::builder(ApiKey::new(KEY).unwrap()).origin(server.origin());
+    let (client, began) = (builder.build().unwrap(), Instant::now());
+    assert!(matches!(client.fetch(&id()).await, Ok(Fetched::Finished(_))));
+    assert!(began.elapsed() >= Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn after_a_429_no_client_fetches_for_a_while_and_all_get_the_error() {
     let server = Server::start([with(429, "retry-after", "60")]).await;
     let client = server.client();
@@ -356,6 +365,19 @@ async fn an_api_that_is_down_or_hangs_is_an_error_in_time() {
     let client = builder.timeout(Duration::from_millis(500)).build().unwrap();
     let Err(error) = client.fetch(&id()).await else { panic!("somebody answered") };
     assert!(chain(&error).contains("refused"), "{}", chain(&error));
+}
+
+#[tokio::test]
+async fn an_api_with_which_no_connection_is_established_in_half_of_the_time_is_called_for_no_other_job() {
+    // The system accepts the connection, and nobody answers the TLS handshake.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("https://{}", silent.local_addr().unwrap());
+    let builder = JobsClient::builder(ApiKey::new(KEY).unwrap()).origin(origin);
+    let client = builder.timeout(Duration::from_secs(1)).build().unwrap();
+    let fetched = client.fetch(&id()).await;
+    assert!(matches!(fetched, Err(FetchError::Unreachable(_))), "{fetched:?}");
+    let another = client.fetch(&"another".parse().unwrap()).await;
+    assert!(matches!(another, Err(FetchError::BudgetClosed(_))), "{another:?}");
 }
 
 #[tokio::test]

@@ -280,6 +280,16 @@ async fn an_inbox_that_fails_is_called_ever_more_seldom() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slow_inbox_is_waited_for() {
+    let inbox = FaultyInbox::default().fail(Call::Overdue, vec![Some(Fault::Late); 1000]);
+    let api = Api::new(Says::Pending);
+    inbox.expect(&job(1), Duration::ZERO).await.unwrap();
+    let _reconciler = Reconciler::new(inbox.clone(), api.clone()).start();
+    sleep(SECOND * 10).await;
+    assert_eq!(api.fetches(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_fetched_event_is_stored_at_the_second_call_when_the_first_fails() {
     let inbox = FaultyInbox::default().fail(Call::Verify, [Some(Fault::Error)]);
     let api = Api::new(Says::Pending);

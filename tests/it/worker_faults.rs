@@ -437,6 +437,19 @@ async fn a_last_attempt_that_expired_does_not_run_again_when_it_is_leased_during
 }
 
 #[tokio::test(start_paused = true)]
+async fn under_a_raised_limit_a_last_attempt_that_expired_is_followed_by_another() {
+    let (inbox, script) = (FaultyInbox::default(), Script::default());
+    let job = inbox.add_new().await;
+    // A process that died in the handler of the only attempt.
+    let died = inbox.rows.lease(1, SECOND).await.unwrap().remove(0).lease;
+    assert_eq!(inbox.rows.begin(&died).await.unwrap(), Fenced::Applied);
+    sleep(SECOND).await;
+    let _worker = inbox.worker(&script).max_attempts(2).start();
+    let row = inbox.until(&job, InboxState::Done).await;
+    assert_eq!((row.attempts, script.runs()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_worker_ends_only_by_its_shutdown() {
     let gate = Arc::new(Gate::default());
     let (inbox, script) = (FaultyInbox::default(), Script::new([Act::Wait(gate.clone()), Act::Succeed]));
