@@ -6,13 +6,15 @@ when a test runs. A bug is run with the tests that reach its function, quick one
 alone; a run that takes eight times as long as without the bug counts as seen. Bugs that rustc refuses are taken out, build
 by build. The bugs of constants, of `const fn`s and of functions with an `impl` in their signature are listed as not measured.
 
-The results are kept in the copy, and a second run measures only what survived, or is new.
+The results are kept in the copy, and a second run measures only what survived, or is new; delete the copy to measure all
+anew. Which functions a test reaches is measured again when its binary has changed.
 """
 
 import argparse
 import bisect
 import collections
 import concurrent.futures
+import hashlib
 import json
 import os
 import re
@@ -262,6 +264,9 @@ def main():
     parser.add_argument("--jobs", type=int, default=2, help="the bugs that are run at once")
     parser.add_argument("--longest", type=float, default=60, help="leaves out tests that take longer, in seconds")
     options = parser.parse_args()
+    for place in options.places:
+        if not os.path.exists(place):
+            parser.error(f"there is no {place}")
     tree = os.path.abspath(options.copy)
     notes = os.path.join(tree, "target", "notes.json")
     known = {"reached": {}, "bugs": {}}
@@ -301,7 +306,10 @@ def main():
             if bug["number"] in errors:
                 known["bugs"][bug["name"]] = ["does not compile", errors[bug["number"]]]
         keep()
-    binaries = executables(tree)
+    binaries, digests = executables(tree), {}
+    for binary, executable in binaries.items():
+        with open(executable, "rb") as file:
+            digests[binary] = hashlib.file_digest(file, "sha256").hexdigest()
 
     def reach(test):
         binary, name = test.split()
@@ -310,7 +318,11 @@ def main():
             os.remove(path)
         run = Run(tree, binaries[binary], ["--exact", name], 300, REACHED=path, PLANTED="0")
         reached = {keys[int(line)] for line in open(path)} if os.path.exists(path) else set()
-        return {"ok": run.is_ok, "took": run.took, "reached": sorted(reached)}
+        return {"ok": run.is_ok, "in": digests[binary], "took": run.took, "reached": sorted(reached)}
+
+    def is_known(test):
+        note = known["reached"].get(test, {})
+        return note.get("ok") and note["in"] == digests[test.split()[0]]
 
     tests = []
     for binary, executable in binaries.items():
@@ -318,7 +330,7 @@ def main():
         names = [line.removesuffix(": test") for line in listed.stdout.splitlines() if line.endswith(": test")]
         tests += [f"{binary} {name}" for name in names if not any(part in name for part in LEFT_OUT)]
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        new = [test for test in tests if not known["reached"].get(test, {}).get("ok")]
+        new = [test for test in tests if not is_known(test)]
         known["reached"].update(zip(new, pool.map(reach, new)))
     keep()
     for test in tests:
