@@ -132,6 +132,12 @@ def copy(tree, planted):
     write(os.path.join(tree, "src/planted.rs"), PLANTED)
 
 
+def of_cargo(tree):
+    """The environment of cargo in the copy: with a target folder of its own, as the builds of one package in two places would
+    be the same to cargo."""
+    return {**os.environ, "CARGO_TARGET_DIR": os.path.join(tree, "target")}
+
+
 def refused(tree, sources):
     """Has rustc check the planted sources, and returns the bugs that do not compile, by number, with the kind of error."""
     marks = {}
@@ -144,7 +150,7 @@ def refused(tree, sources):
             for begin, _ in re.findall(r"/\*<(\d+)\*/|/\*(\d+)>\*/", line)
         ]
     command = ["cargo", "check", "--locked", "--all-features", "--lib", "--quiet", "--message-format", "json"]
-    checked = subprocess.run(command, cwd=tree, capture_output=True, text=True)
+    checked = subprocess.run(command, cwd=tree, env=of_cargo(tree), capture_output=True, text=True)
     errors = {}
     for line in checked.stdout.splitlines():
         message = json.loads(line).get("message") or {}
@@ -170,7 +176,8 @@ def refused(tree, sources):
 def executables(tree):
     """Builds the unit tests and the integration tests."""
     command = ["cargo", "test", "--locked", "--workspace", "--all-features", "--lib", "--test", "it", "--no-run", "--quiet"]
-    built = subprocess.run([*command, "--message-format", "json"], cwd=tree, stdout=subprocess.PIPE, text=True)
+    command += ["--message-format", "json"]
+    built = subprocess.run(command, cwd=tree, env=of_cargo(tree), stdout=subprocess.PIPE, text=True)
     found = {}
     for message in map(json.loads, built.stdout.splitlines()):
         if (message.get("message") or {}).get("level") == "error":
