@@ -5,6 +5,7 @@ mod batch;
 mod capacity;
 mod head;
 mod join;
+mod leasing;
 mod listen;
 mod queue;
 mod received;

@@ -37,12 +37,15 @@ impl<'a> FromSql<'a> for Text {
     }
 }
 
-pub(super) fn leased(row: &Row) -> Result<Leased, Unreadable> {
-    readable(row, |lease| {
+/// Reads a leased row. `values` is the row that has its values: the same one, unless they were returned apart.
+pub(super) fn leased(row: &Row, values: &Row) -> Result<Leased, Unreadable> {
+    readable(row, values, |lease| {
         Ok(Leased {
             lease,
-            body: column::<Option<&[u8]>>(row, "body")?.map(Bytes::copy_from_slice).ok_or(read::NO_BODY)?,
-            traceparent: traceparent(row)?,
+            body: column::<Option<&[u8]>>(values, "body")?
+                .map(Bytes::copy_from_slice)
+                .ok_or(read::NO_BODY)?,
+            traceparent: traceparent(values)?,
             attempt: count(row, "attempts")?.max(1),
             earlier_attempts: count(row, "earlier_attempts")?,
             expired: column(row, "expired")?,
@@ -55,21 +58,37 @@ pub(super) fn leased(row: &Row) -> Result<Leased, Unreadable> {
     })
 }
 
-pub(super) fn overdue(row: &Row) -> Result<Overdue, Unreadable> {
-    readable(row, |lease| {
+/// Likewise.
+pub(super) fn overdue(row: &Row, values: &Row) -> Result<Overdue, Unreadable> {
+    readable(row, values, |lease| {
         let late = column::<Option<i64>>(row, "late")?.map(duration).unwrap_or_default();
         Ok(Overdue { lease, late, fetches: history(row)? })
     })
 }
 
-fn readable<T>(row: &Row, read: impl FnOnce(Lease) -> Result<T, BoxError>) -> Result<T, Unreadable> {
-    // These two cannot fail: no other value fits into their columns.
-    let (number, fence) = (row.try_get("number").unwrap_or(0), row.try_get("fence").unwrap_or(0));
+fn readable<T>(
+    row: &Row,
+    values: &Row,
+    read: impl FnOnce(Lease) -> Result<T, BoxError>,
+) -> Result<T, Unreadable> {
+    let (_, fence) = number_and_fence(row);
     let lease = || {
-        let Text(job) = column(row, "job_id")?;
+        let Text(job) = column(values, "job_id")?;
         Ok(Lease::new(read::job(&job)?, read::fence(fence)?))
     };
-    lease().and_then(read).map_err(|error| Unreadable { number, fence, reason: read::reason(&*error) })
+    lease().and_then(read).map_err(|error| Unreadable::new(row, &*error))
+}
+
+impl Unreadable {
+    pub(super) fn new(row: &Row, error: &(dyn Error + 'static)) -> Self {
+        let (number, fence) = number_and_fence(row);
+        Self { number, fence, reason: read::reason(error) }
+    }
+}
+
+/// The number and the fencing token of a leased row. To read them cannot fail: no other value fits into their columns.
+pub(super) fn number_and_fence(row: &Row) -> (i64, i64) {
+    (row.try_get("number").unwrap_or(0), row.try_get("fence").unwrap_or(0))
 }
 
 fn history(row: &Row) -> Result<FetchHistory, StoreError> {

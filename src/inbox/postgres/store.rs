@@ -5,13 +5,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
-use tracing::{error, warn};
+use tracing::warn;
 
-use super::rows::{self, Unreadable};
 use super::settling::Settled;
 use super::statements::Statements;
 use super::text::Texts;
-use super::{Inner, Parameter, PostgresInbox, capacity, head, limit, received, renewing, settling, tell};
+use super::{
+    Inner, Parameter, PostgresInbox, capacity, head, leasing, limit, received, renewing, rows, settling, tell,
+};
 use crate::error::chain;
 use crate::event::{Envelope, JobId};
 use crate::inbox::{
@@ -37,14 +38,15 @@ impl InboxStore for PostgresInbox {
         let parameters: [Parameter<'_>; 3] =
             [(&wanted, Type::INT8), (&length, Type::INT8), (&from, Type::INT8)];
         self.inner.database.reserve().await?;
-        let mut rows = self.query_leased(&self.inner.statements.lease, &parameters).await?;
+        let Statements { lease, lease_unread, .. } = &self.inner.statements;
+        let (mut rows, values) = leasing::rows(&self.inner, [lease, lease_unread], &parameters).await?;
         if let Some(row) = rows.first() {
             self.inner.head.seen(from, row);
         }
         head::look_at_all(&self.inner);
         // Without a leased row, the only one tells about the look.
-        rows.retain(|row| matches!(row.try_get::<_, Option<i64>>("number"), Ok(Some(_))));
-        let leased = self.readable(&rows, rows::leased).await;
+        rows.retain(leasing::is_leased);
+        let leased = leasing::readable(&self.inner, &rows, values, rows::leased).await;
         // More rows may be due than the bodies leave room for.
         let is_cut = leased.iter().map(|leased| leased.body.len()).sum::<usize>() >= MOST_LEASED;
         self.inner.arrivals.leased(if is_cut { most } else { rows.len() }, most);
@@ -115,8 +117,9 @@ impl InboxStore for PostgresInbox {
         let (most, length) = (limit(most), microseconds(length));
         let parameters: [Parameter<'_>; 2] = [(&most, Type::INT8), (&length, Type::INT8)];
         self.inner.database.reserve().await?;
-        let rows = self.query_leased(&self.inner.statements.overdue, &parameters).await?;
-        Ok(self.readable(&rows, rows::overdue).await)
+        let Statements { overdue, overdue_unread, .. } = &self.inner.statements;
+        let (rows, values) = leasing::rows(&self.inner, [overdue, overdue_unread], &parameters).await?;
+        Ok(leasing::readable(&self.inner, &rows, values, rows::overdue).await)
     }
 
     async fn contains(&self, job: &JobId) -> Result<bool, StoreError> {
@@ -172,27 +175,6 @@ impl PostgresInbox {
         let mut parameters: Vec<Parameter<'_>> = vec![(&job, Type::TEXT), (&fence, Type::INT8)];
         parameters.extend_from_slice(others);
         Ok(self.query_leased(statement, &parameters).await?.into_iter().next())
-    }
-
-    /// Returns the readable rows. An unreadable one becomes dead, now or after its lease: otherwise every later call would
-    /// lease it again.
-    async fn readable<T>(&self, rows: &[Row], read: impl Fn(&Row) -> Result<T, Unreadable>) -> Vec<T> {
-        let (mut readable, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
-        for row in rows {
-            match read(row) {
-                Ok(row) => readable.push(row),
-                Err(row) => unreadable.push(row),
-            }
-        }
-        for Unreadable { number, fence, reason } in unreadable {
-            error!(number, %reason, "a row in the inbox cannot be read; it is dead now");
-            let parameters: [Parameter<'_>; 3] =
-                [(&number, Type::INT8), (&fence, Type::INT8), (&reason, Type::TEXT)];
-            if let Err(error) = self.query_leased(&self.inner.statements.set_aside, &parameters).await {
-                error!(number, error = %chain(&error), "the row cannot be set aside; trying again when its lease ends");
-            }
-        }
-        readable
     }
 
     /// Ends a lease by a statement of its own, and returns a row unless the lease is stale.

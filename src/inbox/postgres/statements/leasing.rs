@@ -8,13 +8,33 @@ use super::{FETCHED, NEVER_FETCHED};
 use crate::inbox::MOST_LEASED;
 use crate::postgres::TableName;
 
+/// Whether a statement that leases rows returns the values that the server may be unable to read or to convert: damaged
+/// ones beside the table, and texts that another program wrote. One such value fails the statement, and with it the leases
+/// of all rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Values {
+    Returned,
+    /// [`read`] returns them, row by row.
+    Left,
+}
+
+/// The values of a leased event that may be unreadable.
+const VALUES: &str = "job_id, body, traceparent";
+
 /// Leases due rows, those that were never fetched first, and of those that it locks for that no more than one call leases.
 /// The look at them begins at $3, and its result says where the next one may begin.
 ///
 /// The planner does not see the values of $1 and $3, which are in subqueries. If it did, a plan for the values at hand would
 /// seem to cost less than one for all values, and a prepared statement would be planned at each call, for 0.8 ms.
-pub(super) fn lease(table: &TableName) -> String {
+pub(super) fn lease(table: &TableName, values: Values) -> String {
     const FROM: &str = "(SELECT coalesce('epoch'::timestamptz + $3 * interval '1 microsecond', '-infinity'))";
+    let (values, failures) = match values {
+        Values::Returned => (VALUES.to_owned(), expired_attempt("due", "job.attempts")),
+        Values::Left => {
+            let ended = microseconds("greatest(due.due_at, 'epoch')");
+            (format!("{ended} AS expired_at"), "failures".to_owned())
+        }
+    };
     format!(
         "WITH RECURSIVE fresh AS MATERIALIZED (
             SELECT {due} FROM {table}
@@ -36,9 +56,8 @@ pub(super) fn lease(table: &TableName) -> String {
             UPDATE {table} AS job SET state = 'running', due_at = {until},
                 fence = {next}, attempts = {one_more}, begun = was_begun, failures = {failures}
             FROM few AS due WHERE job.number = due.number
-            RETURNING job_id, job.fence, job.attempts, earlier_attempts, body, expired, was_begun,
-                verified, traceparent, {expected_again} AS expected_again, {age} AS age, {history},
-                due.due_at AS due_since, job.number
+            RETURNING {values}, job.fence, job.attempts, earlier_attempts, expired, was_begun,
+                verified, {expected_again} AS expected_again, {age} AS age, {history}, due.due_at AS due_since, job.number
         )
         SELECT leased.*, {seen} FROM ({look}) AS look LEFT JOIN leased ON true
         ORDER BY fetches, due_since, number",
@@ -48,7 +67,6 @@ pub(super) fn lease(table: &TableName) -> String {
         next = next_fence(),
         one_more = one_more("job.attempts"),
         expected_again = expected_again(),
-        failures = expired_attempt("due"),
         age = since("received_at"),
         history = history(),
         counts = counts(table, FETCHED),
@@ -108,7 +126,11 @@ pub(super) fn renew(table: &TableName) -> String {
 }
 
 /// Leases overdue jobs.
-pub(super) fn overdue(table: &TableName) -> String {
+pub(super) fn overdue(table: &TableName, values: Values) -> String {
+    let values = match values {
+        Values::Returned => "job_id",
+        Values::Left => "false AS expired, 0::int8 AS expired_at",
+    };
     format!(
         "WITH RECURSIVE {counts}, overdue AS MATERIALIZED (
             SELECT overdue.* FROM counts, LATERAL (
@@ -120,7 +142,7 @@ pub(super) fn overdue(table: &TableName) -> String {
         ), leased AS (
             UPDATE {table} AS job SET due_at = {until}, fence = {next}
             FROM overdue WHERE job.number = overdue.number
-            RETURNING job.number, job_id, job.fence, {late} AS late, {history}, overdue.due_at AS due_since
+            RETURNING job.number, {values}, job.fence, {late} AS late, {history}, overdue.due_at AS due_since
         )
         SELECT * FROM leased ORDER BY fetches, due_since, number",
         until = from_now(2),
@@ -128,6 +150,18 @@ pub(super) fn overdue(table: &TableName) -> String {
         late = since("coalesce(deadline_at, received_at)"),
         history = history(),
         counts = counts(table, EXPECTED),
+    )
+}
+
+/// Returns the values of one leased row, and notes the attempt whose lease expired at $4, if $3, before this lease: also the
+/// failed attempts may be unreadable.
+pub(super) fn read(table: &TableName) -> String {
+    format!(
+        "UPDATE {table} AS job SET failures = {failures}
+        FROM (SELECT $3 AS expired, 'epoch'::timestamptz + $4 * interval '1 microsecond' AS due_at) AS due
+        WHERE number = $1 AND fence = $2 AND state IN ({LEASABLE})
+        RETURNING {VALUES}",
+        failures = expired_attempt("due", "(job.attempts - 1)"),
     )
 }
 

@@ -12,6 +12,7 @@ pub(super) mod search;
 mod settling;
 pub(super) mod traffic;
 
+pub(super) use self::leasing::Values;
 use crate::postgres::TableName;
 
 /// The channel of notifications about arrivals; the payload names the inbox and its table.
@@ -30,6 +31,7 @@ pub(super) struct Statements {
     pub(super) receive: String,
     pub(super) count: String,
     pub(super) lease: String,
+    pub(super) lease_unread: String,
     pub(super) look_at_all: String,
     pub(super) begin: String,
     pub(super) renew: String,
@@ -47,6 +49,8 @@ pub(super) struct Statements {
     pub(super) expect: String,
     pub(super) expect_counted: String,
     pub(super) overdue: String,
+    pub(super) overdue_unread: String,
+    pub(super) read: String,
     pub(super) contains: String,
     pub(super) prune_rows: String,
     pub(super) prune_payloads: String,
@@ -79,7 +83,8 @@ impl Statements {
             receive_new: receiving::receive_new(table),
             receive: receiving::receive(table),
             count: receiving::count(table),
-            lease: leasing::lease(table),
+            lease: leasing::lease(table, Values::Returned),
+            lease_unread: leasing::lease(table, Values::Left),
             look_at_all: leasing::look_at_all(table),
             begin: leasing::begin(table),
             renew: leasing::renew(table),
@@ -96,7 +101,9 @@ impl Statements {
             complete: settling::complete(table),
             expect: receiving::expect(table),
             expect_counted: receiving::expect_counted(table),
-            overdue: leasing::overdue(table),
+            overdue: leasing::overdue(table, Values::Returned),
+            overdue_unread: leasing::overdue(table, Values::Left),
+            read: leasing::read(table),
             contains: format!("SELECT FROM {table} WHERE job_id = $1"),
             prune_rows: pruning::prune_rows(table),
             prune_payloads: pruning::prune_payloads(table),

@@ -1,6 +1,7 @@
 //! The inbox in PostgreSQL.
 
 mod batches;
+mod damaged;
 mod dump;
 mod faults;
 pub mod joining;
