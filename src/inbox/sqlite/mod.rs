@@ -1,6 +1,7 @@
 //! The inbox in one file, an SQLite database.
 
 mod admin;
+mod bodies;
 mod listing;
 mod place;
 mod queue;

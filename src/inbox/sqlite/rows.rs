@@ -6,6 +6,7 @@ use ::rusqlite::types::{FromSqlError, ToSql};
 use ::rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 use bytes::Bytes;
 
+use super::bodies::{Bodies, Damaged};
 use super::integer;
 use super::reads::{count, number, text};
 use super::totals::state;
@@ -36,6 +37,14 @@ const DUE: &str = concat!(
     ", job_id, body FROM inbox LEFT JOIN inbox_body USING (id)
     WHERE state IN ('received', 'running') AND fetches = ?1 AND due_at <= ?2 ORDER BY due_at, inbox.id LIMIT ?3"
 );
+const DUE_APART: &str = concat!(
+    "SELECT ",
+    columns!(),
+    ", job_id FROM inbox
+    WHERE state IN ('received', 'running') AND fetches = ?1 AND due_at <= ?2 ORDER BY due_at, inbox.id LIMIT ?3"
+);
+pub(super) const BODY: &str = "SELECT body FROM inbox_body WHERE id = ?1";
+pub(super) const LAST_BODY: &str = "SELECT max(id) FROM inbox_body";
 const NEXT_FETCHES_OF_EXPECTED: &str = "SELECT fetches, due_at FROM inbox
     WHERE state = 'expected' AND fetches >= ?1 AND due_at IS NOT NULL ORDER BY fetches, due_at LIMIT 1";
 const OVERDUE: &str = concat!(
@@ -49,10 +58,16 @@ const OVERDUE: &str = concat!(
 pub(super) struct Lookup {
     next_fetches: &'static str,
     due: &'static str,
+    /// The same without the bodies.
+    due_apart: &'static str,
+    has_bodies: bool,
 }
 
-pub(super) const LEASABLE: Lookup = Lookup { next_fetches: NEXT_FETCHES, due: DUE };
-pub(super) const OVERDUE_JOBS: Lookup = Lookup { next_fetches: NEXT_FETCHES_OF_EXPECTED, due: OVERDUE };
+pub(super) const LEASABLE: Lookup =
+    Lookup { next_fetches: NEXT_FETCHES, due: DUE, due_apart: DUE_APART, has_bodies: true };
+pub(super) const OVERDUE_JOBS: Lookup =
+    Lookup { next_fetches: NEXT_FETCHES_OF_EXPECTED, due: OVERDUE, due_apart: OVERDUE, has_bodies: false };
+
 /// Rows without a body come first.
 pub(super) const OLD_ROWS: &str = concat!(
     "SELECT ",
@@ -86,15 +101,18 @@ const DELETE: &str = "DELETE FROM inbox WHERE id = ?1";
 const DIFFERS: &str = "SELECT EXISTS (SELECT 1 FROM inbox_body WHERE id = ?1 AND body <> ?2)";
 const STORE_BODY: &str = "INSERT INTO inbox_body (id, body) VALUES (?1, ?2)
     ON CONFLICT (id) DO UPDATE SET body = excluded.body";
-const DELETE_BODY: &str = "DELETE FROM inbox_body WHERE id = ?1";
+pub(super) const DELETE_BODY: &str = "DELETE FROM inbox_body WHERE id = ?1";
 
 /// All statements, for a test of how they are run.
 #[cfg(test)]
-pub(super) const STATEMENTS: [&str; 15] = [
+pub(super) const STATEMENTS: [&str; 18] = [
     FIND,
     FIND_NUMBERED,
     NEXT_FETCHES,
     DUE,
+    DUE_APART,
+    BODY,
+    LAST_BODY,
     NEXT_FETCHES_OF_EXPECTED,
     OVERDUE,
     OLD_ROWS,
@@ -121,7 +139,7 @@ pub(super) struct Leasable {
     pub(super) stored: StoredRow,
     /// The job, unless something else than this crate wrote an id or a fencing token that no lease can have.
     pub(super) job: Result<JobId, BoxError>,
-    pub(super) body: Option<Bytes>,
+    pub(super) body: Result<Option<Bytes>, Damaged>,
 }
 
 impl StoredRow {
@@ -190,7 +208,7 @@ impl Leasable {
             23 => row.get::<_, Option<Vec<u8>>>(22)?.map(Bytes::from),
             _ => None,
         };
-        Ok(Self { stored, job: job(), body })
+        Ok(Self { stored, job: job(), body: Ok(body) })
     }
 }
 
@@ -212,20 +230,25 @@ impl Lookup {
         connection: &Connection,
         now: Timestamp,
         most: usize,
+        bodies: &Bodies,
     ) -> ::rusqlite::Result<Vec<Leasable>> {
+        let statement = if bodies.are_apart() { self.due_apart } else { self.due };
         let (mut found, mut bytes, mut from) = (Vec::new(), 0, Some(i64::MIN));
         while found.len() < most
             && bytes < MOST_LEASED
             && let Some((fetches, earliest)) = self.next(connection, from)?
         {
             if earliest <= now {
-                let mut due = connection.prepare_cached(self.due)?;
+                let mut due = connection.prepare_cached(statement)?;
                 let left = integer(most - found.len());
                 let mut rows = due.query_map(params![fetches, now.0, left], Leasable::read)?;
                 while bytes < MOST_LEASED
-                    && let Some(row) = rows.next().transpose()?
+                    && let Some(mut row) = rows.next().transpose()?
                 {
-                    bytes += row.body.as_ref().map_or(0, Bytes::len);
+                    if self.has_bodies && bodies.are_apart() {
+                        row.body = bodies.read(connection, row.stored.id)?;
+                    }
+                    bytes += row.body.as_ref().ok().and_then(Option::as_ref).map_or(0, Bytes::len);
                     found.push(row);
                 }
             }
@@ -318,7 +341,6 @@ fn bind<T>(first: &dyn ToSql, row: &Row, run: impl FnOnce(&[&dyn ToSql]) -> T) -
 }
 
 pub(super) fn delete(connection: &Connection, id: i64) -> ::rusqlite::Result<()> {
-    connection.prepare_cached(DELETE_BODY)?.execute([id])?;
     connection.prepare_cached(DELETE)?.execute([id]).map(drop)
 }
 
@@ -329,8 +351,4 @@ pub(super) fn differs(connection: &Connection, id: i64, body: &[u8]) -> ::rusqli
 
 pub(super) fn store_body(connection: &Connection, id: i64, body: &[u8]) -> ::rusqlite::Result<()> {
     connection.prepare_cached(STORE_BODY)?.execute(params![id, body]).map(drop)
-}
-
-pub(super) fn delete_body(connection: &Connection, id: i64) -> ::rusqlite::Result<()> {
-    connection.prepare_cached(DELETE_BODY)?.execute([id]).map(drop)
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ::rusqlite::{Connection, StatementStatus, params_from_iter};
 use tokio::sync::Notify;
 
+use super::bodies::Bodies;
 use super::transaction::Transaction;
 use super::writer::Writer;
 use super::{SqliteInbox, SqliteInboxError, listing, reads, rows, schema, traffic};
@@ -160,9 +161,9 @@ fn steps_of_a_lease(rows: usize) -> i32 {
         connection.execute_batch(&insert).unwrap();
     }
     for lookup in [rows::LEASABLE, rows::OVERDUE_JOBS] {
-        assert!(lookup.find(&connection, Timestamp(1000), 16).unwrap().is_empty());
+        assert!(lookup.find(&connection, Timestamp(1000), 16, &Bodies::Together).unwrap().is_empty());
         assert_eq!(lookup.earliest(&connection).unwrap(), Some(Timestamp(1001)));
-        let due = lookup.find(&connection, Timestamp(1005), 16).unwrap();
+        let due = lookup.find(&connection, Timestamp(1005), 16, &Bodies::Together).unwrap();
         let fetches: Vec<u32> = due.iter().map(|due| due.stored.row.fetches.count).collect();
         assert_eq!(fetches, [1, 2, 3, 4, 5]);
     }

@@ -6,6 +6,7 @@ use ::rusqlite::Connection;
 use bytes::Bytes;
 use tracing::error;
 
+use super::bodies::Bodies;
 use super::rows::{self, Leasable, Lookup, StoredRow};
 use super::{integer, now, reads, totals, traffic};
 use crate::error::BoxError;
@@ -29,6 +30,7 @@ pub(super) const PRUNE_BYTES: u64 = 64 << 20;
 pub(super) struct Transaction<'c> {
     sql: &'c Connection,
     limits: Limits,
+    bodies: &'c Bodies,
     now: Timestamp,
     totals: Totals,
     totals_before: Totals,
@@ -39,10 +41,10 @@ pub(super) struct Transaction<'c> {
 
 impl<'c> Transaction<'c> {
     /// Begins within a transaction of the connection that holds the write lock, so that the time is that of the write.
-    pub(super) fn begin(sql: &'c Connection, limits: Limits) -> ::rusqlite::Result<Self> {
+    pub(super) fn begin(sql: &'c Connection, limits: Limits, bodies: &'c Bodies) -> ::rusqlite::Result<Self> {
         let totals = totals::load(sql)?;
         let traffic = Counts::default();
-        Ok(Self { sql, limits, now: now(), totals, totals_before: totals, traffic, arrived: 0 })
+        Ok(Self { sql, limits, bodies, now: now(), totals, totals_before: totals, traffic, arrived: 0 })
     }
 
     /// Writes the totals and the traffic, and returns the number of rows that became due.
@@ -89,7 +91,7 @@ impl<'c> Transaction<'c> {
             BodyChange::Keep if *before == after.row => return Ok(()),
             BodyChange::Keep => {}
             BodyChange::Replace => rows::store_body(self.sql, after.id, body)?,
-            BodyChange::Drop => rows::delete_body(self.sql, after.id)?,
+            BodyChange::Drop => self.bodies.delete(self.sql, after.id)?,
         }
         rows::update(self.sql, after)?;
         self.totals.remove(before);
@@ -181,11 +183,12 @@ impl Transaction<'_> {
         lease: impl Fn(&mut Row, JobId, Option<Bytes>) -> Result<T, BoxError>,
     ) -> ::rusqlite::Result<Vec<T>> {
         let now = self.now;
-        let due = lookup.find(self.sql, now, most)?;
+        let due = lookup.find(self.sql, now, most, self.bodies)?;
         let mut leased = Vec::with_capacity(due.len());
         for Leasable { mut stored, job, body } in due {
-            let (before, has_body) = (stored.row.clone(), body.is_some());
-            let change = match job.and_then(|job| lease(&mut stored.row, job, body)) {
+            // A damaged body is one, too: it may be restored.
+            let (before, has_body) = (stored.row.clone(), !matches!(body, Ok(None)));
+            let change = match job.and_then(|job| lease(&mut stored.row, job, body?)) {
                 Ok(lease) => {
                     leased.push(lease);
                     BodyChange::Keep
@@ -268,6 +271,7 @@ impl Transaction<'_> {
     }
 
     fn delete(&mut self, id: i64, row: &Row) -> ::rusqlite::Result<()> {
+        self.bodies.delete(self.sql, id)?;
         rows::delete(self.sql, id)?;
         self.totals.remove(row);
         Ok(())

@@ -8,6 +8,7 @@ use ::rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::Notify;
 use tracing::error;
 
+use super::bodies::{Bodies, is_damage};
 use super::place::{Lost, Place};
 use super::queue::{Batch, Command, WriteCall, WriteQueue, unanswered};
 use super::transaction::Transaction;
@@ -84,16 +85,27 @@ impl Thread {
             return;
         }
         let queue = self.queue.clone();
-        let committed = self.commit(&mut batch, |batch| queue.take_more(batch));
+        let committed = self.commit(&mut batch, &Bodies::Together, |batch| queue.take_more(batch));
         let commands = batch.commands;
         match committed {
-            Err(Failure::OfOne(_)) if commands.len() > 1 => commands.into_iter().for_each(|command| {
-                let mut batch = Batch::of(command);
-                let committed = self.commit(&mut batch, |_| false);
-                self.answer(batch.commands, committed);
-            }),
+            Err(Failure::OfOne(error)) if commands.len() > 1 || is_damage(&error) => {
+                commands.into_iter().for_each(|command| self.write_alone(command));
+            }
             committed => self.answer(commands, committed),
         }
+    }
+
+    /// Commits one call and answers it. Damage that it meets may be that of one body, which is then left alone.
+    fn write_alone(&mut self, command: Box<dyn Command>) {
+        let (mut batch, mut bodies) = (Batch::of(command), Bodies::default());
+        let committed = loop {
+            let committed = self.commit(&mut batch, &bodies, |_| false);
+            let met_damage = matches!(&committed, Err(Failure::OfOne(error)) if is_damage(error));
+            if !met_damage || !bodies.leave_the_damaged() {
+                break committed;
+            }
+        };
+        self.answer(batch.commands, committed);
     }
 
     fn answer(&self, commands: Vec<Box<dyn Command>>, committed: Result<usize, Failure>) {
@@ -118,11 +130,12 @@ impl Thread {
     fn commit(
         &mut self,
         batch: &mut Batch,
+        bodies: &Bodies,
         take_more: impl Fn(&mut Batch) -> bool,
     ) -> Result<usize, Failure> {
         let behavior = TransactionBehavior::Immediate;
         let sql = self.connection.transaction_with_behavior(behavior).map_err(Failure::OfAll)?;
-        let mut transaction = Transaction::begin(&sql, self.limits).map_err(Failure::OfAll)?;
+        let mut transaction = Transaction::begin(&sql, self.limits, bodies).map_err(Failure::OfAll)?;
         let mut applied = 0;
         loop {
             for command in &mut batch.commands[applied..] {
@@ -144,10 +157,11 @@ impl Failure {
     /// Sorts an error that one call raised.
     fn of_one(error: ::rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
-            // An error of the values, not of the file or the disk.
+            // An error of the values, not of the whole file or the disk: damage may be that of one body.
             None
             | Some(
                 ErrorCode::ConstraintViolation
+                | ErrorCode::DatabaseCorrupt
                 | ErrorCode::TooBig
                 | ErrorCode::TypeMismatch
                 | ErrorCode::ParameterOutOfRange

@@ -2,6 +2,7 @@
 
 mod backup;
 mod contract;
+mod damaged;
 mod faults;
 mod file;
 mod model;

@@ -1,0 +1,184 @@
+//! Bodies whose pages are damaged: they keep no other event from being leased, stored or pruned.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use qomplement_webhooks::event::Envelope;
+use qomplement_webhooks::inbox::{
+    Bulk, InboxAdmin, InboxFilter, InboxState, Leased, Outcome, Receipt, Retention,
+};
+use qomplement_webhooks::{InboxStore, InboxWorker, SqliteInbox, Verification};
+use tokio::task::JoinSet;
+
+use super::{Folder, HOUR, close, completed, receive, settle};
+use crate::support::inboxes::all_rows;
+use crate::support::{Script, eventually};
+
+const PAGE: usize = 4096;
+
+/// An event whose body is mostly this letter, and fills some pages.
+fn large(job: &str, letter: &str) -> Envelope {
+    let data = serde_json::json!({"id": job, "type": "extract", "status": "completed", "result": {}});
+    let body = serde_json::json!({"job_id": job, "data": data, "padding": letter.repeat(10 * PAGE)});
+    Envelope::try_from(Bytes::from(body.to_string())).unwrap()
+}
+
+/// Overwrites the first page that is chosen, in a file that nobody has open.
+fn overwrite(file: &Path, is_chosen: impl Fn(&[u8]) -> bool) {
+    let mut bytes = std::fs::read(file).unwrap();
+    let page = bytes.chunks_exact_mut(PAGE).find(|page| is_chosen(page)).expect("no page is chosen");
+    page.fill(0xff);
+    std::fs::write(file, bytes).unwrap();
+}
+
+/// Overwrites a page that the body with this letter fills.
+fn damage(file: &Path, letter: &str) {
+    let letter = letter.as_bytes()[0];
+    overwrite(file, |page| page[4..].iter().all(|byte| *byte == letter));
+}
+
+fn jobs(leased: &[Leased]) -> Vec<String> {
+    leased.iter().map(|leased| leased.lease.job().to_string()).collect()
+}
+
+async fn dead(inbox: &SqliteInbox) -> Vec<(String, String)> {
+    let dead = all_rows(inbox, &InboxFilter::default().state(InboxState::Dead)).await;
+    dead.into_iter().map(|row| (row.job_id, row.error.unwrap())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_with_a_damaged_body_is_dead_and_the_others_are_leased() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    receive(&inbox, "first").await;
+    inbox.receive(&large("damaged", "d")).await.unwrap();
+    inbox.receive(&large("large", "l")).await.unwrap();
+    receive(&inbox, "last").await;
+    close(inbox, &folder).await;
+    damage(&folder.file(), "d");
+
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    let leased = inbox.lease(100, HOUR).await.unwrap();
+    assert_eq!(jobs(&leased), ["first", "large", "last"]);
+    assert_eq!(leased[1].body, *large("large", "l").body());
+    for leased in &leased {
+        settle(&inbox, &leased.lease, Outcome::Done).await;
+    }
+    let found = dead(&inbox).await;
+    let [(job, error)] = &*found else { panic!("{found:?}") };
+    assert!(
+        job == "damaged" && error.contains("its body is damaged") && error.contains("SQLITE_CORRUPT"),
+        "{error}"
+    );
+    let stats = inbox.stats().await.unwrap();
+    assert_eq!((stats.dead, stats.done, stats.running), (1, 3, 0));
+    // It can be replayed, in vain as long as it is damaged, and discarded.
+    let job = job.parse().unwrap();
+    assert!(inbox.replay(&job).await.unwrap());
+    assert!(inbox.lease(100, HOUR).await.unwrap().is_empty());
+    assert!(inbox.discard(&job).await.unwrap());
+    assert_eq!(inbox.receive(&large("damaged", "d")).await.unwrap(), Receipt::Stored);
+    assert_eq!(jobs(&inbox.lease(100, HOUR).await.unwrap()), ["damaged"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_handles_the_events_beside_a_damaged_one() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    inbox.receive(&large("damaged", "d")).await.unwrap();
+    for number in 0..20 {
+        receive(&inbox, format!("job-{number}")).await;
+    }
+    close(inbox, &folder).await;
+    damage(&folder.file(), "d");
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    let script = Script::default();
+    let worker = InboxWorker::new(inbox.clone(), script.handler(), Verification::Trust).start();
+    script.until("the others are handled", |script| script.finished() == 20).await;
+    eventually("they are recorded", async || inbox.stats().await.unwrap().done == 20).await;
+    worker.shutdown(Duration::from_secs(5)).await;
+    assert_eq!(dead(&inbox).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_bodies_keep_no_other_row_from_being_pruned_discarded_or_received() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    let letters = ["a", "b", "c", "d"];
+    for letter in letters {
+        inbox.receive(&large(letter, letter)).await.unwrap();
+    }
+    for leased in inbox.lease(4, HOUR).await.unwrap() {
+        let error = || "why".to_owned();
+        let is_done = leased.lease.job().to_string() < "c".to_owned();
+        let outcome = if is_done { Outcome::Done } else { Outcome::Dead { error: error() } };
+        settle(&inbox, &leased.lease, outcome).await;
+    }
+    close(inbox, &folder).await;
+    for letter in ["a", "c"] {
+        damage(&folder.file(), letter);
+    }
+
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    // Its duplicate cannot be compared, and takes no other event with it.
+    let mut receives = JoinSet::new();
+    for event in (0..20).map(completed).chain([large("c", "c")]) {
+        let inbox = inbox.clone();
+        receives.spawn(async move { (event.job().to_string(), inbox.receive(&event).await) });
+    }
+    for (job, received) in receives.join_all().await {
+        assert_eq!(received.is_ok(), job != "c", "{job}: {received:?}");
+    }
+    let bodies = Retention::default().payload(Duration::ZERO).row(HOUR);
+    let pruned = inbox.prune(&bodies).await.unwrap();
+    assert_eq!((pruned.payloads, pruned.rows), (2, 0));
+    let all = bodies.row(Duration::ZERO);
+    assert_eq!(inbox.prune(&all).await.unwrap().rows, 2);
+    let discarded = inbox.discard_all(&InboxFilter::default(), 10, Bulk::Apply).await.unwrap();
+    assert_eq!((discarded.rows, discarded.more), (2, false));
+    let stats = inbox.stats().await.unwrap();
+    assert_eq!((stats.dead, stats.done, stats.received), (0, 0, 20));
+}
+
+/// A page of the table of bodies, in which several begin.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_whose_bodies_begin_on_a_damaged_page_are_dead_and_the_others_are_leased() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    for number in 10..50 {
+        inbox.receive(&super::event(&format!("job-{number}"), "completed", 700)).await.unwrap();
+    }
+    close(inbox, &folder).await;
+    let holds = |page: &[u8], text: &[u8]| page.windows(text.len()).any(|part| part == text);
+    let is_leaf = |page: &[u8]| page[0] == 0x0d;
+    overwrite(&folder.file(), |page| is_leaf(page) && holds(page, br#""job_id":"job-20""#));
+
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    let leased = inbox.lease(100, HOUR).await.unwrap();
+    let dead = dead(&inbox).await;
+    assert_eq!(leased.len() + dead.len(), 40);
+    assert!((2..8).contains(&dead.len()), "{dead:?}");
+    assert!(dead.iter().any(|(job, _)| job == "job-20"), "{dead:?}");
+    assert_eq!(receive(&inbox, "new").await, Receipt::Stored);
+    assert_eq!(
+        inbox.prune(&Retention::default().dead(Duration::ZERO)).await.unwrap().dead,
+        dead.len() as u64
+    );
+}
+
+/// As new events could not be stored, either, nothing is wrong with a single event.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_table_of_bodies_makes_no_row_dead() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    receive(&inbox, "job").await;
+    close(inbox, &folder).await;
+    // The only page of that table.
+    let holds = |page: &[u8], text: &[u8]| page.windows(text.len()).any(|part| part == text);
+    overwrite(&folder.file(), |page| page[0] == 0x0d && holds(page, br#""padding""#));
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    let refused = inbox.lease(100, HOUR).await.unwrap_err();
+    assert!(std::error::Error::source(&refused).unwrap().to_string().contains("malformed"), "{refused:?}");
+    assert_eq!(inbox.stats().await.unwrap().dead, 0);
+}
