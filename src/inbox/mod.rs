@@ -123,6 +123,9 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     /// expired. Each lease counts as an attempt. An attempt whose lease has expired is one more of
     /// [`InboxRow::failures`].
     ///
+    /// A row that cannot be read, since its event is damaged or another program wrote it, keeps no other row from being
+    /// leased. It becomes dead, and its error says why.
+    ///
     /// # Errors
     ///
     /// Returns an error if rows may have been leased without the caller's knowledge. They are due again when the lease
@@ -192,7 +195,8 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
 
     /// Leases up to `most` overdue jobs, to fetch them: jobs with the fewest fetches first, then the longest overdue.
     /// An expected job is overdue when its deadline, the pause after its last fetch, and any such lease have passed.
-    /// No attempt is counted, and the jobs stay expected.
+    /// No attempt is counted, and the jobs stay expected. A job that cannot be read becomes dead, as in
+    /// [`lease`](Self::lease).
     ///
     /// # Errors
     ///

@@ -5,8 +5,10 @@ use bytes::Bytes;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
+use super::batch::is_caused_by_a_row;
+use super::leasing::NotReturned;
 use super::rows::{self, duration};
-use super::statements::search;
+use super::statements::{Statements, Values, search};
 use super::store::{PRUNE_BYTES, PRUNE_ROWS};
 use super::{Parameter, PostgresInbox, limit, tell};
 use crate::event::JobId;
@@ -14,7 +16,7 @@ use crate::inbox::filter::Prefix;
 use crate::inbox::look::{Change, Look};
 use crate::inbox::{
     Bulk, Changed, DeadByError, InboxAdmin, InboxCursor, InboxFilter, InboxList, InboxRow, InboxState,
-    InboxStats, InboxTraffic,
+    InboxStats, InboxTraffic, read,
 };
 use crate::postgres::{column, microseconds};
 use crate::store::StoreError;
@@ -68,7 +70,15 @@ impl PostgresInbox {
     ) -> Result<Option<InboxList>, StoreError> {
         let table = self.inner.database.schema().table();
         let one_more = limit(most).saturating_add(1);
-        let found = self.search(&search::list(table, look, from), filter, from, look, one_more).await?;
+        let list = async |values| {
+            self.search(&search::list(table, look, from, values), filter, from, look, one_more).await
+        };
+        let (found, values) = match list(Values::Returned).await {
+            Err(StoreError::Unavailable(cause)) if is_caused_by_a_row(&*cause) => {
+                (list(Values::Left).await?, Values::Left)
+            }
+            found => (found?, Values::Returned),
+        };
         let Some(first) = found.first() else { return Ok(Some(InboxList::default())) };
         if column::<i64>(first, "looked")? > limit(look.most()) {
             return Ok(None);
@@ -77,7 +87,10 @@ impl PostgresInbox {
         let mut rows = Vec::new();
         for row in &found {
             if column::<Option<i64>>(row, "number")?.is_some() {
-                rows.push(rows::view(row)?);
+                rows.push(match values {
+                    Values::Returned => rows::view(row)?,
+                    Values::Left => self.view_alone(row).await?,
+                });
             }
         }
         let last = if rows.len() > most {
@@ -87,6 +100,24 @@ impl PostgresInbox {
             looked_to.map(|number| from.past(u64::try_from(number).unwrap_or(0)))
         };
         Ok(Some(InboxList::new(rows, last)))
+    }
+
+    /// Reads the texts of one row of a list. If the server cannot return them, the row's error says so.
+    async fn view_alone(&self, row: &Row) -> Result<InboxRow, StoreError> {
+        let Statements { listed, job, .. } = &self.inner.statements;
+        let number: i64 = column(row, "number")?;
+        let look_up = async |statement| self.query_seldom(statement, &[(&number, Type::INT8)]).await;
+        match look_up(listed).await {
+            Err(StoreError::Unavailable(cause)) if is_caused_by_a_row(&*cause) => {
+                let mut view = rows::view(row)?;
+                view.error = Some(read::reason(&NotReturned(cause)));
+                if let Some(found) = look_up(job).await.ok().and_then(|found| found.into_iter().next()) {
+                    view.job_id = rows::text(&found, "job_id")?.unwrap_or_default();
+                }
+                Ok(view)
+            }
+            found => rows::view(found?.first().unwrap_or(row)),
+        }
     }
 
     /// Changes the rows that match, step by step, or counts them: by the first look that does not find too many.

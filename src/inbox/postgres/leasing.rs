@@ -28,7 +28,7 @@ const LOCKED_AGAIN: Duration = Duration::from_millis(20);
 /// The server has refused to return a row's values.
 #[derive(Debug, thiserror::Error)]
 #[error("the database cannot return its values, which are damaged or not valid in the database's encoding")]
-struct NotReturned(#[source] BoxError);
+pub(super) struct NotReturned(#[source] pub(super) BoxError);
 
 /// Leases rows by a statement that returns their values, or by one that leaves them.
 pub(super) async fn rows(

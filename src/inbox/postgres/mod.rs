@@ -102,6 +102,14 @@ use crate::store::StoreError;
 /// transaction of its own after the commit of the events: nothing else fails when they do. One worker of each process
 /// is woken, and wakes the next when it leases as many rows as it wanted.
 ///
+/// # Damaged rows
+///
+/// A row is dead once a lease finds that the server cannot return its values: a damaged body, or a text that another
+/// program wrote and that is not valid in the database's encoding. The server's message is its error. All values stay as
+/// they are, so replay the row when they are restored; or discard it, and fetch its job. [`get`](crate::inbox::InboxAdmin::get)
+/// and another delivery of the event fail for such a row, and lists show what can be read of it. A row that cannot be read for
+/// another reason, such as an error of the disk, is leased again when its lease ends, and others are leased meanwhile.
+///
 /// # The tables
 ///
 /// `qomplement_inbox` and `qomplement_inbox_traffic`, in the first schema of the `search_path`, unless

@@ -83,6 +83,13 @@ use crate::store::{Fenced, StoreError};
 /// use a new file: restart the program. Before every commit, the files are compared with those that were opened, by
 /// device and inode (on Unix; Windows lets no program delete or move open files).
 ///
+/// # Damage
+///
+/// A row is dead once a lease finds that its body is damaged (`SQLITE_CORRUPT`), and other rows are leased as usual.
+/// [`get`](InboxAdmin::get) and another delivery of the event fail for such a row. It can be discarded and pruned, and its job
+/// fetched. The damaged pages stay in the file until a backup is restored. Until then, `VACUUM` and `VACUUM INTO` fail;
+/// SQLite's backup command works. Damage elsewhere, such as in an index, fails the calls that meet it.
+///
 /// # Errors
 ///
 /// While another process holds the file's lock, a write waits for up to three seconds, or for

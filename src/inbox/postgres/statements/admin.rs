@@ -2,7 +2,7 @@
 
 use super::fragments::{EXPECTED, microseconds, since, until};
 use super::search::{can, replayed};
-use super::{FETCHED, NEVER_FETCHED, UNFINISHED};
+use super::{FETCHED, NEVER_FETCHED, UNFINISHED, Values};
 use crate::inbox::look::Change;
 use crate::postgres::TableName;
 
@@ -13,13 +13,23 @@ const MOST_ENDED: u32 = 10_000;
 const MOST_WEIGHED: u32 = 300;
 
 pub(super) fn get(table: &TableName) -> String {
-    format!("SELECT {}, body FROM {table} WHERE job_id = $1", view())
+    format!("SELECT {}, body FROM {table} WHERE job_id = $1", view(Values::Returned))
 }
 
-pub(super) fn view() -> String {
+/// One row of a list.
+pub(super) fn listed(table: &TableName) -> String {
+    format!("SELECT {} FROM {table} WHERE number = $1", view(Values::Returned))
+}
+
+/// The columns of a row for people. The server may be unable to read or to convert the texts.
+pub(super) fn view(values: Values) -> String {
+    let texts = ["job_id", "job_type", "status", "error", "traceparent", "failures"].map(|name| {
+        let value = if values == Values::Returned { name } else { "NULL" };
+        format!("{value}::text AS {name}")
+    });
     format!(
-        "number, job_id, state, job_type, status, verified, fetches, attempts, earlier_attempts, error,
-            traceparent, failures::text AS failures, {} AS now, {} AS age, {} AS due_in",
+        "number, state, verified, fetches, attempts, earlier_attempts, {}, {} AS now, {} AS age, {} AS due_in",
+        texts.join(", "),
         microseconds("statement_timestamp()"),
         since("received_at"),
         until("due_at"),

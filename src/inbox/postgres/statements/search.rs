@@ -5,7 +5,7 @@
 
 use super::admin::view;
 use super::fragments::{EXPECTED, long_ago, next_fence};
-use super::{FETCHED, NEVER_FETCHED};
+use super::{FETCHED, NEVER_FETCHED, Values};
 use crate::inbox::InboxCursor;
 use crate::inbox::look::{Change, Look};
 use crate::postgres::TableName;
@@ -81,8 +81,8 @@ fn looked_and_found(table: &TableName, look: Look, from: InboxCursor, columns: &
 
 /// Lists rows. `looked_to` is the number of the last row that was looked at, if there may be more; `looked` counts the
 /// rows that were to be sorted, which may be too many.
-pub(in super::super) fn list(table: &TableName, look: Look, from: InboxCursor) -> String {
-    let (view, matches, order) = (view(), matches(), order(from));
+pub(in super::super) fn list(table: &TableName, look: Look, from: InboxCursor, values: Values) -> String {
+    let (view, matches, order) = (view(values), matches(), order(from));
     if look.is_sorted() {
         let fits = format!("number, {} AND {matches} AS fits", range(from));
         return format!(

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use qomplement_webhooks::inbox::{InboxAdmin, Leased, Outcome, Retention};
+use qomplement_webhooks::inbox::{Bulk, InboxAdmin, InboxFilter, InboxState, Leased, Outcome, Retention};
 use qomplement_webhooks::store::Fenced;
 use qomplement_webhooks::{InboxStore, InboxWorker, PostgresInbox, Verification};
 use tokio_postgres::Client;
 
 use super::{HOUR, LEASE, client, completed, count, event, inbox, job};
 use crate::support::databases::postgres;
+use crate::support::inboxes::all_rows;
 use crate::support::{Script, eventually};
 
 /// A value of this size lies beside the table.
@@ -89,6 +90,15 @@ async fn a_row_with_a_damaged_value_is_dead_and_the_others_are_leased() {
     }
     let stats = inbox.stats().await.unwrap();
     assert_eq!((stats.dead, stats.done, stats.running), (3, 3, 0));
+    // They are listed beside the others, by every look.
+    let any = InboxFilter::default;
+    for filter in [any(), any().state(InboxState::Dead), any().job_prefix("tr")] {
+        let rows = all_rows(&inbox, &filter).await;
+        let row = rows.iter().find(|row| row.job_id == "traceparent").unwrap();
+        let error = row.error.as_deref().unwrap();
+        assert!(row.state == InboxState::Dead && error.contains("missing chunk number 0"), "{row:?}");
+    }
+    assert_eq!(all_rows(&inbox, &any()).await.len(), 6);
     // Each can be replayed, in vain as long as it is damaged, and discarded or pruned.
     assert!(inbox.replay(&job("body")).await.unwrap());
     assert!(inbox.lease(100, LEASE).await.unwrap().is_empty());
@@ -170,4 +180,10 @@ async fn a_row_whose_text_cannot_be_converted_is_dead_and_the_others_are_leased(
         WHERE state = 'dead' AND error LIKE '%cannot be read%encoding%invalid byte sequence%'";
     assert_eq!(count(&client, dead).await, 2);
     assert_eq!(inbox.stats().await.unwrap().dead, 2);
+    // Nobody can name the job, so such rows are discarded by their error.
+    let unreadable = InboxFilter::default().state(InboxState::Dead).error("cannot be read");
+    let rows = all_rows(&inbox, &unreadable).await;
+    assert!(rows.len() == 2 && rows.iter().all(|row| row.job_id.is_empty()), "{rows:?}");
+    assert_eq!(all_rows(&inbox, &InboxFilter::default()).await.len(), 4);
+    assert_eq!(inbox.discard_all(&unreadable, 10, Bulk::Apply).await.unwrap().rows, 2);
 }
