@@ -12,6 +12,11 @@ use crate::event::{JobId, TraceParent};
 /// The bytes of bodies with which one call ends to lease: a reply must not take as long as a lease.
 pub(crate) const MOST_LEASED: usize = 64 << 20;
 
+/// Whether a call leases no more rows, since their bodies have this many bytes.
+pub(crate) fn is_enough(bytes: usize) -> bool {
+    bytes >= MOST_LEASED
+}
+
 /// The right to handle a row, or to fetch an expected job, until the lease expires: the job and a fencing token. Leases
 /// are equal if these two are.
 #[derive(Clone)]
@@ -180,6 +185,12 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+
+    #[test]
+    fn a_call_ends_to_lease_with_64_mib() {
+        assert!(!is_enough((64 << 20) - 1));
+        assert!(is_enough(64 << 20));
+    }
 
     #[test]
     fn a_lease_is_its_job_and_its_fencing_token() {

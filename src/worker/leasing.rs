@@ -18,7 +18,7 @@ use crate::execution::isolation::{CallError, call, isolate, made, until};
 use crate::fetch::fetcher::Fetcher;
 #[cfg(feature = "metrics")]
 use crate::inbox::InboxStore;
-use crate::inbox::{Leased, MOST_LEASED};
+use crate::inbox::{Leased, is_enough};
 use crate::telemetry;
 
 /// The pause after the store failed to lease.
@@ -206,7 +206,7 @@ impl Leasing {
         let bytes: usize = leased.iter().map(|leased| leased.body.len()).sum();
         let next = match leased.len() {
             0 => Next::WaitForFirst,
-            some if some < most && bytes < MOST_LEASED => Next::Wait,
+            some if some < most && !is_enough(bytes) => Next::Wait,
             _ => Next::Lease,
         };
         for (leased, slot) in leased.into_iter().zip(slots) {

@@ -16,9 +16,7 @@ use self::rows::{JobRow, Lookup, Rows};
 use super::row::{KeptEvent, Row};
 use super::timestamp::Timestamp;
 use super::transition::{BodyChange, Remains};
-use super::{
-    InboxAdmin, InboxStore, Lease, Leased, MOST_LEASED, Outcome, Overdue, Pruned, Receipt, Retention,
-};
+use super::{InboxAdmin, InboxStore, Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention, is_enough};
 use crate::error::BoxError;
 use crate::event::{Envelope, JobId};
 use crate::registry::JobRegistry;
@@ -136,7 +134,7 @@ impl InboxStore for MemoryInbox {
     async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
         let mut bytes = 0;
         Ok(self.lease_from(Lookup::Leasable, most, |JobRow { job, row, body, .. }, now| {
-            let body = body.as_ref().filter(|_| bytes < MOST_LEASED)?;
+            let body = body.as_ref().filter(|_| !is_enough(bytes))?;
             bytes += body.len();
             row.lease(job.clone(), body.clone(), length, now)
         }))

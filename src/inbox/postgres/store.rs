@@ -16,8 +16,7 @@ use super::{
 use crate::error::chain;
 use crate::event::{Envelope, JobId};
 use crate::inbox::{
-    InboxAdmin, InboxStore, Lease, Leased, MOST_LEASED, NoResult, Outcome, Overdue, Pruned, Receipt,
-    Retention,
+    InboxAdmin, InboxStore, Lease, Leased, NoResult, Outcome, Overdue, Pruned, Receipt, Retention, is_enough,
 };
 use crate::postgres::{column, microseconds};
 use crate::store::{Fenced, StoreError};
@@ -48,7 +47,7 @@ impl InboxStore for PostgresInbox {
         rows.retain(leasing::is_leased);
         let leased = leasing::readable(&self.inner, &rows, values, rows::leased).await;
         // More rows may be due than the bodies leave room for.
-        let is_cut = leased.iter().map(|leased| leased.body.len()).sum::<usize>() >= MOST_LEASED;
+        let is_cut = is_enough(leased.iter().map(|leased| leased.body.len()).sum());
         self.inner.arrivals.leased(if is_cut { most } else { rows.len() }, most);
         Ok(leased)
     }

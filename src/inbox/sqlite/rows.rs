@@ -15,7 +15,7 @@ use crate::event::{JobId, JobStatus, JobType, TraceParent};
 use crate::inbox::failed_attempts::FailedAttempts;
 use crate::inbox::row::{Fetches, KeptEvent, Phase, Row, first_fence};
 use crate::inbox::timestamp::Timestamp;
-use crate::inbox::{InboxState, MOST_LEASED, read};
+use crate::inbox::{InboxState, is_enough, read};
 
 /// The columns that [`StoredRow::read`] reads.
 macro_rules! columns {
@@ -235,14 +235,14 @@ impl Lookup {
         let statement = if bodies.are_apart() { self.due_apart } else { self.due };
         let (mut found, mut bytes, mut from) = (Vec::new(), 0, Some(i64::MIN));
         while found.len() < most
-            && bytes < MOST_LEASED
+            && !is_enough(bytes)
             && let Some((fetches, earliest)) = self.next(connection, from)?
         {
             if earliest <= now {
                 let mut due = connection.prepare_cached(statement)?;
                 let left = integer(most - found.len());
                 let mut rows = due.query_map(params![fetches, now.0, left], Leasable::read)?;
-                while bytes < MOST_LEASED
+                while !is_enough(bytes)
                     && let Some(mut row) = rows.next().transpose()?
                 {
                     if self.has_bodies && bodies.are_apart() {

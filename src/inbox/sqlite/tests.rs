@@ -141,7 +141,8 @@ fn a_change_of_many_rows_stops_when_their_bodies_have_many_bytes() {
         let insert = "INSERT INTO inbox (job_id, state, status, bytes, received_at, ended_at)
             VALUES ('a', 'dead', 'failed', 10, 0, 0), ('b', 'dead', 'failed', 10, 0, 0), ('c', 'dead', 'failed', 10, 0, 0)";
         connection.execute_batch(insert).unwrap();
-        let mut rows = Transaction::begin(&connection, Limits::default()).unwrap();
+        let bodies = Bodies::default();
+        let mut rows = Transaction::begin(&connection, Limits::default(), &bodies).unwrap();
         let discarded =
             rows.change_each(&[1, 2, 3], &InboxFilter::default(), Change::Discard, most_bytes).unwrap();
         assert_eq!(discarded, changed_and_seen, "{most_bytes}");
