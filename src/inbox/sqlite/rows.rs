@@ -44,6 +44,7 @@ const DUE_APART: &str = concat!(
     WHERE state IN ('received', 'running') AND fetches = ?1 AND due_at <= ?2 ORDER BY due_at, inbox.id LIMIT ?3"
 );
 pub(super) const BODY: &str = "SELECT body FROM inbox_body WHERE id = ?1";
+pub(super) const FIRST_BODY: &str = "SELECT min(id) FROM inbox_body";
 pub(super) const LAST_BODY: &str = "SELECT max(id) FROM inbox_body";
 const NEXT_FETCHES_OF_EXPECTED: &str = "SELECT fetches, due_at FROM inbox
     WHERE state = 'expected' AND fetches >= ?1 AND due_at IS NOT NULL ORDER BY fetches, due_at LIMIT 1";
@@ -105,13 +106,14 @@ pub(super) const DELETE_BODY: &str = "DELETE FROM inbox_body WHERE id = ?1";
 
 /// All statements, for a test of how they are run.
 #[cfg(test)]
-pub(super) const STATEMENTS: [&str; 18] = [
+pub(super) const STATEMENTS: [&str; 19] = [
     FIND,
     FIND_NUMBERED,
     NEXT_FETCHES,
     DUE,
     DUE_APART,
     BODY,
+    FIRST_BODY,
     LAST_BODY,
     NEXT_FETCHES_OF_EXPECTED,
     OVERDUE,
@@ -254,6 +256,7 @@ impl Lookup {
             }
             from = fetches.checked_add(1);
         }
+        bodies.check()?;
         Ok(found)
     }
 

@@ -1,5 +1,7 @@
 //! Behaviour that cannot be reached through the public API.
 
+mod damaged;
+
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;

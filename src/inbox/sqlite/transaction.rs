@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ::rusqlite::Connection;
 use bytes::Bytes;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::bodies::Bodies;
 use super::rows::{self, Leasable, Lookup, StoredRow};
@@ -35,23 +35,50 @@ pub(super) struct Transaction<'c> {
     totals: Totals,
     totals_before: Totals,
     traffic: Counts,
+    ended: Ended,
+}
+
+/// What is known at the end of a transaction, for the time after its commit.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
     /// The number of rows that became due.
-    arrived: usize,
+    pub(super) arrived: usize,
+    /// The unreadable rows that became dead, with the reason.
+    unreadable: Vec<(i64, String)>,
+    /// The rows whose damaged bodies were left in the file.
+    left: Vec<i64>,
+}
+
+impl Ended {
+    /// Logs what was committed: a transaction that is rolled back may be repeated.
+    pub(super) fn log(&self) {
+        for (id, reason) in &self.unreadable {
+            error!(id, %reason, "a row in the inbox cannot be read; it is dead now");
+        }
+        if !self.left.is_empty() {
+            let (bodies, ids) = (self.left.len(), &self.left);
+            warn!(
+                bodies,
+                ?ids,
+                "damaged bodies cannot be deleted; their pages are lost until a backup is restored"
+            );
+        }
+    }
 }
 
 impl<'c> Transaction<'c> {
     /// Begins within a transaction of the connection that holds the write lock, so that the time is that of the write.
     pub(super) fn begin(sql: &'c Connection, limits: Limits, bodies: &'c Bodies) -> ::rusqlite::Result<Self> {
         let totals = totals::load(sql)?;
-        let traffic = Counts::default();
-        Ok(Self { sql, limits, bodies, now: now(), totals, totals_before: totals, traffic, arrived: 0 })
+        let (traffic, ended) = (Counts::default(), Ended::default());
+        Ok(Self { sql, limits, bodies, now: now(), totals, totals_before: totals, traffic, ended })
     }
 
-    /// Writes the totals and the traffic, and returns the number of rows that became due.
-    pub(super) fn end(self) -> ::rusqlite::Result<usize> {
+    /// Writes the totals and the traffic.
+    pub(super) fn end(self) -> ::rusqlite::Result<Ended> {
         totals::save(&self.totals, &self.totals_before, self.sql)?;
         traffic::save(self.traffic, self.now, self.sql)?;
-        Ok(self.arrived)
+        Ok(self.ended)
     }
 
     /// Whether the limits allow totals that a new event or job leads to. Totals that do not grow are always allowed.
@@ -75,7 +102,7 @@ impl<'c> Transaction<'c> {
         }
         self.totals = totals;
         self.traffic.add(Counts::of_new(row));
-        self.arrived += usize::from(row.has_become_due(None, self.now));
+        self.ended.arrived += usize::from(row.has_become_due(None, self.now));
         Ok(true)
     }
 
@@ -90,14 +117,22 @@ impl<'c> Transaction<'c> {
         match change {
             BodyChange::Keep if *before == after.row => return Ok(()),
             BodyChange::Keep => {}
-            BodyChange::Replace => rows::store_body(self.sql, after.id, body)?,
-            BodyChange::Drop => self.bodies.delete(self.sql, after.id)?,
+            BodyChange::Replace => self.bodies.store(self.sql, after.id, body)?,
+            BodyChange::Drop => self.delete_body(after.id)?,
         }
         rows::update(self.sql, after)?;
         self.totals.remove(before);
         self.totals.add(&after.row);
         self.traffic.add(Counts::of(before.phase, &after.row, change));
-        self.arrived += usize::from(after.row.has_become_due(Some(before.phase), self.now));
+        self.ended.arrived += usize::from(after.row.has_become_due(Some(before.phase), self.now));
+        Ok(())
+    }
+
+    /// Deletes the body of a row, or leaves it if it is damaged.
+    fn delete_body(&mut self, id: i64) -> ::rusqlite::Result<()> {
+        if self.bodies.delete(self.sql, id)?.is_err() {
+            self.ended.left.push(id);
+        }
         Ok(())
     }
 
@@ -195,8 +230,9 @@ impl Transaction<'_> {
                 }
                 Err(unreadable) => {
                     let reason = read::reason(&*unreadable);
-                    error!(id = stored.id, %reason, "a row in the inbox cannot be read; it is dead now");
-                    stored.row.set_aside(&reason, has_body, now)
+                    let change = stored.row.set_aside(&reason, has_body, now);
+                    self.ended.unreadable.push((stored.id, reason));
+                    change
                 }
             };
             self.store(&before, &stored, change, &[])?;
@@ -237,20 +273,29 @@ impl Transaction<'_> {
         change: Change,
         most_bytes: u64,
     ) -> ::rusqlite::Result<(u64, usize)> {
-        let (mut changed, mut bytes) = (0, 0);
-        for (place, id) in ids.iter().enumerate() {
-            if bytes >= most_bytes {
-                return Ok((changed, place));
+        let (mut found, mut bytes, mut seen) = (Vec::new(), 0, 0);
+        for id in ids {
+            if bytes >= most_bytes || self.bodies.end_before(*id) {
+                break;
             }
+            seen += 1;
             // It was found before this transaction.
             if !reads::numbered(self.sql, *id, self.now)?.is_some_and(|row| filter.matches(&row)) {
                 continue;
             }
-            let stored = rows::find_numbered(self.sql, *id)?;
-            bytes += stored.as_ref().map_or(0, |stored| stored.row.bytes());
-            changed += u64::from(self.change(stored, change)?);
+            if let Some(stored) = rows::find_numbered(self.sql, *id)? {
+                bytes += stored.row.bytes();
+                found.push(stored);
+            }
         }
-        Ok((changed, ids.len()))
+        if change == Change::Discard {
+            self.bodies.examine(self.sql, found.iter().map(|stored| stored.id))?;
+        }
+        let mut changed = 0;
+        for stored in found {
+            changed += u64::from(self.change(Some(stored), change)?);
+        }
+        Ok((changed, seen))
     }
 
     fn change(&mut self, stored: Option<StoredRow>, change: Change) -> ::rusqlite::Result<bool> {
@@ -271,7 +316,7 @@ impl Transaction<'_> {
     }
 
     fn delete(&mut self, id: i64, row: &Row) -> ::rusqlite::Result<()> {
-        self.bodies.delete(self.sql, id)?;
+        self.delete_body(id)?;
         rows::delete(self.sql, id)?;
         self.totals.remove(row);
         Ok(())
@@ -287,7 +332,12 @@ impl Transaction<'_> {
         ] {
             let Some(kept) = kept else { continue };
             let (most, most_bytes) = (PRUNE_ROWS - changed, PRUNE_BYTES.saturating_sub(freed));
-            for mut stored in rows::old(self.sql, statement, self.now.before(kept), most, most_bytes)? {
+            let old = rows::old(self.sql, statement, self.now.before(kept), most, most_bytes)?;
+            self.bodies.examine(self.sql, old.iter().map(|stored| stored.id))?;
+            for mut stored in old {
+                if self.bodies.end_before(stored.id) {
+                    return Ok(pruned);
+                }
                 changed += 1;
                 freed += stored.row.bytes();
                 let before = stored.row.clone();

@@ -89,15 +89,19 @@ impl Thread {
         let commands = batch.commands;
         match committed {
             Err(Failure::OfOne(error)) if commands.len() > 1 || is_damage(&error) => {
-                commands.into_iter().for_each(|command| self.write_alone(command));
+                // The bodies of a call that was alone have been read together.
+                let is_alone = commands.len() == 1;
+                for command in commands {
+                    self.write_alone(command, if is_alone { Bodies::apart() } else { Bodies::Together });
+                }
             }
             committed => self.answer(commands, committed),
         }
     }
 
-    /// Commits one call and answers it. Damage that it meets may be that of one body, which is then left alone.
-    fn write_alone(&mut self, command: Box<dyn Command>) {
-        let (mut batch, mut bodies) = (Batch::of(command), Bodies::default());
+    /// Commits one call and answers it. Damage that it meets may be that of bodies, which are then left alone.
+    fn write_alone(&mut self, command: Box<dyn Command>, mut bodies: Bodies) {
+        let mut batch = Batch::of(command);
         let committed = loop {
             let committed = self.commit(&mut batch, &bodies, |_| false);
             let met_damage = matches!(&committed, Err(Failure::OfOne(error)) if is_damage(error));
@@ -146,10 +150,11 @@ impl Thread {
                 break;
             }
         }
-        let arrived = transaction.end().map_err(Failure::OfAll)?;
+        let ended = transaction.end().map_err(Failure::OfAll)?;
         self.place.as_ref().map_or(Ok(()), |place| place.check()).map_err(Failure::Lost)?;
         sql.commit().map_err(Failure::OfAll)?;
-        Ok(arrived)
+        ended.log();
+        Ok(ended.arrived)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Bodies whose pages are damaged: they keep no other event from being leased, stored or pruned.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,11 +10,12 @@ use qomplement_webhooks::inbox::{
     Bulk, InboxAdmin, InboxFilter, InboxState, Leased, Outcome, Receipt, Retention,
 };
 use qomplement_webhooks::{InboxStore, InboxWorker, SqliteInbox, Verification};
+use rusqlite::Connection;
 use tokio::task::JoinSet;
 
 use super::{Folder, HOUR, close, completed, receive, settle};
 use crate::support::inboxes::all_rows;
-use crate::support::{Script, eventually};
+use crate::support::{Script, eventually, is_alone};
 
 const PAGE: usize = 4096;
 
@@ -139,6 +141,95 @@ async fn damaged_bodies_keep_no_other_row_from_being_pruned_discarded_or_receive
     assert_eq!((discarded.rows, discarded.more), (2, false));
     let stats = inbox.stats().await.unwrap();
     assert_eq!((stats.dead, stats.done, stats.received), (0, 0, 20));
+    check_counts(&folder, 24, 2);
+}
+
+/// Collects the log.
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Transactions that are rolled back log nothing.
+#[tokio::test]
+async fn damage_is_logged_once() {
+    if !is_alone("sqlite::damaged::damage_is_logged_once") {
+        return;
+    }
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let lines = log.clone();
+    tracing_subscriber::fmt().with_ansi(false).with_writer(move || Log(lines.clone())).init();
+    let logged = |text: &str| {
+        let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+        log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    let letters = ["a", "b", "c"];
+    for letter in letters {
+        inbox.receive(&large(letter, letter)).await.unwrap();
+    }
+    close(inbox, &folder).await;
+    for letter in letters {
+        damage(&folder.file(), letter);
+    }
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    assert!(inbox.lease(10, HOUR).await.unwrap().is_empty());
+    assert_eq!(logged("it is dead now").len(), 3, "{:?}", logged(""));
+    let discarded = inbox.discard_all(&InboxFilter::default(), 10, Bulk::Apply).await.unwrap();
+    assert_eq!(discarded.rows, 3);
+    let left = logged("cannot be deleted");
+    assert!(left.len() == 1 && left[0].contains("bodies=3 ids=[1, 2, 3]"), "{left:?}");
+}
+
+/// Checks that the totals are what the rows add up to, and how many events were received and handled.
+fn check_counts(folder: &Folder, received: i64, handled: i64) {
+    let connection = Connection::open(folder.file()).unwrap();
+    let numbers = "SELECT (SELECT count(*) FROM inbox_total WHERE (rows, bytes) <>
+            (SELECT count(*), coalesce(sum(bytes), 0) FROM inbox WHERE inbox.state = inbox_total.state)),
+        sum(received), sum(handled) FROM inbox_traffic";
+    let found: (i64, i64, i64) =
+        connection.query_row(numbers, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+    assert_eq!(found, (0, received, handled));
+}
+
+/// Overwrites the page of the table of bodies on which the small body of a job is.
+fn damage_page_of(folder: &Folder, job: &str) {
+    let id = format!("\"job_id\":\"{job}\"");
+    let holds = |page: &[u8]| page.windows(id.len()).any(|part| part == id.as_bytes());
+    overwrite(&folder.file(), |page| page[0] == 0x0d && holds(page));
+}
+
+async fn receive_small(inbox: &SqliteInbox) {
+    for number in 10..50 {
+        inbox.receive(&super::event(&format!("job-{number}"), "completed", 700)).await.unwrap();
+    }
+}
+
+/// New events cannot be stored until a backup is restored, and those that were stored are handled.
+#[tokio::test]
+async fn rows_whose_bodies_begin_on_a_damaged_last_page_are_dead_and_the_others_are_leased() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    receive_small(&inbox).await;
+    close(inbox, &folder).await;
+    damage_page_of(&folder, "job-49");
+
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    inbox.receive(&completed("new")).await.unwrap_err();
+    let leased = inbox.lease(100, HOUR).await.unwrap();
+    let dead = dead(&inbox).await;
+    assert_eq!(leased.len() + dead.len(), 40);
+    assert!((1..8).contains(&dead.len()) && dead.iter().any(|(job, _)| job == "job-49"), "{dead:?}");
+    inbox.receive(&completed("new")).await.unwrap_err();
+    check_counts(&folder, 40, 0);
 }
 
 /// A page of the table of bodies, in which several begin.
@@ -146,13 +237,9 @@ async fn damaged_bodies_keep_no_other_row_from_being_pruned_discarded_or_receive
 async fn rows_whose_bodies_begin_on_a_damaged_page_are_dead_and_the_others_are_leased() {
     let folder = Folder::new();
     let inbox = SqliteInbox::open(folder.file()).unwrap();
-    for number in 10..50 {
-        inbox.receive(&super::event(&format!("job-{number}"), "completed", 700)).await.unwrap();
-    }
+    receive_small(&inbox).await;
     close(inbox, &folder).await;
-    let holds = |page: &[u8], text: &[u8]| page.windows(text.len()).any(|part| part == text);
-    let is_leaf = |page: &[u8]| page[0] == 0x0d;
-    overwrite(&folder.file(), |page| is_leaf(page) && holds(page, br#""job_id":"job-20""#));
+    damage_page_of(&folder, "job-20");
 
     let inbox = SqliteInbox::open(folder.file()).unwrap();
     let leased = inbox.lease(100, HOUR).await.unwrap();
