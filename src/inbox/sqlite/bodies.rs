@@ -76,6 +76,11 @@ impl Bodies {
         matches!(self, Self::Apart(apart) if apart.ends.contains(&id))
     }
 
+    /// Whether an earlier transaction of the call has found the body of this row to be damaged.
+    pub(super) fn is_damaged(&self, id: i64) -> bool {
+        matches!(self, Self::Apart(apart) if apart.damaged.contains(&id))
+    }
+
     /// Reads the body of one row. Before the transaction writes, it must [`check`](Self::check) that it may.
     pub(super) fn read(
         &self,

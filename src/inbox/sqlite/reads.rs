@@ -106,8 +106,10 @@ pub(super) fn get(
     connection: &Connection,
     job: &JobId,
 ) -> ::rusqlite::Result<Option<(InboxRow, Option<Bytes>)>> {
-    let statement =
-        format!("SELECT {COLUMNS}, body FROM inbox LEFT JOIN inbox_body USING (id) WHERE job_id = ?1");
+    // A row without its body may have left a damaged one.
+    let body =
+        "CASE WHEN bytes IS NOT NULL THEN (SELECT body FROM inbox_body WHERE inbox_body.id = inbox.id) END";
+    let statement = format!("SELECT {COLUMNS}, {body} FROM inbox WHERE job_id = ?1");
     let now = now();
     connection
         .prepare_cached(&statement)?

@@ -13,7 +13,7 @@ use crate::error::BoxError;
 use crate::event::{Envelope, JobId};
 use crate::inbox::limits::Limits;
 use crate::inbox::look::Change;
-use crate::inbox::row::{KeptEvent, Row};
+use crate::inbox::row::{KeptEvent, Phase, Row};
 use crate::inbox::timestamp::Timestamp;
 use crate::inbox::totals::Totals;
 use crate::inbox::traffic::Counts;
@@ -128,11 +128,33 @@ impl<'c> Transaction<'c> {
         Ok(())
     }
 
-    /// Deletes the body of a row, or leaves it if it is damaged.
+    /// Deletes the body of a row, or leaves it if it is damaged. No other row is given the number of the row, and the row
+    /// itself gets another number before another body: see [`make_way`](Self::make_way).
     fn delete_body(&mut self, id: i64) -> ::rusqlite::Result<()> {
         if self.bodies.delete(self.sql, id)?.is_err() {
             self.ended.left.push(id);
         }
+        Ok(())
+    }
+
+    /// Makes a row anew, with another number, if it is to get another body and SQLite cannot replace the damaged one.
+    ///
+    /// With the number, the fencing token grows. So this is not done under a lease that goes on.
+    fn make_way(
+        &mut self,
+        job: &JobId,
+        before: &Row,
+        after: &mut StoredRow,
+        change: BodyChange,
+    ) -> ::rusqlite::Result<()> {
+        let lease_goes_on =
+            matches!(after.row.phase, Phase::Running { .. }) && after.row.fence == before.fence;
+        if change != BodyChange::Replace || lease_goes_on || !self.bodies.is_damaged(after.id) {
+            return Ok(());
+        }
+        self.delete_body(after.id)?;
+        rows::delete(self.sql, after.id)?;
+        after.id = rows::insert(self.sql, job, &after.row)?.ok_or(::rusqlite::Error::QueryReturnedNoRows)?;
         Ok(())
     }
 
@@ -146,6 +168,7 @@ impl<'c> Transaction<'c> {
         let Some(mut stored) = rows::find(self.sql, lease.job())? else { return Ok(Fenced::Stale) };
         let before = stored.row.clone();
         let (fenced, change) = transition(&mut stored.row, lease.fence(), self.now);
+        self.make_way(lease.job(), &before, &mut stored, change)?;
         self.store(&before, &stored, change, body)?;
         Ok(fenced)
     }
@@ -160,9 +183,15 @@ impl Transaction<'_> {
         }
         let Some(mut stored) = rows::find(self.sql, job)? else { return Ok(None) };
         let before = stored.row.clone();
-        let differs = rows::differs(self.sql, stored.id, body)?;
-        let (receipt, change) = stored.row.receive(KeptEvent::received(event), differs, self.now);
-        let stored = self.store_within_limits(&before, &stored, change, body)?;
+        // Only two final events can be in conflict. The body of another may be damaged, and one without its body may have
+        // left a damaged one.
+        let is_final = |event: &KeptEvent| event.status.is_final() && event.bytes.is_some();
+        let event = KeptEvent::received(event);
+        let differs = is_final(&event)
+            && before.event.as_ref().is_some_and(is_final)
+            && rows::differs(self.sql, stored.id, body)?;
+        let (receipt, change) = stored.row.receive(event, differs, self.now);
+        let stored = self.store_within_limits(job, &before, stored, change, body)?;
         Ok(stored.then_some(receipt))
     }
 
@@ -174,14 +203,15 @@ impl Transaction<'_> {
         let Some(mut stored) = rows::find(self.sql, job)? else { return Ok(None) };
         let before = stored.row.clone();
         let change = stored.row.expect(deadline, self.now);
-        let stored = self.store_within_limits(&before, &stored, change, &[])?;
+        let stored = self.store_within_limits(job, &before, stored, change, &[])?;
         Ok(stored.then_some(()))
     }
 
     fn store_within_limits(
         &mut self,
+        job: &JobId,
         before: &Row,
-        after: &StoredRow,
+        mut after: StoredRow,
         change: BodyChange,
         body: &[u8],
     ) -> ::rusqlite::Result<bool> {
@@ -190,7 +220,8 @@ impl Transaction<'_> {
         totals.add(&after.row);
         let is_allowed = self.allows(&totals);
         if is_allowed {
-            self.store(before, after, change, body)?;
+            self.make_way(job, before, &mut after, change)?;
+            self.store(before, &after, change, body)?;
         }
         Ok(is_allowed)
     }

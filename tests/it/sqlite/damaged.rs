@@ -9,11 +9,12 @@ use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::inbox::{
     Bulk, InboxAdmin, InboxFilter, InboxState, Leased, Outcome, Receipt, Retention,
 };
+use qomplement_webhooks::store::Fenced;
 use qomplement_webhooks::{InboxStore, InboxWorker, SqliteInbox, Verification};
 use rusqlite::Connection;
 use tokio::task::JoinSet;
 
-use super::{Folder, HOUR, close, completed, receive, settle};
+use super::{Folder, HOUR, close, completed, lease_one, receive, settle};
 use crate::support::inboxes::all_rows;
 use crate::support::{Script, eventually, is_alone};
 
@@ -21,7 +22,11 @@ const PAGE: usize = 4096;
 
 /// An event whose body is mostly this letter, and fills some pages.
 fn large(job: &str, letter: &str) -> Envelope {
-    let data = serde_json::json!({"id": job, "type": "extract", "status": "completed", "result": {}});
+    large_with(job, "completed", letter)
+}
+
+fn large_with(job: &str, status: &str, letter: &str) -> Envelope {
+    let data = serde_json::json!({"id": job, "type": "extract", "status": status, "result": {}});
     let body = serde_json::json!({"job_id": job, "data": data, "padding": letter.repeat(10 * PAGE)});
     Envelope::try_from(Bytes::from(body.to_string())).unwrap()
 }
@@ -135,6 +140,9 @@ async fn damaged_bodies_keep_no_other_row_from_being_pruned_discarded_or_receive
     let bodies = Retention::default().payload(Duration::ZERO).row(HOUR);
     let pruned = inbox.prune(&bodies).await.unwrap();
     assert_eq!((pruned.payloads, pruned.rows), (2, 0));
+    // The damaged body that is left is no longer that of the row.
+    assert_eq!(inbox.receive(&large("a", "a")).await.unwrap(), Receipt::Duplicate);
+    assert!(matches!(inbox.get(&"a".parse().unwrap()).await.unwrap(), Some((_, None))));
     let all = bodies.row(Duration::ZERO);
     assert_eq!(inbox.prune(&all).await.unwrap().rows, 2);
     let discarded = inbox.discard_all(&InboxFilter::default(), 10, Bulk::Apply).await.unwrap();
@@ -142,6 +150,103 @@ async fn damaged_bodies_keep_no_other_row_from_being_pruned_discarded_or_receive
     let stats = inbox.stats().await.unwrap();
     assert_eq!((stats.dead, stats.done, stats.received), (0, 0, 20));
     check_counts(&folder, 24, 2);
+}
+
+/// Otherwise, the job's event would be refused until a backup is restored.
+#[tokio::test]
+async fn an_event_is_stored_where_a_damaged_body_was_left() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    let job = "job".parse().unwrap();
+    inbox.expect(&job, HOUR).await.unwrap();
+    inbox.receive(&large_with("job", "processing", "d")).await.unwrap();
+    let lease = lease_one(&inbox).await;
+    close(inbox, &folder).await;
+    damage(&folder.file(), "d");
+
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    settle(&inbox, &lease, Outcome::Done).await;
+    assert_eq!(inbox.stats().await.unwrap().expected, 1);
+    let (row, body) = inbox.get(&job).await.unwrap().unwrap();
+    assert_eq!((row.state, body), (InboxState::Expected, None));
+    check_counts(&folder, 1, 0);
+    let event = large("job", "e");
+    assert_eq!(inbox.receive(&event).await.unwrap(), Receipt::Stored);
+    assert_eq!(inbox.receive(&event).await.unwrap(), Receipt::Duplicate);
+    let leased = inbox.lease(10, HOUR).await.unwrap().remove(0);
+    assert!(leased.body == *event.body() && leased.lease.fence() > lease.fence());
+    settle(&inbox, &leased.lease, Outcome::Done).await;
+    check_counts(&folder, 2, 1);
+}
+
+#[tokio::test]
+async fn a_fetched_event_is_stored_where_a_damaged_body_was_left() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    inbox.expect(&"job".parse().unwrap(), Duration::ZERO).await.unwrap();
+    inbox.receive(&large_with("job", "processing", "d")).await.unwrap();
+    let lease = lease_one(&inbox).await;
+    close(inbox, &folder).await;
+    damage(&folder.file(), "d");
+
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    settle(&inbox, &lease, Outcome::Done).await;
+    let overdue = inbox.overdue(1, HOUR).await.unwrap().remove(0).lease;
+    let event = large("job", "e");
+    assert_eq!(inbox.verify(&overdue, &event).await.unwrap(), Fenced::Applied);
+    let leased = inbox.lease(10, HOUR).await.unwrap().remove(0);
+    assert!(leased.verified && leased.body == *event.body() && leased.lease.fence() > overdue.fence());
+    check_counts(&folder, 2, 0);
+}
+
+#[tokio::test]
+async fn a_final_event_takes_the_place_of_one_whose_body_is_damaged() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    for (job, letter) in [("dead", "d"), ("running", "r"), ("received", "w")] {
+        inbox.receive(&large_with(job, "processing", letter)).await.unwrap();
+        match job {
+            "dead" => {
+                let lease = lease_one(&inbox).await;
+                settle(&inbox, &lease, Outcome::Dead { error: "why".into() }).await;
+            }
+            "running" => assert_eq!(jobs(&inbox.lease(1, HOUR).await.unwrap()), ["running"]),
+            _ => {}
+        }
+    }
+    close(inbox, &folder).await;
+    for letter in ["d", "r", "w"] {
+        damage(&folder.file(), letter);
+    }
+
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    for job in ["dead", "running", "received"] {
+        let event = large(job, "e");
+        assert_eq!(inbox.receive(&event).await.unwrap(), Receipt::Stored, "{job}");
+        let (row, body) = inbox.get(event.job()).await.unwrap().unwrap();
+        assert_eq!((row.status.as_deref(), body.as_ref()), (Some("completed"), Some(event.body())), "{job}");
+    }
+    let stats = inbox.stats().await.unwrap();
+    assert_eq!((stats.dead, stats.running, stats.received), (0, 1, 2));
+    assert_eq!(jobs(&inbox.lease(10, HOUR).await.unwrap()), ["dead", "received"]);
+    check_counts(&folder, 6, 0);
+}
+
+/// A new number would end the lease, under which the handler may run.
+#[tokio::test]
+async fn a_lease_goes_on_when_a_fetched_event_cannot_take_the_place_of_a_damaged_body() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    inbox.receive(&large("job", "d")).await.unwrap();
+    let lease = lease_one(&inbox).await;
+    close(inbox, &folder).await;
+    damage(&folder.file(), "d");
+
+    let inbox = SqliteInbox::open(folder.file()).unwrap();
+    inbox.verify(&lease, &large("job", "e")).await.unwrap_err();
+    assert_eq!(inbox.renew(&lease, HOUR).await.unwrap(), Fenced::Applied);
+    settle(&inbox, &lease, Outcome::Done).await;
+    check_counts(&folder, 1, 1);
 }
 
 /// Collects the log.
