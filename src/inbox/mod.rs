@@ -124,7 +124,8 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     /// [`InboxRow::failures`].
     ///
     /// A row that cannot be read, since its event is damaged or another program wrote it, keeps no other row from being
-    /// leased. It becomes dead, and its error says why.
+    /// leased. It becomes dead, and its error says why. That is so as far as the database can tell damage of one row from
+    /// damage that concerns more, and from errors of the disk: see each store.
     ///
     /// # Errors
     ///

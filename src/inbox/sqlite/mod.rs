@@ -85,15 +85,21 @@ use crate::store::{Fenced, StoreError};
 ///
 /// # Damage
 ///
-/// A row is dead once a lease finds that its body is damaged (`SQLITE_CORRUPT`), and other rows are leased as usual.
-/// [`get`](InboxAdmin::get) and another delivery of the event fail for such a row. It can be discarded and pruned, and its job
-/// fetched. The damaged pages stay in the file until a backup is restored. Until then, `VACUUM` and `VACUUM INTO` fail;
-/// SQLite's backup command works. Damage elsewhere, such as in an index, fails the calls that meet it.
+/// A row is dead once a lease finds that its body is damaged (`SQLITE_CORRUPT`), and other rows are leased as usual. Except on
+/// Windows, SQLite also reports as damage what the disk cannot read. [`get`](InboxAdmin::get) and another delivery of the
+/// event fail for such a row. It can be discarded and pruned, and its job fetched. An event with a final status takes the
+/// place of one without as usual; the row then has a new [number](super::InboxRow::number).
+///
+/// The damaged pages stay in the file until a backup is restored. Until then, `VACUUM` and `VACUUM INTO` fail;
+/// SQLite's backup command works. While the last page of the table of bodies is damaged, no event can be stored; the rows
+/// whose bodies begin on it are dead, and others are leased. If the first one is damaged, too, no row is dead: the calls
+/// that meet damage fail, as they do for damage elsewhere, such as in an index.
 ///
 /// # Errors
 ///
 /// While another process holds the file's lock, a write waits for up to three seconds, or for
-/// [`busy_timeout`](SqliteInboxBuilder::busy_timeout). An error of the disk fails all calls of one transaction.
+/// [`busy_timeout`](SqliteInboxBuilder::busy_timeout). An error of the disk that SQLite does not
+/// report as damage fails all calls of one transaction.
 ///
 /// # Shutting down
 ///
