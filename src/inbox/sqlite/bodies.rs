@@ -25,7 +25,7 @@ pub(super) enum Bodies {
     Apart(Apart),
 }
 
-/// What is known of the bodies of one call.
+/// The damaged bodies that one call has met.
 #[derive(Debug, Default)]
 pub(super) struct Apart {
     /// The rows whose bodies earlier transactions have found to be damaged.
@@ -122,7 +122,7 @@ impl Bodies {
         stored.map_err(|Damaged| damage())
     }
 
-    /// Deletes the body of one row. A damaged one is left.
+    /// Deletes the body of one row. A damaged one is left, and so is one for which SQLite looks at a damaged page beside it.
     pub(super) fn delete(&self, connection: &Connection, id: i64) -> ::rusqlite::Result<Result<(), Damaged>> {
         let delete = || connection.prepare_cached(rows::DELETE_BODY)?.execute([id]).map(drop);
         let deleted = self.unless_damaged(connection, id, delete)?;

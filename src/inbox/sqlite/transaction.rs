@@ -38,14 +38,14 @@ pub(super) struct Transaction<'c> {
     ended: Ended,
 }
 
-/// What is known at the end of a transaction, for the time after its commit.
+/// The results of a transaction beside those of its calls, for the time after its commit.
 #[derive(Debug, Default)]
 pub(super) struct Ended {
     /// The number of rows that became due.
     pub(super) arrived: usize,
     /// The unreadable rows that became dead, with the reason.
     unreadable: Vec<(i64, String)>,
-    /// The rows whose damaged bodies were left in the file.
+    /// The rows whose bodies were left in the file, as they are damaged.
     left: Vec<i64>,
 }
 
@@ -60,7 +60,7 @@ impl Ended {
             warn!(
                 bodies,
                 ?ids,
-                "damaged bodies cannot be deleted; their pages are lost until a backup is restored"
+                "bodies on damaged pages, or beside them, cannot be deleted; their space is lost until a backup is restored"
             );
         }
     }
