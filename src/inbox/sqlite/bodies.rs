@@ -117,7 +117,12 @@ impl Bodies {
     /// Stores the body of one row, in the place of its body if it has one. Fails if that one is damaged: SQLite cannot find
     /// all of its pages.
     pub(super) fn store(&self, connection: &Connection, id: i64, body: &[u8]) -> ::rusqlite::Result<()> {
-        let stored = self.unless_damaged(connection, id, || rows::store_body(connection, id, body))?;
+        // SQLite would overwrite a body of the same length on whatever pages the damaged ones name.
+        let replace = || {
+            connection.prepare_cached(rows::DELETE_BODY)?.execute([id])?;
+            rows::store_body(connection, id, body)
+        };
+        let stored = self.unless_damaged(connection, id, replace)?;
         self.check()?;
         stored.map_err(|Damaged| damage())
     }
