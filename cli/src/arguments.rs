@@ -48,15 +48,24 @@ pub(crate) fn address(text: &str) -> Result<IpAddr, String> {
 
 /// Parses an http or https URL. Errors name the option and show the example.
 pub(crate) fn http_url(option: &str, text: &str, example: &str) -> Result<Url, Failure> {
+    let url = Url::parse(text);
     let wrong = |what: &str| {
-        Failure::usage(format!("{option}: {} {what}\n  Give a URL such as {example}", clean(&redacted(text))))
+        let shown = match &url {
+            // A password with a `/`, `?` or `#` seems to be no part of it.
+            Err(_) => text.rsplit_once('@').map_or(text, |(_, rest)| rest),
+            Ok(_) => text,
+        };
+        Failure::usage(format!(
+            "{option}: {} {what}\n  Give a URL such as {example}",
+            clean(&redacted(shown))
+        ))
     };
     if !["http://", "https://"].iter().any(|scheme| {
         text.get(..scheme.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(scheme))
     }) {
         return Err(wrong("does not begin with http:// or https://"));
     }
-    Url::parse(text).map_err(|error| wrong(&format!("is not a URL: {error}")))
+    url.clone().map_err(|error| wrong(&format!("is not a URL: {error}")))
 }
 
 /// A URL without the parts that can hold a secret: user, password, query and fragment.

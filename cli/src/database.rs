@@ -120,7 +120,7 @@ fn sqlite(file: &Path) -> Result<SqliteInbox, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(Failure::failed(missing_file(&name)));
         }
-        Err(error) => return Err(Failure::failed(format!("{name} cannot be found: {error}"))),
+        Err(error) => return Err(Failure::failed(format!("{} cannot be found: {error}", shown(&name)))),
     }
     SqliteInbox::builder(file).create(false).open().map_err(|error| {
         let tip = match &error {
@@ -137,21 +137,29 @@ fn sqlite(file: &Path) -> Result<SqliteInbox, Failure> {
 /// The message for a missing file, whose name can be a mistyped URL.
 fn missing_file(name: &str) -> String {
     let begins = |scheme| name.strip_prefix(scheme).is_some_and(|rest| rest.starts_with([':', '/']));
-    let tip = if ["postgres", "postgresql"].into_iter().any(begins) {
+    let tip = if ["postgres", "postgresql"].into_iter().any(begins) || name.contains("host=") {
         "A URL begins with postgres://; `--help` lists what --db takes"
     } else if ["sqlite", "file"].into_iter().any(begins) {
         "Give an SQLite file without a scheme: --db inbox.db"
     } else {
         "Check the folder: a server creates the file with `SqliteInbox::open`"
     };
-    // A mistyped URL can hold a password.
-    let name = if name.contains('@') { "the file of the inbox" } else { name };
-    format!("{name} does not exist\n  {tip}")
+    format!("{} does not exist\n  {tip}", shown(name))
+}
+
+/// The name of a file, unless it can be a mistyped URL or a list of connection settings: those can hold a password.
+fn shown(name: &str) -> &str {
+    if name.contains(['@', '=']) { "the file of the inbox" } else { name }
 }
 
 /// The failure for an error of the store.
 pub(crate) fn store_failure(error: StoreError) -> Failure {
-    Failure::failed(format!("{}{}", causes(&error), hint(&error)))
+    Failure::failed(store_error(&error))
+}
+
+/// The text of an error of the store, with what to do.
+pub(crate) fn store_error(error: &StoreError) -> String {
+    format!("{}{}", causes(error), hint(error))
 }
 
 /// Whether a URL has a password, before its hosts or among its settings.

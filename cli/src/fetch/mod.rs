@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::fetch::{ApiKey, FetchError, Fetched, JobSource, JobsClientError};
-use qomplement_webhooks::inbox::InboxAdmin;
+use qomplement_webhooks::inbox::{InboxAdmin, Receipt};
 use qomplement_webhooks::sender::Sender;
+use qomplement_webhooks::store::StoreError;
 use qomplement_webhooks::{JobId, JobsClient};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -18,7 +20,7 @@ use tokio::time::sleep;
 use self::result::{Delivered, FetchResult};
 use crate::arguments::{http_url, time_from};
 use crate::causes::causes;
-use crate::database::{self, store_failure};
+use crate::database::{self, store_error};
 use crate::delivery::{Schedule, answer};
 use crate::failure::Failure;
 use crate::output::{self, Format};
@@ -233,7 +235,13 @@ impl Fetching {
         if let Fetched::Finished(event) = &result.fetched {
             // Stored before it is delivered: the schedule of an undeliverable webhook takes 15 seconds.
             if let Some(inbox) = &self.inbox {
-                result.stored = Some(inbox.receive(event).await.map_err(store_failure)?);
+                match self.store(&**inbox, event).await {
+                    Ok(receipt) => result.stored = Some(receipt),
+                    Err(error) => {
+                        output::error(format_args!("{}: {}", result.job, store_error(&error)));
+                        return Ok(false);
+                    }
+                }
             }
             if let Some(sender) = &self.sender {
                 let report = sender.deliver(event.body().clone()).await;
@@ -247,6 +255,24 @@ impl Fetching {
             Format::Json => result.print_json(&self.redact),
         }
         Ok(result.is_complete())
+    }
+
+    /// Stores a job's event; with `--watch`, until the inbox takes it.
+    async fn store(&self, inbox: &dyn InboxAdmin, event: &Envelope) -> Result<Receipt, StoreError> {
+        let mut is_noted = false;
+        loop {
+            match (inbox.receive(event).await, self.every) {
+                (Err(error), Some(every)) => {
+                    if !is_noted {
+                        let (job, error) = (event.job(), store_error(&error));
+                        output::note(format_args!("{job}: {error}\n  Stored as soon as the inbox takes it"));
+                    }
+                    is_noted = true;
+                    sleep(every).await;
+                }
+                (received, _) => return received,
+            }
+        }
     }
 
     /// Fetches a job; with `--watch`, until it has ended or no later fetch can succeed.

@@ -115,7 +115,12 @@ impl Bodies {
 }
 
 fn fixes_id(settings: &[Setting]) -> bool {
-    settings.iter().any(|setting| matches!(setting, Setting::JobId(_)))
+    settings.iter().any(|setting| match setting {
+        Setting::JobId(_) => true,
+        Setting::At(keys, _) => {
+            matches!(&keys.iter().map(String::as_str).collect::<Vec<_>>()[..], ["job_id"] | ["data", "id"])
+        }
+    })
 }
 
 /// The job id and the text of a body; `None` if the body is not a webhook.
@@ -201,5 +206,13 @@ mod tests {
         assert_eq!(set, expected);
         let none = super::set("file", &"{ }".into(), &[Setting::JobId("x".to_owned())]).unwrap();
         assert_eq!(none, r#"{"job_id":"x","data":{"id":"x"} }"#);
+    }
+
+    #[test]
+    fn an_id_that_was_set_is_kept_however_its_path_is_written() {
+        for path in ["job_id=x", "/job_id=\"x\"", "data.id=x", "/data/id=x"] {
+            let (_, sent) = Bodies::new("extract", &[path.parse().unwrap()], true).unwrap().of(1);
+            assert!(String::from_utf8_lossy(&sent).contains(r#""x""#), "{path}");
+        }
     }
 }

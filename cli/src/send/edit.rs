@@ -81,7 +81,11 @@ pub(super) fn places_of(json: &str, id: &str) -> Vec<Range<usize>> {
                 part == id
             }
         };
-        places.extend(parts(json, content).into_iter().filter(is_id));
+        if is_id(&content) {
+            places.push(content);
+        } else {
+            places.extend(parts(json, content).into_iter().filter(is_id));
+        }
     }
     places
 }
@@ -296,6 +300,8 @@ mod tests {
         let expected = r#"{"abc":"ID","job_id":"ID","u":"\/v1\u002fjobs/ID\/download","no":"abcd","n":["xabc","abc "],
             "e":"\\/ID","s":"\ud83d/ID","q":"\"abc","b":"a/bc","d":"\\abc","f":"\\\/ID"}"#;
         assert_eq!(replaced(json, &places_of(json, "abc"), "ID"), expected);
+        let json = r#"["a/b","a\/b","a\u002fb/c"]"#;
+        assert_eq!(replaced(json, &places_of(json, "a/b"), "ID"), r#"["ID","ID","a\u002fb/c"]"#);
         let json = r#"["a\nb","a\\nb"]"#;
         assert_eq!(replaced(json, &places_of(json, r"a\nb"), "ID"), r#"["a\nb","ID"]"#);
     }

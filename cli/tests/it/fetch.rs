@@ -279,6 +279,26 @@ async fn a_watched_job_is_fetched_until_it_is_finished() {
 }
 
 #[tokio::test]
+async fn an_inbox_that_takes_no_event_fails_only_its_job_and_a_watched_one_is_stored_later() {
+    let (api, folder) = (api().await, Folder::new());
+    let file = folder.file("inbox.db");
+    let inbox = SqliteInbox::open(&file).unwrap();
+    let other = rusqlite::Connection::open(&file).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let both = fetch(&api, &["ended", "runs", "--into", &file]).await;
+    assert!(both.code == Some(1) && both.err.contains("ended: the store is unavailable"), "{both:?}");
+    assert!(both.err.contains("the job runs is not finished"), "{both:?}");
+
+    let args = ["fetch", "ended", "--origin", &api.origin, "--into", &file, "--watch", "--every", "100ms"];
+    let mut watch = Going::start(command(&args).env("QOMPLEMENT_API_KEY", KEY));
+    assert!(watch.next_err().await.starts_with("ended: the store is unavailable"));
+    other.execute_batch("ROLLBACK").unwrap();
+    let ran = watch.end().await;
+    assert_eq!((ran.code, ran.out.contains("stored; a worker handles it next")), (Some(0), true), "{ran:?}");
+    assert_eq!(inbox.stats().await.unwrap().received, 1);
+}
+
+#[tokio::test]
 async fn what_cannot_be_delivered_costs_no_request() {
     let origin = "http://127.0.0.1:1";
     for (args, error) in [

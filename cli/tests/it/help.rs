@@ -254,6 +254,10 @@ async fn the_error_of_an_invalid_value_names_the_valid_ones() {
             "http://h:99999/?hidden",
             "--to: http://h:99999/ is not a URL: invalid port number",
         ),
+        // A password may not have these characters unescaped.
+        (&vec!["send"], "--to", "http://me:hid/hidden@h/", "--to: h/ is not a URL: invalid port number"),
+        (&vec!["send"], "--to", "http://me:hidden?more@h/", "--to: h/ is not a URL: invalid port number"),
+        (&vec!["inbox", "stats"], "--db", "host=h password=hidden", "A URL begins with postgres://"),
         (&vec!["send"], "--to", "http://", "--to: http:// is not a URL: empty host"),
         (&vec!["inbox", "list", "--db", "postgres://h/db"], "--table", ".", "--table: a schema's name has"),
         (&vec!["token"], "--url", "example.com", "Give a URL such as https://example.com/webhooks"),

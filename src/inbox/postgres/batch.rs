@@ -25,7 +25,7 @@ pub(super) const BATCH_TIME: Duration = Duration::from_secs(30);
 /// The longest wait of a statement for a lock that another transaction holds.
 const LOCK_TIME: Duration = Duration::from_millis(500);
 /// The same while parts of a batch wait for their turn.
-const LOCK_TIME_OF_PART: Duration = Duration::from_millis(20);
+const LOCK_TIME_OF_PART: Duration = Duration::from_millis(10);
 /// The same for an event alone, and its longest wait for its turn before: the sender's time limit for an answer.
 const LOCK_TIME_ALONE: Duration = Duration::from_secs(5);
 
@@ -60,6 +60,7 @@ pub(super) async fn store(inner: &Arc<Inner>, batch: Vec<Received>) {
     let mut parts = vec![batch];
     while let Some(mut part) = parts.pop() {
         part.retain(Received::is_awaited);
+        let was_sought = may_be_known;
         let stored = store_together(inner, part, may_be_known, lock_time).await;
         (may_be_known, lock_time) = (true, LOCK_TIME_OF_PART);
         let Err(mut refused) = stored else { continue };
@@ -69,6 +70,9 @@ pub(super) async fn store(inner: &Arc<Inner>, batch: Vec<Received>) {
             debug!(error = %chain(&refused.error), "the database refused a batch; storing it in two parts");
             let second = refused.events.split_off(refused.events.len() / 2);
             parts.extend([second, refused.events]);
+        } else if is_locked && !was_sought {
+            // A duplicate waits for no lock.
+            parts.push(refused.events);
         } else if is_locked && refused.events.len() == 1 {
             refused.wait_alone(inner);
         } else {

@@ -1,8 +1,9 @@
 //! Leased rows, one of which may be unreadable.
 //!
 //! The server itself may be unable to read a row's body, if that is damaged, or to convert a text that another program
-//! wrote. The statement that leases then fails, and no row is leased. Another statement leases the rows without such
-//! values, which are then read row by row: so one row's value keeps no other row from being leased.
+//! wrote. The statement that leases then fails, and no row is leased. Another statement only withholds some rows from other
+//! calls, and leaves such values. Then each row is leased and read by itself: one row's value keeps no other row from being
+//! leased, and an attempt counts only if its event was read.
 
 use std::error::Error;
 use std::time::Duration;
@@ -14,43 +15,62 @@ use tracing::{debug, error, warn};
 
 use super::batch::is_caused_by_a_row;
 use super::rows::{Unreadable, number_and_fence};
-use super::statements::Values;
+use super::statements::{Statements, Values};
 use super::{Inner, Parameter};
 use crate::error::{BoxError, chain};
 use crate::postgres::{self, code, column};
 use crate::store::StoreError;
 
-/// The number of further leases without values that find no row, and the pause before each: the server tells the failure
-/// of the statement before it unlocks the rows.
-const LOCKED_TRIES: u32 = 5;
-const LOCKED_AGAIN: Duration = Duration::from_millis(20);
+/// The most rows that one call reads by themselves: it must end long before their leases do.
+const MOST_ALONE: i64 = 100;
+/// The server tells that a statement failed before it unlocks the rows. So when no row is found afterwards, the call looks
+/// again, so many times, after this pause.
+const LOOKS_AGAIN: u32 = 5;
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The server has refused to return a row's values.
 #[derive(Debug, thiserror::Error)]
 #[error("the database cannot return its values, which are damaged or not valid in the database's encoding")]
 pub(super) struct NotReturned(#[source] pub(super) BoxError);
 
-/// Leases rows by a statement that returns their values, or by one that leaves them.
+/// The rows that a call leases.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Due {
+    Events,
+    OverdueJobs,
+}
+
+/// Leases up to `most` rows by a statement that returns their values, or by one that leaves them.
 pub(super) async fn rows(
     inner: &Inner,
-    [whole, unread]: [&str; 2],
-    parameters: &[Parameter<'_>],
+    due: Due,
+    most: i64,
+    others: &[Parameter<'_>],
 ) -> Result<(Vec<Row>, Values), StoreError> {
-    let lease = async |statement| postgres::query_leased(&inner.database, statement, parameters).await;
-    match lease(whole).await {
+    let Statements { lease, lease_unread, overdue, overdue_unread, .. } = &inner.statements;
+    let (whole, unread) = match due {
+        Due::Events => (lease, lease_unread),
+        Due::OverdueJobs => (overdue, overdue_unread),
+    };
+    let run = async |statement, most: i64| {
+        let mut parameters: Vec<Parameter<'_>> = vec![(&most, Type::INT8)];
+        parameters.extend_from_slice(others);
+        postgres::query_leased(&inner.database, statement, &parameters).await
+    };
+    match run(whole, most).await {
         Err(StoreError::Unavailable(cause)) if may_be_caused_by_a_row(&*cause) => {
             debug!(error = %chain(&*cause), "the database cannot return all due rows; leasing and reading them one by one");
         }
         rows => return Ok((rows?, Values::Returned)),
     }
-    let mut tries_left = LOCKED_TRIES;
+    let mut looks_left = LOOKS_AGAIN;
     loop {
-        let rows = lease(unread).await?;
-        if tries_left == 0 || rows.iter().any(is_leased) {
+        let rows = run(unread, most.min(MOST_ALONE)).await?;
+        if looks_left == 0 || rows.iter().any(is_leased) {
             return Ok((rows, Values::Left));
         }
-        tries_left -= 1;
-        sleep(LOCKED_AGAIN).await;
+        looks_left -= 1;
+        sleep(LOOK_PAUSE).await;
     }
 }
 
@@ -63,60 +83,76 @@ pub(super) fn is_leased(row: &Row) -> bool {
 /// lease it again.
 pub(super) async fn readable<T>(
     inner: &Inner,
+    due: Due,
     rows: &[Row],
     values: Values,
     read: impl Fn(&Row, &Row) -> Result<T, Unreadable>,
 ) -> Vec<T> {
     let mut readable = Vec::with_capacity(rows.len());
-    let mut unreadable = Vec::new();
     for row in rows {
         let read = match values {
             Values::Returned => read(row, row),
-            Values::Left => match values_of(inner, row).await {
+            Values::Left => match values_of(inner, due, row).await {
                 Ok(Some(values)) => read(row, &values),
-                // An event took the place of the row's event meanwhile: the lease is stale.
+                // The row has changed meanwhile.
                 Ok(None) => continue,
-                Err(StoreError::Unavailable(cause)) if is_caused_by_a_row(&*cause) => {
+                Err(StoreError::Unavailable(cause)) if is_damage(&*cause) => {
                     Err(Unreadable::new(row, &NotReturned(cause)))
                 }
                 Err(error) => {
                     let (number, _) = number_and_fence(row);
-                    warn!(number, error = %chain(&error), "a leased row could not be read; trying again when its lease ends");
+                    warn!(number, error = %chain(&error), "a row could not be read; trying again when its lease would end");
                     // Without a connection, each further row would take as long.
-                    match is_of_the_server(&error) {
-                        true => continue,
-                        false => break,
+                    if is_of_the_server(&error) {
+                        continue;
                     }
+                    break;
                 }
             },
         };
         match read {
             Ok(row) => readable.push(row),
-            Err(row) => unreadable.push(row),
+            // At once: the caller may leave before the last row.
+            Err(row) => set_aside(inner, row).await,
         }
-    }
-    for row in unreadable {
-        set_aside(inner, row).await;
     }
     readable
 }
 
-/// Reads the values of a leased row; `None` if the lease is stale.
-async fn values_of(inner: &Inner, row: &Row) -> Result<Option<Row>, StoreError> {
+/// Reads the values of a row, and leases it if it has an event; `None` if it has changed.
+async fn values_of(inner: &Inner, due: Due, row: &Row) -> Result<Option<Row>, StoreError> {
+    let Statements { read, read_overdue, .. } = &inner.statements;
     let (number, fence) = number_and_fence(row);
-    let (expired, expired_at) = (column::<bool>(row, "expired")?, column::<i64>(row, "expired_at")?);
-    let parameters: [Parameter<'_>; 4] =
-        [(&number, Type::INT8), (&fence, Type::INT8), (&expired, Type::BOOL), (&expired_at, Type::INT8)];
-    let rows = postgres::query_leased(&inner.database, &inner.statements.read, &parameters).await?;
+    let mut parameters: Vec<Parameter<'_>> = vec![(&number, Type::INT8), (&fence, Type::INT8)];
+    let rows = match due {
+        Due::Events => {
+            let expired: bool = column(row, "expired")?;
+            let (expired_at, attempts): (i64, i32) = (column(row, "expired_at")?, column(row, "attempts")?);
+            parameters.extend_from_slice(&[
+                (&expired, Type::BOOL),
+                (&expired_at, Type::INT8),
+                (&attempts, Type::INT4),
+            ]);
+            postgres::query_leased(&inner.database, read, &parameters).await?
+        }
+        Due::OverdueJobs => postgres::query_leased(&inner.database, read_overdue, &parameters).await?,
+    };
     Ok(rows.into_iter().next())
 }
 
 /// Whether a statement may have failed because of one row. Errors of the disk and internal ones may pass, so the row that
-/// they concern is not dead: it is leased again when its lease ends, and the others go on meanwhile.
+/// they concern is not dead: it is leased again later, and the others go on meanwhile.
 fn may_be_caused_by_a_row(cause: &(dyn Error + 'static)) -> bool {
-    const CLASSES: [&str; 2] = ["58", "XX"];
-    is_caused_by_a_row(cause)
-        || code(cause).is_some_and(|code| CLASSES.iter().any(|class| code.code().starts_with(class)))
+    is_caused_by_a_row(cause) || has_class(cause, &["58", "XX"])
+}
+
+/// Whether the server has found a value damaged, or invalid in its encoding: nothing that passes.
+fn is_damage(cause: &(dyn Error + 'static)) -> bool {
+    has_class(cause, &["22", "XX001"])
+}
+
+fn has_class(cause: &(dyn Error + 'static), classes: &[&str]) -> bool {
+    code(cause).is_some_and(|code| classes.iter().any(|class| code.code().starts_with(class)))
 }
 
 fn is_of_the_server(error: &StoreError) -> bool {

@@ -83,12 +83,12 @@ use crate::store::StoreError;
 /// share one commit. A duplicate writes nothing. An event that the database refuses takes no other event with it.
 ///
 /// A transaction that has not ended locks the rows that it writes, as one does that registers a job with
-/// [`expect_statement`](Self::expect_statement). The job's event is stored when the transaction ends, if that takes less than about
-/// 5.5 s; otherwise, or when more such events wait than a quarter of the pool's connections can serve in turn within 5 s, the call
-/// fails, and the sender delivers the event again if a delivery is left. A locked row delays the events that arrive together with it by
-/// about a second. A statement that is stuck for another reason, for example behind a lock of the whole table, delays the events
-/// that it stores for up to 30 s. When such statements have three quarters of the pool's connections, the events that arrive after
-/// them wait too.
+/// [`expect_statement`](Self::expect_statement). The job's event is stored when the transaction ends, if that takes less
+/// than about 5.5 s; otherwise the call fails, and the sender delivers the event again if a delivery is left. An eighth of the
+/// pool's connections, at least one, serve such events in turn: one that waits for its turn for 5 s fails, too. One locked row
+/// delays the events that arrive together with it by about a second, many delay them by more. A statement that is stuck for
+/// another reason, for example behind a lock of the whole table, delays the events that it stores for up to 30 s. When such
+/// statements have three quarters of the pool's connections, the events that arrive after them wait too.
 ///
 /// Types, statuses and errors are texts for people: they are cut at 4096 bytes, NUL is replaced, and in a database
 /// whose encoding is not UTF-8 characters may be written as `\\u{…}`. The body is kept byte for byte.
@@ -108,7 +108,8 @@ use crate::store::StoreError;
 /// program wrote and that is not valid in the database's encoding. The server's message is its error. All values stay as
 /// they are, so replay the row when they are restored; or discard it, and fetch its job. [`get`](crate::inbox::InboxAdmin::get)
 /// and another delivery of the event fail for such a row, and lists show what can be read of it. A row that cannot be read for
-/// another reason, such as an error of the disk, is leased again when its lease ends, and others are leased meanwhile.
+/// another reason, such as an error of the disk (SQLSTATE 58…) or one inside the server (XX000), stays, is tried again after the
+/// length of a lease, and is warned of in the log; others are leased meanwhile. A read that hangs delays all leases.
 ///
 /// # The tables
 ///
@@ -123,7 +124,7 @@ use crate::store::StoreError;
 ///
 /// With [`from_url`](Self::from_url), a call waits up to two seconds for one of sixteen connections. When all of them
 /// are in use, workers have two more, so that leases are renewed in time. A connection is not used again after a call
-/// that failed or was dropped.
+/// that was dropped, or that failed for another reason than a lock.
 #[derive(Clone)]
 pub struct PostgresInbox {
     inner: Arc<Inner>,
@@ -249,7 +250,7 @@ impl PostgresInbox {
             statements: Statements::new(table),
             payload: listen::payload(&table.to_string()),
             arrived: Queue::new(connections),
-            alone: Semaphore::new((connections / 4).max(1)),
+            alone: Semaphore::new((connections / 8).max(1)),
             settling: Queue::new(connections),
             renewing: Queue::new(connections),
             database,

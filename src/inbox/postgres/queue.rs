@@ -165,8 +165,8 @@ pub(super) fn place<R>(place: i64, results: &mut [R]) -> Option<&mut R> {
 }
 
 impl<C> Queue<C> {
-    /// Makes the queue of an inbox whose pool has this many connections. Stuck statements leave some of them to other
-    /// calls.
+    /// Makes the queue of an inbox whose pool has this many connections. Stuck statements, and events that wait alone for a
+    /// lock, leave an eighth of a large pool to other calls.
     pub(super) fn new(connections: usize) -> Self {
         let state = State { waiting: VecDeque::new(), tasks: HashMap::new(), started: 0, last: None };
         Self { state: Mutex::new(state), most_tasks: TASKS.max(connections / 4 * 3) }

@@ -46,7 +46,7 @@ pub(super) fn leased(row: &Row, values: &Row) -> Result<Leased, Unreadable> {
                 .map(Bytes::copy_from_slice)
                 .ok_or(read::NO_BODY)?,
             traceparent: traceparent(values)?,
-            attempt: count(row, "attempts")?.max(1),
+            attempt: count(values, "attempts")?.max(1),
             earlier_attempts: count(row, "earlier_attempts")?,
             expired: column(row, "expired")?,
             begun: column::<Option<bool>>(row, "was_begun")?.unwrap_or_default(),

@@ -7,6 +7,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use tracing::warn;
 
+use super::leasing::Due;
 use super::settling::Settled;
 use super::statements::Statements;
 use super::text::Texts;
@@ -33,19 +34,17 @@ impl InboxStore for PostgresInbox {
     }
 
     async fn lease(&self, most: usize, length: Duration) -> Result<Vec<Leased>, StoreError> {
-        let (wanted, length, from) = (limit(most), microseconds(length), self.inner.head.from());
-        let parameters: [Parameter<'_>; 3] =
-            [(&wanted, Type::INT8), (&length, Type::INT8), (&from, Type::INT8)];
+        let (length, from) = (microseconds(length), self.inner.head.from());
+        let others: [Parameter<'_>; 2] = [(&length, Type::INT8), (&from, Type::INT8)];
         self.inner.database.reserve().await?;
-        let Statements { lease, lease_unread, .. } = &self.inner.statements;
-        let (mut rows, values) = leasing::rows(&self.inner, [lease, lease_unread], &parameters).await?;
+        let (mut rows, values) = leasing::rows(&self.inner, Due::Events, limit(most), &others).await?;
         if let Some(row) = rows.first() {
             self.inner.head.seen(from, row);
         }
         head::look_at_all(&self.inner);
         // Without a leased row, the only one tells about the look.
         rows.retain(leasing::is_leased);
-        let leased = leasing::readable(&self.inner, &rows, values, rows::leased).await;
+        let leased = leasing::readable(&self.inner, Due::Events, &rows, values, rows::leased).await;
         // More rows may be due than the bodies leave room for.
         let is_cut = is_enough(leased.iter().map(|leased| leased.body.len()).sum());
         self.inner.arrivals.leased(if is_cut { most } else { rows.len() }, most);
@@ -113,12 +112,10 @@ impl InboxStore for PostgresInbox {
     }
 
     async fn overdue(&self, most: usize, length: Duration) -> Result<Vec<Overdue>, StoreError> {
-        let (most, length) = (limit(most), microseconds(length));
-        let parameters: [Parameter<'_>; 2] = [(&most, Type::INT8), (&length, Type::INT8)];
+        let others: [Parameter<'_>; 1] = [(&microseconds(length), Type::INT8)];
         self.inner.database.reserve().await?;
-        let Statements { overdue, overdue_unread, .. } = &self.inner.statements;
-        let (rows, values) = leasing::rows(&self.inner, [overdue, overdue_unread], &parameters).await?;
-        Ok(leasing::readable(&self.inner, &rows, values, rows::overdue).await)
+        let (rows, values) = leasing::rows(&self.inner, Due::OverdueJobs, limit(most), &others).await?;
+        Ok(leasing::readable(&self.inner, Due::OverdueJobs, &rows, values, rows::overdue).await)
     }
 
     async fn contains(&self, job: &JobId) -> Result<bool, StoreError> {

@@ -92,25 +92,24 @@ pub(super) fn expected_again() -> String {
 
 /// The failed attempts of a row, and, if the row is running, one more that ends now and took a number of microseconds.
 pub(super) fn failed_attempt(error: &str, took: &str) -> String {
-    let one_more = one_more_failure("attempts", &microseconds("clock_timestamp()"), took, &brief(error));
+    let one_more = one_more_failure(&microseconds("clock_timestamp()"), took, &brief(error));
     format!("CASE state WHEN {RUNNING} THEN {one_more} ELSE failures END")
 }
 
-/// The failed attempts of a row that is leased, and one more if the lease before has expired. `attempts` is the number of
-/// attempts before this lease. No attempt is counted for an event that took the place of another while that one's handler
-/// ran.
-pub(super) fn expired_attempt(due: &str, attempts: &str) -> String {
+/// The failed attempts of a row that is leased, and one more if the lease before has expired. No attempt is counted for
+/// an event that took the place of another while that one's handler ran.
+pub(super) fn expired_attempt(due: &str) -> String {
     let at = microseconds(&format!("greatest({due}.due_at, 'epoch')"));
-    let one_more = one_more_failure(attempts, &at, "NULL", &format!("'{EXPIRED}'::text"));
-    format!("CASE WHEN {due}.expired AND {attempts} > 0 THEN {one_more} ELSE failures END")
+    let one_more = one_more_failure(&at, "NULL", &format!("'{EXPIRED}'::text"));
+    format!("CASE WHEN {due}.expired AND job.attempts > 0 THEN {one_more} ELSE failures END")
 }
 
 /// Anything else than an array, which another program wrote, must not fail a statement.
-fn one_more_failure(attempts: &str, at: &str, took: &str, error: &str) -> String {
+fn one_more_failure(at: &str, took: &str, error: &str) -> String {
     format!(
         "CASE WHEN jsonb_typeof(failures) IS DISTINCT FROM 'array' THEN '[]'
                 WHEN jsonb_array_length(failures) < {MOST} THEN failures ELSE failures - 0 END
-            || jsonb_build_object('number', ({attempts})::int8 + earlier_attempts, 'at', {at}, 'took', {took}::int8, 'error', {error})"
+            || jsonb_build_object('number', attempts::int8 + earlier_attempts, 'at', {at}, 'took', {took}::int8, 'error', {error})"
     )
 }
 

@@ -8,31 +8,33 @@ use super::{FETCHED, NEVER_FETCHED};
 use crate::inbox::MOST_LEASED;
 use crate::postgres::TableName;
 
-/// Whether a statement that leases rows returns the values that the server may be unable to read or to convert: damaged
-/// ones beside the table, and texts that another program wrote. One such value fails the statement, and with it the leases
-/// of all rows.
+/// Whether a statement returns the values that the server may be unable to read or to convert: damaged ones beside the
+/// table, and texts that another program wrote. One such value fails the statement, and all rows with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Values {
     Returned,
-    /// [`read`] returns them, row by row.
+    /// Another statement returns them, row by row.
     Left,
 }
 
 /// The values of a leased event that may be unreadable.
 const VALUES: &str = "job_id, body, traceparent";
+/// The rows that are withheld until they are read. Another event, or a replay, would make such a row due at once.
+const UNREAD: &str = "state IN ('received', 'running') AND job.due_at > clock_timestamp()";
 
-/// Leases due rows, those that were never fetched first, and of those that it locks for that no more than one call leases.
+/// Leases due rows; without their values, only withholds them from other calls until [`read`] leases each. Those that were
+/// never fetched come first, and of those that it locks for that no more than one call leases.
 /// The look at them begins at $3, and its result says where the next one may begin.
 ///
 /// The planner does not see the values of $1 and $3, which are in subqueries. If it did, a plan for the values at hand would
 /// seem to cost less than one for all values, and a prepared statement would be planned at each call, for 0.8 ms.
 pub(super) fn lease(table: &TableName, values: Values) -> String {
     const FROM: &str = "(SELECT coalesce('epoch'::timestamptz + $3 * interval '1 microsecond', '-infinity'))";
-    let (values, failures) = match values {
-        Values::Returned => (VALUES.to_owned(), expired_attempt("due", "job.attempts")),
+    let (values, begins) = match values {
+        Values::Returned => (VALUES.to_owned(), begins("was_begun", "job.attempts", &expired_attempt("due"))),
         Values::Left => {
             let ended = microseconds("greatest(due.due_at, 'epoch')");
-            (format!("{ended} AS expired_at"), "failures".to_owned())
+            (format!("{ended} AS expired_at"), String::new())
         }
     };
     format!(
@@ -53,8 +55,7 @@ pub(super) fn lease(table: &TableName, values: Values) -> String {
                 FROM (SELECT * FROM fresh UNION ALL SELECT * FROM fetched) AS due
             ) AS due WHERE before < {MOST_LEASED}
         ), leased AS (
-            UPDATE {table} AS job SET state = 'running', due_at = {until},
-                fence = {next}, attempts = {one_more}, begun = was_begun, failures = {failures}
+            UPDATE {table} AS job SET due_at = {until}, fence = {next}{begins}
             FROM few AS due WHERE job.number = due.number
             RETURNING {values}, job.fence, job.attempts, earlier_attempts, expired, was_begun,
                 verified, {expected_again} AS expected_again, {age} AS age, {history}, due.due_at AS due_since, job.number
@@ -65,7 +66,6 @@ pub(super) fn lease(table: &TableName, values: Values) -> String {
             fetches AS earlier_fetches, coalesce(octet_length(body), 0) AS bytes",
         until = from_now(2),
         next = next_fence(),
-        one_more = one_more("job.attempts"),
         expected_again = expected_again(),
         age = since("received_at"),
         history = history(),
@@ -73,6 +73,12 @@ pub(super) fn lease(table: &TableName, values: Values) -> String {
         seen = seen(),
         look = look(table, FROM),
     )
+}
+
+/// The changes of a row's columns with which an attempt begins.
+fn begins(begun: &str, attempts: &str, failures: &str) -> String {
+    let one_more = one_more(attempts);
+    format!(", state = 'running', attempts = {one_more}, begun = {begun}, failures = {failures}")
 }
 
 /// Looks from the beginning for the first due row.
@@ -129,7 +135,7 @@ pub(super) fn renew(table: &TableName) -> String {
 pub(super) fn overdue(table: &TableName, values: Values) -> String {
     let values = match values {
         Values::Returned => "job_id",
-        Values::Left => "false AS expired, 0::int8 AS expired_at",
+        Values::Left => "NULL AS job_id",
     };
     format!(
         "WITH RECURSIVE {counts}, overdue AS MATERIALIZED (
@@ -153,25 +159,31 @@ pub(super) fn overdue(table: &TableName, values: Values) -> String {
     )
 }
 
-/// Returns the values of one leased row, and notes the attempt whose lease expired at $4, if $3, before this lease: also the
-/// failed attempts may be unreadable.
+/// Leases one of these rows, and returns its values: notes the attempt whose lease expired at $4, if $3, and counts one more
+/// than $5, however often the statement is repeated. A row that changed meanwhile is due.
 pub(super) fn read(table: &TableName) -> String {
+    let failures = format!("CASE attempts WHEN $5 THEN {} ELSE failures END", expired_attempt("due"));
     format!(
-        "UPDATE {table} AS job SET failures = {failures}
+        "UPDATE {table} AS job SET due_at = job.due_at{begins}
         FROM (SELECT $3 AS expired, 'epoch'::timestamptz + $4 * interval '1 microsecond' AS due_at) AS due
-        WHERE number = $1 AND fence = $2 AND state IN ({LEASABLE})
-        RETURNING {VALUES}",
-        failures = expired_attempt("due", "(job.attempts - 1)"),
+        WHERE number = $1 AND fence = $2 AND {UNREAD}
+        RETURNING {VALUES}, attempts",
+        begins = begins("state = 'running' AND begun", "$5::int4", &failures),
     )
+}
+
+/// Returns the value of one overdue job that is leased.
+pub(super) fn read_overdue(table: &TableName) -> String {
+    format!("SELECT job_id FROM {table} WHERE number = $1 AND fence = $2 AND {EXPECTED}")
 }
 
 /// Ends a lease of a row that cannot be read. A row whose event is gone has no status, either.
 pub(super) fn set_aside(table: &TableName) -> String {
     format!(
-        "UPDATE {table} SET state = 'dead', due_at = NULL, ended_at = clock_timestamp(), error = $3,
+        "UPDATE {table} AS job SET state = 'dead', due_at = NULL, ended_at = clock_timestamp(), error = $3,
             status = CASE WHEN body IS NOT NULL THEN status END,
             traceparent = CASE WHEN body IS NOT NULL THEN traceparent END
-        WHERE number = $1 AND fence = $2 AND state IN ({LEASABLE})
+        WHERE number = $1 AND fence = $2 AND (state IN ({LEASABLE}) OR {UNREAD})
         RETURNING true"
     )
 }
