@@ -27,10 +27,17 @@ where
     })
 }
 
+/// The longest duration, 100 years: any clock can add it to its time.
+const LONGEST: Duration = Duration::from_secs(100 * 31_557_600);
+
 /// Parses a duration, such as `10s`.
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
-    parse_duration(text)
-        .map_err(|_| "expected a duration with a unit, such as 500ms, 10s, 5m or 7d".to_owned())
+    let time = parse_duration(text)
+        .map_err(|_| "expected a duration with a unit, such as 500ms, 10s, 5m or 7d".to_owned())?;
+    if time > LONGEST {
+        return Err(format!("expected at most {}", humantime::format_duration(LONGEST)));
+    }
+    Ok(time)
 }
 
 /// Parses a duration of at least `least`.
