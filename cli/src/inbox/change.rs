@@ -47,9 +47,9 @@ pub(super) struct Selection {
     #[command(flatten)]
     filter: FilterArgs,
 
-    /// The most rows to change, the oldest first; 0 changes all
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = |text: &str| number::<u64>(text, 0..))]
-    most: u64,
+    /// The most rows to change, the oldest first; without it, all are changed
+    #[arg(long, value_name = "N", value_parser = |text: &str| number::<u64>(text, 1..))]
+    most: Option<u64>,
 
     #[command(flatten)]
     database: DatabaseArgs,
@@ -180,7 +180,7 @@ impl Selection {
         for (job, why) in &report.not_changed {
             output::note(format_args!("{job} not {done}: {why}"));
         }
-        let is_cut = self.most > 0 && *changed >= self.most;
+        let is_cut = self.most.is_some_and(|most| report.matched.unwrap_or(*changed) >= most);
         match (self.dry_run, report.matched) {
             (true, _) if *more && !is_cut => output::line(format_args!("at least {changed} would be {done}")),
             (true, _) => output::line(format_args!("{changed} would be {done}")),
@@ -249,7 +249,7 @@ impl Selection {
     ) -> Result<Option<Report>, Failure> {
         let mut filter = self.filter.filter();
         filter.state.get_or_insert(InboxState::Dead);
-        let most = if self.most == 0 { u64::MAX } else { self.most };
+        let most = self.most.unwrap_or(u64::MAX);
         if !self.dry_run && !self.yes {
             return self.after_a_question(action, inbox, filter, most).await;
         }

@@ -14,19 +14,19 @@ pub(super) struct FilterArgs {
     pub(super) state: Option<StateArg>,
 
     /// Only events of this type, such as extract, fill_pdf or fill_excel
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(long = "type", value_name = "TYPE", value_parser = text)]
     job_type: Option<String>,
 
     /// Only events with this status, such as completed or failed
-    #[arg(long, value_name = "STATUS")]
+    #[arg(long, value_name = "STATUS", value_parser = text)]
     status: Option<String>,
 
     /// Only jobs whose id begins with this text
-    #[arg(long = "job", value_name = "PREFIX")]
+    #[arg(long = "job", value_name = "PREFIX", value_parser = text)]
     job_prefix: Option<String>,
 
     /// Only rows whose last error has this text in it, in capitals or not
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = text)]
     error: Option<String>,
 
     /// Only rows of at least this age
@@ -36,6 +36,14 @@ pub(super) struct FilterArgs {
     /// Only rows of less than this age
     #[arg(long, value_name = "TIME", value_parser = time)]
     newer_than: Option<Duration>,
+}
+
+/// Parses a text. An empty one, as of a shell variable that is not set, would select all rows.
+fn text(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("expected a text; leave the option out to select all rows".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 impl FilterArgs {
