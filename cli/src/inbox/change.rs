@@ -202,10 +202,11 @@ impl Selection {
         let mut report = Report::default();
         let mut rows = Vec::new();
         for job in &self.jobs {
-            let why = match inbox.get(job).await.map_err(store_failure)? {
+            let why = match rows::find(inbox, job).await.map_err(store_failure)? {
                 None => Some("the inbox has no row for it".to_owned()),
                 Some((row, body)) => {
-                    let why = action.objection(row.state, body.is_some());
+                    // A body that cannot be read is there.
+                    let why = action.objection(row.state, !matches!(body, Ok(None)));
                     if why.is_none() {
                         rows.push(row);
                     }
@@ -230,7 +231,7 @@ impl Selection {
         for row in rows {
             let Some(job) = row.job() else { continue };
             // The row can have changed while the question waited for its answer.
-            let now = inbox.get(&job).await.map_err(store_failure)?;
+            let now = rows::find(inbox, &job).await.map_err(store_failure)?;
             let is_same = now.is_some_and(|(now, _)| (now.number, now.state) == (row.number, row.state));
             if is_same && action.change(&**inbox, &job).await.map_err(store_failure)? {
                 report.changed += 1;

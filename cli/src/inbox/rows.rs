@@ -1,11 +1,14 @@
-//! Rows: read page by page, and formatted as JSON or as a table.
+//! Rows: read page by page or by the id of the job, and formatted as JSON or as a table.
 
 use std::fmt::Display;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use console::{Term, measure_text_width};
+use qomplement_webhooks::JobId;
 use qomplement_webhooks::event::TraceParent;
 use qomplement_webhooks::inbox::{FailedAttempt, InboxAdmin, InboxCursor, InboxFilter, InboxRow, InboxState};
+use qomplement_webhooks::store::StoreError;
 use serde_json::{Value, json};
 
 use crate::database::store_failure;
@@ -56,6 +59,32 @@ impl Pages {
     pub(super) fn rest(&self) -> Option<InboxCursor> {
         self.from
     }
+}
+
+/// Finds the row of a job, with its body or the error of reading that: a damaged body, or a text that the database
+/// cannot return, does not keep the row from being listed.
+///
+/// # Errors
+///
+/// Returns an error if the row can be neither read nor listed.
+pub(super) async fn find(
+    inbox: &Arc<dyn InboxAdmin>,
+    job: &JobId,
+) -> Result<Option<(InboxRow, Result<Option<Bytes>, StoreError>)>, StoreError> {
+    let error = match inbox.get(job).await {
+        Ok(found) => return Ok(found.map(|(row, body)| (row, Ok(body)))),
+        Err(error) => error,
+    };
+    let filter = InboxFilter::default().job_prefix(job.to_string());
+    let mut pages = Pages::new(inbox, filter, InboxCursor::Oldest, u64::MAX);
+    while let Ok(page) = pages.next().await
+        && !page.is_empty()
+    {
+        if let Some(row) = page.into_iter().find(|row| row.job_id == *job.as_str()) {
+            return Ok(Some((row, Err(error))));
+        }
+    }
+    Err(error)
 }
 
 /// The next step of a row.

@@ -7,6 +7,7 @@ use qomplement_webhooks::JobId;
 use qomplement_webhooks::inbox::InboxState;
 
 use super::rows;
+use crate::causes::causes;
 use crate::database::{DatabaseArgs, store_failure};
 use crate::failure::Failure;
 use crate::output::{self, Format, Line, clean};
@@ -31,7 +32,8 @@ Examples:
     age_seconds: time since it failed
     took_seconds: time from lease to failure, or null if the lease expired
     error: string, cut if it is long
-  body: the event, or null if the row has none or --redact hides all of it")]
+  body: the event, or null if the row has none, it cannot be read, or --redact
+    hides all of it")]
 pub(super) struct Show {
     /// The id of the job
     #[arg(value_name = "JOB_ID")]
@@ -55,20 +57,22 @@ pub(super) struct Show {
 impl Show {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let inbox = self.database.open().await?;
-        let Some((row, body)) = inbox.get(&self.job).await.map_err(store_failure)? else {
+        let Some((row, body)) = rows::find(&inbox, &self.job).await.map_err(store_failure)? else {
             return Err(Failure::failed(format!("the inbox has no row for the job {}", self.job)));
         };
+        let body = body.map_err(|error| Failure::failed(format!("the body cannot be read: {}", causes(&error))));
         if self.raw {
-            let Some(body) = body else {
+            let Some(body) = body? else {
                 return Err(Failure::failed(format!("the row has no body: {}", no_body(row.state))));
             };
             output::raw_body(&body);
             return Ok(ExitCode::SUCCESS);
         }
         if self.format == Format::Json {
-            let body = body.as_deref().and_then(|body| self.redact.shown(body));
-            output::json_with_body(&rows::json_with_details(&row), body.as_deref());
-            return Ok(ExitCode::SUCCESS);
+            let shown = body.as_ref().ok().and_then(Option::as_deref);
+            let shown = shown.and_then(|body| self.redact.shown(body));
+            output::json_with_body(&rows::json_with_details(&row), shown.as_deref());
+            return body.map(|_| ExitCode::SUCCESS);
         }
         let print = |name: &str, text: &str| output::line(format_args!("{name:<10}{}", clean(text)));
         print("job", &row.job_id);
@@ -89,7 +93,7 @@ impl Show {
         for failed in &row.failures {
             print("failed", &rows::failure(failed));
         }
-        let Some(body) = body else {
+        let Some(body) = body? else {
             print("body", no_body(row.state));
             return Ok(ExitCode::SUCCESS);
         };

@@ -260,6 +260,82 @@ async fn a_body_that_is_no_json_is_not_shown_when_fields_of_it_are_redacted() {
     assert!(inbox(&file, &["show", "job-new"]).await.out.contains("secret"));
 }
 
+/// Fills pages of its own with the body of a dead letter, and overwrites one of them.
+async fn with_a_damaged_body(folder: &Folder) -> String {
+    const PAGE: usize = 4096;
+    let file = filled(folder).await;
+    let store = SqliteInbox::open(&file).unwrap();
+    let data = json!({"id": "job-damaged", "type": "extract", "status": "completed"});
+    let body = json!({"job_id": "job-damaged", "data": data, "padding": "x".repeat(10 * PAGE)}).to_string();
+    store.receive(&Envelope::try_from(Bytes::from(body)).unwrap()).await.unwrap();
+    for leased in store.lease(9, LEASE).await.unwrap() {
+        let _ = store.settle(&leased.lease, &Outcome::Dead { error: "why".into() }).await.unwrap();
+    }
+    rusqlite::Connection::open(&file).unwrap().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    drop(store);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let of_the_body = |page: &&mut [u8]| page[4..].iter().all(|byte| *byte == b'x');
+    bytes.chunks_exact_mut(PAGE).find(of_the_body).expect("no page of the body").fill(0xff);
+    std::fs::write(&file, bytes).unwrap();
+    file
+}
+
+#[tokio::test]
+async fn a_row_with_a_damaged_body_is_shown_replayed_and_discarded() {
+    let folder = Folder::new();
+    let file = with_a_damaged_body(&folder).await;
+    const ERROR: &str = "the body cannot be read: the store is unavailable: database disk image is malformed";
+    inbox(&file, &["show", "job-damaged"]).await.shows(
+        1,
+        "\
+job  job-damaged
+state  dead
+type  extract
+status  completed
+verified  no
+attempts  1
+age  TIME
+next  -
+error  why
+failed  attempt 1, TIME ago, after TIME: why
+",
+        &format!("error: {ERROR}\n"),
+    );
+    let shown = inbox(&file, &["show", "job-damaged", "--format", "json"]).await;
+    assert_eq!((shown.code, shown.err.as_str()), (Some(1), &*format!("error: {ERROR}\n")));
+    let json = shown.json();
+    assert_eq!((&json["state"], &json["body"]), (&json!("dead"), &Value::Null));
+    assert_eq!(json["failures"][0]["error"], json!("why"));
+    inbox(&file, &["show", "job-damaged", "--raw"]).await.shows(1, "", &format!("error: {ERROR}\n"));
+
+    let dead = |jobs: [&str; 2]| {
+        let header = LIST.lines().next().unwrap();
+        let rows = jobs.map(|job| match job {
+            "job-damaged" => "job-damaged  dead  1  TIME  -  extract  completed  why",
+            _ => LIST.lines().find(|line| line.starts_with(job)).unwrap(),
+        });
+        format!("{header}\n{}\n", rows.join("\n"))
+    };
+    inbox(&file, &["replay", "job-damaged", "job-odd", "--yes"]).await.shows(
+        0,
+        &format!("{}2 replayed\n", dead(["job-damaged", "job-odd"])),
+        "",
+    );
+    let row = inbox(&file, &["show", "job-damaged", "--format", "json"]).await.json();
+    assert_eq!(row["state"], json!("received"));
+    // Finds that it cannot be read.
+    let store = SqliteInbox::open(&file).unwrap();
+    store.lease(9, LEASE).await.unwrap();
+    drop(store);
+    let discarded = inbox(&file, &["discard", "job-dead", "job-damaged", "--yes"]).await;
+    assert!(discarded.code == Some(0) && discarded.out.ends_with("\n2 discarded\n"), "{discarded:?}");
+    inbox(&file, &["show", "job-damaged"]).await.shows(
+        1,
+        "",
+        "error: the inbox has no row for the job job-damaged\n",
+    );
+}
+
 #[tokio::test]
 async fn rows_are_counted_by_state() {
     let folder = Folder::new();
