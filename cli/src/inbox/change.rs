@@ -1,18 +1,21 @@
 //! Replays and discards: of the given jobs, or of the rows that a filter selects, after a question.
 
+use std::collections::HashSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
 use qomplement_webhooks::JobId;
-use qomplement_webhooks::inbox::{Bulk, Changed, InboxAdmin, InboxCursor, InboxFilter, InboxState};
+use qomplement_webhooks::inbox::{Bulk, Changed, InboxAdmin, InboxCursor, InboxFilter, InboxRow, InboxState};
 use qomplement_webhooks::store::StoreError;
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::filter::{FilterArgs, StateArg};
+use super::midway;
 use super::rows::{self, Pages};
 use crate::arguments::number;
+use crate::causes::causes;
 use crate::confirm::confirm;
 use crate::database::{DatabaseArgs, store_failure};
 use crate::failure::Failure;
@@ -22,6 +25,8 @@ use crate::output::{self, Format};
 const AT_ONCE: usize = 64;
 /// The rows shown before the change.
 const SHOWN: usize = 20;
+/// The errors in a row after which the store is at fault, and not a row.
+const ERRORS: u32 = 3;
 
 /// The change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,7 +206,9 @@ impl Selection {
     async fn by_id(&self, action: Action, inbox: &Arc<dyn InboxAdmin>) -> Result<Option<Report>, Failure> {
         let mut report = Report::default();
         let mut rows = Vec::new();
-        for job in &self.jobs {
+        let mut seen = HashSet::new();
+        let jobs: Vec<_> = self.jobs.iter().filter(|job| seen.insert(*job)).collect();
+        for job in &jobs {
             let why = match rows::find(inbox, job).await.map_err(store_failure)? {
                 None => Some("the inbox has no row for it".to_owned()),
                 Some((row, body)) => {
@@ -213,7 +220,7 @@ impl Selection {
                     why
                 }
             };
-            report.not_changed.extend(why.map(|why| (job.clone(), why)));
+            report.not_changed.extend(why.map(|why| (JobId::clone(job), why)));
         }
         if rows.is_empty() {
             return Ok(Some(report));
@@ -228,16 +235,26 @@ impl Selection {
         if !self.yes && !confirm(&action.question(rows.len() as u64)).await? {
             return Ok(None);
         }
+        let is_alone = jobs.len() == 1;
+        let mut errors_in_a_row = 0;
         for row in rows {
             let Some(job) = row.job() else { continue };
-            // The row can have changed while the question waited for its answer.
-            let now = rows::find(inbox, &job).await.map_err(store_failure)?;
-            let is_same = now.is_some_and(|(now, _)| (now.number, now.state) == (row.number, row.state));
-            if is_same && action.change(&**inbox, &job).await.map_err(store_failure)? {
-                report.changed += 1;
-            } else {
-                report.not_changed.push((job, "the row changed meanwhile".to_owned()));
+            if errors_in_a_row == ERRORS {
+                report.not_changed.push((job, "not tried, after three errors in a row".to_owned()));
+                continue;
             }
+            let changed = change_same(action, inbox, &job, &row).await;
+            errors_in_a_row = if changed.is_err() { errors_in_a_row + 1 } else { 0 };
+            let why = match changed {
+                Ok(true) => {
+                    report.changed += 1;
+                    continue;
+                }
+                Ok(false) => "the row changed meanwhile".to_owned(),
+                Err(error) if is_alone => return Err(store_failure(error)),
+                Err(error) => format!("the store did not confirm it: {}", causes(&error)),
+            };
+            report.not_changed.push((job, why));
         }
         Ok(Some(report))
     }
@@ -262,7 +279,13 @@ impl Selection {
             }
         }
         let bulk = if self.dry_run { Bulk::DryRun } else { Bulk::Apply };
-        let changed = action.change_all(&**inbox, &filter, most, bulk).await.map_err(store_failure)?;
+        let changed = action.change_all(&**inbox, &filter, most, bulk).await.map_err(|error| match bulk {
+            Bulk::DryRun => store_failure(error),
+            Bulk::Apply => midway(
+                store_failure(error),
+                format_args!("Some events may have been {} before the error", action.done()),
+            ),
+        })?;
         let hidden = changed.rows.saturating_sub(SHOWN as u64);
         if hidden > 0 && self.format == Format::Text {
             output::line(format_args!("… and {hidden} more"));
@@ -306,6 +329,18 @@ impl Selection {
     }
 }
 
+/// Changes a row unless it has changed since it was read, as while the question waited for its answer.
+async fn change_same(
+    action: Action,
+    inbox: &Arc<dyn InboxAdmin>,
+    job: &JobId,
+    row: &InboxRow,
+) -> Result<bool, StoreError> {
+    let now = rows::find(inbox, job).await?;
+    let is_same = now.is_some_and(|(now, _)| (now.number, now.state) == (row.number, row.state));
+    Ok(is_same && action.change(&**inbox, job).await?)
+}
+
 /// Changes the rows with these numbers that still match the filter, and none that matched only after the question.
 /// `numbers` is sorted.
 async fn change_numbered(
@@ -316,16 +351,19 @@ async fn change_numbered(
 ) -> Result<u64, Failure> {
     let Some(last) = numbers.last() else { return Ok(0) };
     let mut count = 0;
+    let at_least =
+        |failure, count| midway(failure, format_args!("At least {count} were {} before the error", action.done()));
     let mut under_way = JoinSet::new();
     let mut pages = Pages::new(inbox, filter, InboxCursor::Oldest, u64::MAX);
     loop {
-        let page = pages.next().await?;
+        let page = pages.next().await.map_err(|failure| at_least(failure, count))?;
         if page.first().is_none_or(|row| row.number > *last) {
             break;
         }
         for row in page.into_iter().filter(|row| numbers.binary_search(&row.number).is_ok()) {
             if under_way.len() >= AT_ONCE {
-                count += joined_count(action, under_way.join_next().await, count)?;
+                let joined = joined_count(under_way.join_next().await);
+                count += joined.map_err(|failure| at_least(failure, count))?;
             }
             // A row with an invalid id cannot be named.
             let Some(job) = row.job() else { continue };
@@ -334,24 +372,18 @@ async fn change_numbered(
         }
     }
     while !under_way.is_empty() {
-        count += joined_count(action, under_way.join_next().await, count)?;
+        let joined = joined_count(under_way.join_next().await);
+        count += joined.map_err(|failure| at_least(failure, count))?;
     }
     Ok(count)
 }
 
 type Joined = Option<Result<Result<bool, StoreError>, tokio::task::JoinError>>;
 
-/// The number of rows that a task changed, 0 or 1. An error says how many were changed `before`.
-fn joined_count(action: Action, joined: Joined, before: u64) -> Result<u64, Failure> {
+/// The number of rows that a task changed, 0 or 1.
+fn joined_count(joined: Joined) -> Result<u64, Failure> {
     match joined {
-        Some(Ok(Ok(changed))) => Ok(changed.into()),
-        Some(Ok(Err(error))) => match store_failure(error) {
-            Failure::Failed(text) => {
-                let done = action.done();
-                Err(Failure::failed(format!("{text}\n  At least {before} were {done} before the error")))
-            }
-            failure => Err(failure),
-        },
+        Some(Ok(changed)) => changed.map(u64::from).map_err(store_failure),
         Some(Err(died)) => Err(Failure::failed(format!("a task panicked, which is a bug: {died}"))),
         None => Ok(0),
     }

@@ -12,6 +12,7 @@ mod show;
 mod stats;
 mod watch;
 
+use std::fmt::Display;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -59,5 +60,13 @@ impl Inbox {
             InboxCommand::Watch(watch) => watch.run().await,
             InboxCommand::Serve(serve) => serve.run().await,
         }
+    }
+}
+
+/// The failure of a change of many rows. `done` says how many were changed before it.
+fn midway(failure: Failure, done: impl Display) -> Failure {
+    match failure {
+        Failure::Failed(text) => Failure::failed(format!("{text}\n  {done}")),
+        failure => failure,
     }
 }

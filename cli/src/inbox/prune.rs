@@ -9,6 +9,7 @@ use humantime::format_duration;
 use qomplement_webhooks::inbox::{InboxAdmin, InboxCursor, InboxFilter, InboxState, Pruned, Retention};
 use serde_json::json;
 
+use super::midway;
 use super::rows::Pages;
 use crate::arguments::time;
 use crate::confirm::confirm;
@@ -89,7 +90,10 @@ impl Prune {
         retention.dead = self.dead;
         let mut all = Pruned::default();
         loop {
-            let pruned = inbox.prune(&retention).await.map_err(store_failure)?;
+            let pruned = inbox.prune(&retention).await.map_err(|error| {
+                let done = format_args!("At least {} were deleted before the error", self.counts(&all));
+                midway(store_failure(error), done)
+            })?;
             if pruned == Pruned::default() {
                 return self.print(all, "deleted");
             }

@@ -464,6 +464,89 @@ job-dead  dead  1  TIME  -  fill_pdf  failed  no such\\u{1b}[31m customer
     assert_eq!(both.code, Some(2), "{both:?}");
 }
 
+/// Lets every change of the rows of these jobs fail.
+fn refuse(file: &str, is_refused: &str) {
+    let triggers = format!(
+        "CREATE TRIGGER refuse_delete BEFORE DELETE ON inbox WHEN {is_refused} BEGIN SELECT RAISE(ABORT, 'refused'); END;
+         CREATE TRIGGER refuse_update BEFORE UPDATE ON inbox WHEN {is_refused} BEGIN SELECT RAISE(ABORT, 'refused'); END;"
+    );
+    rusqlite::Connection::open(file).unwrap().execute_batch(&triggers.replace("job_id", "old.job_id")).unwrap();
+}
+
+#[tokio::test]
+async fn a_job_that_is_given_twice_is_replayed_once() {
+    let folder = Folder::new();
+    let file = filled(&folder).await;
+    let twice = inbox(&file, &["replay", "job-odd", "job-odd", "job-none", "job-none", "--yes"]).await;
+    let (header, row) = (LIST.lines().next().unwrap(), LIST.lines().nth(3).unwrap());
+    let none = "job-none not replayed: the inbox has no row for it\n";
+    twice.shows(1, &format!("{header}\n{row}\n1 replayed\n"), none);
+    let twice = inbox(&file, &["discard", "job-dead", "job-dead", "--yes", "--format", "json"]).await;
+    assert_eq!((twice.code, twice.json()["discarded"].as_u64()), (Some(0), Some(1)));
+}
+
+#[tokio::test]
+async fn the_error_of_one_job_keeps_no_other_from_being_changed() {
+    let folder = Folder::new();
+    let file = filled(&folder).await;
+    refuse(&file, "job_id = 'job-dead'");
+    for (command, done) in [("replay", "replayed"), ("discard", "discarded")] {
+        let reason = "the store did not confirm it: the store is unavailable: refused";
+        let ran = inbox(&file, &[command, "job-dead", "job-odd", "--yes", "--format", "json"]).await;
+        let not_done = &ran.json()[format!("not_{done}")];
+        assert_eq!((ran.code, ran.json()[done].as_u64()), (Some(1), Some(1)), "{ran:?}");
+        assert_eq!(*not_done, json!({"job-dead": reason}));
+        let dead = "UPDATE inbox SET state = 'dead', due_at = NULL WHERE job_id = 'job-odd'";
+        rusqlite::Connection::open(&file).unwrap().execute_batch(dead).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_refuses_three_jobs_is_not_tried_with_all_others() {
+    let folder = Folder::new();
+    let file = filled(&folder).await;
+    let dead = "UPDATE inbox SET state = 'dead', due_at = NULL";
+    rusqlite::Connection::open(&file).unwrap().execute_batch(dead).unwrap();
+    refuse(&file, "job_id <> 'job-odd'");
+    // One success among the errors.
+    let jobs = ["job-again", "job-odd", "job-dead", "job-done", "job-expected", "job-new", "job-running"];
+    let ran = inbox(&file, &[&["discard", "--yes"], &jobs[..]].concat()).await;
+    let refused = "the store did not confirm it: the store is unavailable: refused";
+    let not_tried = "not tried, after three errors in a row";
+    let reasons = [("job-again", refused), ("job-dead", refused), ("job-done", refused), ("job-expected", refused)];
+    let reasons = reasons.into_iter().chain([("job-new", not_tried), ("job-running", not_tried)]);
+    let errors: String = reasons.map(|(job, reason)| format!("{job} not discarded: {reason}\n")).collect();
+    assert_eq!((ran.code, ran.err.as_str()), (Some(1), errors.as_str()));
+    assert!(ran.out.ends_with("\n1 discarded\n"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn an_error_among_many_changes_says_what_was_changed_before_it() {
+    let folder = Folder::new();
+    let file = folder.file("inbox.db");
+    drop(SqliteInbox::open(&file).unwrap());
+    let by_hand = "WITH RECURSIVE numbers (number) AS
+            (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < 1500)
+        INSERT INTO inbox (job_id, state, received_at, ended_at)
+        SELECT 'job-' || number, 'done', 1, number FROM numbers";
+    rusqlite::Connection::open(&file).unwrap().execute_batch(by_hand).unwrap();
+    refuse(&file, "job_id = 'job-1500'");
+    const REFUSED: &str = "error: the store is unavailable: refused\n";
+    inbox(&file, &["prune", "--yes"]).await.shows(
+        1,
+        "",
+        &format!("{REFUSED}  At least 0 bodies and 1000 rows were deleted before the error\n"),
+    );
+    let dead = "DROP TRIGGER refuse_update; UPDATE inbox SET state = 'dead'";
+    rusqlite::Connection::open(&file).unwrap().execute_batch(dead).unwrap();
+    let discarded = inbox(&file, &["discard", "--all", "--yes", "--format", "json"]).await;
+    discarded.shows(
+        1,
+        "",
+        &format!("{REFUSED}  Some events may have been discarded before the error\n"),
+    );
+}
+
 #[tokio::test]
 async fn a_job_that_died_without_an_event_is_expected_again() {
     let folder = Folder::new();
