@@ -80,6 +80,8 @@ struct Report {
     more: bool,
     /// The rows that matched before the question, if they were counted.
     matched: Option<u64>,
+    /// Those among them that have no valid id.
+    without_id: u64,
     /// The given jobs that were not changed, and why.
     not_changed: Vec<(JobId, String)>,
 }
@@ -189,17 +191,36 @@ impl Selection {
         match (self.dry_run, report.matched) {
             (true, _) if *more && !is_cut => output::line(format_args!("at least {changed} would be {done}")),
             (true, _) => output::line(format_args!("{changed} would be {done}")),
-            (false, Some(matched)) if matched > *changed => output::line(format_args!(
-                "{changed} {done}; {} not: changed meanwhile, or without a valid id",
-                matched - changed
-            )),
+            (false, Some(matched)) if matched > *changed => {
+                let others = matched - changed;
+                output::line(format_args!("{changed} {done}; {others} not: {}", self.reasons(others, report)));
+            }
             (false, _) => output::line(format_args!("{changed} {done}")),
         }
         if *more && is_cut {
             output::note("more rows match");
         } else if *more && !self.dry_run {
-            output::note("some rows were in use: repeat the command");
+            output::note(match self.filter.state {
+                // Repeated, the command would run the handler once more for all that it has just replayed.
+                Some(StateArg::Done) => "some rows were in use, and were not replayed",
+                _ => "some rows were in use: repeat the command",
+            });
         }
+    }
+
+    /// The reasons why rows that matched were not changed.
+    fn reasons(&self, others: u64, report: &Report) -> String {
+        let mut reasons = Vec::new();
+        if others > report.without_id {
+            reasons.push("changed meanwhile");
+            if self.filter.state == Some(StateArg::Done) {
+                reasons.push("pruned");
+            }
+        }
+        if report.without_id > 0 {
+            reasons.push("without a valid id (give --yes)");
+        }
+        reasons.join(", or ")
     }
 
     /// Changes the given jobs; `None` if the answer to the question was no.
@@ -225,9 +246,7 @@ impl Selection {
         if rows.is_empty() {
             return Ok(Some(report));
         }
-        if self.format == Format::Text {
-            output::lines(rows::table(&rows).lines());
-        }
+        self.show(&rows);
         if self.dry_run {
             report.changed = rows.len() as u64;
             return Ok(Some(report));
@@ -271,13 +290,8 @@ impl Selection {
         if !self.dry_run && !self.yes {
             return self.after_a_question(action, inbox, filter, most).await;
         }
-        if self.format == Format::Text {
-            let shown = usize::try_from(most).unwrap_or(SHOWN).min(SHOWN);
-            let first = inbox.list(&filter, InboxCursor::Oldest, shown).await.map_err(store_failure)?.rows;
-            if !first.is_empty() {
-                output::lines(rows::table(&first).lines());
-            }
-        }
+        let first = self.first(inbox, &filter, most).await?;
+        self.show(&first);
         let bulk = if self.dry_run { Bulk::DryRun } else { Bulk::Apply };
         let changed = action.change_all(&**inbox, &filter, most, bulk).await.map_err(|error| match bulk {
             Bulk::DryRun => store_failure(error),
@@ -286,11 +300,49 @@ impl Selection {
                 format_args!("Some events may have been {} before the error", action.done()),
             ),
         })?;
-        let hidden = changed.rows.saturating_sub(SHOWN as u64);
-        if hidden > 0 && self.format == Format::Text {
+        self.show_hidden(&first, changed.rows);
+        Ok(Some(Report { changed: changed.rows, more: changed.more, ..Report::default() }))
+    }
+
+    /// The first rows that match, to be shown.
+    async fn first(
+        &self,
+        inbox: &Arc<dyn InboxAdmin>,
+        filter: &InboxFilter,
+        most: u64,
+    ) -> Result<Vec<InboxRow>, Failure> {
+        if self.format == Format::Json {
+            return Ok(Vec::new());
+        }
+        let most = usize::try_from(most).unwrap_or(SHOWN).min(SHOWN);
+        if self.dry_run {
+            // One list, since a dry run looks at a bounded number of rows.
+            let list = inbox.list(filter, InboxCursor::Oldest, most).await.map_err(store_failure)?;
+            return Ok(list.rows);
+        }
+        let mut pages = Pages::new(inbox, filter.clone(), InboxCursor::Oldest, most as u64);
+        let mut rows = Vec::new();
+        loop {
+            let page = pages.next().await?;
+            if page.is_empty() {
+                return Ok(rows);
+            }
+            rows.extend(page);
+        }
+    }
+
+    fn show(&self, rows: &[InboxRow]) {
+        if self.format == Format::Text && !rows.is_empty() {
+            output::lines(rows::table(rows).lines());
+        }
+    }
+
+    /// Says how many rows there are beside the first ones.
+    fn show_hidden(&self, first: &[InboxRow], all: u64) {
+        let hidden = all.saturating_sub(first.len() as u64);
+        if self.format == Format::Text && hidden > 0 {
             output::line(format_args!("… and {hidden} more"));
         }
-        Ok(Some(Report { changed: changed.rows, more: changed.more, ..Report::default() }))
     }
 
     /// Shows the rows that match, asks, and changes exactly these.
@@ -301,23 +353,21 @@ impl Selection {
         filter: InboxFilter,
         most: u64,
     ) -> Result<Option<Report>, Failure> {
-        let mut numbers = Vec::new();
+        let (mut numbers, mut first, mut without_id) = (Vec::new(), Vec::new(), 0);
         let mut pages = Pages::new(inbox, filter.clone(), InboxCursor::Oldest, most);
         loop {
             let page = pages.next().await?;
             if page.is_empty() {
                 break;
             }
-            if numbers.is_empty() && self.format == Format::Text {
-                output::lines(rows::table(&page[..page.len().min(SHOWN)]).lines());
-            }
             numbers.extend(page.iter().map(|row| row.number));
+            without_id += page.iter().filter(|row| row.job().is_none()).count() as u64;
+            first.extend(page.into_iter().take(SHOWN - first.len()));
         }
         let matched = numbers.len() as u64;
-        if matched > SHOWN as u64 && self.format == Format::Text {
-            output::line(format_args!("… and {} more", matched - SHOWN as u64));
-        }
-        let report = Report { matched: Some(matched), ..Report::default() };
+        self.show(&first);
+        self.show_hidden(&first, matched);
+        let report = Report { matched: Some(matched), without_id, ..Report::default() };
         if matched == 0 {
             return Ok(Some(report));
         }
@@ -346,15 +396,18 @@ async fn change_same(
 async fn change_numbered(
     action: Action,
     inbox: &Arc<dyn InboxAdmin>,
-    filter: InboxFilter,
+    mut filter: InboxFilter,
     numbers: &[u64],
 ) -> Result<u64, Failure> {
-    let Some(last) = numbers.last() else { return Ok(0) };
+    let (Some(first), Some(last)) = (numbers.first(), numbers.last()) else { return Ok(0) };
+    // The numbers select the rows, which have aged while the question waited.
+    (filter.older_than, filter.newer_than) = (None, None);
+    let from = first.checked_sub(1).map_or(InboxCursor::Oldest, InboxCursor::After);
     let mut count = 0;
     let at_least =
         |failure, count| midway(failure, format_args!("At least {count} were {} before the error", action.done()));
     let mut under_way = JoinSet::new();
-    let mut pages = Pages::new(inbox, filter, InboxCursor::Oldest, u64::MAX);
+    let mut pages = Pages::new(inbox, filter, from, u64::MAX);
     loop {
         let page = pages.next().await.map_err(|failure| at_least(failure, count))?;
         if page.first().is_none_or(|row| row.number > *last) {

@@ -44,6 +44,28 @@ async fn an_inbox_in_postgresql_is_listed_replayed_and_pruned() {
 }
 
 #[tokio::test]
+async fn only_dead_letters_that_are_in_use_are_to_be_replayed_again() {
+    let url = postgres().url();
+    let store = PostgresInbox::from_url(&url).unwrap().with_table("cli_in_use", "inbox").unwrap();
+    store.migrate().await.unwrap();
+    fill(&store).await;
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    // Until the connection ends.
+    let lock = "BEGIN; SELECT 1 FROM cli_in_use.inbox WHERE job_id IN ('job-done', 'job-odd') FOR UPDATE";
+    client.batch_execute(lock).await.unwrap();
+    let replay = ["replay", "--all", "--yes", "--table", "cli_in_use.inbox", "--state"];
+    for (state, count, note) in [
+        ("done", 0, "some rows were in use, and were not replayed\n"),
+        ("dead", 1, "some rows were in use: repeat the command\n"),
+    ] {
+        let replayed = inbox(&url, &[&replay[..], &[state]].concat()).await;
+        assert!(replayed.out.ends_with(&format!("\n{count} replayed\n")), "{replayed:?}");
+        assert_eq!((replayed.code, replayed.err.as_str()), (Some(0), note));
+    }
+}
+
+#[tokio::test]
 async fn the_error_of_a_database_shows_no_password() {
     let url = postgres().url();
     let missing = inbox(&url, &["stats", "--table", "cli.nothing"]).await;

@@ -548,6 +548,21 @@ async fn an_error_among_many_changes_says_what_was_changed_before_it() {
 }
 
 #[tokio::test]
+async fn a_row_among_many_is_shown_before_its_change() {
+    let folder = Folder::new();
+    let file = folder.file("inbox.db");
+    drop(SqliteInbox::open(&file).unwrap());
+    let by_hand = "WITH RECURSIVE numbers (number) AS
+            (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < 7000)
+        INSERT INTO inbox (job_id, state, received_at, error)
+        SELECT 'job-' || number, 'dead', 1, iif(number % 3500 = 0, 'wanted', 'another') FROM numbers";
+    rusqlite::Connection::open(&file).unwrap().execute_batch(by_hand).unwrap();
+    let discarded = inbox(&file, &["discard", "--all", "--error", "wanted", "--yes"]).await;
+    let rows: Vec<_> = discarded.out.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(rows, ["JOB", "job-3500", "job-7000", "2"], "{discarded:?}");
+}
+
+#[tokio::test]
 async fn a_job_that_died_without_an_event_is_expected_again() {
     let folder = Folder::new();
     let file = folder.file("inbox.db");

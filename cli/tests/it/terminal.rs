@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use qomplement_webhooks::event::Envelope;
-use qomplement_webhooks::inbox::{InboxAdmin, InboxCursor, InboxFilter, InboxState, Outcome};
+use qomplement_webhooks::inbox::{InboxAdmin, InboxCursor, InboxFilter, InboxState, Outcome, Retention};
 use qomplement_webhooks::{InboxStore, SqliteInbox, WebhookReceiver};
 use rexpect::session::{PtySession, spawn_command};
 
@@ -164,6 +164,50 @@ async fn an_event_that_dies_while_the_question_waits_is_not_replayed() {
         (Ok(1), 3),
         "what is done now was to be replayed"
     );
+}
+
+#[tokio::test]
+async fn rows_that_age_while_the_question_waits_are_replayed() {
+    let folder = Folder::new();
+    let (file, inbox) = filled(&folder).await;
+    let replay = ["inbox", "replay", "--db", &file, "--all", "--newer-than", "1h"];
+    let mut terminal = Terminal::start(&replay, &[]);
+    terminal.until("[y/N] ");
+    rusqlite::Connection::open(&file).unwrap().execute_batch("UPDATE inbox SET received_at = 1").unwrap();
+    terminal.type_line("y");
+    let (rest, status) = terminal.end();
+    assert!(rest.ends_with("2 replayed\r\n"), "{rest:?}");
+    assert_eq!((status, inbox.stats().await.unwrap().dead), (Ok(0), 0));
+}
+
+#[tokio::test]
+async fn rows_that_were_not_replayed_after_the_question_are_counted_with_the_reason() {
+    let folder = Folder::new();
+    let (file, inbox) = filled(&folder).await;
+    let answer_yes = |args: &[&str]| {
+        let mut terminal = Terminal::start(&[&["inbox", args[0], "--db", &file, "--all"], &args[1..]].concat(), &[]);
+        terminal.until("[y/N] ");
+        terminal
+    };
+    let mut terminal = answer_yes(&["replay", "--most", "1"]);
+    assert!(inbox.replay(&"job-dead".parse().unwrap()).await.unwrap());
+    terminal.type_line("y");
+    let (rest, status) = terminal.end();
+    assert!(rest.ends_with("0 replayed; 1 not: changed meanwhile\r\nmore rows match\r\n"), "{rest:?}");
+    assert_eq!(status, Ok(0));
+
+    assert_eq!(inbox.prune(&Retention::default().payload(Duration::ZERO)).await.unwrap().payloads, 1);
+    let mut terminal = answer_yes(&["replay", "--state", "done"]);
+    terminal.type_line("y");
+    let (rest, _) = terminal.end();
+    assert!(rest.ends_with("0 replayed; 1 not: changed meanwhile, or pruned\r\n"), "{rest:?}");
+
+    let by_hand = "INSERT INTO inbox (job_id, state, received_at) VALUES ('by hand', 'dead', 1)";
+    rusqlite::Connection::open(&file).unwrap().execute_batch(by_hand).unwrap();
+    let mut terminal = answer_yes(&["discard"]);
+    terminal.type_line("y");
+    let (rest, _) = terminal.end();
+    assert!(rest.ends_with("1 discarded; 1 not: without a valid id (give --yes)\r\n"), "{rest:?}");
 }
 
 #[tokio::test]
