@@ -13,11 +13,12 @@ use tokio::task::JoinSet;
 
 use super::filter::{FilterArgs, StateArg};
 use super::midway;
+use super::named::NamedInbox;
 use super::rows::{self, Pages};
 use crate::arguments::number;
 use crate::causes::causes;
 use crate::confirm::confirm;
-use crate::database::{DatabaseArgs, store_failure};
+use crate::database::store_failure;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
@@ -57,7 +58,7 @@ pub(super) struct Selection {
     most: Option<u64>,
 
     #[command(flatten)]
-    database: DatabaseArgs,
+    inbox: NamedInbox,
 
     /// Count only; change nothing
     #[arg(long)]
@@ -94,12 +95,13 @@ impl Action {
         }
     }
 
-    fn question(self, count: u64) -> String {
+    fn question(self, count: u64, inbox: &NamedInbox) -> String {
+        let inbox = inbox.name();
         match (self, count) {
-            (Self::Replay, 1) => "Replay this event?".to_owned(),
-            (Self::Replay, _) => format!("Replay these {count} events?"),
-            (Self::Discard, 1) => "Discard this dead letter?".to_owned(),
-            (Self::Discard, _) => format!("Discard these {count} dead letters?"),
+            (Self::Replay, 1) => format!("Replay this event in {inbox}?"),
+            (Self::Replay, _) => format!("Replay these {count} events in {inbox}?"),
+            (Self::Discard, 1) => format!("Discard this dead letter in {inbox}?"),
+            (Self::Discard, _) => format!("Discard these {count} dead letters in {inbox}?"),
         }
     }
 
@@ -137,7 +139,7 @@ impl Action {
 impl Selection {
     pub(super) async fn run(self, action: Action) -> Result<ExitCode, Failure> {
         self.check(action)?;
-        let inbox = self.database.open().await?;
+        let inbox = self.inbox.open().await?;
         let report =
             if self.all { self.by_filter(action, &inbox).await? } else { self.by_id(action, &inbox).await? };
         let Some(report) = report else {
@@ -251,7 +253,7 @@ impl Selection {
             report.changed = rows.len() as u64;
             return Ok(Some(report));
         }
-        if !self.yes && !confirm(&action.question(rows.len() as u64)).await? {
+        if !self.yes && !confirm(&action.question(rows.len() as u64, &self.inbox)).await? {
             return Ok(None);
         }
         let is_alone = jobs.len() == 1;
@@ -371,7 +373,7 @@ impl Selection {
         if matched == 0 {
             return Ok(Some(report));
         }
-        if !confirm(&action.question(matched)).await? {
+        if !confirm(&action.question(matched, &self.inbox)).await? {
             return Ok(None);
         }
         let changed = change_numbered(action, inbox, filter, &numbers).await?;

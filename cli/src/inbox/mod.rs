@@ -4,6 +4,7 @@ mod change;
 mod discard;
 mod filter;
 mod list;
+mod named;
 mod prune;
 mod replay;
 mod rows;

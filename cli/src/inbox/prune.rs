@@ -10,10 +10,11 @@ use qomplement_webhooks::inbox::{InboxAdmin, InboxCursor, InboxFilter, InboxStat
 use serde_json::json;
 
 use super::midway;
+use super::named::NamedInbox;
 use super::rows::Pages;
 use crate::arguments::time;
 use crate::confirm::confirm;
-use crate::database::{DatabaseArgs, store_failure};
+use crate::database::store_failure;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
@@ -39,7 +40,7 @@ without a terminal.
   dry_run: true or false")]
 pub(super) struct Prune {
     #[command(flatten)]
-    database: DatabaseArgs,
+    inbox: NamedInbox,
 
     /// How long to keep a body after its event is done
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "7d")]
@@ -68,7 +69,7 @@ pub(super) struct Prune {
 
 impl Prune {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
-        let inbox = self.database.open().await?;
+        let inbox = self.inbox.open().await?;
         let pruned = if self.dry_run || !self.yes { self.count(&inbox).await? } else { Pruned::default() };
         if self.dry_run {
             return self.print(pruned, "would be deleted, at most");
@@ -78,7 +79,8 @@ impl Prune {
             let dead = self.dead.map(format_duration);
             let dead = dead.map(|dead| format!(", and dead letters for {dead}")).unwrap_or_default();
             let question = format!(
-                "Delete bodies of events done for {bodies}, and rows for {rows}{dead}?\n  At most {}",
+                "Delete bodies of events done for {bodies}, and rows for {rows}{dead}, in {}?\n  At most {}",
+                self.inbox.name(),
                 self.counts(&pruned)
             );
             if !confirm(&question).await? {

@@ -28,6 +28,9 @@ async fn an_inbox_in_postgresql_is_listed_replayed_and_pruned() {
         failed.starts_with("failed    attempt 1, ") && failed.ends_with("s: the disk is full"),
         "{again:?}"
     );
+    let asked = inbox(&url, &with(&["discard", "--all"])).await;
+    let question = "error: Discard these 2 dead letters in ADDRESS/postgres, table cli.inbox?\n";
+    assert!(asked.code == Some(2) && super::masked(&asked.err).starts_with(question), "{asked:?}");
     let replayed = inbox(&url, &with(&["replay", "--all", "--yes", "--format", "json"])).await;
     assert_eq!(replayed.json()["replayed"].as_u64(), Some(2));
     let pruned = inbox(&url, &with(&["prune", "--bodies", "0s", "--rows", "0s", "--yes"])).await;

@@ -369,7 +369,7 @@ job-odd  dead  1  TIME  -  summarize  processing  an unknown type
     inbox(&file, &["replay", "--all"]).await.shows(
         2,
         table,
-        "error: Replay these 2 events?\n  \
+        "error: Replay these 2 events in FOLDER/inbox.db?\n  \
             This question needs a terminal to answer on\n  \
             Give --yes to go on without it, or --dry-run to see the effect\n",
     );
@@ -409,7 +409,7 @@ job-odd  dead  1  TIME  -  summarize  processing  an unknown type
     inbox(&file, &["discard", "--all"]).await.shows(
         2,
         table,
-        "error: Discard these 2 dead letters?\n  \
+        "error: Discard these 2 dead letters in FOLDER/inbox.db?\n  \
             This question needs a terminal to answer on\n  \
             Give --yes to go on without it, or --dry-run to see the effect\n",
     );
@@ -635,7 +635,7 @@ async fn done_events_are_pruned_and_dead_letters_only_if_that_is_wanted() {
     prune(&["--bodies", "0s"]).await.shows(
         2,
         "",
-        "error: Delete bodies of events done for TIME, and rows for 30days?\n  \
+        "error: Delete bodies of events done for TIME, and rows for 30days, in FOLDER/inbox.db?\n  \
             At most 1 body and 0 rows\n  \
             This question needs a terminal to answer on\n  \
             Give --yes to go on without it, or --dry-run to see the effect\n",

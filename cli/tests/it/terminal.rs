@@ -95,7 +95,7 @@ async fn a_replay_needs_confirmation_and_only_yes_confirms() {
     let replay = ["inbox", "replay", "--db", &file, "--all"];
     for answer in ["n", "", "yep", "\u{4}"] {
         let mut terminal = Terminal::start(&replay, &[]);
-        let before = terminal.until("Replay these 2 events? [y/N] ");
+        let before = terminal.until(&format!("Replay these 2 events in {file}? [y/N] "));
         assert!(before.contains("job-dead") && before.contains("job-odd"), "what is asked for: {before}");
         terminal.type_line(answer);
         let (rest, status) = terminal.end();
@@ -137,7 +137,7 @@ async fn an_event_that_dies_while_the_question_waits_is_not_replayed() {
     kill(receive("dead-too").await).await;
 
     let mut terminal = Terminal::start(&["inbox", "replay", "--db", &file, "--all"], &[]);
-    terminal.until("Replay these 2 events? [y/N] ");
+    terminal.until(&format!("Replay these 2 events in {file}? [y/N] "));
     // An older row between the two, and a new one.
     kill(running).await;
     kill(receive("new").await).await;
@@ -184,12 +184,12 @@ async fn rows_that_age_while_the_question_waits_are_replayed() {
 async fn rows_that_were_not_replayed_after_the_question_are_counted_with_the_reason() {
     let folder = Folder::new();
     let (file, inbox) = filled(&folder).await;
-    let answer_yes = |args: &[&str]| {
+    let asked = |args: &[&str]| {
         let mut terminal = Terminal::start(&[&["inbox", args[0], "--db", &file, "--all"], &args[1..]].concat(), &[]);
         terminal.until("[y/N] ");
         terminal
     };
-    let mut terminal = answer_yes(&["replay", "--most", "1"]);
+    let mut terminal = asked(&["replay", "--most", "1"]);
     assert!(inbox.replay(&"job-dead".parse().unwrap()).await.unwrap());
     terminal.type_line("y");
     let (rest, status) = terminal.end();
@@ -197,14 +197,14 @@ async fn rows_that_were_not_replayed_after_the_question_are_counted_with_the_rea
     assert_eq!(status, Ok(0));
 
     assert_eq!(inbox.prune(&Retention::default().payload(Duration::ZERO)).await.unwrap().payloads, 1);
-    let mut terminal = answer_yes(&["replay", "--state", "done"]);
+    let mut terminal = asked(&["replay", "--state", "done"]);
     terminal.type_line("y");
     let (rest, _) = terminal.end();
     assert!(rest.ends_with("0 replayed; 1 not: changed meanwhile, or pruned\r\n"), "{rest:?}");
 
     let by_hand = "INSERT INTO inbox (job_id, state, received_at) VALUES ('by hand', 'dead', 1)";
     rusqlite::Connection::open(&file).unwrap().execute_batch(by_hand).unwrap();
-    let mut terminal = answer_yes(&["discard"]);
+    let mut terminal = asked(&["discard"]);
     terminal.type_line("y");
     let (rest, _) = terminal.end();
     assert!(rest.ends_with("1 discarded; 1 not: without a valid id (give --yes)\r\n"), "{rest:?}");
