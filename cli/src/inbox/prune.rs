@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use humantime::format_duration;
@@ -69,6 +69,7 @@ pub(super) struct Prune {
 
 impl Prune {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        let start = Instant::now();
         let inbox = self.inbox.open().await?;
         let pruned = if self.dry_run || !self.yes { self.count(&inbox).await? } else { Pruned::default() };
         if self.dry_run {
@@ -88,10 +89,12 @@ impl Prune {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        let mut retention = Retention::default().payload(self.bodies).row(self.rows);
-        retention.dead = self.dead;
         let mut all = Pruned::default();
         loop {
+            // Keeps what has become old enough since the start: a busy worker would make it more without end.
+            let waited = start.elapsed();
+            let mut retention = Retention::default().payload(self.bodies + waited).row(self.rows + waited);
+            retention.dead = self.dead.map(|dead| dead + waited);
             let pruned = inbox.prune(&retention).await.map_err(|error| {
                 let done = format_args!("At least {} were deleted before the error", self.counts(&all));
                 midway(store_failure(error), done)

@@ -662,6 +662,21 @@ async fn done_events_are_pruned_and_dead_letters_only_if_that_is_wanted() {
 }
 
 #[tokio::test]
+async fn pruning_ends_beside_a_worker_that_finishes_events_meanwhile() {
+    let folder = Folder::new();
+    let file = filled(&folder).await;
+    // Another event is done whenever one is deleted.
+    let busy = "CREATE TRIGGER busy AFTER DELETE ON inbox BEGIN
+        INSERT INTO inbox (job_id, state, received_at, ended_at)
+        VALUES (hex(randomblob(8)), 'done', 1, unixepoch('subsec') * 1000000); END";
+    rusqlite::Connection::open(&file).unwrap().execute_batch(busy).unwrap();
+    let pruned = inbox(&file, &["prune", "--bodies", "0s", "--rows", "0s", "--yes"]).await;
+    assert!(pruned.code == Some(0) && pruned.out.ends_with("deleted\n"), "{pruned:?}");
+    let left = inbox(&file, &["list", "--state", "done"]).await;
+    assert_eq!(left.out.lines().count(), 2, "a header and a row: {left:?}");
+}
+
+#[tokio::test]
 async fn a_wrong_path_creates_and_changes_nothing() {
     let folder = Folder::new();
     let missing = folder.file("missing.db");
