@@ -16,7 +16,9 @@ const SILENT: &str = "\n  The database does not answer: check the host, the port
 const LOCKED: &str = "\n  Another program is writing to the file: try again when it has finished";
 const READ_ONLY: &str = "\n  Reading, too, needs write permission for the file and its folder";
 const UNREADABLE: &str = "\n  The file and its folder need read and write permission";
-const FULL: &str = "\n  The inbox has reached its limit, or the disk is full: prune, or free space";
+const FULL: &str = "\n  The inbox has reached its limit of unfinished events, or the disk is full\n  \
+    Let workers finish events, or free space on the disk";
+const DISK_FULL: &str = "\n  Free space on the disk of the file";
 const NO_TABLE: &str = "\n  A receiving server creates the table (`PostgresInbox::migrate`)\n  \
     Check the database in the URL, and --table";
 const NO_SCHEMA: &str = "\n  A receiving server creates the schema (`PostgresInbox::migrate`)\n  \
@@ -60,7 +62,7 @@ fn hint_of_type(error: &(dyn Error + 'static)) -> Option<&'static str> {
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Some(LOCKED),
             ErrorCode::ReadOnly => Some(READ_ONLY),
             ErrorCode::CannotOpen => Some(UNREADABLE),
-            ErrorCode::DiskFull => Some(FULL),
+            ErrorCode::DiskFull => Some(DISK_FULL),
             _ => None,
         };
     }
@@ -110,7 +112,7 @@ mod tests {
     use qomplement_webhooks::inbox::SqliteInboxError;
     use qomplement_webhooks::store::StoreError;
 
-    use super::{FULL, LOCKED, READ_ONLY, SILENT, UNREADABLE, hint};
+    use super::{DISK_FULL, FULL, LOCKED, READ_ONLY, SILENT, UNREADABLE, hint};
 
     fn sqlite(code: i32) -> Arc<rusqlite::Error> {
         Arc::new(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some("text".to_owned())))
@@ -127,6 +129,7 @@ mod tests {
             (StoreError::unavailable(sqlite(busy_with_snapshot)), LOCKED),
             (StoreError::unavailable(sqlite(8)), READ_ONLY),
             (StoreError::unavailable(SqliteInboxError::ReadOnly("text".into())), READ_ONLY),
+            (StoreError::unavailable(sqlite(13)), DISK_FULL),
             (StoreError::unavailable(sqlite(14)), UNREADABLE),
             (StoreError::unavailable("the table is full, locked and timed out"), ""),
         ] {
