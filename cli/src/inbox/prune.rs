@@ -96,7 +96,7 @@ impl Prune {
             let mut retention = Retention::default().payload(self.bodies + waited).row(self.rows + waited);
             retention.dead = self.dead.map(|dead| dead + waited);
             let pruned = inbox.prune(&retention).await.map_err(|error| {
-                let done = format_args!("At least {} were deleted before the error", self.counts(&all));
+                let done = format!("At least {} were deleted before the error", self.counts(&all));
                 midway(store_failure(error), done)
             })?;
             if pruned == Pruned::default() {

@@ -61,7 +61,10 @@ impl Pages {
     }
 }
 
-/// Finds the row of a job, with its body or the error of reading that: a damaged body, or a text that the database
+/// The body of a row, or the error of reading it.
+pub(super) type Body = Result<Option<Bytes>, StoreError>;
+
+/// Finds the row of a job, with its body or the error of reading it: a damaged body, or a text that the database
 /// cannot return, does not keep the row from being listed.
 ///
 /// # Errors
@@ -70,7 +73,7 @@ impl Pages {
 pub(super) async fn find(
     inbox: &Arc<dyn InboxAdmin>,
     job: &JobId,
-) -> Result<Option<(InboxRow, Result<Option<Bytes>, StoreError>)>, StoreError> {
+) -> Result<Option<(InboxRow, Body)>, StoreError> {
     let error = match inbox.get(job).await {
         Ok(found) => return Ok(found.map(|(row, body)| (row, Ok(body)))),
         Err(error) => error,

@@ -60,7 +60,8 @@ impl Show {
         let Some((row, body)) = rows::find(&inbox, &self.job).await.map_err(store_failure)? else {
             return Err(Failure::failed(format!("the inbox has no row for the job {}", self.job)));
         };
-        let body = body.map_err(|error| Failure::failed(format!("the body cannot be read: {}", causes(&error))));
+        let body =
+            body.map_err(|error| Failure::failed(format!("the body cannot be read: {}", causes(&error))));
         if self.raw {
             let Some(body) = body? else {
                 return Err(Failure::failed(format!("the row has no body: {}", no_body(row.state))));

@@ -271,7 +271,10 @@ async fn with_a_damaged_body(folder: &Folder) -> String {
     for leased in store.lease(9, LEASE).await.unwrap() {
         let _ = store.settle(&leased.lease, &Outcome::Dead { error: "why".into() }).await.unwrap();
     }
-    rusqlite::Connection::open(&file).unwrap().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    rusqlite::Connection::open(&file)
+        .unwrap()
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        .unwrap();
     drop(store);
     let mut bytes = std::fs::read(&file).unwrap();
     let of_the_body = |page: &&mut [u8]| page[4..].iter().all(|byte| *byte == b'x');
@@ -470,7 +473,10 @@ fn refuse(file: &str, is_refused: &str) {
         "CREATE TRIGGER refuse_delete BEFORE DELETE ON inbox WHEN {is_refused} BEGIN SELECT RAISE(ABORT, 'refused'); END;
          CREATE TRIGGER refuse_update BEFORE UPDATE ON inbox WHEN {is_refused} BEGIN SELECT RAISE(ABORT, 'refused'); END;"
     );
-    rusqlite::Connection::open(file).unwrap().execute_batch(&triggers.replace("job_id", "old.job_id")).unwrap();
+    rusqlite::Connection::open(file)
+        .unwrap()
+        .execute_batch(&triggers.replace("job_id", "old.job_id"))
+        .unwrap();
 }
 
 #[tokio::test]
@@ -513,7 +519,8 @@ async fn a_store_that_refuses_three_jobs_is_not_tried_with_all_others() {
     let ran = inbox(&file, &[&["discard", "--yes"], &jobs[..]].concat()).await;
     let refused = "the store did not confirm it: the store is unavailable: refused";
     let not_tried = "not tried, after three errors in a row";
-    let reasons = [("job-again", refused), ("job-dead", refused), ("job-done", refused), ("job-expected", refused)];
+    let reasons =
+        [("job-again", refused), ("job-dead", refused), ("job-done", refused), ("job-expected", refused)];
     let reasons = reasons.into_iter().chain([("job-new", not_tried), ("job-running", not_tried)]);
     let errors: String = reasons.map(|(job, reason)| format!("{job} not discarded: {reason}\n")).collect();
     assert_eq!((ran.code, ran.err.as_str()), (Some(1), errors.as_str()));
@@ -540,11 +547,7 @@ async fn an_error_among_many_changes_says_what_was_changed_before_it() {
     let dead = "DROP TRIGGER refuse_update; UPDATE inbox SET state = 'dead'";
     rusqlite::Connection::open(&file).unwrap().execute_batch(dead).unwrap();
     let discarded = inbox(&file, &["discard", "--all", "--yes", "--format", "json"]).await;
-    discarded.shows(
-        1,
-        "",
-        &format!("{REFUSED}  Some events may have been discarded before the error\n"),
-    );
+    discarded.shows(1, "", &format!("{REFUSED}  Some events may have been discarded before the error\n"));
 }
 
 #[tokio::test]

@@ -185,7 +185,8 @@ async fn rows_that_were_not_replayed_after_the_question_are_counted_with_the_rea
     let folder = Folder::new();
     let (file, inbox) = filled(&folder).await;
     let asked = |args: &[&str]| {
-        let mut terminal = Terminal::start(&[&["inbox", args[0], "--db", &file, "--all"], &args[1..]].concat(), &[]);
+        let mut terminal =
+            Terminal::start(&[&["inbox", args[0], "--db", &file, "--all"], &args[1..]].concat(), &[]);
         terminal.until("[y/N] ");
         terminal
     };
