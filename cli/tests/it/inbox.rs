@@ -467,6 +467,8 @@ job-dead  dead  1  TIME  -  fill_pdf  failed  no such\\u{1b}[31m customer
     assert_eq!(both.code, Some(2), "{both:?}");
 }
 
+const REFUSED: &str = "the store is unavailable: refused: Error code 1811: constraint failed";
+
 /// Lets every change of the rows of these jobs fail.
 fn refuse(file: &str, is_refused: &str) {
     let triggers = format!(
@@ -497,7 +499,7 @@ async fn the_error_of_one_job_keeps_no_other_from_being_changed() {
     let file = filled(&folder).await;
     refuse(&file, "job_id = 'job-dead'");
     for (command, done) in [("replay", "replayed"), ("discard", "discarded")] {
-        let reason = "the store did not confirm it: the store is unavailable: refused";
+        let reason = format!("the store did not confirm it: {REFUSED}");
         let ran = inbox(&file, &[command, "job-dead", "job-odd", "--yes", "--format", "json"]).await;
         let not_done = &ran.json()[format!("not_{done}")];
         assert_eq!((ran.code, ran.json()[done].as_u64()), (Some(1), Some(1)), "{ran:?}");
@@ -517,7 +519,7 @@ async fn a_store_that_refuses_three_jobs_is_not_tried_with_all_others() {
     // One success among the errors.
     let jobs = ["job-again", "job-odd", "job-dead", "job-done", "job-expected", "job-new", "job-running"];
     let ran = inbox(&file, &[&["discard", "--yes"], &jobs[..]].concat()).await;
-    let refused = "the store did not confirm it: the store is unavailable: refused";
+    let refused = &*format!("the store did not confirm it: {REFUSED}");
     let not_tried = "not tried, after three errors in a row";
     let reasons =
         [("job-again", refused), ("job-dead", refused), ("job-done", refused), ("job-expected", refused)];
@@ -538,16 +540,19 @@ async fn an_error_among_many_changes_says_what_was_changed_before_it() {
         SELECT 'job-' || number, 'done', 1, number FROM numbers";
     rusqlite::Connection::open(&file).unwrap().execute_batch(by_hand).unwrap();
     refuse(&file, "job_id = 'job-1500'");
-    const REFUSED: &str = "error: the store is unavailable: refused\n";
     inbox(&file, &["prune", "--yes"]).await.shows(
         1,
         "",
-        &format!("{REFUSED}  At least 0 bodies and 1000 rows were deleted before the error\n"),
+        &format!("error: {REFUSED}\n  At least 0 bodies and 1000 rows were deleted before the error\n"),
     );
     let dead = "DROP TRIGGER refuse_update; UPDATE inbox SET state = 'dead'";
     rusqlite::Connection::open(&file).unwrap().execute_batch(dead).unwrap();
     let discarded = inbox(&file, &["discard", "--all", "--yes", "--format", "json"]).await;
-    discarded.shows(1, "", &format!("{REFUSED}  Some events may have been discarded before the error\n"));
+    discarded.shows(
+        1,
+        "",
+        &format!("error: {REFUSED}\n  Some events may have been discarded before the error\n"),
+    );
 }
 
 #[tokio::test]
