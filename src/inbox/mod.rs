@@ -40,8 +40,10 @@ pub use self::dead_letter::DeadLetter;
 pub(crate) use self::dead_letter::DeadLetterHook;
 pub use self::failed_attempts::FailedAttempt;
 pub use self::filter::InboxFilter;
+#[cfg(feature = "postgres")]
+pub(crate) use self::lease::MOST_LEASED;
+pub(crate) use self::lease::is_enough;
 pub use self::lease::{FetchHistory, Lease, Leased, Overdue};
-pub(crate) use self::lease::{MOST_LEASED, is_enough};
 pub use self::list::{InboxCursor, InboxList};
 pub use self::memory::MemoryInbox;
 pub use self::outcome::{NoResult, Outcome, Pruned, Receipt, Retention};
