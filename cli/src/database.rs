@@ -10,6 +10,8 @@ use qomplement_webhooks::inbox::{InboxAdmin, InboxCursor, InboxFilter, SqliteInb
 use qomplement_webhooks::postgres::PostgresStoreError;
 use qomplement_webhooks::store::StoreError;
 use qomplement_webhooks::{PostgresInbox, SqliteInbox};
+use tokio_postgres::Config;
+use tokio_postgres::config::Host;
 
 use crate::causes::causes;
 use crate::failure::Failure;
@@ -41,6 +43,31 @@ impl DatabaseArgs {
         };
         open(&database, self.table.as_deref()).await
     }
+
+    /// The name of the inbox in a question: the file, or the host, database and table; no user and no password.
+    pub(crate) fn name(&self) -> String {
+        let database = self.database.clone().or_else(|| std::env::var(DATABASE).ok());
+        name(&database.unwrap_or_default(), self.table.as_deref())
+    }
+}
+
+fn name(database: &str, table: Option<&str>) -> String {
+    if !database.contains("://") {
+        return clean(database);
+    }
+    let Ok(config) = database.parse::<Config>() else { return "PostgreSQL".to_owned() };
+    let ports = config.get_ports();
+    let hosts = config.get_hosts().iter().enumerate().map(|(number, host)| {
+        let host = match host {
+            Host::Tcp(host) => host.clone(),
+            Host::Unix(folder) => folder.to_string_lossy().into_owned(),
+        };
+        ports.get(number).map_or(host.clone(), |port| format!("{host}:{port}"))
+    });
+    let hosts = hosts.collect::<Vec<_>>().join(",");
+    let database = config.get_dbname().map(|database| format!("/{database}")).unwrap_or_default();
+    let table = table.map(|table| format!(", table {table}")).unwrap_or_default();
+    clean(&format!("{hosts}{database}{table}"))
 }
 
 /// Opens the inbox that an option names; `-` stands for the one in the environment.
@@ -193,6 +220,25 @@ mod tests {
             "postgres://host:5432/password=db",
         ] {
             assert!(!has_password(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_an_inbox_has_no_user_and_no_password() {
+        for (database, table, expected) in [
+            ("inbox.db", None, "inbox.db"),
+            ("/var/lib/a\u{1b}b.db", None, "/var/lib/a\\u{1b}b.db"),
+            ("postgres://me:secret@db.example.com/webhooks", None, "db.example.com:5432/webhooks"),
+            (
+                "postgresql://me:secret@one:5432,two:5433/webhooks?sslmode=require",
+                Some("public.events"),
+                "one:5432,two:5433/webhooks, table public.events",
+            ),
+            ("postgres:///webhooks?host=one&port=5433&password=secret", None, "one:5433/webhooks"),
+            ("postgres://host?user=me&password=secret", None, "host:5432"),
+            ("postgres:///webhooks?host=/run/postgresql&user=me", None, "/run/postgresql/webhooks"),
+        ] {
+            assert_eq!(name(database, table), expected);
         }
     }
 }

@@ -13,12 +13,11 @@ use qomplement_webhooks::store::StoreError;
 use serde_json::json;
 
 use super::filter::{FilterArgs, StateArg};
-use super::named::NamedInbox;
 use super::rows;
 use crate::arguments::number;
 use crate::causes::causes;
 use crate::confirm::confirm;
-use crate::database::store_failure;
+use crate::database::{DatabaseArgs, store_failure};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
@@ -54,7 +53,7 @@ pub(super) struct Selection {
     most: Option<u64>,
 
     #[command(flatten)]
-    inbox: NamedInbox,
+    inbox: DatabaseArgs,
 
     /// Count only; change nothing
     #[arg(long)]
@@ -91,7 +90,7 @@ impl Action {
         }
     }
 
-    fn question(self, count: u64, inbox: &NamedInbox) -> String {
+    fn question(self, count: u64, inbox: &DatabaseArgs) -> String {
         let inbox = inbox.name();
         match (self, count) {
             (Self::Replay, 1) => format!("Replay this event in {inbox}?"),

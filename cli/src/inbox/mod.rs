@@ -4,7 +4,6 @@ mod change;
 mod discard;
 mod filter;
 mod list;
-mod named;
 mod prune;
 mod replay;
 mod rows;

@@ -10,11 +10,10 @@ use qomplement_webhooks::inbox::{InboxAdmin, InboxCursor, InboxFilter, InboxStat
 use serde_json::json;
 
 use super::midway;
-use super::named::NamedInbox;
 use super::rows::Pages;
 use crate::arguments::time;
 use crate::confirm::confirm;
-use crate::database::store_failure;
+use crate::database::{DatabaseArgs, store_failure};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
@@ -40,7 +39,7 @@ without a terminal.
   dry_run: true or false")]
 pub(super) struct Prune {
     #[command(flatten)]
-    inbox: NamedInbox,
+    inbox: DatabaseArgs,
 
     /// How long to keep a body after its event is done
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "7d")]
