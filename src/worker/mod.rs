@@ -189,8 +189,8 @@ impl InboxWorker {
     ///
     /// Only a hint. The worker that settles the row calls the closure once, and nobody calls it again. It is not called
     /// if the process ends before, if the reply to the write is lost until the lease ends, as in an outage of the store,
-    /// if the row is settled after the grace of a shutdown, or for a row that another program wrote and that no worker
-    /// can lease. It is called in vain for an event without a final status whose job is registered while its last attempt
+    /// if the row is settled after the grace of a shutdown, or for a row that cannot be read, and so cannot be
+    /// leased. It is called in vain for an event without a final status whose job is registered while its last attempt
     /// runs: that job is expected again. So watch [`InboxStats::dead`](crate::inbox::InboxStats::dead), too.
     ///
     /// - Whatever made the dead letter, the closure is called: a permanent failure, the last attempt, also one that did
