@@ -100,6 +100,7 @@ examples() {
     ' Cargo.toml | sort
 }
 
+# Each fuzz target reads the inputs that the tree keeps for it, without a fuzzer's instrumentation.
 corpora() {
     cargo build --locked --manifest-path fuzz/Cargo.toml || return
     local target

@@ -23,8 +23,8 @@ use crate::store::StoreError;
 
 /// The most rows that one call reads by themselves: it must end long before their leases do.
 const MOST_ALONE: i64 = 100;
-/// The server tells that a statement failed before it unlocks the rows. So when no row is found afterwards, the call looks
-/// again, so many times, after this pause.
+/// The most further looks for rows after a statement that failed, and the pause before each: the server tells of the failure
+/// before it unlocks the rows.
 const LOOKS_AGAIN: u32 = 5;
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 

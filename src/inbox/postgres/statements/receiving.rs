@@ -6,7 +6,7 @@ use super::fragments::{
 use super::{FETCHED, NEVER_FETCHED, traffic};
 use crate::postgres::TableName;
 
-/// Limits the wait for a row that another transaction holds to $7, such as `5s`: joined below the sort of the rows, and so
+/// Limits the wait for a row that another transaction holds to $7, such as `500ms`: joined below the sort of the rows, and so
 /// set before the first of them is written.
 const LOCK_TIME: &str = "(SELECT set_config('lock_timeout', $7, true)) AS lock_time";
 

@@ -50,7 +50,7 @@ fn is_locked(received: &Result<Receipt, StoreError>) -> bool {
     cause.to_string().starts_with("a transaction that has not ended holds the event's row")
 }
 
-/// The inbox on a pool with so many connections.
+/// The inbox on a pool of this size.
 fn with_connections(connections: usize, schema: &str) -> PostgresInbox {
     let manager = Manager::new(postgres().url().parse().unwrap(), NoTls);
     let pool = Pool::builder(manager).max_size(connections).build().unwrap();
