@@ -372,7 +372,8 @@ impl Ledger {
         })?;
         let other = self.runs.values().find(|run| run.job == *id);
         if let Some(other) = other {
-            let may = other.process != process && self.disturbed_since(other.leased);
+            // Either may hold the lease that was lost: its holder may have learned of it after the next one began.
+            let may = other.process != process && self.disturbed_since(other.leased.min(leased));
             hold(may, || format!("{id}: two handlers at once: under {} and {fence}", other.fence))?;
         }
         self.last_run += 1;
