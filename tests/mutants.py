@@ -4,7 +4,7 @@
 In the copy, the body of a function becomes one body for each of its bugs, and an environment variable chooses among them
 when a test runs. A bug is run with the tests that reach its function, quick ones first, until one fails, and fails again
 alone; a run that takes eight times as long as without the bug counts as seen. Bugs that rustc refuses are taken out, build
-by build. The bugs of constants, of `const fn`s and of functions with an `impl` in their signature are listed as not measured.
+by build. The bugs of constants, of `const fn`s and of functions that return an `impl` get a build of their own, one at a time.
 
 The results are kept in the copy, and a second run measures only what survived, or is new; delete the copy to measure all
 anew. Which functions a test reaches is measured again when its binary has changed.
@@ -63,18 +63,23 @@ class Source:
         self.lines = [0]
         for line in self.text.splitlines(keepends=True):
             self.lines.append(self.lines[-1] + len(line))
-        self.functions, self.unfit = collections.defaultdict(list), []
+        self.functions, self.alone = collections.defaultdict(list), []
         for bug in bugs:
-            start, end = self.span(bug["function"])
-            head = self.text[start : self.body(start, end)]
-            # The opaque type of a result is that of one body.
-            if re.search(r"\bconst\b|->.*\bimpl\b", head, re.DOTALL):
-                self.unfit.append(bug)
+            if bug["function"] and self.chooses(*self.span(bug["function"])):
+                self.functions[self.span(bug["function"])].append(bug)
             else:
-                self.functions[start, end].append(bug)
+                self.alone.append(bug)
 
     def span(self, item):
         return tuple(self.lines[at["line"] - 1] + at["column"] - 1 for at in (item["span"]["start"], item["span"]["end"]))
+
+    def chooses(self, start, end):
+        """Whether a function can choose one of several bodies as it runs."""
+        head, longer = re.sub(r"(?m)^\s*//.*$", "", self.text[start : self.body(start, end)]), None
+        while head != longer:
+            longer, head = head, re.sub(r"\([^()]*\)", "", head)
+        # The opaque type of a result is that of one body.
+        return not re.search(r"\bconst fn\b|->.*\bimpl\b", head, re.DOTALL)
 
     def body(self, start, end):
         """The opening brace of a function's body: the first one outside of brackets after the documentation."""
@@ -105,6 +110,10 @@ class Source:
             text += f"_ => {{{self.text[opens + 1 : end - 1]}}} }} }}"
             at = end
         return text + self.text[at:]
+
+    def planted_alone(self, bug):
+        start, end = self.span(bug)
+        return self.text[:start] + bug["replacement"] + self.text[end:]
 
 
 def write(path, text):
@@ -174,22 +183,18 @@ def refused(tree, sources):
 
 
 def executables(tree):
-    """Builds the unit tests and the integration tests."""
+    """Builds the unit tests and the integration tests, and returns nothing if they do not compile."""
     command = ["cargo", "test", "--locked", "--workspace", "--all-features", "--lib", "--test", "it", "--no-run", "--quiet"]
     command += ["--message-format", "json"]
     built = subprocess.run(command, cwd=tree, env=of_cargo(tree), stdout=subprocess.PIPE, text=True)
     found = {}
     for message in map(json.loads, built.stdout.splitlines()):
-        if (message.get("message") or {}).get("level") == "error":
-            print(message["message"]["rendered"], file=sys.stderr)
         if message.get("executable") and message["manifest_path"] == os.path.join(tree, "Cargo.toml"):
             # A later build writes to the same place.
             executable = message["executable"] + ".planted"
             shutil.copy(message["executable"], executable)
             found["it" if message["target"]["name"] == "it" else "lib"] = executable
-    if built.returncode:
-        sys.exit("the copy with the bugs does not compile")
-    return found
+    return None if built.returncode else found
 
 
 class Run:
@@ -290,10 +295,10 @@ def main():
     functions, by_file = {}, collections.defaultdict(list)
     for number, bug in enumerate(bugs, 1):
         bug["number"] = number
+        by_file[bug["file"]].append(bug)
         if bug["function"]:
             bug["key"] = f"{bug['file']} {bug['function']['function_name']}"
             bug["at"] = functions.setdefault((bug["key"], str(bug["function"]["span"])), len(functions))
-            by_file[bug["file"]].append(bug)
     keys = {at: key for (key, _), at in functions.items()}
     sources = [Source(path, inside) for path, inside in by_file.items()]
 
@@ -314,6 +319,8 @@ def main():
                 known["bugs"][bug["name"]] = ["does not compile", errors[bug["number"]]]
         keep()
     binaries, digests = executables(tree), {}
+    if not binaries:
+        sys.exit("the copy with the bugs does not compile")
     for binary, executable in binaries.items():
         with open(executable, "rb") as file:
             digests[binary] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -350,20 +357,37 @@ def main():
         chosen = [test for test in costs if bug["key"] in reached[test]["reached"]]
         return result(tree, binaries, str(bug["number"]), chosen, costs)
 
-    unfit = [bug["name"] for source in sources for bug in source.unfit]
-    planted = [bug for bug in bugs if bug["function"] and bug["name"] not in unfit]
-    planted = [bug for bug in planted if known["bugs"].get(bug["name"], ["survived"])[0] == "survived"]
+    def see_alone(source, bug):
+        path = os.path.join(tree, source.path)
+        write(path, source.planted_alone(bug))
+        alone = executables(tree)
+        write(path, source.planted())
+        if not alone:
+            return "does not compile", "built alone"
+        near = [test for test in costs if any(key.startswith(source.path + " ") for key in reached[test]["reached"])]
+        seen = result(tree, alone, "0", near, costs)
+        return seen if seen[0] == "seen" else result(tree, alone, "0", list(costs), costs)
+
+    def is_open(bug):
+        return known["bugs"].get(bug["name"], ["survived"])[0] == "survived"
+
+    def note(bug, state, by):
+        known["bugs"][bug["name"]] = [state, by]
+        keep()
+        print(f"{bug['name']}: {state}: {by}", flush=True)
+
+    planted = [bug for source in sources for inside in source.functions.values() for bug in inside if is_open(bug)]
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         for bug, (state, by) in zip(planted, pool.map(see, planted)):
-            known["bugs"][bug["name"]] = [state, by]
-            keep()
-            print(f"{bug['name']}: {state}: {by}", flush=True)
+            note(bug, state, by)
+    for source in sources:
+        for bug in filter(is_open, source.alone):
+            note(bug, *see_alone(source, bug))
 
-    states = [known["bugs"].get(bug["name"], ["not measured"])[0] for bug in bugs]
-    for state in ("not measured", "survived"):
-        for bug, its in zip(bugs, states):
-            if its == state:
-                print(f"{state}: {bug['name']}")
+    states = [known["bugs"][bug["name"]][0] for bug in bugs]
+    for bug, state in zip(bugs, states):
+        if state == "survived":
+            print(f"{state}: {bug['name']}")
     counts = collections.Counter(states)
     print(len(bugs), "planted:", ", ".join(f"{count} {state}" for state, count in counts.items()))
     sys.exit(counts["survived"] > 0)

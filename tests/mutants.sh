@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Plants every bug that cargo-mutants knows into files and folders, all in one build, and fails if the tests do not see one:
 # tests/mutants.sh src/execution src/dedup/memory.rs
-# tests/mutants.py does it. The bugs that change nothing are in .cargo/mutants.toml, each with its reason. Those of constants
-# and of some functions are listed as not measured; `cargo mutants --file src/execution/bounds.rs` plants them one at a time.
+# tests/mutants.py does it. The bugs that change nothing are in .cargo/mutants.toml, each with its reason.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
