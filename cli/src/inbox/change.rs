@@ -37,7 +37,7 @@ pub(super) struct Selection {
     /// The ids of the jobs
     #[arg(
         value_name = "JOB_ID",
-        conflicts_with_all = ["all", "state", "job_type", "status", "job_prefix", "error", "older_than", "newer_than", "most"]
+        conflicts_with_all = ["all", "state", "job_type", "status", "job_prefix", "error", "older_than", "newer_than", "limit"]
     )]
     jobs: Vec<JobId>,
 
@@ -50,7 +50,7 @@ pub(super) struct Selection {
 
     /// The most rows to change, the oldest first; without it, all are changed
     #[arg(long, value_name = "N", value_parser = |text: &str| number::<u64>(text, 1..))]
-    most: Option<u64>,
+    limit: Option<u64>,
 
     #[command(flatten)]
     inbox: DatabaseArgs,
@@ -184,7 +184,7 @@ impl Selection {
         for (job, why) in &report.not_changed {
             output::note(format_args!("{job} not {done}: {why}"));
         }
-        let is_cut = self.most.is_some_and(|most| report.matched.unwrap_or(*changed) >= most);
+        let is_cut = self.limit.is_some_and(|limit| report.matched.unwrap_or(*changed) >= limit);
         match (self.dry_run, report.matched) {
             (true, _) if *more && !is_cut => output::line(format_args!("at least {changed} would be {done}")),
             (true, _) => output::line(format_args!("{changed} would be {done}")),

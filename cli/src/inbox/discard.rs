@@ -26,7 +26,7 @@ The exit status is 1 if a given job was not discarded.
 --format json prints one object:
   discarded: number; with --dry-run, of the rows that would be discarded
   not_discarded: {JOB_ID: reason}, of the given jobs
-  more: true if rows may be left that match: more than --most, more than a dry
+  more: true if rows may be left that match: more than --limit, more than a dry
     run counts, or rows in use
   dry_run: true or false")]
 pub(super) struct Discard {

@@ -27,7 +27,7 @@ exit status is 1 if a given job was not replayed.
 --format json prints one object:
   replayed: number; with --dry-run, of the events that would be replayed
   not_replayed: {JOB_ID: reason}, of the given jobs
-  more: true if rows may be left that match: more than --most, more than a dry
+  more: true if rows may be left that match: more than --limit, more than a dry
     run counts, or rows in use
   dry_run: true or false")]
 pub(super) struct Replay {

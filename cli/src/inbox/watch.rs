@@ -23,7 +23,7 @@ use crate::stop::stop;
 #[command(after_help = "\
 Examples:
   qomplement-webhooks inbox watch --db inbox.db
-  qomplement-webhooks inbox watch --db inbox.db --rows 20 --every 500ms
+  qomplement-webhooks inbox watch --db inbox.db --limit 20 --every 500ms
 
 On a terminal, the table updates in place until Ctrl-C. In a pipe, each change
 of the counts prints one line. While the database does not answer, the command
@@ -38,7 +38,7 @@ pub(super) struct Watch {
 
     /// The most rows to show of each state: running, received and dead, the newest first
     #[arg(long, default_value_t = 5, value_parser = |text: &str| number::<usize>(text, 0..))]
-    rows: usize,
+    limit: usize,
 }
 
 fn every(text: &str) -> Result<Duration, String> {
@@ -87,7 +87,7 @@ impl Watch {
         for state in [InboxState::Running, InboxState::Received, InboxState::Dead] {
             // One call each, which looks at a bounded number of rows.
             let filter = InboxFilter::default().state(state);
-            shown.extend(inbox.list(&filter, InboxCursor::Newest, self.rows).await?.rows);
+            shown.extend(inbox.list(&filter, InboxCursor::Newest, self.limit).await?.rows);
         }
         if !shown.is_empty() {
             lines.push(Line::default());

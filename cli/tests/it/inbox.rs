@@ -407,7 +407,7 @@ job-odd  dead  1  TIME  -  summarize  processing  an unknown type
 ";
     let dry = inbox(&file, &["discard", "--all", "--dry-run"]).await;
     dry.shows(0, &format!("{table}2 would be discarded\n"), "");
-    let one = inbox(&file, &["discard", "--all", "--most", "1", "--dry-run"]).await;
+    let one = inbox(&file, &["discard", "--all", "--limit", "1", "--dry-run"]).await;
     assert!(one.out.ends_with("\n1 would be discarded\n") && one.err == "more rows match\n", "{one:?}");
     inbox(&file, &["discard", "--all"]).await.shows(
         2,
@@ -621,7 +621,7 @@ async fn many_events_are_replayed_each_once() {
     let dry = inbox(&file, &["replay", "--all", "--dry-run"]).await;
     assert!(dry.out.ends_with("… and 2480 more\n2500 would be replayed\n"), "{dry:?}");
     assert_eq!(dry.out.lines().count(), 23, "the first 20 are shown");
-    let some = inbox(&file, &["replay", "--all", "--most", "1001", "--yes", "--format", "json"]).await;
+    let some = inbox(&file, &["replay", "--all", "--limit", "1001", "--yes", "--format", "json"]).await;
     assert_eq!(some.json()["replayed"], json!(1001));
     let all = inbox(&file, &["replay", "--all", "--yes", "--format", "json"]).await;
     assert_eq!(all.json()["replayed"], json!(1499));

@@ -190,7 +190,7 @@ async fn rows_that_were_not_replayed_after_the_question_are_counted_with_the_rea
         terminal.until("[y/N] ");
         terminal
     };
-    let mut terminal = asked(&["replay", "--most", "1"]);
+    let mut terminal = asked(&["replay", "--limit", "1"]);
     assert!(inbox.replay(&"job-dead".parse().unwrap()).await.unwrap());
     terminal.type_line("y");
     let (rest, status) = terminal.end();

@@ -28,7 +28,7 @@ impl Selection {
     ) -> Result<Option<Report>, Failure> {
         let mut filter = self.filter.filter();
         filter.state.get_or_insert(InboxState::Dead);
-        let most = self.most.unwrap_or(u64::MAX);
+        let most = self.limit.unwrap_or(u64::MAX);
         if !self.dry_run && !self.yes {
             return self.after_a_question(action, inbox, filter, most).await;
         }
