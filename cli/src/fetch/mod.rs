@@ -140,8 +140,6 @@ struct Fetching {
     every: Option<Duration>,
     inbox: Option<Arc<dyn InboxAdmin>>,
     sender: Option<Sender>,
-    redact: RedactArgs,
-    format: Format,
 }
 
 impl Fetch {
@@ -158,7 +156,14 @@ impl Fetch {
                 () = &mut stopped => return Err(Failure::Interrupted),
                 job = jobs.join_next() => match job {
                     None => break,
-                    Some(Ok(job)) => is_complete &= job?,
+                    Some(Ok(job)) => match job? {
+                        Some(result) => {
+                            // Here, so that the lines of two jobs do not mix.
+                            result.print(self.format, &self.redact);
+                            is_complete &= result.is_complete();
+                        }
+                        None => is_complete = false,
+                    },
                     Some(Err(died)) => {
                         return Err(Failure::failed(format!("a task panicked, which is a bug: {died}")));
                     }
@@ -181,8 +186,7 @@ impl Fetch {
             None => None,
         };
         let every = self.watch.then_some(self.every);
-        let sender = self.sender()?;
-        Ok(Fetching { client, every, inbox, sender, redact: self.redact.clone(), format: self.format })
+        Ok(Fetching { client, every, inbox, sender: self.sender()? })
     }
 
     fn sender(&self) -> Result<Option<Sender>, Failure> {
@@ -220,15 +224,16 @@ impl Fetch {
 }
 
 impl Fetching {
-    /// Fetches a job, and stores, delivers and prints its event. Returns whether all of that was possible.
-    async fn complete(self: Arc<Self>, job: JobId) -> Result<bool, Failure> {
+    /// Fetches a job, and stores and delivers its event. If the fetch or the inbox fails, prints the error and returns
+    /// nothing.
+    async fn complete(self: Arc<Self>, job: JobId) -> Result<Option<FetchResult>, Failure> {
         let fetched = match self.fetch(&job).await {
             Ok(fetched) => fetched,
             // Every other job would fail in the same way.
             Err(error @ FetchError::Unauthorized) => return Err(Failure::failed(fetch_failure(&error))),
             Err(error) => {
                 output::error(format_args!("{job}: {}", fetch_failure(&error)));
-                return Ok(false);
+                return Ok(None);
             }
         };
         let mut result = FetchResult { job, fetched, stored: None, delivered: None };
@@ -239,7 +244,7 @@ impl Fetching {
                     Ok(receipt) => result.stored = Some(receipt),
                     Err(error) => {
                         output::error(format_args!("{}: {}", result.job, store_error(&error)));
-                        return Ok(false);
+                        return Ok(None);
                     }
                 }
             }
@@ -250,11 +255,7 @@ impl Fetching {
                 result.delivered = Some(Delivered { is_acknowledged: report.is_delivered(), answers });
             }
         }
-        match self.format {
-            Format::Text => result.print_text(&self.redact),
-            Format::Json => result.print_json(&self.redact),
-        }
-        Ok(result.is_complete())
+        Ok(Some(result))
     }
 
     /// Stores a job's event; with `--watch`, until the inbox takes it.

@@ -8,7 +8,7 @@ use qomplement_webhooks::inbox::Receipt;
 use serde_json::json;
 
 use crate::delivery::{result_text, verdict};
-use crate::output::{self, clean};
+use crate::output::{self, Format, clean};
 use crate::redact::RedactArgs;
 
 /// The API's answer about a job, and the outcome for its event.
@@ -33,7 +33,14 @@ impl FetchResult {
         is_delivered && matches!(self.fetched, Fetched::Finished(_))
     }
 
-    pub(super) fn print_text(&self, redact: &RedactArgs) {
+    pub(super) fn print(&self, format: Format, redact: &RedactArgs) {
+        match format {
+            Format::Text => self.print_text(redact),
+            Format::Json => self.print_json(redact),
+        }
+    }
+
+    fn print_text(&self, redact: &RedactArgs) {
         let job = &self.job;
         let event = match &self.fetched {
             Fetched::Finished(event) => event,
@@ -61,7 +68,7 @@ impl FetchResult {
         }
     }
 
-    pub(super) fn print_json(&self, redact: &RedactArgs) {
+    fn print_json(&self, redact: &RedactArgs) {
         let (word, event) = match &self.fetched {
             Fetched::Finished(event) => ("finished", Some(event)),
             Fetched::NotFound => ("not_found", None),
