@@ -9,7 +9,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use qomplement_webhooks::dedup::{Claim, ClaimToken};
 use qomplement_webhooks::event::Envelope;
-use qomplement_webhooks::inbox::{Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention};
+use qomplement_webhooks::inbox::{
+    InboxAdmin, InboxState, Lease, Leased, Outcome, Overdue, Pruned, Receipt, Retention,
+};
 use qomplement_webhooks::store::{Fenced, StoreError};
 use qomplement_webhooks::{DedupStore, InboxStore, JobId, MemoryDedupStore, MemoryInbox};
 
@@ -34,6 +36,8 @@ pub enum Flaw {
     ForgetsExpectedJobs,
     ForgetsPauses,
     NeverEndsALease,
+    /// Takes a final event for a duplicate of a dead one without a final status.
+    KeepsTheDeadEvent,
     /// Grants a claim to a second token now and then.
     ClaimsTwice,
     RenewsNoClaim,
@@ -42,7 +46,7 @@ pub enum Flaw {
     NeverEndsAClaim,
 }
 
-pub const FLAWS: [Flaw; 17] = [
+pub const FLAWS: [Flaw; 18] = [
     StoresNotAll,
     LeasesTwice,
     RenewsNothing,
@@ -55,6 +59,7 @@ pub const FLAWS: [Flaw; 17] = [
     ForgetsExpectedJobs,
     ForgetsPauses,
     NeverEndsALease,
+    KeepsTheDeadEvent,
     ClaimsTwice,
     RenewsNoClaim,
     CompletesNothing,
@@ -108,6 +113,14 @@ impl InboxStore for FlawedInbox {
     async fn receive(&self, event: &Envelope) -> Result<Receipt, StoreError> {
         if self.flaw == StoresNotAll && self.every(3) {
             return Ok(Receipt::Stored);
+        }
+        if self.flaw == KeepsTheDeadEvent
+            && event.status().is_final()
+            && self.inner.get(event.job()).await?.is_some_and(|(row, _)| {
+                row.state == InboxState::Dead && row.status.as_deref() == Some("processing")
+            })
+        {
+            return Ok(Receipt::Duplicate);
         }
         self.inner.receive(event).await
     }

@@ -47,6 +47,8 @@ pub struct Run {
     began: Duration,
     /// When the lease began, or could have.
     leased: Duration,
+    /// Whether its event has a final status.
+    is_final: bool,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +72,8 @@ struct Record {
     done: bool,
     /// Whether any run succeeded, or failed permanently.
     handled: bool,
+    /// The same, of a run with a final event.
+    handled_final: bool,
     fetches: u32,
     /// The earliest time of the next fetch, by the database's clock.
     next_fetch: Duration,
@@ -109,6 +113,11 @@ struct Attempts {
 
 fn hold(holds: bool, violation: impl FnOnce() -> String) -> Held {
     if holds { Ok(()) } else { Err(violation()) }
+}
+
+/// Whether a row holds an event with a final status.
+fn is_final(row: &InboxRow) -> bool {
+    row.status.as_deref().is_some_and(|status| status != "processing")
 }
 
 impl Record {
@@ -175,11 +184,12 @@ impl Ledger {
     /// A webhook was answered 2xx.
     pub fn acknowledged(&mut self, event: &Envelope, row: Shown) -> Held {
         let (mode, job) = (self.mode, event.job());
-        let record = self.job(job);
+        let (record, is_final) = (self.job(job), event.status().is_final());
         record.acknowledged = true;
-        record.ended |= event.status().is_final();
+        record.ended |= is_final;
         if mode == Mode::Inline {
-            return hold(record.handled, || format!("{job}: acknowledged before a handler finished"));
+            let handled = if is_final { record.handled_final } else { record.handled };
+            return hold(handled, || format!("{job}: acknowledged before a handler finished"));
         }
         self.sound(job, &row)
     }
@@ -195,13 +205,13 @@ impl Ledger {
         let Some((row, body)) = row else {
             return hold(!record.acknowledged, || format!("{job}: acknowledged, and not in the inbox"));
         };
-        let has_event = row.status.is_some();
         if mode == Mode::Trust && record.ended {
-            hold(has_event, || format!("{job}: acknowledged, and its event is gone"))?;
+            hold(is_final(row), || format!("{job}: acknowledged, and its final event is gone"))?;
         }
         match row.state {
             InboxState::Received | InboxState::Running => {
-                hold(has_event && body.is_some(), || format!("{job}: {} without an event", row.state))?;
+                let has_event = row.status.is_some() && body.is_some();
+                hold(has_event, || format!("{job}: {} without an event", row.state))?;
             }
             InboxState::Done => {
                 let success =
@@ -319,7 +329,7 @@ impl Ledger {
             Outcome::Done => {
                 let success = granted.end == Some(End::Success);
                 hold(success, || format!("{job}: recorded as done, and its handler did not succeed"))?;
-                record.done |= row.state == InboxState::Done && row.status.as_deref() != Some("processing");
+                record.done |= row.state == InboxState::Done && is_final(row);
             }
             Outcome::Dead { .. } => {
                 let may = granted.end == Some(End::PermanentFailure) || attempts.last_has_run || may_have_run;
@@ -377,14 +387,17 @@ impl Ledger {
             hold(may, || format!("{id}: two handlers at once: under {} and {fence}", other.fence))?;
         }
         self.last_run += 1;
-        self.runs.insert(self.last_run, Run { process, job: id.clone(), fence, began: now, leased });
+        let is_final = job.status().is_final();
+        self.runs
+            .insert(self.last_run, Run { process, job: id.clone(), fence, began: now, leased, is_final });
         Ok(self.last_run)
     }
 
     pub fn returned(&mut self, now: Duration, run: u64, success: bool, permanent: bool) -> Held {
-        let Some(Run { job, fence, .. }) = self.left(now, run)? else { return Ok(()) };
+        let Some(Run { job, fence, is_final, .. }) = self.left(now, run)? else { return Ok(()) };
         let record = self.job(&job);
         record.handled |= success || permanent;
+        record.handled_final |= is_final && (success || permanent);
         if let Some(granted) = record.leases.get_mut(&fence) {
             granted.end = Some(match (success, permanent) {
                 (true, _) => End::Success,
@@ -425,7 +438,8 @@ impl Ledger {
     pub fn completed(&mut self, job: &JobId, fenced: Fenced) -> Held {
         let record = self.job(job);
         record.done |= fenced == Fenced::Applied;
-        hold(record.handled, || format!("{job}: recorded as done, and no handler finished"))
+        // Only a final event ends a job.
+        hold(record.handled_final, || format!("{job}: recorded as done, and no handler finished"))
     }
 
     /// A fetch begins, at a time of the database's clock.
@@ -463,10 +477,9 @@ impl Ledger {
                 return promised.then(|| format!("{job}: promised, and not in the inbox"));
             };
             let must_end = record.ended || record.expected;
-            let is_final = row.status.as_deref().is_some_and(|status| status != "processing");
             let settled = match row.state {
                 InboxState::Dead => true,
-                InboxState::Done => is_final || !must_end,
+                InboxState::Done => is_final(&row) || !must_end,
                 _ => false,
             };
             (!settled).then(|| format!("{job}: {} as {:?}, due in {:?}", row.state, row.status, row.due_in))
@@ -476,8 +489,8 @@ impl Ledger {
             .collect()
     }
 
-    /// The jobs of an inline run whose last webhook was acknowledged, and that no handler finished.
+    /// Whether no handler finished a job of an inline run.
     pub fn unhandled(&self, job: &JobId) -> bool {
-        self.jobs.get(job).is_none_or(|record| !record.handled)
+        self.jobs.get(job).is_none_or(|record| !record.handled_final)
     }
 }
