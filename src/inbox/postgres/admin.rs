@@ -5,8 +5,7 @@ use bytes::Bytes;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::batch::is_caused_by_a_row;
-use super::leasing::NotReturned;
+use super::leasing::{NotReturned, may_be_caused_by_a_row};
 use super::rows::{self, duration};
 use super::statements::{Statements, Values, search};
 use super::store::{PRUNE_BYTES, PRUNE_ROWS};
@@ -74,7 +73,7 @@ impl PostgresInbox {
             self.search(&search::list(table, look, from, values), filter, from, look, one_more).await
         };
         let (found, values) = match list(Values::Returned).await {
-            Err(StoreError::Unavailable(cause)) if is_caused_by_a_row(&*cause) => {
+            Err(StoreError::Unavailable(cause)) if may_be_caused_by_a_row(&*cause) => {
                 (list(Values::Left).await?, Values::Left)
             }
             found => (found?, Values::Returned),
@@ -108,7 +107,7 @@ impl PostgresInbox {
         let number: i64 = column(row, "number")?;
         let look_up = async |statement| self.query_seldom(statement, &[(&number, Type::INT8)]).await;
         match look_up(listed).await {
-            Err(StoreError::Unavailable(cause)) if is_caused_by_a_row(&*cause) => {
+            Err(StoreError::Unavailable(cause)) if may_be_caused_by_a_row(&*cause) => {
                 let mut view = rows::view(row)?;
                 view.error = Some(read::reason(&NotReturned(cause)));
                 if let Some(found) = look_up(job).await.ok().and_then(|found| found.into_iter().next()) {

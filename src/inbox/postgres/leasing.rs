@@ -142,7 +142,7 @@ async fn values_of(inner: &Inner, due: Due, row: &Row) -> Result<Option<Row>, St
 
 /// Whether a statement may have failed because of one row. Errors of the disk and internal ones may pass, so the row that
 /// they concern is not dead: it is leased again later, and the others go on meanwhile.
-fn may_be_caused_by_a_row(cause: &(dyn Error + 'static)) -> bool {
+pub(super) fn may_be_caused_by_a_row(cause: &(dyn Error + 'static)) -> bool {
     is_caused_by_a_row(cause) || has_class(cause, &["58", "XX"])
 }
 

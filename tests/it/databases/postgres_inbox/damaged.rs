@@ -159,6 +159,38 @@ async fn a_row_that_the_disk_may_return_later_is_leased_again_later_and_the_othe
     assert!(row.failures.is_empty(), "{row:?}");
 }
 
+/// A view stands for the table, since triggers do not see reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_the_disk_cannot_return_is_listed_with_the_error_beside_the_others() {
+    let (inbox, client) = (inbox("damaged_list").await, client(postgres()).await);
+    for id in ["first", "unread", "last"] {
+        inbox.receive(&completed(id)).await.unwrap();
+    }
+    let columns =
+        "SELECT string_agg(CASE column_name WHEN 'error' THEN 'damaged_list.read(job_id, error) AS error'
+            ELSE column_name END, ', ')
+        FROM information_schema.columns WHERE table_schema = 'damaged_list' AND table_name = 'inbox'";
+    let columns: String = client.query_one(columns, &[]).await.unwrap().get(0);
+    for code in ["io_error", "internal_error"] {
+        let fail = format!(
+            "CREATE FUNCTION damaged_list.read(job text, error text) RETURNS text STABLE LANGUAGE plpgsql AS $$ BEGIN
+                IF job = 'unread' THEN RAISE 'no sector' USING ERRCODE = '{code}'; END IF;
+                RETURN error;
+            END $$;
+            ALTER TABLE damaged_list.inbox RENAME TO stored;
+            CREATE VIEW damaged_list.inbox AS SELECT {columns} FROM damaged_list.stored"
+        );
+        client.batch_execute(&fail).await.unwrap();
+        let rows = all_rows(&inbox, &InboxFilter::default()).await;
+        let shown: Vec<_> = rows.iter().map(|row| (row.job_id.as_str(), row.error.is_some())).collect();
+        assert_eq!(shown, [("first", false), ("unread", true), ("last", false)], "{code}");
+        assert!(rows[1].error.as_deref().unwrap().contains("no sector"), "{rows:?}");
+        let whole = "DROP VIEW damaged_list.inbox; ALTER TABLE damaged_list.stored RENAME TO inbox;
+            DROP FUNCTION damaged_list.read";
+        client.batch_execute(whole).await.unwrap();
+    }
+}
+
 /// An inbox in a database without an encoding, where another program wrote ids of jobs that are no UTF-8.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_whose_text_cannot_be_converted_is_dead_and_the_others_are_leased() {
