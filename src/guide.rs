@@ -38,6 +38,12 @@ macro_rules! links {
 [page]: crate::guide::page
 [security]: crate::guide::security
 [testing]: crate::guide::testing
+[expected]: crate::guide::never_lose_a_result#expected-jobs
+[join]: crate::guide::durable#join-your-own-transaction
+[never-arrived]: crate::guide::page#a-document-never-arrived
+[no-lease]: crate::guide::operating#no-worker-leases-events
+[not-acknowledged]: crate::guide::operating#webhooks-are-not-acknowledged
+[overdue]: crate::guide::operating#overdue-jobs-are-not-fetched
 [alerts]: crate::guide::examples#alert-rules
 [dashboards]: crate::guide::examples#alert-rules
 [example-compose]: crate::guide::examples#containers

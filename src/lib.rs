@@ -67,10 +67,7 @@
 //!
 //! # Guide
 //!
-//! The chapters of the [`guide`]: [modes](guide::modes), [durable](guide::durable),
-//! [never lose a result](guide::never_lose_a_result), [dedup stores](guide::dedup_stores), the
-//! [answer to every request](guide::answers), [security](guide::security), [operating](guide::operating), the [inbox page](guide::page), the
-//! [command line](guide::command_line), [testing](guide::testing) and the [glossary](guide::glossary).
+//! The [`guide`] has a chapter for each task, from the choice of a mode to operation; begin with [modes](guide::modes).
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
