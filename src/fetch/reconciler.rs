@@ -57,6 +57,7 @@ const INBOX_PAUSE: Backoff = Backoff { first: Duration::from_secs(1), longest: D
 ///   minutes, it becomes a dead letter.
 /// - The fetch fails for this job: it is fetched again after a second to five minutes, twice as long each time. 72 hours
 ///   after the first such fetch, the job becomes a dead letter.
+/// - Each of these pauses is lengthened at random by up to a quarter.
 /// - The API fails for all jobs, as when it cannot be reached or refuses the key: no job is fetched for a while, as
 ///   [`RequestBudget`](crate::fetch::RequestBudget) describes; a source without a budget is treated the same. The
 ///   requests that fail meanwhile count towards the 72 hours of their jobs.
@@ -93,6 +94,7 @@ pub struct Reconciler {
 
 /// A started reconciler. Dropping it does not stop the reconciler.
 #[derive(Debug)]
+#[must_use = "a reconciler that nobody shuts down drops its fetches when the runtime ends"]
 pub struct RunningReconciler {
     drain: Arc<Drain>,
 }
@@ -271,8 +273,8 @@ impl Reconciling {
         since: Instant,
         _under_way: UnderWay,
     ) -> Option<Duration> {
-        let Overdue { lease, fetches, late } = &overdue;
-        let passed_horizon = (*late >= self.horizon).then_some(self.horizon);
+        let Overdue { lease, fetches, by } = &overdue;
+        let passed_horizon = (*by >= self.horizon).then_some(self.horizon);
         let release = || Verdict::Settle(Outcome::Release { after: Duration::ZERO });
         let mut held = self.leases.hold((lease.clone(), Span::current()), since);
         // The reply of the lease may have come after the shutdown began.

@@ -65,7 +65,7 @@ pub struct Overdue {
     /// The lease, which verifies and settles the row.
     pub lease: Lease,
     /// The time since the deadline of the event.
-    pub late: Duration,
+    pub by: Duration,
     /// The fetches of the job without a result so far.
     pub fetches: FetchHistory,
 }
@@ -76,9 +76,9 @@ pub struct Overdue {
 pub struct FetchHistory {
     /// The number of fetches.
     pub count: u32,
-    /// The number of not-found answers in a row up to now. A fetch without an answer does not end the row.
+    /// The number of consecutive not-found answers. A fetch without an answer does not reset it.
     pub not_found: u32,
-    /// The time since the first of the latest fetches in a row [without an answer](super::NoResult::Failed);
+    /// The time since the first of the latest consecutive fetches [without an answer](super::NoResult::Failed);
     /// `None` after an answer, and after the row was received, registered or replayed.
     pub unanswered_for: Option<Duration>,
     /// The time until the next fetch is allowed.
@@ -155,8 +155,8 @@ impl Leased {
 impl Overdue {
     /// Makes an overdue job, for a store. Set [`fetches`](Self::fetches) if the job was fetched before.
     #[must_use]
-    pub fn new(lease: Lease, late: Duration) -> Self {
-        Self { lease, late, fetches: FetchHistory::default() }
+    pub fn new(lease: Lease, by: Duration) -> Self {
+        Self { lease, by, fetches: FetchHistory::default() }
     }
 }
 

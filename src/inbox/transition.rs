@@ -188,8 +188,8 @@ impl Row {
             _ => return None,
         }
         self.fence = self.fence.saturating_add(1);
-        let late = now.since(self.deadline.unwrap_or(self.received_at));
-        Some(Overdue { lease: Lease::new(job, self.fence), late, fetches: self.history(now) })
+        let by = now.since(self.deadline.unwrap_or(self.received_at));
+        Some(Overdue { lease: Lease::new(job, self.fence), by, fetches: self.history(now) })
     }
 
     pub(super) fn begin(&mut self, fence: u64) -> Fenced {

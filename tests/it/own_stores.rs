@@ -64,7 +64,7 @@ fn leased(from: &Leased) -> Leased {
 }
 
 fn overdue(from: &Overdue) -> Overdue {
-    let mut overdue = Overdue::new(lease(&from.lease), from.late);
+    let mut overdue = Overdue::new(lease(&from.lease), from.by);
     overdue.fetches = history(from.fetches);
     overdue
 }

@@ -316,7 +316,7 @@ async fn a_job_that_the_api_says_still_runs_is_late_from_then_on() {
     let outcome = Outcome::FetchAgain { after: Duration::ZERO, answer: NoResult::Pending };
     assert_eq!(inbox.settle(&leased.lease, &outcome).await.unwrap(), Fenced::Applied);
     let overdue = inbox.overdue(1, MINUTE).await.unwrap().remove(0);
-    assert_eq!(overdue.late, Duration::ZERO);
+    assert_eq!(overdue.by, Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]

@@ -229,16 +229,16 @@ pub(super) async fn lateness_counts_from_the_deadline(store: &dyn InboxAdmin) {
         overdue = overdue_when_due(store, &job, settled, SHORT).await;
         let most = began.elapsed();
         assert!(
-            overdue.late + SHORT + ROUNDING >= least && overdue.late + SHORT <= most + ROUNDING,
+            overdue.by + SHORT + ROUNDING >= least && overdue.by + SHORT <= most + ROUNDING,
             "`late` is {:?}, with a deadline {SHORT:?} after a registration between {least:?} and {most:?} ago",
-            overdue.late
+            overdue.by
         );
     }
     settle(store, &overdue.lease, &rejected()).await;
     let replayed = Instant::now();
     assert!(replay(store, &job).await, "a dead letter without an event was not replayed");
-    let late = lease_overdue(store, &job).await.late;
-    assert!(late <= replayed.elapsed() + ROUNDING, "`late` is {late:?} for a job replayed just now");
+    let by = lease_overdue(store, &job).await.by;
+    assert!(by <= replayed.elapsed() + ROUNDING, "`by` is {by:?} for a job replayed just now");
 }
 
 /// The fetch history begins anew with a replay, with the next event of a dead letter, and with a fetched result.

@@ -184,7 +184,7 @@ impl PostgresInbox {
     /// - **One row**: the job is registered if the transaction commits, or was registered before. It is no error if the
     ///   webhook was faster.
     /// - **No row**: a limit of the inbox is reached, and the job is not registered; [`StoreError::Full`] is the error
-    ///   for it. Roll the transaction back and try again later: the job runs at the API all the same.
+    ///   for it. Roll the transaction back and repeat it later: the job runs at the API all the same.
     ///
     /// Commit soon. A webhook of the job that arrives before the commit waits for it, for about 5.5 s. After that it is
     /// stored only if the sender delivers it again. The deadline counts from the statement. The commit is on the disk when the driver

@@ -108,8 +108,8 @@ use crate::store::StoreError;
 /// program wrote and that is not valid in the database's encoding. The server's message is its error. All values stay as
 /// they are, so replay the row when they are restored; or discard it, and fetch its job. [`get`](crate::inbox::InboxAdmin::get)
 /// and another delivery of the event fail for such a row, and lists show what can be read of it. A row that cannot be read for
-/// another reason, such as an error of the disk (SQLSTATE 58…) or one inside the server (XX000), stays, is tried again after the
-/// length of a lease, and is warned of in the log; others are leased meanwhile. A read that hangs delays all leases.
+/// another reason, such as an error of the disk (SQLSTATE 58…) or one inside the server (XX000), stays and is read again after the
+/// length of a lease, and the log has a warning; others are leased meanwhile. A read that hangs delays all leases.
 ///
 /// # The tables
 ///

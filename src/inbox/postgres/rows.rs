@@ -61,8 +61,8 @@ pub(super) fn leased(row: &Row, values: &Row) -> Result<Leased, Unreadable> {
 /// Likewise.
 pub(super) fn overdue(row: &Row, values: &Row) -> Result<Overdue, Unreadable> {
     readable(row, values, |lease| {
-        let late = column::<Option<i64>>(row, "late")?.map(duration).unwrap_or_default();
-        Ok(Overdue { lease, late, fetches: history(row)? })
+        let by = column::<Option<i64>>(row, "overdue_by")?.map(duration).unwrap_or_default();
+        Ok(Overdue { lease, by, fetches: history(row)? })
     })
 }
 

@@ -177,7 +177,7 @@ async fn result(inbox: &dyn InboxAdmin, call: &Call, leases: &mut Vec<Lease>) ->
             overdue.sort_unstable_by(|one, other| one.lease.job().cmp(other.lease.job()));
             overdue.iter().for_each(|overdue| note(leases, &overdue.lease));
             let timeless = overdue.iter().map(|overdue| {
-                assert!(overdue.late < HOUR / 2, "{overdue:?}");
+                assert!(overdue.by < HOUR / 2, "{overdue:?}");
                 format!("{} {}", overdue.lease.job(), history(&overdue.fetches))
             });
             format!("{:?}", timeless.collect::<Vec<_>>())

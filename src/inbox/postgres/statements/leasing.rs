@@ -148,12 +148,12 @@ pub(super) fn overdue(table: &TableName, values: Values) -> String {
         ), leased AS (
             UPDATE {table} AS job SET due_at = {until}, fence = {next}
             FROM overdue WHERE job.number = overdue.number
-            RETURNING job.number, {values}, job.fence, {late} AS late, {history}, overdue.due_at AS due_since
+            RETURNING job.number, {values}, job.fence, {overdue_by} AS overdue_by, {history}, overdue.due_at AS due_since
         )
         SELECT * FROM leased ORDER BY fetches, due_since, number",
         until = from_now(2),
         next = next_fence(),
-        late = since("coalesce(deadline_at, received_at)"),
+        overdue_by = since("coalesce(deadline_at, received_at)"),
         history = history(),
         counts = counts(table, EXPECTED),
     )
