@@ -11,6 +11,7 @@ use http::request::Parts;
 use subtle::{Choice, ConstantTimeEq};
 
 use super::authenticator::Access;
+use crate::error::BoxError;
 
 /// A secret in the webhook URL, which the sender repeats with every delivery.
 ///
@@ -77,7 +78,7 @@ pub enum TokenError {
     },
     /// The operating system's random number generator failed.
     #[error("the operating system's random number generator failed")]
-    Random(#[source] getrandom::Error),
+    Random(#[source] BoxError),
 }
 
 impl SharedToken {
@@ -130,7 +131,7 @@ impl SharedToken {
         const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         // 43 characters of six bits are the fewest that hold 256 bits.
         let mut random = [0; 43];
-        getrandom::fill(&mut random).map_err(TokenError::Random)?;
+        getrandom::fill(&mut random).map_err(|error| TokenError::Random(error.into()))?;
         Self::new(String::from_iter(random.map(|byte| char::from(ALPHABET[usize::from(byte % 64)]))))
     }
 

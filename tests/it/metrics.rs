@@ -518,9 +518,10 @@ fn a_worker_and_a_reconciler_alone_report_the_budget_closed_while_it_is() {
             let closed = || metrics.get(telemetry::FETCH_BUDGET_CLOSED);
             if of_worker {
                 let verification = Verification::fetch(api.clone());
-                InboxWorker::new(inbox.clone(), Script::default().handler(), verification).start();
+                let _worker =
+                    InboxWorker::new(inbox.clone(), Script::default().handler(), verification).start();
             } else {
-                Reconciler::new(inbox.clone(), api.clone()).start();
+                let _reconciler = Reconciler::new(inbox.clone(), api.clone()).start();
             }
             soon().await;
             assert_eq!(closed(), Some(0.0));

@@ -93,6 +93,12 @@ impl JobsClient {
         JobsClientBuilder::new(key)
     }
 
+    /// The budget that this client's requests are counted in, to show on an inbox page for example.
+    #[must_use]
+    pub fn budget(&self) -> &RequestBudget {
+        &self.inner.budget
+    }
+
     /// Downloads a job's filled document in chunks, never as a whole in memory.
     ///
     /// The request is always `/v1/jobs/{id}/download` at the API's origin. The `download_url` of a webhook is not used: a
