@@ -22,7 +22,8 @@ use crate::event::{Content, ExtractResult, FillResult, Job, JobError, WebhookEve
 /// # Guarantees
 ///
 /// - At most one method runs for a job at a time, over all receivers that share a
-///   [`DedupStore`](crate::DedupStore), or all workers on an [inbox](crate::InboxStore). After `Ok`, no
+///   [`DedupStore`](crate::DedupStore), or all workers on an [inbox](crate::InboxStore), as long as the store keeps the
+///   writes that it acknowledged and no process stands still until its claim or lease has ended. After `Ok`, no
 ///   duplicate runs a method until retention ends. A [`MemoryDedupStore`](crate::MemoryDedupStore), the default, also
 ///   forgets at a restart, and when it is full.
 /// - A panic is caught and logged, and counts as a transient failure.

@@ -91,7 +91,7 @@ pub trait InboxAdmin: InboxStore {
     /// Counts the events that were received and the rows that became done in each minute of the last 24 hours, the
     /// current minute first. A minute without any may be left out.
     ///
-    /// The counts are committed with the writes that they count, whatever becomes of the rows. A duplicate, a replay and
+    /// The counts are committed with the writes that they count, and stay when the rows are deleted. A duplicate, a replay and
     /// a repeated outcome count nothing.
     ///
     /// # Errors
@@ -159,7 +159,7 @@ pub struct InboxStats {
     pub running: u64,
     /// Rows whose event was handled.
     pub done: u64,
-    /// Dead letters and rejected jobs.
+    /// Dead letters.
     pub dead: u64,
     /// The bytes of all bodies.
     pub bytes: u64,

@@ -117,8 +117,7 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
 
     /// Leases up to `most` due rows: jobs with the fewest [fetches](FetchHistory::count) first, then the longest due.
     ///
-    /// The row with which the bodies have 64 MiB together is the last one, so that a reply with large bodies arrives long
-    /// before the lease expires. After such a reply, a worker leases again at once; after another one with fewer rows than
+    /// Stops after the row that brings the bodies to 64 MiB, so that the reply arrives long before the leases expire. After such a reply, a worker leases again at once; after another one with fewer rows than
     /// `most`, it waits.
     ///
     /// A row is due when it was received, when the delay of its retry or release has passed, or when its lease has

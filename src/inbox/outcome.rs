@@ -106,7 +106,7 @@ impl Pruned {
 }
 
 impl NoResult {
-    /// The number of not-found answers in a row, after there were this many before.
+    /// The number of consecutive not-found answers, after there were this many before.
     pub(crate) fn not_found_after(&self, before: u32) -> u32 {
         match self {
             Self::Pending => 0,

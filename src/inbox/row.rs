@@ -70,9 +70,9 @@ pub(super) struct KeptEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(super) struct Fetches {
     pub(super) count: u32,
-    /// The latest not-found answers in a row. A fetch without an answer does not end the row.
+    /// The latest consecutive not-found answers. A fetch without an answer does not reset them.
     pub(super) not_found: u32,
-    /// The first of the latest fetches in a row that had no answer.
+    /// The first of the latest consecutive fetches that had no answer.
     pub(super) unanswered_since: Option<Timestamp>,
     /// The earliest time of the next fetch.
     pub(super) next_at: Option<Timestamp>,

@@ -18,7 +18,7 @@ pub enum InboxState {
     Running,
     /// The event was handled.
     Done,
-    /// A dead letter: no attempt is left, or the job was rejected.
+    /// A dead letter: no attempt is left, or none is useful.
     Dead,
 }
 

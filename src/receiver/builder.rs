@@ -134,7 +134,7 @@ impl WebhookReceiverBuilder {
         self
     }
 
-    /// Answers 404 to the webhook of a job that this registry does not know. Default: every job is accepted.
+    /// Answers 404 to the webhook of a job that this registry does not know. Default: no job is refused.
     pub fn known_jobs(mut self, registry: impl JobRegistry) -> Self {
         self.known_jobs = Some(Box::new(registry));
         self

@@ -25,7 +25,7 @@ pub(super) struct FilterArgs {
     #[arg(long = "job", value_name = "PREFIX", value_parser = text)]
     job_prefix: Option<String>,
 
-    /// Only rows whose last error has this text in it, in capitals or not
+    /// Only rows whose last error contains this text; ASCII letters match in either case
     #[arg(long, value_name = "TEXT", value_parser = text)]
     error: Option<String>,
 

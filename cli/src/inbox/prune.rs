@@ -49,7 +49,7 @@ pub(super) struct Prune {
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "30d")]
     rows: Duration,
 
-    /// How long to keep a dead letter after its death; without it, all are kept
+    /// How long to keep a dead letter, counted from when it became one; without it, all are kept
     #[arg(long, value_name = "TIME", value_parser = time)]
     dead: Option<Duration>,
 

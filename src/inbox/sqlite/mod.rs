@@ -34,7 +34,7 @@ use crate::event::{Envelope, JobId};
 use crate::registry::JobRegistry;
 use crate::store::{Fenced, StoreError};
 
-/// An [`InboxStore`] in one file (feature `sqlite`), for a server without a database server.
+/// An [`InboxStore`] in one file (feature `sqlite`), for one machine without a database server.
 ///
 /// Cheap to clone; all clones are one inbox. It is also a [`JobRegistry`] that knows the jobs of its rows.
 ///
