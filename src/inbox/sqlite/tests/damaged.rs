@@ -123,6 +123,17 @@ fn every_third_is_damaged(name: &str, events: usize) -> File {
     file
 }
 
+/// Such an error may pass, and SQLite has met no damage: no row must die of it.
+#[test]
+fn only_damage_counts_as_damage() {
+    let connection = Connection::open_in_memory().unwrap();
+    connection.execute_batch("CREATE TABLE inbox_body (id INTEGER PRIMARY KEY, body); INSERT INTO inbox_body VALUES (1, 'text')").unwrap();
+    let bodies = Bodies::apart();
+    let error = bodies.read(&connection, 1).unwrap_err();
+    assert!(matches!(error, ::rusqlite::Error::InvalidColumnType(..)), "{error}");
+    bodies.check().unwrap();
+}
+
 #[tokio::test]
 async fn any_number_of_damaged_bodies_costs_a_lease_three_transactions() {
     for (events, damaged) in [(2, 1), (20, 7), (90, 30)] {
