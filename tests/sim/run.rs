@@ -1,7 +1,9 @@
 //! One run: a seed from its first delivery to its last settled job.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::panic;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use qomplement_webhooks::InboxStore;
@@ -44,8 +46,29 @@ pub struct Ended {
     pub took: Duration,
 }
 
+thread_local! {
+    /// The first panic of the thread's run that is not planned.
+    static PANICKED: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Notes panics, also those that end a task and nothing else. Planned ones go past the hook.
+fn note_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let print = panic::take_hook();
+        panic::set_hook(Box::new(move |panicked| {
+            PANICKED.with_borrow_mut(|first| {
+                first.get_or_insert_with(|| panicked.to_string());
+            });
+            print(panicked);
+        }));
+    });
+    PANICKED.take();
+}
+
 /// Runs a seed.
 pub fn run(seed: u64, options: &Options) -> Ended {
+    note_panics();
     seed_random_numbers(seed);
     let plan = Plan::new(Dice::new(seed));
     let faults = Faults::new(plan.dice.of("faults", 0), options.dropped.clone(), plan.calm);
@@ -67,6 +90,7 @@ pub fn run(seed: u64, options: &Options) -> Ended {
     drop(trace);
     drop(runtime);
     world.close();
+    let violation = violation.or_else(|| PANICKED.take());
     Ended { violation, hash, lines, faults: world.faults.struck(), took }
 }
 
