@@ -293,15 +293,18 @@ mod tests {
         }
     }
 
-    /// A source whose first call closes its budget for a minute.
-    #[derive(Debug, Default)]
-    struct Closes(AtomicUsize);
+    /// A source whose first call closes its budget for a time.
+    #[derive(Debug)]
+    struct Closes {
+        calls: AtomicUsize,
+        retry_after: Duration,
+    }
 
     #[async_trait]
     impl JobSource for Arc<Closes> {
         async fn fetch(&self, _: &JobId) -> Result<Fetched, FetchError> {
-            match self.0.fetch_add(1, Ordering::SeqCst) {
-                0 => Err(BudgetClosed { retry_after: MINUTE, why: "too many".to_owned() }.into()),
+            match self.calls.fetch_add(1, Ordering::SeqCst) {
+                0 => Err(BudgetClosed { retry_after: self.retry_after, why: "too many".to_owned() }.into()),
                 _ => Ok(Fetched::Pending),
             }
         }
@@ -310,22 +313,35 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const MINUTE: Duration = Duration::from_secs(60);
 
+    /// How long a job waits for a budget; `None` if it was fetched.
+    async fn wait(fetcher: &Fetcher, job: &str, count: u32) -> Option<Duration> {
+        let history = FetchHistory { count, ..FetchHistory::default() };
+        match fetcher.fetch(&job.parse().unwrap(), history, None).await {
+            Verdict::Settle(Outcome::Release { after }) => Some(after),
+            Verdict::Settle(Outcome::FetchAgain { .. }) => None,
+            verdict => panic!("{verdict:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_budget_of_another_source_is_waited_for_an_hour_at_most() {
+        for (retry_after, waits) in [(MINUTE * 59, MINUTE * 59), (MINUTE * 61, MINUTE * 60)] {
+            let closes = Closes { calls: AtomicUsize::default(), retry_after };
+            let fetcher = Fetcher::new(Arc::new(Arc::new(closes)));
+            assert_eq!(wait(&fetcher, "a", 0).await, Some(waits));
+            assert_eq!(wait(&fetcher, "b", 0).await, Some(waits));
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_closed_budget_is_waited_for_and_jobs_that_were_fetched_before_let_others_go_first() {
-        let source = Arc::new(Closes::default());
+        let source = Arc::new(Closes { calls: AtomicUsize::default(), retry_after: MINUTE });
         let fetcher = Fetcher::new(Arc::new(source.clone()));
-        let waits = async |job: &str, count| {
-            let history = FetchHistory { count, ..FetchHistory::default() };
-            match fetcher.fetch(&job.parse().unwrap(), history, None).await {
-                Verdict::Settle(Outcome::Release { after }) => Some(after),
-                Verdict::Settle(Outcome::FetchAgain { .. }) => None,
-                verdict => panic!("{verdict:?}"),
-            }
-        };
+        let waits = async |job, count| wait(&fetcher, job, count).await;
         assert_eq!(waits("a", 0).await, Some(MINUTE));
         assert_eq!(waits("b", 0).await, Some(MINUTE));
         assert_eq!(waits("c", 3).await, Some(MINUTE + SECOND * 3));
-        assert_eq!(source.0.load(Ordering::SeqCst), 1, "fetched while the budget was closed");
+        assert_eq!(source.calls.load(Ordering::SeqCst), 1, "fetched while the budget was closed");
         tokio::time::advance(MINUTE).await;
         assert_eq!(waits("c", 3).await, Some(SECOND * 3), "before a job that was never fetched");
         assert_eq!(waits("a", 0).await, None);
