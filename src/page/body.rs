@@ -4,20 +4,25 @@
 const MOST_IN_COMMAND: usize = 32 << 10;
 /// The deepest level that is indented: without a limit, the text grows with the square of the depth.
 const LEVELS: usize = 32;
+/// The most characters of a body on the page. The download has all.
+pub(super) const MOST_SHOWN: usize = 100_000;
+/// The text after this many bytes is not indented: even with four bytes for each character, nobody sees it.
+const MOST_INDENTED: usize = 4 * MOST_SHOWN;
 
 /// The text of a body, if it is JSON.
-fn json(body: &[u8]) -> Option<&str> {
+pub(super) fn json(body: &[u8]) -> Option<&str> {
     serde_json::from_slice::<serde::de::IgnoredAny>(body).ok()?;
     std::str::from_utf8(body).ok()
 }
 
-/// The body indented, with its members in their order and its numbers as they are; if it is not JSON, as it is.
+/// The body indented as far as it is shown, with its members in their order and its numbers as they are; if it is not
+/// JSON, as it is.
 pub(super) fn indented(body: &[u8]) -> String {
     let Some(json) = json(body) else { return String::from_utf8_lossy(body).into_owned() };
-    let mut text = String::with_capacity(json.len() * 2);
+    let mut text = String::with_capacity(json.len());
     let mut depth = 0_usize;
     let new_line = |text: &mut String, depth: usize| {
-        if depth <= LEVELS {
+        if depth <= LEVELS && text.len() < MOST_INDENTED {
             text.push('\n');
             text.extend(std::iter::repeat_n("  ", depth));
         }
@@ -121,6 +126,19 @@ mod tests {
         let text = indented(deep.as_bytes());
         assert_eq!(text.replace(['\n', ' '], ""), deep);
         assert!(text.len() < 3000, "{}", text.len());
+    }
+
+    #[test]
+    fn a_large_body_is_indented_as_far_as_it_is_shown_and_no_further() {
+        let comb = format!("{}{}1{}", "[".repeat(30), "[],".repeat(600_000), "]".repeat(30));
+        let list = format!("{}{}1{}", "[".repeat(30), "\"\u{1f4a3}\",".repeat(200_000), "]".repeat(30));
+        for json in [comb, list] {
+            let text = indented(json.as_bytes());
+            assert!(text.len() <= json.len() + MOST_INDENTED + 100, "{}", text.len());
+            assert_eq!(text.replace(['\n', ' '], ""), json, "something is missing");
+            let end = text.char_indices().nth(MOST_SHOWN).unwrap().0;
+            assert!(text[end - 100..end].contains('\n'), "what is shown is not indented to its end");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde_json::json;
 use tracing::info;
 
 use super::InboxPage;
-use super::body::{curl, indented};
+use super::body::{MOST_SHOWN, curl, indented};
 use super::frame::{Frame, Visit};
 use super::moment::{Moment, measured};
 use super::problem::Problem;
@@ -17,9 +17,6 @@ use super::shown::{Shown, Size};
 use crate::JobId;
 use crate::event::TraceParent;
 use crate::inbox::{InboxRow, InboxState};
-
-/// The most characters of a body on the page. The download has all.
-const MOST_OF_BODY: usize = 100_000;
 
 impl InboxPage {
     pub(super) async fn job(&self, visit: &Visit, query: &JobQuery) -> Result<Reply, Problem> {
@@ -38,17 +35,16 @@ impl InboxPage {
             let mut value = json_of(&row, visit.now);
             value["traceparent"] = json!(row.traceparent.as_ref().map(TraceParent::as_str));
             value["body_bytes"] = json!(size);
-            if let Some(body) = shown {
-                let body = body?;
-                value["body"] =
-                    serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into());
-            }
-            return Ok(Reply::json(&value));
+            return Ok(match shown.transpose()? {
+                Some(body) => Reply::json_with_body(&value, &body),
+                None => Reply::json(&value),
+            });
         }
         let body = shown.map(|body| match body {
             Ok(body) => BodyView {
-                text: Shown::block(&indented(&body), MOST_OF_BODY),
-                curl: curl(&body),
+                text: Shown::block(&indented(&body), MOST_SHOWN),
+                // A redacted body would be delivered with the placeholders as its values.
+                curl: if self.redaction.is_none() { curl(&body) } else { None },
                 problem: None,
             },
             Err(problem) => BodyView { text: Shown::default(), curl: None, problem: Some(problem.message()) },

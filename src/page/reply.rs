@@ -15,6 +15,7 @@ use http_body_util::Full;
 use serde_json::Value;
 use tracing::error;
 
+use super::body;
 use super::csrf::FormToken;
 use super::problem::Problem;
 
@@ -55,6 +56,15 @@ impl Reply {
 
     pub(super) fn json(value: &Value) -> Self {
         Self::new(StatusCode::OK, JSON, value.to_string())
+    }
+
+    /// A JSON object with a `body` member, whose members and numbers keep their text; a body that is not JSON is a string.
+    pub(super) fn json_with_body(object: &Value, body: &[u8]) -> Self {
+        let as_text = || Value::from(String::from_utf8_lossy(body)).to_string();
+        let body = body::json(body).map_or_else(as_text, str::to_owned);
+        let members = object.to_string();
+        let members = members.strip_suffix('}').unwrap_or(&members);
+        Self::new(StatusCode::OK, JSON, format!("{members},\"body\":{body}}}"))
     }
 
     /// The answer to a request that leads to no view.

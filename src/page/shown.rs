@@ -19,26 +19,19 @@ impl Shown {
 
     /// A text in one line, of at most `most` characters.
     pub(super) fn line(text: &str, most: usize) -> Self {
-        Self::of(text, most, |_| false)
-    }
-
-    /// A text of several lines, of at most `most` characters.
-    pub(super) fn block(text: &str, most: usize) -> Self {
-        Self::of(text, most, |char| char == '\n')
-    }
-
-    fn of(text: &str, most: usize, is_kept: impl Fn(char) -> bool) -> Self {
-        let end = text.char_indices().nth(most).map_or(text.len(), |(end, _)| end);
-        let mut shown = String::with_capacity(end);
-        for char in text[..end].chars() {
-            if is_hidden(char) && !is_kept(char) {
-                shown.extend(char.escape_default());
-            } else {
-                shown.push(char);
-            }
-        }
+        let (mut shown, end) = visible(text, most, |_| false);
         if end < text.len() {
             shown += &format!("… ({} of {} bytes)", grouped(end as u64), grouped(text.len() as u64));
+        }
+        Self(shown)
+    }
+
+    /// A body of several lines, of at most `most` characters.
+    pub(super) fn block(text: &str, most: usize) -> Self {
+        let (mut shown, end) = visible(text, most, |char| char == '\n');
+        if end < text.len() {
+            // Without a number: that of the indented text is not the size of the body.
+            shown += "… (the download has the rest)";
         }
         Self(shown)
     }
@@ -46,6 +39,20 @@ impl Shown {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+/// The first `most` characters of a text, with those visible that are not kept, and the byte at which they end.
+fn visible(text: &str, most: usize, is_kept: impl Fn(char) -> bool) -> (String, usize) {
+    let end = text.char_indices().nth(most).map_or(text.len(), |(end, _)| end);
+    let mut shown = String::with_capacity(end);
+    for char in text[..end].chars() {
+        if is_hidden(char) && !is_kept(char) {
+            shown.extend(char.escape_default());
+        } else {
+            shown.push(char);
+        }
+    }
+    (shown, end)
 }
 
 impl fmt::Display for Shown {
@@ -117,6 +124,7 @@ mod tests {
             assert_eq!(Shown::line(text, 100).to_string(), expected);
         }
         assert_eq!(Shown::block("two\nlines\r", 100).to_string(), "two\nlines\\r");
+        assert_eq!(Shown::block("ééé", 2).to_string(), "éé… (the download has the rest)");
         assert_eq!(Shown::line("ééé", 2).to_string(), "éé… (4 of 6 bytes)");
         assert_eq!(Shown::line("éé", 2).to_string(), "éé");
         let long = Shown::line(&"\u{202e}".repeat(1 << 20), Shown::LINE).to_string();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
+use qomplement_webhooks::event::Envelope;
 use qomplement_webhooks::fetch::{FetchError, RequestBudget};
 use qomplement_webhooks::inbox::{InboxAdmin, Outcome, Redaction};
 use qomplement_webhooks::page::{InboxPage, PageAccess};
@@ -254,6 +255,21 @@ async fn a_row_has_its_error_and_shows_its_body_on_demand() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_json_of_a_row_has_its_body_as_it_is() {
+    let inbox = MemoryInbox::new();
+    let body = r#"{"job_id":"job-7", "data":{"id":"job-7","type":"extract","status":"completed",
+        "result":{"z":12345678901234567890123,"a":1.50,"a":1e400}}}"#;
+    inbox.receive(&Envelope::try_from(bytes::Bytes::from(body)).unwrap()).await.unwrap();
+    let mut visitor = visitor(&inbox);
+    let json = [("accept", "application/json")];
+    let answer = visitor.send(Method::GET, "?view=job&job=job-7&body=1", &json, "").await;
+    assert!(answer.text.contains(body), "{}", answer.text);
+    let row: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(&answer.text.replace("1e400", "null")).unwrap();
+    assert_eq!((&row["state"], &row["body_bytes"]), (&json!("received"), &json!(body.len())));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_timeline_has_each_failed_attempt() {
     let inbox = MemoryInbox::new();
     let retry = Outcome::Retry { after: Duration::ZERO, error: "the database is away".to_owned() };
@@ -312,7 +328,10 @@ async fn a_redacted_body_shows_nothing_of_what_was_removed() {
     for link in ["?view=job&job=job-7&body=1", "?view=body&job=job-7"] {
         let answer = visitor.open(link).await;
         assert!(!answer.text.contains("1500.50") && answer.text.contains("[redacted]"), "{}", answer.text);
+        assert!(!answer.text.contains("curl"), "a command would deliver the placeholders: {}", answer.text);
     }
+    let json = visitor.json("?view=job&job=job-7&body=1").await;
+    assert_eq!(json["body"]["data"]["result"]["fields"], "[redacted]");
     let broken = open(&inbox).redact(Redaction::new(|_| panic!("broken")));
     let mut visitor = Visitor::of(broken);
     let answer = visitor.open("?view=job&job=job-7&body=1").await;
