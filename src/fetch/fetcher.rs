@@ -97,7 +97,8 @@ impl Fetcher {
             Ok(Fetched::Pending) => match passed_horizon {
                 Some(horizon) => {
                     error!(?horizon, "the job has not ended within the horizon; it is a dead letter now");
-                    Outcome::Dead { error: format!("the job had not ended {horizon:?} after its deadline") }
+                    let horizon = in_its_unit(horizon);
+                    Outcome::Dead { error: format!("the job had not ended {horizon} after its deadline") }
                 }
                 None => Outcome::FetchAgain { after: pause(PENDING), answer: NoResult::Pending },
             },
@@ -156,13 +157,7 @@ impl Fetcher {
                 }
             },
         };
-        let fetched = match self.call_in_time(job).await {
-            Ok(Fetched::Finished(event)) if event.job() != job => {
-                Err(FetchError::Unreadable("it is about another job".into()))
-            }
-            Ok(Fetched::Finished(event)) if !event.status().is_final() => Ok(Fetched::Pending),
-            fetched => fetched,
-        };
+        let fetched = self.call_in_time(job).await.and_then(|fetched| fetched.checked(job));
         match (permit, &fetched) {
             (None, _) => {}
             (Some(permit), Ok(_)) => permit.answered(),
@@ -221,6 +216,15 @@ fn label(fetched: &Result<Fetched, FetchError>) -> &'static str {
     }
 }
 
+/// A long time for people, in the largest unit that needs no fraction.
+fn in_its_unit(time: Duration) -> String {
+    match time.as_secs() {
+        seconds if time.subsec_nanos() != 0 || !seconds.is_multiple_of(60) => format!("{time:?}"),
+        seconds if seconds.is_multiple_of(60 * 60) => format!("{} h", seconds / (60 * 60)),
+        seconds => format!("{} min", seconds / 60),
+    }
+}
+
 /// The outcome of a fetch that failed.
 fn after_failure(fetches: FetchHistory, failure: &FetchError) -> Outcome {
     match failure {
@@ -238,7 +242,9 @@ fn after_failure(fetches: FetchHistory, failure: &FetchError) -> Outcome {
         failure if fetches.unanswered_for >= Some(NO_ANSWER_TIME) => {
             let error = chain(failure);
             error!(%error, "fetches of the job have failed for 72 hours; it is a dead letter now");
-            Outcome::Dead { error }
+            Outcome::Dead {
+                error: format!("fetches have failed for {}: {error}", in_its_unit(NO_ANSWER_TIME)),
+            }
         }
         failure => {
             let asked = failure.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);

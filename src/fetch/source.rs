@@ -55,6 +55,19 @@ pub enum Fetched {
     NotFound,
 }
 
+impl Fetched {
+    /// Checks a result of a source, which may be somebody's own: an event is one of this job, and a final one.
+    pub(crate) fn checked(self, job: &JobId) -> Result<Self, FetchError> {
+        match self {
+            Self::Finished(event) if event.job() != job => {
+                Err(FetchError::Unreadable("it is about another job".into()))
+            }
+            Self::Finished(event) if !event.status().is_final() => Ok(Self::Pending),
+            fetched => Ok(fetched),
+        }
+    }
+}
+
 /// The failure of a fetch: the job's state remains unknown.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -72,10 +85,10 @@ pub enum FetchError {
     #[error("the API cannot be reached")]
     Unreachable(#[source] BoxError),
     /// The API refused this request, as with 403 or 422.
-    #[error("the API refused to answer for this job")]
+    #[error("the API refused this request")]
     Refused(#[source] BoxError),
     /// There was no answer for this job in time, or a temporary failure such as 500.
-    #[error("there was no answer")]
+    #[error("the API failed for this job")]
     Unavailable {
         /// The pause that the API asked for.
         retry_after: Option<Duration>,
@@ -85,8 +98,8 @@ pub enum FetchError {
     /// The answer cannot be read, or is about another job.
     #[error("the answer is not about this job, or cannot be read")]
     Unreadable(#[source] BoxError),
-    /// No job can have this id; no request was made.
-    #[error("no job can have this id")]
+    /// The id has a character that no job of the API has in its id; no request was made.
+    #[error("the id has a character other than letters, digits, `-` and `_`, so no request was made")]
     InvalidId,
     /// The budget is closed; no request was made.
     #[error(transparent)]

@@ -100,7 +100,7 @@ impl InboxPage {
     async fn fetch(&self, who: &str, job: &JobId) -> Result<Did, Problem> {
         let source = self.source.as_ref().ok_or(Problem::NoSuchPage)?;
         let late = || tokio::time::Instant::now() + FETCH_TIME;
-        let answer = match call(late, || source.fetch(job)).await {
+        let answer = match call(late, || async { source.fetch(job).await?.checked(job) }).await {
             Ok(Fetched::Finished(event)) => match self.inbox.receive(&event).await {
                 Ok(Receipt::Stored) => FetchedAs::Stored,
                 Ok(Receipt::Duplicate | Receipt::Conflict) => FetchedAs::Known,

@@ -21,6 +21,8 @@ pub(super) struct Frame {
     pub(super) may_act: bool,
     pub(super) token: String,
     pub(super) notice: Option<Notice>,
+    /// The server's time. The script measures all times by it, not by the browser's clock.
+    pub(super) clock: String,
     /// Whether the script reads the page again every few seconds.
     pub(super) is_live: bool,
 }
@@ -38,6 +40,7 @@ impl Visit {
             may_act: self.may_act,
             token: self.token.for_form().to_owned(),
             notice: did.map(Notice::of),
+            clock: self.now.exact(),
             is_live,
         }
     }
@@ -74,10 +77,9 @@ impl Notice {
             Did::Fetched(FetchedAs::NotFound) => {
                 ("The API knows no such job. Nothing was changed.".to_owned(), false)
             }
-            Did::Fetched(FetchedAs::Failed) => (
-                "The fetch had no answer; the server's log has the cause. Nothing was changed.".to_owned(),
-                false,
-            ),
+            Did::Fetched(FetchedAs::Failed) => {
+                ("The fetch failed; the server's log has the cause. Nothing was changed.".to_owned(), false)
+            }
         };
         Self { text, is_good }
     }

@@ -22,7 +22,7 @@ pub(super) enum Problem {
     Form,
     /// The redaction lets nothing of the body be shown.
     NotRedacted,
-    /// The inbox, or the access closure, did not answer.
+    /// The inbox, or the access closure, failed or did not answer.
     Unavailable,
     /// An action goes on without the request.
     GoesOn,
@@ -83,7 +83,9 @@ impl Problem {
             Self::NotRedacted => {
                 "The body cannot be redacted, so it is not shown: it is not JSON, or the redaction failed."
             }
-            Self::Unavailable => "There was no answer in time. The server's log has the cause. Try again.",
+            Self::Unavailable => {
+                "The request failed, or took too long. The server's log has the cause. Try again."
+            }
             Self::GoesOn => {
                 "The action takes longer than this page waits, and goes on. The server's log will have its outcome."
             }

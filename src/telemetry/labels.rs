@@ -94,13 +94,13 @@ pub mod fetch_result {
     pub const RATE_LIMITED: &str = "rate_limited";
     /// There was no connection.
     pub const UNREACHABLE: &str = "unreachable";
-    /// The API refused to answer for the job.
+    /// The API refused the request.
     pub const REFUSED: &str = "refused";
     /// There was no answer in time, or a temporary failure.
     pub const UNAVAILABLE: &str = "unavailable";
     /// The answer cannot be read.
     pub const UNREADABLE: &str = "unreadable";
-    /// No job can have this id; no request was made.
+    /// The id has a character that no job of the API has in its id; no request was made.
     pub const INVALID_ID: &str = "invalid_id";
     /// The budget is closed; no request was made.
     pub const BUDGET_CLOSED: &str = "budget_closed";

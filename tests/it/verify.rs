@@ -185,7 +185,10 @@ async fn when_the_api_is_away_for_72_hours_an_event_is_dead_and_can_be_replayed(
     }
     assert!(began.elapsed() >= HOUR * 72, "dead after {:?}", began.elapsed());
     let row = inbox.row(&job).await;
-    assert_eq!(row.error.as_deref(), Some("the API cannot be reached: connection refused"));
+    assert_eq!(
+        row.error.as_deref(),
+        Some("fetches have failed for 72 h: the API cannot be reached: connection refused")
+    );
     api.finish(&job);
     assert!(inbox.rows.replay(&job).await.unwrap());
     inbox.until(&job, InboxState::Done).await;

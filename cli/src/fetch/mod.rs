@@ -145,31 +145,21 @@ struct Fetching {
 impl Fetch {
     pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
         let fetching = Arc::new(self.fetching().await?);
-        let mut stopped = std::pin::pin!(stop());
+        let stopped = stop();
         let mut jobs = JoinSet::new();
         for job in self.jobs {
             jobs.spawn(fetching.clone().complete(job));
         }
         let mut is_complete = true;
-        loop {
-            tokio::select! {
-                () = &mut stopped => return Err(Failure::Interrupted),
-                job = jobs.join_next() => match job {
-                    None => break,
-                    Some(Ok(job)) => match job? {
-                        Some(result) => {
-                            // Here, so that the lines of two jobs do not mix.
-                            result.print(self.format, &self.redact);
-                            is_complete &= result.is_complete();
-                        }
-                        None => is_complete = false,
-                    },
-                    Some(Err(died)) => {
-                        return Err(Failure::failed(format!("a task panicked, which is a bug: {died}")));
-                    }
-                },
+        // Here, so that the lines of two jobs do not mix.
+        let print = |result: Option<FetchResult>| match result {
+            Some(result) => {
+                result.print(self.format, &self.redact);
+                is_complete &= result.is_complete();
             }
-        }
+            None => is_complete = false,
+        };
+        show_all(jobs, stopped, print).await?;
         Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
@@ -311,6 +301,34 @@ impl Fetching {
     }
 }
 
+/// Shows the result of each job as soon as it has one, until one fails for all or the command is stopped. The jobs that have
+/// their results by then, and may be stored or delivered, are shown too.
+async fn show_all<T: 'static>(
+    mut jobs: JoinSet<Result<T, Failure>>,
+    stopped: impl Future<Output = ()>,
+    mut show: impl FnMut(T),
+) -> Result<(), Failure> {
+    let mut stopped = std::pin::pin!(stopped);
+    let failure = loop {
+        let job = tokio::select! {
+            job = jobs.join_next() => job,
+            () = &mut stopped => break Failure::Interrupted,
+        };
+        match job {
+            None => return Ok(()),
+            Some(Ok(Ok(result))) => show(result),
+            Some(Ok(Err(failure))) => break failure,
+            Some(Err(died)) => break Failure::failed(format!("a task panicked, which is a bug: {died}")),
+        }
+    };
+    while let Some(job) = jobs.try_join_next() {
+        if let Ok(Ok(result)) = job {
+            show(result);
+        }
+    }
+    Err(failure)
+}
+
 /// Whether a later fetch of the job can succeed.
 fn can_pass(error: &FetchError) -> bool {
     matches!(
@@ -334,8 +352,41 @@ fn fetch_failure(error: &FetchError) -> String {
         FetchError::Unreachable(_) | FetchError::Unavailable { .. } => {
             "\n  Check --origin and the network, then try again"
         }
-        FetchError::InvalidId => "\n  An id consists of letters, digits, `-` and `_`",
         _ => "",
     };
     format!("{}{tip}", causes(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use tokio::task::{JoinSet, yield_now};
+
+    use super::{Failure, show_all};
+
+    /// Jobs of which the first fails for all, if `fails`; the second has a result, and the third has none yet.
+    async fn jobs(fails: bool) -> JoinSet<Result<&'static str, Failure>> {
+        let mut jobs = JoinSet::new();
+        if fails {
+            jobs.spawn(ready(Err(Failure::failed("the API key was refused"))));
+        }
+        jobs.spawn(ready(Ok("stored")));
+        jobs.spawn(pending());
+        // On one thread, the tasks run before this one goes on.
+        yield_now().await;
+        jobs
+    }
+
+    #[tokio::test]
+    async fn results_that_are_there_are_shown_when_the_command_ends_early() {
+        for _ in 0..20 {
+            let mut shown = Vec::new();
+            let ended = show_all(jobs(false).await, ready(()), |result| shown.push(result)).await;
+            assert!(matches!(ended, Err(Failure::Interrupted)) && shown == ["stored"], "{shown:?}");
+        }
+        let mut shown = Vec::new();
+        let ended = show_all(jobs(true).await, pending(), |result| shown.push(result)).await;
+        assert!(matches!(ended, Err(Failure::Failed(_))) && shown == ["stored"], "{shown:?}");
+    }
 }

@@ -193,10 +193,7 @@ async fn an_error_shows_no_api_key() {
     fetch(&api, &["a/../b"]).await.shows(
         1,
         "",
-        &format!(
-            "error: a/../b: {}\n  An id consists of letters, digits, `-` and `_`\n",
-            FetchError::InvalidId
-        ),
+        "error: a/../b: the id has a character other than letters, digits, `-` and `_`, so no request was made\n",
     );
     let mut in_the_clear = command(&["fetch", "ended", "--origin", "http://example.com"]);
     finish(in_the_clear.env("QOMPLEMENT_API_KEY", KEY), "").await.shows(
@@ -261,7 +258,7 @@ async fn a_watched_job_is_fetched_until_it_is_finished() {
     fetch(&api, &watch).await.shows(
         0,
         "soon  fill_pdf  completed  acknowledged  200\nstored; a worker handles it next\n",
-        "soon: there was no answer: the answer is 503 Service Unavailable; fetched again in TIME\n\
+        "soon: the API failed for this job: the answer is 503 Service Unavailable; fetched again in TIME\n\
             soon: not finished; fetched again in TIME\n",
     );
     assert_eq!(received.recv().await.unwrap(), "soon");

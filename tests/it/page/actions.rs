@@ -196,6 +196,11 @@ impl JobSource for Api {
             }
             "pending" => Ok(Fetched::Pending),
             "missing" => Ok(Fetched::NotFound),
+            "other" => self.fetch(&"finished".parse().unwrap()).await,
+            "early" => {
+                let body = Payload::extract_completed().job_id("early").set("/data/status", "processing");
+                Ok(Fetched::Finished(Envelope::try_from(body.to_bytes()).unwrap()))
+            }
             "panics" => panic!("no"),
             _ => Err(FetchError::unavailable("away")),
         }
@@ -206,7 +211,7 @@ impl JobSource for Api {
 async fn an_expected_job_is_fetched_at_once() {
     let inbox = MemoryInbox::new();
     let minute = std::time::Duration::from_secs(60);
-    for job in ["finished", "pending", "missing", "away", "panics"] {
+    for job in ["finished", "pending", "missing", "other", "early", "away", "panics"] {
         inbox.expect(&job.parse().unwrap(), minute).await.unwrap();
     }
     receive(&inbox, "known").await;
@@ -220,8 +225,11 @@ async fn an_expected_job_is_fetched_at_once() {
         ("known", "stored before", InboxState::Received),
         ("pending", "has not ended", InboxState::Expected),
         ("missing", "knows no such job", InboxState::Expected),
-        ("away", "no answer", InboxState::Expected),
-        ("panics", "no answer", InboxState::Expected),
+        // Results that a source must not return.
+        ("other", "The fetch failed", InboxState::Expected),
+        ("early", "has not ended", InboxState::Expected),
+        ("away", "The fetch failed", InboxState::Expected),
+        ("panics", "The fetch failed", InboxState::Expected),
     ] {
         let row = visitor.open(&format!("?view=job&job={job}")).await;
         let answer = visitor.submit(&row).await;
@@ -248,6 +256,7 @@ async fn an_inbox_that_fails_is_told_without_its_cause() {
         ] {
             let answer = visitor.send(Method::GET, link, &[], "").await;
             assert_eq!(answer.status, 503, "{fault:?} {link}");
+            assert!(answer.words().contains("failed, or took too long"), "{fault:?}: {}", answer.words());
             assert!(!answer.text.contains("s3cr3t"), "{fault:?} {link}");
         }
         let cookie = format!("qomplement_inbox_form={token}");
