@@ -78,9 +78,10 @@ impl FormToken {
     }
 
     /// The header that sets the cookie; `None` if the browser has it. The cookie has no `Path`, so it belongs to the folder
-    /// of the page, whatever prefix a router or a proxy has cut off.
+    /// of the page, whatever prefix a router or a proxy has cut off. A link from another site brings it along: a new cookie
+    /// would end the forms of all open tabs. A POST of another site does not.
     pub(super) fn set_cookie(&self) -> Option<HeaderValue> {
-        let cookie = format!("{COOKIE_NAME}={}; HttpOnly; SameSite=Strict", self.secret);
+        let cookie = format!("{COOKIE_NAME}={}; HttpOnly; SameSite=Lax", self.secret);
         self.is_new.then(|| HeaderValue::from_str(&cookie).ok()).flatten()
     }
 }
@@ -149,7 +150,7 @@ mod tests {
         let token = FormToken::of(&head(&[])).unwrap();
         let set = token.set_cookie().unwrap();
         let set = set.to_str().unwrap();
-        assert!(set.ends_with("; HttpOnly; SameSite=Strict"), "{set}");
+        assert!(set.ends_with("; HttpOnly; SameSite=Lax"), "{set}");
         let cookie = set.split(';').next().unwrap();
         let back = head(&[("cookie", &format!("theme=dark; {cookie}"))]);
         let known = FormToken::of(&back).unwrap();

@@ -33,6 +33,11 @@ impl Now {
         Self(SystemTime::now())
     }
 
+    /// The exact time.
+    pub(super) fn exact(self) -> String {
+        self.ago(Duration::ZERO).exact()
+    }
+
     pub(super) fn ago(self, age: Duration) -> Moment {
         self.at(self.0.checked_sub(age).map_or(0, seconds))
     }

@@ -3,10 +3,20 @@
 "use strict";
 
 const REFRESH_MS = 5000;
+// Longer than the server takes at the most.
+const LONGEST_REFRESH_MS = 60000;
+
+// The milliseconds by which the server's clock is ahead of the browser's.
+let ahead = 0;
+
+// Sets the clock by a page that has just arrived.
+function setClock(page) {
+  ahead = Date.parse(page.getElementById("clock").textContent) - Date.now();
+}
 
 // Texts of times, as the server writes them.
 function relative(exact) {
-  const seconds = Math.floor(Date.parse(exact) / 1000) - Math.floor(Date.now() / 1000);
+  const seconds = Math.floor(Date.parse(exact) / 1000) - Math.floor((Date.now() + ahead) / 1000);
   const length = Math.abs(seconds);
   const text =
     length < 60 ? `${length} s`
@@ -23,8 +33,10 @@ function tick() {
   }
 }
 
-// Replaces the parts of the page that change. A part with the focus or a selection in it keeps them.
+// Replaces the parts of the page that change. A part with the focus or a selection in it keeps them. Returns whether there
+// was such a part.
 function replace(fresh) {
+  let replaced = false;
   for (const part of document.querySelectorAll(".fresh")) {
     const next = fresh.getElementById(part.id);
     if (!next) continue;
@@ -32,14 +44,17 @@ function replace(fresh) {
     const place = focused && [...part.querySelectorAll("a, button, [tabindex]")].indexOf(focused);
     const link = focused && focused.getAttribute("href");
     part.replaceWith(document.adoptNode(next));
+    replaced = true;
     if (!focused) continue;
     const places = [...next.querySelectorAll("a, button, [tabindex]")];
     const same = (link && places.find((place) => place.getAttribute("href") === link)) || places[place];
     if (same) same.focus({ preventScroll: true });
   }
+  return replaced;
 }
 
 let paused = false;
+let refreshing = false;
 let tag = null;
 const refreshed = document.getElementById("refreshed");
 
@@ -49,27 +64,35 @@ function say(text) {
 
 async function refresh() {
   const selection = document.getSelection();
-  if (paused || document.hidden || (selection && !selection.isCollapsed)) return;
+  if (refreshing || paused || document.hidden || (selection && !selection.isCollapsed)) return;
+  refreshing = true;
   try {
     const headers = { Accept: "text/html" };
     if (tag) headers["If-None-Match"] = tag;
     // The outcome of an action is shown once.
     const url = new URL(location.href);
     ["did", "rows", "more"].forEach((name) => url.searchParams.delete(name));
-    const answer = await fetch(url, { headers, cache: "no-store", redirect: "error" });
+    const signal = AbortSignal.timeout(LONGEST_REFRESH_MS);
+    const answer = await fetch(url, { headers, signal, cache: "no-store", redirect: "error" });
     if (answer.status === 304) return say("");
     if (!answer.ok) return say(`Not refreshed: ${answer.status}`);
     const text = await answer.text();
     if (paused) return;
+    const page = new DOMParser().parseFromString(text, "text/html");
+    // As from a proxy that asks for a password.
+    if (!page.getElementById("clock") || !replace(page)) return say("Not refreshed: another page answered");
     tag = answer.headers.get("ETag");
-    replace(new DOMParser().parseFromString(text, "text/html"));
+    setClock(page);
     tick();
     say("");
   } catch {
     say("Not refreshed: no answer");
+  } finally {
+    refreshing = false;
   }
 }
 
+setClock(document);
 if ("live" in document.body.dataset) {
   const pause = document.getElementById("pause");
   pause.hidden = false;

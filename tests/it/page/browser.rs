@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use qomplement_webhooks::inbox::{InboxAdmin, InboxState, Outcome};
 use qomplement_webhooks::page::{InboxPage, PageAccess};
-use qomplement_webhooks::{MemoryInbox, SqliteInbox};
+use qomplement_webhooks::{InboxStore, MemoryInbox, SqliteInbox};
 use serde_json::{Value, json};
 
 use super::foreign::Foreign;
@@ -151,6 +151,65 @@ async fn a_row_that_changes_meanwhile_is_shown_and_not_acted_on_twice() {
     assert_eq!(list.value("document.getElementById('pause').checkVisibility()").await, true);
     list.click("#pause").await;
     assert_eq!(list.text("document.getElementById('pause').textContent").await, "Resume refresh");
+    assert_no_faults(&chromium);
+}
+
+#[tokio::test]
+async fn the_body_of_an_expected_job_is_offered_as_soon_as_its_event_has_arrived() {
+    let inbox = MemoryInbox::new();
+    inbox.expect(&"job-7".parse().unwrap(), Duration::from_secs(3600)).await.unwrap();
+    let server = Server::start_page(Framework::Axum, open(&inbox)).await;
+    let chromium = Chromium::start().await;
+    let tab = chromium.live_tab().await;
+    tab.open(&url(&server, "?view=job&job=job-7")).await;
+    assert!(
+        words(&tab).await.contains("There is no body: the event has not arrived"),
+        "{}",
+        words(&tab).await
+    );
+    receive(&inbox, "job-7").await;
+    tab.until("document.getElementById('row').innerText.includes('received')").await;
+    assert!(words(&tab).await.contains("Show the body"), "{}", words(&tab).await);
+    assert_no_faults(&chromium);
+}
+
+#[tokio::test]
+async fn times_are_those_of_the_server_whatever_the_clock_of_the_browser() {
+    let inbox = MemoryInbox::new();
+    dead(&inbox, "job-7", "no such customer").await;
+    let server = Server::start_page(Framework::Axum, open(&inbox)).await;
+    let chromium = Chromium::start().await;
+    for hours in [-1, 1] {
+        let tab = chromium.tab().await;
+        let shift = format!("{{ const now = Date.now; Date.now = () => now() + {hours} * 3600 * 1000; }}");
+        tab.call("Page.addScriptToEvaluateOnNewDocument", json!({"source": shift})).await;
+        tab.open(&url(&server, "?view=list")).await;
+        // The script writes it anew each second.
+        let time = "document.querySelector('main time').textContent";
+        tab.value(&format!("{time} = 'old'")).await;
+        tab.until(&format!("{time} !== 'old'")).await;
+        let text = tab.text(time).await;
+        assert!(text == "now" || text.ends_with(" s ago") || text.ends_with(" min ago"), "{text}");
+    }
+    assert_no_faults(&chromium);
+}
+
+#[tokio::test]
+async fn one_refresh_runs_at_a_time_and_an_answer_of_something_else_is_told() {
+    let inbox = MemoryInbox::new();
+    let server = serve(&inbox).await;
+    let chromium = Chromium::start().await;
+    let tab = chromium.live_tab().await;
+    tab.open(&url(&server, "")).await;
+    let hangs = "window.calls = 0; window.fetch = () => { calls += 1; return new Promise(done => { window.answer = done; }); }";
+    tab.value(hangs).await;
+    tab.until("(refresh(), calls === 1)").await;
+    assert_eq!(tab.value("refresh(); calls").await, 1, "two refreshes run");
+    tab.value("answer(new Response('<!doctype html><title>Log in</title>'))").await;
+    let told = "document.getElementById('refreshed').textContent";
+    tab.until(&format!("{told} === 'Not refreshed: another page answered'")).await;
+    assert_eq!(tab.value("refresh(); calls").await, 2, "no refresh after it");
+    assert!(words(&tab).await.contains("dead 4"), "{}", words(&tab).await);
     assert_no_faults(&chromium);
 }
 
