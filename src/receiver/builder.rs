@@ -75,11 +75,29 @@ pub enum BuildError {
     #[error("`{0}` must be above zero")]
     Limit(&'static str),
     /// A durable receiver has a setting that only inline receivers have; the text is its name.
-    #[error("`{0}` is a setting for inline receivers only: set the worker of a durable one instead")]
+    #[error("`{0}` is a setting for inline receivers only: {advice}", advice = advice(.0))]
     InlineOnly(&'static str),
     /// One body of the greatest length would exceed the limit for all bodies.
-    #[error("`max_body_bytes_in_flight` must be at least `max_body_bytes`")]
-    BodyLimits,
+    #[error(
+        "`max_body_bytes_in_flight` must be at least `max_body_bytes`, {max_body_bytes}, but is {max_body_bytes_in_flight}"
+    )]
+    BodyLimits {
+        /// The limit of one body.
+        max_body_bytes: usize,
+        /// The limit of all bodies.
+        max_body_bytes_in_flight: usize,
+    },
+}
+
+/// The place of an inline setting when the receiver is durable.
+fn advice(inline_setting: &str) -> &'static str {
+    match inline_setting {
+        "max_handlers_in_flight" => "set `InboxWorker::concurrency` instead",
+        "retention" => "set `InboxWorker::retention` instead",
+        "max_handler_time" => "set `InboxWorker::max_handler_time` instead",
+        // `dedup_store`
+        _ => "leave it out, as the inbox recognizes duplicates",
+    }
 }
 
 /// The time between the sender's second and third delivery, in which the ack deadline and the lease must end.
@@ -211,7 +229,10 @@ impl WebhookReceiverBuilder {
             return Err(BuildError::Limit("max_body_bytes"));
         }
         if self.max_body_bytes > self.max_body_bytes_in_flight {
-            return Err(BuildError::BodyLimits);
+            return Err(BuildError::BodyLimits {
+                max_body_bytes: self.max_body_bytes,
+                max_body_bytes_in_flight: self.max_body_bytes_in_flight,
+            });
         }
         if let (Destination::Inbox(_), Some(setting)) = (&self.destination, self.inline_only) {
             return Err(BuildError::InlineOnly(setting));

@@ -247,16 +247,19 @@ async fn a_shutdown_of_both_loses_nothing() {
 fn what_says_how_handlers_run_is_refused_by_a_receiver_that_runs_none() {
     type Setting = fn(WebhookReceiverBuilder) -> WebhookReceiverBuilder;
     let builder = || WebhookReceiver::durable(FaultyInbox::default()).unauthenticated();
-    let inline_only: [(&str, Setting); 4] = [
-        ("dedup_store", |builder| builder.dedup_store(MemoryDedupStore::new())),
-        ("max_handlers_in_flight", |builder| builder.max_handlers_in_flight(1)),
-        ("retention", |builder| builder.retention(Duration::from_secs(60))),
-        ("max_handler_time", |builder| builder.max_handler_time(Duration::from_secs(60))),
+    let inline_only: [(&str, &str, Setting); 4] = [
+        ("dedup_store", "leave it out", |builder| builder.dedup_store(MemoryDedupStore::new())),
+        ("max_handlers_in_flight", "`InboxWorker::concurrency`", |builder| builder.max_handlers_in_flight(1)),
+        ("retention", "`InboxWorker::retention`", |builder| builder.retention(Duration::from_secs(60))),
+        ("max_handler_time", "`InboxWorker::max_handler_time`", |builder| {
+            builder.max_handler_time(Duration::from_secs(60))
+        }),
     ];
-    for (name, set) in inline_only {
+    for (name, advice, set) in inline_only {
         let refused = set(builder()).build().unwrap_err();
         assert_eq!(refused, BuildError::InlineOnly(name));
-        assert!(refused.to_string().contains(name), "{refused}");
+        let text = refused.to_string();
+        assert!(text.starts_with(&format!("`{name}` ")) && text.contains(advice), "{text}");
     }
     let settings: [Setting; 4] = [
         |builder| builder.ack_deadline(Duration::from_secs(3)),

@@ -326,7 +326,7 @@ fn a_setting_that_would_break_a_promise_is_refused() {
         (builder().max_handler_time(Duration::ZERO), "handler"),
         (builder().max_handlers_in_flight(0), "max_handlers_in_flight"),
         (builder().max_body_bytes(0), "max_body_bytes"),
-        (builder().max_body_bytes(100).max_body_bytes_in_flight(99), "max_body_bytes_in_flight"),
+        (builder().max_body_bytes(100).max_body_bytes_in_flight(99), "`max_body_bytes`, 100, but is 99"),
     ];
     for (builder, about) in refused {
         let message = builder.build().unwrap_err().to_string();
