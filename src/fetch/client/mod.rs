@@ -148,6 +148,15 @@ impl JobSource for JobsClient {
                 }
                 Err(error) => error,
             };
+            let error = match failure.take() {
+                // The time left was too short for a connection, so its end says nothing of the API.
+                Some(unreachable @ FetchError::Unreachable(_))
+                    if time_left < *timeout / 2 && began.elapsed() >= time_left =>
+                {
+                    unreachable
+                }
+                _ => error,
+            };
             let closed_for = permit.failed(job, &error);
             let asked = error.retry_after().unwrap_or_default();
             let pause = AGAIN.at_least(requests).max(closed_for).max(asked);
