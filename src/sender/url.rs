@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 
 use super::{BoxFuture, Sender};
 use crate::error::BoxError;
+
+/// The largest answer that is read.
+const MOST_BYTES: usize = 16 << 20;
 
 /// Why a sender to a URL cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -23,14 +26,17 @@ pub enum SenderError {
 
 impl Sender {
     /// Makes a sender that delivers to a URL, over HTTP/1.1 (feature `sender-http`). It follows no redirect and uses no
-    /// proxy.
+    /// proxy. A delivery whose answer has more than 16 MiB fails.
     ///
     /// # Errors
     ///
     /// Returns [`SenderError::Url`] if `url` is not an absolute http or https URL, and [`SenderError::Client`] if TLS
     /// cannot be set up.
     pub fn to_url(url: impl AsRef<str>) -> Result<Self, SenderError> {
-        let url = reqwest::Url::parse(url.as_ref()).map_err(|error| SenderError::Url(Some(error.into())))?;
+        let mut url =
+            reqwest::Url::parse(url.as_ref()).map_err(|error| SenderError::Url(Some(error.into())))?;
+        // No request has one, and a token stands behind the query.
+        url.set_fragment(None);
         if !matches!(url.scheme(), "http" | "https") {
             return Err(SenderError::Url(None));
         }
@@ -50,10 +56,22 @@ impl Sender {
                 let mut response = Response::new(Bytes::new());
                 *response.status_mut() = answer.status();
                 *response.headers_mut() = std::mem::take(answer.headers_mut());
-                *response.body_mut() = answer.bytes().await.map_err(reqwest::Error::without_url)?;
+                *response.body_mut() = read(answer).await?;
                 Ok(response)
             })
         };
         Ok(Self::new(url.into(), Arc::new(post)))
     }
+}
+
+/// Reads the body of an answer, up to the size limit.
+async fn read(mut answer: reqwest::Response) -> Result<Bytes, BoxError> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = answer.chunk().await.map_err(reqwest::Error::without_url)? {
+        if chunk.len() > MOST_BYTES - body.len() {
+            return Err(format!("the answer has more than {MOST_BYTES} bytes").into());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
 }

@@ -107,6 +107,40 @@ async fn it_delivers_every_documented_event_to_a_url_with_its_token() {
 }
 
 #[tokio::test]
+async fn a_token_is_sent_whatever_the_url_ends_with() {
+    let script = Script::default();
+    let token = SharedToken::new(TOKEN).unwrap();
+    let receiver = WebhookReceiver::builder(script.handler()).token(token.clone()).build().unwrap();
+    let server = Server::start(Framework::Axum, receiver).await;
+    for end in ["", "?", "?a=b", "#part", "?a=b#part", "#part?a=b"] {
+        let sender = Sender::to_url(format!("{}{end}", server.url())).unwrap().retry_delays([]).token(&token);
+        assert_eq!(sender.deliver(Payload::extract_completed()).await.statuses(), [Some(200)], "{end}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_not_read_into_memory() {
+    for (bytes, is_read) in [(16 << 20, true), ((16 << 20) + 1, false)] {
+        let answer = move || async move { vec![b' '; bytes] };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(axum::serve(listener, axum::Router::new().fallback(answer)).into_future());
+        let sender = Sender::to_url(url).unwrap().retry_delays([]).delivery_timeout(Duration::from_secs(60));
+        let report = sender.deliver(Payload::extract_completed()).await;
+        match &report.deliveries[0].result {
+            Ok(answer) => {
+                assert!(is_read && answer.body().len() == bytes, "{bytes}: {}", answer.body().len())
+            }
+            Err(error) => {
+                let cause = std::error::Error::source(error).unwrap().to_string();
+                assert!(!is_read && cause == "the answer has more than 16777216 bytes", "{bytes}: {cause}");
+            }
+        }
+        server.abort();
+    }
+}
+
+#[tokio::test]
 async fn a_target_that_is_not_there_is_reported_without_its_url() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let sender = Sender::to_url(format!("http://{free}/?token={TOKEN}")).unwrap().retry_delays([]);

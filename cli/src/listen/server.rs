@@ -26,6 +26,8 @@ use crate::causes::root_cause;
 
 /// The most jobs whose deliveries are counted.
 const JOBS: usize = 100_000;
+/// The largest answer of the other server that is passed on.
+const MOST_BYTES: usize = 16 << 20;
 
 pub(super) struct Server {
     pub(super) receiver: WebhookReceiver,
@@ -143,10 +145,17 @@ impl Forwarder {
             self.client.post(self.url.clone()).header(CONTENT_TYPE, "application/json").body(body.clone());
         // Without the URL, which can hold a token.
         let cause = |error: reqwest::Error| root_cause(&error.without_url());
-        let answer = request.send().await.map_err(cause)?;
+        let mut answer = request.send().await.map_err(cause)?;
         let status = answer.status();
         let content_type = answer.headers().get(CONTENT_TYPE).cloned();
-        let mut response = Response::new(Full::new(answer.bytes().await.map_err(cause)?));
+        let mut body = BytesMut::new();
+        while let Some(chunk) = answer.chunk().await.map_err(cause)? {
+            if chunk.len() > MOST_BYTES - body.len() {
+                return Err(format!("the answer has more than {MOST_BYTES} bytes"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let mut response = Response::new(Full::new(body.freeze()));
         *response.status_mut() = status;
         response.headers_mut().extend(content_type.map(|value| (CONTENT_TYPE, value)));
         Ok(response)

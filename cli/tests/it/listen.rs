@@ -1,5 +1,7 @@
 //! `listen`.
 
+use std::time::Duration;
+
 use qomplement_webhooks::sender::{Payload, Sender};
 use qomplement_webhooks::{JobType, SharedToken, WebhookReceiver};
 use serde_json::{Value, json};
@@ -214,6 +216,23 @@ async fn a_webhook_that_cannot_be_forwarded_is_not_acknowledged() {
         "NOW  502  extract  completed  JOB\n    not forwarded: Connection refused (os error 111)\n",
         "1 webhook, 0 requests refused\n",
     );
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_not_passed_on() {
+    for (bytes, status) in [(16 << 20, 200), ((16 << 20) + 1, 502)] {
+        let answer = move || async move { vec![b' '; bytes] };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let target = tokio::spawn(axum::serve(listener, axum::Router::new().fallback(answer)).into_future());
+        let listening = listen(&["--forward", &url], None).await;
+        let sender = listening.sender().delivery_timeout(Duration::from_secs(20));
+        assert_eq!(sender.deliver(Payload::extract_completed()).await.statuses(), [Some(status)]);
+        let ran = listening.interrupt().await;
+        let told = "not forwarded: the answer has more than 16777216 bytes\n";
+        assert_eq!(ran.out.ends_with(told), status == 502, "{ran:?}");
+        target.abort();
+    }
 }
 
 #[tokio::test]
