@@ -145,7 +145,8 @@ impl RequestBudget {
     pub fn new(per_second: f64, at_once: usize) -> Self {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
         let interval =
-            Duration::try_from_secs_f64(1.0 / per_second).map_or(DAY, |interval| interval.min(DAY));
+            if per_second > 0.0 { Duration::try_from_secs_f64(1.0 / per_second).ok() } else { None };
+        let interval = interval.map_or(DAY, |interval| interval.min(DAY));
         let burst = u32::try_from(Duration::from_secs(1).as_nanos() / interval.as_nanos().max(1));
         let inner = Inner {
             interval,

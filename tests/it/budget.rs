@@ -98,7 +98,7 @@ async fn a_caller_that_gives_up_waiting_uses_nothing_up() {
 
 #[tokio::test(start_paused = true)]
 async fn a_number_that_is_no_limit_is_one_request_a_day_or_at_once() {
-    for per_second in [0.0, -1.0, f64::NAN, 1e-300] {
+    for per_second in [0.0, -1.0, f64::NEG_INFINITY, f64::NAN, 1e-300] {
         let budget = RequestBudget::new(per_second, 0);
         budget.acquire().await.unwrap().answered();
         assert!(tokio::time::timeout(HOUR * 23, budget.acquire()).await.is_err(), "{per_second}");
