@@ -70,15 +70,13 @@ fn main() -> ExitCode {
         Ok(cli) => cli.command,
         Err(error) => return report_usage(&error),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let done = match (command, runtime) {
-        (Command::Token(token), _) => token.run(),
-        (Command::Completions(completions), _) => completions.run(Cli::command()),
-        (_, Err(error)) => Err(Failure::failed(format!("the runtime cannot start: {error}"))),
-        (Command::Send(send), Ok(runtime)) => runtime.block_on(send.run()),
-        (Command::Listen(listen), Ok(runtime)) => runtime.block_on(listen.run()),
-        (Command::Fetch(fetch), Ok(runtime)) => runtime.block_on(fetch.run()),
-        (Command::Inbox(inbox), Ok(runtime)) => runtime.block_on(inbox.run()),
+    let done = match command {
+        Command::Token(token) => token.run(),
+        Command::Completions(completions) => completions.run(Cli::command()),
+        Command::Send(send) => run(send.run()),
+        Command::Listen(listen) => run(listen.run()),
+        Command::Fetch(fetch) => run(fetch.run()),
+        Command::Inbox(inbox) => run(inbox.run()),
     };
     let status = done.unwrap_or_else(Failure::report);
     match output::write_error() {
@@ -88,6 +86,16 @@ fn main() -> ExitCode {
         }
         None => status,
     }
+}
+
+/// Runs a command to its end, and does not wait for the calls of the system that it leaves behind: the look-up of a name
+/// can take half a minute, and cannot be stopped.
+fn run(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::failed(format!("the runtime cannot start: {error}")))?;
+    let done = runtime.block_on(command);
+    runtime.shutdown_background();
+    done
 }
 
 /// Reports an invalid command line, or prints the help.
@@ -104,5 +112,37 @@ fn report_usage(error: &clap::Error) -> ExitCode {
             output::note(error.render().to_string().trim_end());
             ExitCode::from(2)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::ExitCode;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use clap::CommandFactory;
+
+    use super::{Cli, run};
+
+    #[test]
+    fn the_options_of_all_commands_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_ends_before_the_calls_that_it_leaves_behind() {
+        let (end, ended) = mpsc::channel::<()>();
+        let done = run(async move {
+            let (begin, begun) = tokio::sync::oneshot::channel();
+            tokio::task::spawn_blocking(move || {
+                let _ = begin.send(());
+                ended.recv_timeout(Duration::from_secs(20))
+            });
+            begun.await.unwrap();
+            Ok(ExitCode::SUCCESS)
+        });
+        assert!(done.is_ok_and(|status| status == ExitCode::SUCCESS));
+        end.send(()).expect("the call was waited for");
     }
 }

@@ -25,8 +25,8 @@ Examples:
   qomplement-webhooks inbox watch --db inbox.db
   qomplement-webhooks inbox watch --db inbox.db --limit 20 --every 500ms
 
-On a terminal, the table updates in place until Ctrl-C. In a pipe, each change
-of the counts prints one line. While the database does not answer, the command
+On a terminal, the table updates in place until Ctrl-C. In a pipe, and with
+TERM=dumb, each change of the counts prints one line. While the database does not answer, the command
 shows the error and keeps trying.")]
 pub(super) struct Watch {
     #[command(flatten)]
@@ -36,7 +36,8 @@ pub(super) struct Watch {
     #[arg(long, value_name = "TIME", value_parser = every, default_value = "1s")]
     every: Duration,
 
-    /// The most rows to show of each state: running, received and dead, the newest first
+    /// The most rows to show of each state: running, received and dead, the newest first; 0 shows the
+    /// counts alone
     #[arg(long, default_value_t = 5, value_parser = |text: &str| number::<usize>(text, 0..))]
     limit: usize,
 }
@@ -105,7 +106,8 @@ struct Screen {
 
 impl Screen {
     fn new() -> Self {
-        let terminal = output::is_terminal().then(Term::buffered_stdout);
+        let in_place = output::is_terminal() && !console::is_dumb();
+        let terminal = in_place.then(Term::buffered_stdout);
         if let Some(terminal) = &terminal {
             let _ = terminal.hide_cursor();
         }

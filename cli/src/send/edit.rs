@@ -37,11 +37,11 @@ pub(super) fn set(json: &str, keys: &[String], value: &str) -> Result<String, St
                         return Ok(with_item(json, place.start, last, &nested(rest, value)));
                     }
                     None => {
-                        return Err(format!(
-                            "{} is an array with the items 0 to {} and has no item {key}",
-                            path(&keys[..depth]),
-                            items.len().saturating_sub(1)
-                        ));
+                        let array = match items.len() {
+                            0 => "an empty array".to_owned(),
+                            count => format!("an array with the items 0 to {}", count - 1),
+                        };
+                        return Err(format!("{} is {array} and has no item {key}", path(&keys[..depth])));
                     }
                 }
             }
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn only_the_bytes_of_the_set_value_change() {
         let json = r#" { "z" : 1.0 , "a":{"n": 12345678901234567890.10,"a\u0062":"\/x\u00e9", "l":[1e400,{ "k":null} ]},
-            "d":1,"d": 2, "e": { } , "\ud83d":"\ud83d", "s":"}\"]" }
+            "d":1,"d": 2, "empty":[ ], "e": { } , "\ud83d":"\ud83d", "s":"}\"]" }
         "#;
         for (path, value, old, new) in [
             ("z", "2.50", "\"z\" : 1.0 ,", "\"z\" : 2.50 ,"),
@@ -285,6 +285,7 @@ mod tests {
         for (path, expected) in [
             ("a.l.3", "a.l is an array with the items 0 to 1 and has no item 3"),
             ("a.l.x", "a.l is an array with the items 0 to 1 and has no item x"),
+            ("empty.5", "empty is an empty array and has no item 5"),
             ("z.x", "z is 1.0, which has no member x; set z itself"),
         ] {
             assert_eq!(set(json, &keys(path), "1").unwrap_err(), expected);

@@ -215,6 +215,8 @@ async fn the_error_of_an_invalid_value_names_the_valid_ones() {
         (&inbox("list"), "--after", "", number),
         (&inbox("replay"), "--limit", "x", "expected a whole number, at least 1"),
         (&inbox("discard"), "--limit", "0", "expected a whole number, at least 1"),
+        (&vec!["inbox", "replay", "job"], "--limit", "1", "cannot be used with"),
+        (&vec!["inbox", "discard", "job", "job-2", "--yes"], "--limit", "1", "cannot be used with"),
         (&inbox("replay"), "--job", "", "expected a text; leave the option out to select all rows"),
         (&inbox("discard"), "--error", "", "expected a text"),
         (&inbox("list"), "--type", "", "expected a text"),

@@ -269,6 +269,21 @@ async fn a_watch_is_written_again_in_its_place_and_leaves_the_terminal_as_it_was
     assert_eq!(InboxState::Dead.as_str(), "dead");
 }
 
+#[tokio::test]
+async fn a_watch_on_a_terminal_that_cannot_move_its_cursor_prints_the_counts_line_by_line() {
+    let folder = Folder::new();
+    let (file, inbox) = filled(&folder).await;
+    let watch = ["inbox", "watch", "--db", &file, "--every", "50ms"];
+    let mut terminal = Terminal::start(&watch, &[("TERM", "dumb")]);
+    let first = terminal.until("received 2  running");
+    assert!(inbox.replay(&"job-dead".parse().unwrap()).await.unwrap());
+    let second = terminal.until("received 3  running");
+    terminal.ctrl_c();
+    let (rest, status) = terminal.end();
+    assert_eq!(status, Ok(0));
+    assert!(![first, second, rest.clone()].concat().contains('\u{1b}'), "{rest:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn many_webhooks_are_sent_with_a_bar_that_goes_away() {
     let script = Script::new([Act::Succeed, Act::Hang]);
