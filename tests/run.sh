@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every check and test of the project; `--quick` leaves out what takes long, and what needs a database.
-# The last line counts what passed and what failed; the exit status says whether anything failed.
+# The last line counts what passed, what failed and what was not run; the exit status says whether anything failed.
 set -uo pipefail
 
 # A shell that starts this script in the background has Ctrl-C ignored by all that the script starts, and tests press it.
@@ -24,16 +24,20 @@ export CARGO_TERM_COLOR=never
 export CARGO_PROFILE_DEV_DEBUG=0
 export RUST_BACKTRACE=0
 
-# Runs a command, and says how long it took. It counts as one check, or as the number of tests that it reports.
+# Runs a command, and says how long it took. It counts as one check, or as the number of tests that it reports. Tests none of
+# which ran are a failure: their name has changed.
 check() {
-    local name=$1 began=$SECONDS output status ok bad
+    local name=$1 began=$SECONDS output status reports ok bad
     shift
     output=$(mktemp -p "$scratch")
     printf '\n== %s\n' "$name"
     "$@" 2>&1 | tee "$output"
     status=${PIPESTATUS[0]}
     printf -- '-- %s: %d s\n' "$name" $((SECONDS - began))
-    read -r ok bad < <(awk '/^test result:/ { ok += $4; bad += $6 } END { print ok + 0, bad + 0 }' "$output")
+    read -r reports ok bad < <(
+        awk '/^test result:/ { reports++; ok += $4; bad += $6 } END { print reports + 0, ok + 0, bad + 0 }' "$output"
+    )
+    if ((status == 0 && reports > 0 && ok == 0)); then status=1; echo "no test ran" | tee -a "$output"; fi
     if ((status != 0 && bad == 0)); then bad=1; fi
     if ((status == 0 && ok == 0)); then ok=1; fi
     result "$ok" "$bad" "$status" "$name"
@@ -45,6 +49,12 @@ check() {
 
 result() {
     printf '%d %d %d %s\n' "$@" >>"$scratch/results"
+}
+
+# Notes a check that this machine cannot run.
+leave_out() {
+    printf '\n== not run: %s\n' "$1"
+    printf '  %s\n' "$1" >>"$scratch/left-out"
 }
 
 # What a Debian machine with Rust on it may lack. The tests start servers of their own, on free ports, in a
@@ -78,10 +88,11 @@ tests=(--lib --bins --test it --test sim --example custom_dedup_store)
 # The unit tests and two examples of the crate as it is published, which leaves most of the tests out. They stand in the
 # repository's workspace, so that the dependencies are those that were built for the other tests.
 package() {
-    local target=${CARGO_TARGET_DIR:-$PWD/target} repository=$PWD
+    local target=${CARGO_TARGET_DIR:-$PWD/target} repository=$PWD version
+    version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml)
     cargo package --locked --allow-dirty --no-verify --quiet -p qomplement-webhooks &&
-        tar -xzf "$target"/package/qomplement-webhooks-*.crate -C "$scratch" &&
-        cd "$scratch"/qomplement-webhooks-*/ &&
+        tar -xzf "$target/package/qomplement-webhooks-$version.crate" -C "$scratch" &&
+        cd "$scratch/qomplement-webhooks-$version" &&
         cp -r "$repository"/cli "$repository"/Cargo.lock . &&
         printf '\n[workspace]\nmembers = ["cli"]\n' >>Cargo.toml &&
         sed -n '/^\[workspace\.lints/,/^$/p' "$repository"/Cargo.toml >>Cargo.toml &&
@@ -136,6 +147,8 @@ compilations() {
     # Compiling cargo-deny takes as long as all tests of the command line; the workflow has a job for it, with advisories.
     if cargo deny --version >/dev/null 2>&1; then
         check "dependencies" cargo deny --workspace --all-features check --allow duplicate bans licenses sources
+    else
+        leave_out "dependencies: cargo deny is not installed"
     fi
 }
 
@@ -165,6 +178,8 @@ else
     if timeout 30 npm view axe-core version >/dev/null 2>&1; then
         check "accessibility of the page" cargo test --locked --workspace --all-features --test it -- \
             --ignored page::browser::every_view_is_accessible
+    else
+        leave_out "accessibility of the page: npm is not installed, or reaches no registry"
     fi
     check "servers that are killed" cargo test --locked --workspace --all-features --test crash
     wait "$beside" || result 0 1 1 "the compilations beside the tests ended early"
@@ -184,12 +199,18 @@ if ! $quick; then
 fi
 
 cat "$scratch/failures" 2>/dev/null
-awk '
+left_out=0
+if [[ -e $scratch/left-out ]]; then
+    left_out=$(wc -l <"$scratch/left-out")
+    printf '\nnot run:\n'
+    cat "$scratch/left-out"
+fi
+awk -v left_out="$left_out" '
     { passed += $1; failed += $2 }
     $3 != 0 { sub(/^[0-9]+ [0-9]+ [0-9]+ /, ""); failures = failures "  " $0 "\n" }
     END {
         if (failures) { printf "\nfailed:\n%s", failures }
-        printf "\n%d passed, %d failed\n", passed, failed
+        printf "\n%d passed, %d failed%s\n", passed, failed, (left_out ? ", " left_out " not run" : "")
         exit failed > 0
     }
 ' "$scratch/results"
