@@ -195,6 +195,25 @@ async fn times_are_those_of_the_server_whatever_the_clock_of_the_browser() {
 }
 
 #[tokio::test]
+async fn a_link_from_another_site_leaves_the_forms_of_open_tabs_valid() {
+    let inbox = MemoryInbox::new();
+    let job = dead(&inbox, "job-7", "no such customer").await;
+    let server = Server::start_page(Framework::Axum, open(&inbox)).await;
+    let chromium = Chromium::start().await;
+    let (form, link) = (chromium.tab().await, chromium.tab().await);
+    form.open(&url(&server, "?view=confirm&action=replay&job=job-7")).await;
+    // A name of the same machine, and another site.
+    link.open(&url(&server, "").replace("127.0.0.1", "localhost")).await;
+    let target = url(&server, "?view=job&job=job-7");
+    link.value(&format!("location.href = '{target}'")).await;
+    link.until(&format!("location.href === '{target}' && document.readyState === 'complete'")).await;
+    form.follow_text("Replay this row").await;
+    assert!(words(&form).await.contains("1 row replayed."), "{}", words(&form).await);
+    assert_eq!(state(&inbox, &job).await, Some(InboxState::Received));
+    assert_no_faults(&chromium);
+}
+
+#[tokio::test]
 async fn one_refresh_runs_at_a_time_and_an_answer_of_something_else_is_told() {
     let inbox = MemoryInbox::new();
     let server = serve(&inbox).await;
