@@ -129,7 +129,7 @@ async fn an_answer_without_end_is_not_read_into_memory() {
         let report = sender.deliver(Payload::extract_completed()).await;
         match &report.deliveries[0].result {
             Ok(answer) => {
-                assert!(is_read && answer.body().len() == bytes, "{bytes}: {}", answer.body().len())
+                assert!(is_read && answer.body().len() == bytes, "{bytes}: {}", answer.body().len());
             }
             Err(error) => {
                 let cause = std::error::Error::source(error).unwrap().to_string();
