@@ -26,8 +26,8 @@ Examples:
   qomplement-webhooks inbox watch --db inbox.db --limit 20 --every 500ms
 
 On a terminal, the table updates in place until Ctrl-C. In a pipe, and with
-TERM=dumb, each change of the counts prints one line. While the database does not answer, the command
-shows the error and keeps trying.")]
+TERM=dumb, each change of the counts prints one line. While the database does
+not answer, the command shows the error and keeps trying.")]
 pub(super) struct Watch {
     #[command(flatten)]
     database: DatabaseArgs,
