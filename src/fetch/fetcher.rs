@@ -354,6 +354,30 @@ mod tests {
         assert_eq!(waits("c", 3).await, None, "after an answer, all jobs are fetched at once");
     }
 
+    #[test]
+    fn a_job_whose_fetches_fail_waits_for_longer_each_time_up_to_five_minutes_and_72_hours_in_all() {
+        let refused = FetchError::Refused("403".into());
+        let asks = FetchError::Unavailable { retry_after: Some(MINUTE * 70), source: "503".into() };
+        let again = |count, failure| {
+            let history = FetchHistory { count, ..FetchHistory::default() };
+            match after_failure(history, failure) {
+                Outcome::FetchAgain { after, .. } => after,
+                outcome => panic!("{outcome:?}"),
+            }
+        };
+        for (count, pause) in [(0, SECOND), (3, SECOND * 8), (9, MINUTE * 5), (u32::MAX, MINUTE * 5)] {
+            let after = again(count, &refused);
+            assert!((pause..=pause * 5 / 4).contains(&after), "{after:?} after {count} fetches");
+        }
+        assert_eq!(again(0, &asks), MINUTE * 60);
+        let hours = MINUTE * 60 * 72;
+        for (unanswered_for, is_dead) in [(hours - SECOND, false), (hours, true)] {
+            let history = FetchHistory { unanswered_for: Some(unanswered_for), ..FetchHistory::default() };
+            let outcome = after_failure(history, &refused);
+            assert_eq!(matches!(outcome, Outcome::Dead { .. }), is_dead, "{outcome:?}");
+        }
+    }
+
     /// A source that never answers, once its budget allows a request.
     #[derive(Debug)]
     struct Hangs(RequestBudget);
