@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,7 +20,7 @@ use crate::store::{Fenced, StoreError};
 ///
 /// After a restart, or in another process, a duplicate runs the handler again. That is good enough for a
 /// single process whose handler may run twice; several processes behind one URL need a store that they
-/// share.
+/// share. All clones are one store.
 ///
 /// # Bounds
 ///
@@ -34,7 +34,12 @@ use crate::store::{Fenced, StoreError};
 /// # Clock
 ///
 /// The store measures time by tokio's clock, so a test with paused time can move it.
+#[derive(Clone)]
 pub struct MemoryDedupStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     jobs: DashMap<JobId, JobState, RandomState>,
     /// The hash of each job in `jobs`, once, in the order of the jobs' arrival. Always locked before a shard of
     /// `jobs`, never after it.
@@ -91,26 +96,29 @@ impl MemoryDedupStore {
         let orders = (jobs / JOBS_PER_ORDER).next_power_of_two().clamp(1, 256);
         // A shard doubles its table while it is locked. With a thousand jobs, that takes some ten microseconds.
         let jobs_in = DashMap::with_hasher_and_shard_amount(RandomState::default(), orders * 4);
-        Self {
+        let inner = Inner {
             jobs: jobs_in,
             orders: std::iter::repeat_with(Mutex::default).take(orders).collect(),
             len: AtomicUsize::new(0),
             capacity: jobs.max(1),
             epoch: Instant::now(),
-        }
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The number of jobs in the store: claimed, finished, and expired but not yet forgotten.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.len.load(Ordering::Relaxed)
+        self.inner.len.load(Ordering::Relaxed)
     }
 
     /// Whether the store holds no job.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+}
     }
+impl Inner {
 
     fn now(&self) -> Time {
         nanoseconds(self.epoch.elapsed())
@@ -276,7 +284,7 @@ impl Order {
 #[async_trait]
 impl DedupStore for MemoryDedupStore {
     async fn claim(&self, token: &ClaimToken, lease: Duration) -> Result<Claim, StoreError> {
-        let now = self.now();
+        let (inner, now) = (&*self.inner, self.inner.now());
         let taken = |state: &JobState| {
             if state.is_claim() {
                 Claim::InProgress { retry_after: Duration::from_nanos(state.until - now) }
@@ -284,7 +292,7 @@ impl DedupStore for MemoryDedupStore {
                 Claim::Done
             }
         };
-        let claimed = self.write(token.job(), now, |held| match held {
+        let claimed = inner.write(token.job(), now, |held| match held {
             Some(state) if !state.is_claim() || !state.is_of(token) => Err(taken(&state)),
             _ => Ok(JobState::claim(token, now, lease)),
         })?;
@@ -292,8 +300,8 @@ impl DedupStore for MemoryDedupStore {
     }
 
     async fn renew(&self, claim: &ClaimToken, lease: Duration) -> Result<Fenced, StoreError> {
-        let now = self.now();
-        let renewed = self.write(claim.job(), now, |held| match held {
+        let (inner, now) = (&*self.inner, self.inner.now());
+        let renewed = inner.write(claim.job(), now, |held| match held {
             Some(state) if !state.is_claim() || !state.is_of(claim) => Err(Fenced::Stale),
             _ => Ok(JobState::claim(claim, now, lease)),
         })?;
@@ -301,8 +309,8 @@ impl DedupStore for MemoryDedupStore {
     }
 
     async fn complete(&self, claim: &ClaimToken, retention: Duration) -> Result<Fenced, StoreError> {
-        let now = self.now();
-        let completed = self.write(claim.job(), now, |held| match held {
+        let (inner, now) = (&*self.inner, self.inner.now());
+        let completed = inner.write(claim.job(), now, |held| match held {
             Some(state) if !state.is_of(claim) => Err(Fenced::Stale),
             Some(state) if !state.is_claim() => Ok(state),
             _ => Ok(JobState::done(claim, now, retention)),
@@ -311,15 +319,16 @@ impl DedupStore for MemoryDedupStore {
     }
 
     async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
-        let hash = self.jobs.hash_usize(claim.job()) as u64;
+        let inner = &*self.inner;
+        let hash = inner.jobs.hash_usize(claim.job()) as u64;
         // Locked first: between the two removals, another thread could forget this place as that of no job, and a third
         // claim the job anew. Its new place would be removed here, and a job without a place is never forgotten.
-        let mut order = self.order(hash);
-        let released = self.jobs.remove_if(claim.job(), |_, state| state.is_claim() && state.is_of(claim));
+        let mut order = inner.order(hash);
+        let released = inner.jobs.remove_if(claim.job(), |_, state| state.is_claim() && state.is_of(claim));
         if released.is_none() {
             return Ok(Fenced::Stale);
         }
-        self.len.fetch_sub(1, Ordering::Relaxed);
+        inner.len.fetch_sub(1, Ordering::Relaxed);
         order.remove(hash);
         Ok(Fenced::Applied)
     }
@@ -347,7 +356,7 @@ impl fmt::Debug for MemoryDedupStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryDedupStore")
             .field("jobs", &self.len())
-            .field("capacity", &self.capacity)
+            .field("capacity", &self.inner.capacity)
             .finish_non_exhaustive()
     }
 }

@@ -1,7 +1,7 @@
 //! The dedup store in PostgreSQL.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -61,11 +61,12 @@ use crate::store::{Fenced, StoreError};
 ///
 /// With [`from_url`](Self::from_url), the store has sixteen connections, and a call waits up to two seconds for one.
 /// Renewing, completing and releasing have two more, for when all sixteen are in use. After a call that failed or was
-/// dropped, its connection is closed.
+/// dropped, its connection is closed. All clones are one store, with the same connections.
+#[derive(Clone)]
 pub struct PostgresDedupStore {
     database: Database,
-    statements: DedupStatements,
-    next_pruning: Mutex<Instant>,
+    statements: Arc<DedupStatements>,
+    next_pruning: Arc<Mutex<Instant>>,
 }
 
 const TABLE: &str = "qomplement_dedup";
@@ -133,8 +134,8 @@ impl PostgresDedupStore {
     }
 
     fn new(database: Database) -> Self {
-        let statements = DedupStatements::new(database.schema().table());
-        Self { database, statements, next_pruning: Mutex::new(Instant::now() + PRUNE_EVERY) }
+        let statements = Arc::new(DedupStatements::new(database.schema().table()));
+        Self { database, statements, next_pruning: Arc::new(Mutex::new(Instant::now() + PRUNE_EVERY)) }
     }
 
     /// Creates the table, and its schema if one was named, or upgrades the table to this version of the crate. Any
@@ -222,7 +223,7 @@ impl PostgresDedupStore {
         time: Duration,
     ) -> Result<Fenced, StoreError> {
         let (values, DedupStatements { take, insert, .. }) =
-            (Values::new(token, done, time), &self.statements);
+            (Values::new(token, done, time), &*self.statements);
         for statement in [take, insert] {
             let written = postgres::query_leased(&self.database, statement, &values.parameters()).await?;
             if !written.is_empty() {

@@ -254,7 +254,7 @@ async fn expired_jobs_leave_memory_as_new_ones_come() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_64_tasks_that_claim_one_job_one_gets_it() {
-    let store = Arc::new(MemoryDedupStore::new());
+    let store = MemoryDedupStore::new();
     for number in 0..500 {
         let barrier = Arc::new(tokio::sync::Barrier::new(64));
         let tasks: Vec<_> = (0..64)
@@ -285,7 +285,7 @@ async fn the_store_conforms_by_a_clock_that_tests_move() {
 #[cfg(feature = "conformance")]
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_conforms_among_threads() {
-    let store = Arc::new(MemoryDedupStore::new());
+    let store = MemoryDedupStore::new();
     let differences = [crate::conformance::DedupDifference::ForgetsOwnersOfFreeJobs];
     crate::conformance::dedup_all(&store, &store.clone(), &differences).await;
 }

@@ -56,12 +56,15 @@ use crate::store::{Fenced, StoreError};
 /// With [`from_url`](Self::from_url), a call waits up to one second for a connection and up to two for a reply. If the
 /// connection breaks, the call is repeated once on a new one, with the same owner, so a claim whose reply was lost is
 /// recognised as the token's own.
+///
+/// All clones are one store, with the same connection.
+#[derive(Clone)]
 pub struct RedisDedupStore {
-    namespace: Box<str>,
+    namespace: Arc<str>,
     connection: Arc<dyn SendCommand>,
-    scripts: Scripts,
+    scripts: Arc<Scripts>,
     /// Whether the server's eviction policy was checked, or a check is under way.
-    looked: AtomicBool,
+    looked: Arc<AtomicBool>,
 }
 
 /// Why a [`RedisDedupStore`] cannot be made.
@@ -117,8 +120,8 @@ impl RedisDedupStore {
         Ok(Self {
             namespace: namespace.into(),
             connection: Arc::new(connection),
-            scripts: Scripts::new(),
-            looked: AtomicBool::new(false),
+            scripts: Arc::new(Scripts::new()),
+            looked: Arc::new(AtomicBool::new(false)),
         })
     }
 
@@ -320,7 +323,7 @@ fn milliseconds(duration: Duration) -> u64 {
      ACL SETUSER <name> +set +get +del +pttl +evalsha +eval ~{namespace}:*"
 )]
 struct MissingRights {
-    namespace: Box<str>,
+    namespace: Arc<str>,
     source: RedisError,
 }
 

@@ -13,9 +13,9 @@ mod memory {
         /// `expire` while their own call is still under way, which takes as long as a lease, a job may have two places, or
         /// one after it is forgotten: such a place is forgotten in its turn.
         pub(super) fn check(&self, expire: bool) {
-            let jobs: usize = self.jobs.shards().iter().map(|shard| shard.write().len()).sum();
+            let jobs: usize = self.inner.jobs.shards().iter().map(|shard| shard.write().len()).sum();
             let mut hashes: Vec<u64> = Vec::new();
-            for order in &self.orders {
+            for order in &self.inner.orders {
                 hashes.extend(&order.lock().unwrap().hashes);
             }
             let places = hashes.len();
@@ -25,7 +25,7 @@ mod memory {
             let of_jobs = (places, hashes.len());
             let is_right = of_jobs == (jobs, jobs) || (expire && hashes.len() >= jobs);
             assert!(is_right, "{jobs} jobs have {places} places, {} of them different", hashes.len());
-            assert!(jobs <= self.capacity, "{jobs} jobs of at most {}", self.capacity);
+            assert!(jobs <= self.inner.capacity, "{jobs} jobs of at most {}", self.inner.capacity);
         }
     }
 }
