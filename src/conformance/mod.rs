@@ -16,8 +16,8 @@
 //! # my_store_conforms() }
 //! ```
 //!
-//! - Job ids are new in each run, so a store may keep its rows between runs. No other process may use an inbox during a
-//!   run: the suite leases every row that is due.
+//! - Job ids are new in each run, so a store may keep its rows between runs; a dedup store has one done job of each run for
+//!   a century. No other process may use an inbox during a run: the suite leases every row that is due.
 //! - Use a runtime with several threads: calls then race in parallel. On one thread they only take turns at their waits.
 //! - Leases are short, and the suite waits for their ends on tokio's clock. A store on that clock can run under paused
 //!   time and then takes no time; any other store takes about ten seconds of real time for each suite.

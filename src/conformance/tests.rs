@@ -22,6 +22,9 @@ enum DedupFlaw {
     SetsTheLeaseLater,
     UsesTheRetentionAsLease,
     UsesTheLeaseAsRetention,
+    CountsSecondsIn31Bits,
+    CountsMillisecondsIn32Bits,
+    CountsMicrosecondsIn32Bits,
     NeverEndsAClaim,
     EndsClaimsEarly,
     ReportsNoTimeLeft,
@@ -30,6 +33,8 @@ enum DedupFlaw {
     RefusesForEver,
     SetsTheOwnerLater,
     WritesNoOwner,
+    KeepsTheLowHalfOfOwners,
+    KeepsTheHighHalfOfOwners,
     RenewsWithoutOwner,
     RenewsFromTheOldEnd,
     RenewsOnlyBeforeTheEnd,
@@ -72,6 +77,23 @@ impl FlawedStore {
         }
     }
 
+    fn owner(&self, claim: &ClaimToken) -> u128 {
+        match self.flaw {
+            KeepsTheLowHalfOfOwners => claim.owner() & u128::from(u64::MAX),
+            KeepsTheHighHalfOfOwners => claim.owner() >> 64,
+            _ => claim.owner(),
+        }
+    }
+
+    fn retention(&self, retention: Duration) -> Duration {
+        match self.flaw {
+            CountsSecondsIn31Bits => Duration::from_secs((retention.as_secs() as i32).max(0) as u64),
+            CountsMillisecondsIn32Bits => Duration::from_millis(u64::from(retention.as_millis() as u32)),
+            CountsMicrosecondsIn32Bits => Duration::from_micros(u64::from(retention.as_micros() as u32)),
+            _ => retention,
+        }
+    }
+
     fn get(&self, job: &JobId) -> Option<ClaimRow> {
         self.rows.lock().unwrap().get(&self.key(job)).copied()
     }
@@ -88,10 +110,10 @@ impl FlawedStore {
     /// The row that a token may write: its own, or a new one of a free job whose owner the store forgot.
     fn owns(&self, claim: &ClaimToken, careless: DedupFlaw) -> Option<ClaimRow> {
         match self.get(claim.job()) {
-            Some(row) if row.owner == claim.owner() || self.flaw == careless => Some(row),
+            Some(row) if row.owner == self.owner(claim) || self.flaw == careless => Some(row),
             Some(row) if self.flaw == ForgetsOwners && row.until <= Instant::now() => Some(row),
             None if self.flaw == ForgetsOwners => {
-                Some(ClaimRow { owner: claim.owner(), done: false, until: Instant::now() })
+                Some(ClaimRow { owner: self.owner(claim), done: false, until: Instant::now() })
             }
             _ => None,
         }
@@ -112,14 +134,16 @@ impl DedupStore for FlawedStore {
             Some(_) if self.flaw == ReportsNoTimeLeft => {
                 return Ok(Claim::InProgress { retry_after: Duration::ZERO });
             }
-            Some(row) if row.owner == claim.owner() && self.flaw == KeepsTheFirstLease => {
+            Some(row) if row.owner == self.owner(claim) && self.flaw == KeepsTheFirstLease => {
                 return Ok(Claim::Acquired);
             }
-            Some(row) if row.owner != claim.owner() || self.flaw == RefusesRepetitions => {
-                self.refused.lock().unwrap().insert(claim.owner());
+            Some(row) if row.owner != self.owner(claim) || self.flaw == RefusesRepetitions => {
+                self.refused.lock().unwrap().insert(self.owner(claim));
                 return Ok(Claim::InProgress { retry_after: row.until.duration_since(now) });
             }
-            None if self.flaw == RefusesForEver && self.refused.lock().unwrap().contains(&claim.owner()) => {
+            None if self.flaw == RefusesForEver
+                && self.refused.lock().unwrap().contains(&self.owner(claim)) =>
+            {
                 return Ok(Claim::InProgress { retry_after: lease });
             }
             _ => {}
@@ -127,7 +151,7 @@ impl DedupStore for FlawedStore {
         if self.flaw == ChecksThenSets {
             yield_now().await;
         }
-        let owner = if self.flaw == WritesNoOwner { 0 } else { claim.owner() };
+        let owner = if self.flaw == WritesNoOwner { 0 } else { self.owner(claim) };
         let row = |lease| ClaimRow { owner, done: false, until: now + lease };
         match self.flaw {
             SetsTheLeaseLater => {
@@ -154,7 +178,7 @@ impl DedupStore for FlawedStore {
             Some(row) if row.until <= now && self.flaw == RenewsOnlyBeforeTheEnd => Ok(Fenced::Stale),
             Some(row) => {
                 let until = if self.flaw == RenewsFromTheOldEnd { row.until } else { now + lease };
-                self.set(claim.job(), ClaimRow { owner: claim.owner(), done: false, until });
+                self.set(claim.job(), ClaimRow { owner: self.owner(claim), done: false, until });
                 Ok(Fenced::Applied)
             }
             None => Ok(Fenced::Stale),
@@ -167,8 +191,12 @@ impl DedupStore for FlawedStore {
             Some(row) if row.until <= now && self.flaw == CompletesOnlyInTime => Ok(Fenced::Stale),
             Some(row) if row.done && self.flaw == CompletesOnce => Ok(Fenced::Stale),
             Some(row) => {
-                let until = if self.flaw == UsesTheLeaseAsRetention { row.until } else { now + retention };
-                self.set(claim.job(), ClaimRow { owner: claim.owner(), done: true, until });
+                let until = if self.flaw == UsesTheLeaseAsRetention {
+                    row.until
+                } else {
+                    now + self.retention(retention)
+                };
+                self.set(claim.job(), ClaimRow { owner: self.owner(claim), done: true, until });
                 Ok(Fenced::Applied)
             }
             None => Ok(Fenced::Stale),
@@ -177,7 +205,9 @@ impl DedupStore for FlawedStore {
 
     async fn release(&self, claim: &ClaimToken) -> Result<Fenced, StoreError> {
         match self.get(claim.job()) {
-            Some(row) if row.owner != claim.owner() && self.flaw != ReleasesWithoutOwner => Ok(Fenced::Stale),
+            Some(row) if row.owner != self.owner(claim) && self.flaw != ReleasesWithoutOwner => {
+                Ok(Fenced::Stale)
+            }
             Some(row) if row.done && self.flaw != ReleasesDoneJobs => Ok(Fenced::Stale),
             None => Ok(Fenced::Stale),
             Some(_) if self.flaw == ReleasesNothing => Ok(Fenced::Applied),
@@ -210,6 +240,9 @@ async fn every_flaw_fails_the_check_for_it() {
         (SetsTheLeaseLater, "cancel::a_cancelled_claim_ends_with_its_lease"),
         (UsesTheRetentionAsLease, "claim::a_claim_ends_with_its_lease"),
         (UsesTheLeaseAsRetention, "complete::a_completed_job_is_done"),
+        (CountsSecondsIn31Bits, "complete::a_long_retention_does_not_overflow"),
+        (CountsMillisecondsIn32Bits, "complete::a_long_retention_does_not_overflow"),
+        (CountsMicrosecondsIn32Bits, "complete::a_long_retention_does_not_overflow"),
         (NeverEndsAClaim, "claim::a_claim_ends_with_its_lease"),
         (EndsClaimsEarly, "claim::a_claim_lasts_as_long_as_its_lease"),
         (ReportsNoTimeLeft, "claim::a_claim_lasts_as_long_as_its_lease"),
@@ -218,6 +251,8 @@ async fn every_flaw_fails_the_check_for_it() {
         (RefusesForEver, "claim::a_refused_token_may_claim_again"),
         (SetsTheOwnerLater, "cancel::a_cancelled_claim_is_released_by_its_token"),
         (WritesNoOwner, "complete::a_completed_job_is_done"),
+        (KeepsTheLowHalfOfOwners, "claim::owners_are_compared_in_every_bit"),
+        (KeepsTheHighHalfOfOwners, "claim::owners_are_compared_in_every_bit"),
         (RenewsWithoutOwner, "complete::only_the_owner_writes"),
         (RenewsFromTheOldEnd, "claim::a_renewal_counts_from_its_own_time"),
         (RenewsOnlyBeforeTheEnd, "claim::an_expired_lease_can_be_renewed"),

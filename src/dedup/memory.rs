@@ -58,8 +58,7 @@ type Time = u64;
 struct JobState {
     /// The end of the lease or the retention.
     until: Time,
-    /// The low bits of the token's owner, which is a counter: two tokens for one job have the same bits only if they
-    /// are 2³² claims apart.
+    /// The token's owner, folded into fewer bits.
     owner: u32,
     /// When the job finished, in seconds, rounded up, plus one. Zero for a claim.
     finished: u32,
@@ -116,10 +115,10 @@ impl MemoryDedupStore {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-}
     }
-impl Inner {
+}
 
+impl Inner {
     fn now(&self) -> Time {
         nanoseconds(self.epoch.elapsed())
     }
@@ -334,8 +333,11 @@ impl DedupStore for MemoryDedupStore {
     }
 }
 
+/// Folds a token's owner. Tokens of one process differ in the counter in their low half: two of them for one job fold into
+/// the same bits only if they are 2³² claims apart.
 fn owner(token: &ClaimToken) -> u32 {
-    token.owner() as u32
+    let halves = (token.owner() >> 64) as u64 ^ token.owner() as u64;
+    (halves >> 32) as u32 ^ halves as u32
 }
 
 fn after(now: Time, duration: Duration) -> Time {

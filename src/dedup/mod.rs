@@ -48,7 +48,7 @@ use crate::store::{Fenced, StoreError};
 /// # Durations
 ///
 /// Leases and retentions count from the moment of the write. A lease is some seconds, a retention some
-/// days; neither is zero.
+/// days, or up to a century; neither is zero.
 ///
 /// # Cancel safety
 ///
@@ -135,13 +135,21 @@ impl ClaimToken {
     /// Draws a new owner for a job.
     #[must_use]
     pub fn new(job: &JobId) -> Self {
-        /// Differs in every process.
-        static PROCESS: LazyLock<u64> = LazyLock::new(random::unique);
+        /// Differs in every process. The low half hides that the claims of each process are counted from zero: a store
+        /// that by mistake kept only this half would otherwise meet equal owners of two processes all the time.
+        static PROCESS: LazyLock<u128> =
+            LazyLock::new(|| u128::from(random::unique()) << 64 | u128::from(random::unique()));
         /// Differs for every claim of this process.
         static CLAIMS: AtomicU64 = AtomicU64::new(0);
 
         let claim = CLAIMS.fetch_add(1, Ordering::Relaxed);
-        Self { job: job.clone(), owner: u128::from(*PROCESS) << 64 | u128::from(claim) }
+        Self { job: job.clone(), owner: *PROCESS ^ u128::from(claim) }
+    }
+
+    /// The token of another owner, which differs in these bits alone.
+    #[cfg(feature = "conformance")]
+    pub(crate) fn with_flipped(&self, bits: u128) -> Self {
+        Self { job: self.job.clone(), owner: self.owner ^ bits }
     }
 
     /// The job that is claimed.
@@ -150,7 +158,7 @@ impl ClaimToken {
         &self.job
     }
 
-    /// The number that a store compares. No other claim has it, in this process or another.
+    /// The number that a store compares, all 128 bits of it. No other claim has it, in this process or another.
     #[must_use]
     pub fn owner(&self) -> u128 {
         self.owner

@@ -299,6 +299,34 @@ fn no_two_claims_have_one_owner_and_debug_hides_it() {
     assert!(shown.contains(&job(0).to_string()) && !shown.contains(&first.owner().to_string()), "{shown}");
 }
 
+/// A store that keeps one half by mistake must not take the claims of two processes for each other's.
+#[test]
+fn the_owners_of_two_processes_differ_in_each_half() {
+    const PRINT: &str = "PRINT_AN_OWNER";
+    if std::env::var_os(PRINT).is_some() {
+        return println!("\nowner {}", ClaimToken::new(&job(0)).owner());
+    }
+    let test = "dedup::tests::the_owners_of_two_processes_differ_in_each_half";
+    let first_owner = || -> u128 {
+        let mut process = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = process.args(["--exact", test, "--nocapture"]).env(PRINT, "1").output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        said.lines().find_map(|line| line.strip_prefix("owner ")).unwrap().parse().unwrap()
+    };
+    let (first, second) = (first_owner(), first_owner());
+    assert_ne!(first as u64, second as u64, "{first:x} {second:x}");
+    assert_ne!(first >> 64, second >> 64, "{first:x} {second:x}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn clones_are_one_store() {
+    let store = MemoryDedupStore::new();
+    let clone = store.clone();
+    finish(&store, &job(0)).await;
+    assert_eq!(claim(&clone, &job(0)).await.unwrap(), Claim::Done);
+    assert_eq!(clone.len(), 1);
+}
+
 /// One step of the model test.
 #[derive(Debug, Clone)]
 enum Step {

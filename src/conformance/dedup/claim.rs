@@ -52,6 +52,26 @@ pub(super) async fn a_refused_token_may_claim_again(store: &dyn DedupStore) {
     applied(store.complete(&second, LONG).await, "a completion by the new owner");
 }
 
+/// A token is another one if a single bit of its owner differs. The bits of the tokens of one process mostly differ in a few
+/// places, so a store that keeps a part of them would confuse tokens of several processes alone.
+pub(super) async fn owners_are_compared_in_every_bit(store: &dyn DedupStore) {
+    let job = job();
+    let owner = acquire(store, &job, LONG).await;
+    let others: Vec<_> = (0..128).map(|bit| owner.with_flipped(1 << bit)).collect();
+    let mut claims = at_once(others[..64].iter().map(|other| store.claim(other, LONG))).await;
+    claims.extend(at_once(others[64..].iter().map(|other| store.claim(other, LONG))).await);
+    for (bit, claim) in claims.into_iter().enumerate() {
+        in_progress(
+            claim,
+            LONG,
+            &format!("a claim by a token that differs from the owner's in bit {bit} of 128 alone"),
+        );
+    }
+    strangers_are_stale(store, &others[0]).await;
+    strangers_are_stale(store, &others[127]).await;
+    applied(store.complete(&owner, LONG).await, "a completion by the owner");
+}
+
 /// Until the lease ends, the job is in progress for every other token, and `retry_after` is the time left.
 pub(super) async fn a_claim_lasts_as_long_as_its_lease(store: &dyn DedupStore) {
     for lease in leases() {

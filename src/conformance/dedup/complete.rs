@@ -1,5 +1,7 @@
 //! Completion and release, and the tokens that may write.
 
+use std::time::Duration;
+
 use tokio::time::{Instant, sleep};
 
 use super::super::harness::{LONG, SHORT, applied, at_once, job, stale};
@@ -25,6 +27,19 @@ pub(super) async fn a_completed_job_is_forgotten_after_its_retention(store: &dyn
     let completed = Instant::now();
     applied(store.complete(&token, SHORT).await, "a completion by the owner");
     acquire_when_free(store, &job, completed, SHORT).await;
+}
+
+/// A completed job is done under every retention that a receiver may have, up to a century.
+pub(super) async fn a_long_retention_does_not_overflow(store: &dyn DedupStore) {
+    // A receiver's default and longest retention, and two that are zero in 32 bits of microseconds or milliseconds.
+    let (week, century) = (Duration::from_secs(7 * 24 * 3600), Duration::from_secs(100 * 365 * 24 * 3600));
+    for retention in [week, century, Duration::from_micros(1 << 32), Duration::from_millis(1 << 32)] {
+        let job = job();
+        let token = acquire(store, &job, LONG).await;
+        let what = format!("a completion with a retention of {retention:?}");
+        applied(store.complete(&token, retention).await, &what);
+        done(claim(store, &job, LONG).await, &format!("a claim right after {what}"));
+    }
 }
 
 /// A repeated completion, as after a lost reply, applies again.

@@ -34,12 +34,14 @@ pub async fn dedup_all(store: &dyn DedupStore, other: &dyn DedupStore, differenc
         claim::claims_of_different_jobs_are_independent(store);
         claim::a_repeated_claim_is_granted_again(store);
         claim::a_refused_token_may_claim_again(store);
+        claim::owners_are_compared_in_every_bit(store);
         claim::a_claim_lasts_as_long_as_its_lease(store);
         claim::a_claim_ends_with_its_lease(store);
         claim::a_renewal_counts_from_its_own_time(store);
         claim::an_expired_lease_can_be_renewed(store);
         complete::a_completed_job_is_done(store);
         complete::a_completed_job_is_forgotten_after_its_retention(store);
+        complete::a_long_retention_does_not_overflow(store);
         complete::completing_twice_is_completing_once(store);
         complete::a_job_is_completed_after_its_lease_ended(store);
         complete::a_completed_job_is_neither_renewed_nor_released(store);
