@@ -197,6 +197,8 @@ async fn repeat(
     prepares: bool,
 ) -> Result<Vec<Row>, StoreError> {
     let (mut repetitions_left, mut isolation) = (2, Isolation::Default);
+    // Whether an earlier run may have been committed.
+    let mut in_doubt = false;
     loop {
         let ran = match connections.lend().await {
             Ok(connection) => connection.query(statement, parameters, isolation, prepares).await,
@@ -208,12 +210,15 @@ async fn repeat(
             Ok(rows) => return Ok(rows),
             Err(error) if repetitions_left > 0 && is_transient(&error) => {
                 repetitions_left -= 1;
+                in_doubt |= !is_rolled_back(&error);
                 if error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE) {
                     isolation = Isolation::ReadCommitted;
                 }
                 debug!(%error, "transient error of a statement; repeating it now on another connection");
             }
-            Err(error) if error.code() == Some(&SqlState::DISK_FULL) => return Err(StoreError::Full),
+            Err(error) if error.code() == Some(&SqlState::DISK_FULL) && !in_doubt => {
+                return Err(StoreError::Full);
+            }
             Err(error) => return Err(statement_error(error)),
         }
     }
@@ -222,12 +227,15 @@ async fn repeat(
 /// Whether a repetition on another connection can succeed.
 fn is_transient(error: &tokio_postgres::Error) -> bool {
     match error.code() {
-        Some(code) => {
-            [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::ADMIN_SHUTDOWN]
-                .contains(code)
-        }
+        Some(code) => *code == SqlState::ADMIN_SHUTDOWN || is_rolled_back(error),
         None => error.is_closed(),
     }
+}
+
+/// Whether another transaction made a statement fail.
+fn is_rolled_back(error: &tokio_postgres::Error) -> bool {
+    let codes = [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED];
+    error.code().is_some_and(|code| codes.contains(code))
 }
 
 /// The isolation level of a statement's transaction.

@@ -190,7 +190,7 @@ impl RedisDedupStore {
             ["unknown command", "ACL failure in script", "The user executing the script"];
         let detail = error.detail().unwrap_or_default();
         match error.code() {
-            Some("OOM") => StoreError::Full,
+            Some(FULL) => StoreError::Full,
             code if code == Some("NOPERM") || REFUSALS.iter().any(|text| detail.contains(text)) => {
                 StoreError::unavailable(MissingRights { namespace: self.namespace.clone(), source: error })
             }
@@ -227,7 +227,11 @@ impl RedisDedupStore {
         match self.connection.call(command).await {
             Err(error) if error.is_connection_dropped() && !error.is_connection_refusal() => {
                 debug!(%error, "the connection to Redis broke; repeating the command now");
-                self.connection.call(command).await
+                match self.connection.call(command).await {
+                    // The first sending may have taken effect, so this is no refusal.
+                    Err(again) if again.code() == Some(FULL) => Err(error),
+                    answer => answer,
+                }
             }
             answer => answer,
         }
@@ -311,6 +315,9 @@ fn done(token: &ClaimToken) -> String {
 }
 
 /// A duration in Redis's unit: at least one millisecond, at most a century.
+/// The error code of a server without memory for a write.
+const FULL: &str = "OOM";
+
 fn milliseconds(duration: Duration) -> u64 {
     const CENTURY: u64 = 100 * 365 * 24 * 3600 * 1000;
     u64::try_from(duration.as_nanos().div_ceil(1_000_000)).map_or(CENTURY, |time| time.clamp(1, CENTURY))

@@ -224,6 +224,46 @@ async fn a_claim_whose_reply_was_lost_is_recognised_as_its_own() {
     }
 }
 
+#[tokio::test]
+async fn a_claim_that_may_have_been_made_is_not_refused_for_want_of_room() {
+    let full = Server::postgres(&[], &[]);
+    let there = PostgresDedupStore::from_url(&full.url()).unwrap();
+    there.migrate().await.unwrap();
+    client(&full)
+        .await
+        .batch_execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RAISE 'no space left on device' USING ERRCODE = 'disk_full'; END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON qomplement_dedup EXECUTE FUNCTION refuse();",
+        )
+        .await
+        .unwrap();
+    assert!(matches!(claim(&there, &job("job")).await, Err(StoreError::Full)));
+
+    let here = PostgresDedupStore::from_url(&postgres().url()).unwrap();
+    here.migrate().await.unwrap();
+    let proxy = Proxy::before(postgres().port()).await;
+    let url = postgres().url().replace(&format!(":{}", postgres().port()), &format!(":{}", proxy.port));
+    let store = PostgresDedupStore::from_url(&url).unwrap();
+    acquire(&store, &job("in-doubt-warm")).await;
+    proxy.lead_to(full.port());
+    proxy.lose_the_next_reply();
+    let token = ClaimToken::new(&job("in-doubt"));
+    let answer = store.claim(&token, LEASE).await;
+    assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    assert_eq!(proxy.lost(), 1);
+    assert_eq!(here.release(&token).await.unwrap(), Fenced::Applied, "the claim was made");
+}
+
+#[tokio::test]
+async fn clones_are_one_store() {
+    let store = store("clones").await;
+    let clone = store.clone();
+    let token = acquire(&store, &job("job")).await;
+    assert_eq!(clone.complete(&token, RETENTION).await.unwrap(), Fenced::Applied);
+    assert_eq!(claim(&store, &job("job")).await.unwrap(), Claim::Done);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_strict_isolation_level_of_the_database_is_no_obstacle() {
     let owner = client(postgres()).await;

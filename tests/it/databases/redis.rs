@@ -128,6 +128,22 @@ async fn a_claim_whose_reply_was_lost_is_recognised_as_its_own() {
 
 #[tokio::test]
 async fn a_server_that_became_a_replica_is_left_for_where_the_url_leads() {
+#[tokio::test]
+async fn a_claim_that_may_have_been_made_is_not_refused_for_want_of_room() {
+    let full = Server::redis(&["--maxmemory-policy", "noeviction", "--maxmemory", "1"], &[]);
+    let proxy = Proxy::before(redis().port()).await;
+    let url = format!("redis://:{PASSWORD}@127.0.0.1:{}", proxy.port);
+    let store = RedisDedupStore::from_url(&url, "in-doubt").unwrap();
+    acquire(&store, &job("warm")).await;
+    proxy.lead_to(full.port());
+    proxy.lose_the_next_reply();
+    let answer = claim(&store, &job("job")).await;
+    assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    assert_eq!(proxy.lost(), 1);
+    let answer = claim(&store, &job("job")).await;
+    assert!(matches!(answer, Err(StoreError::Full)), "the repetition was sent elsewhere: {answer:?}");
+}
+
     let (old, new) = (Server::redis(&[], &[]), Server::redis(&[], &[]));
     let proxy = Proxy::before(old.port()).await;
     let url = format!("redis://:{PASSWORD}@127.0.0.1:{}", proxy.port);
