@@ -1,11 +1,11 @@
 //! Connections to Redis, and the check of the server's eviction policy.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ::redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use ::redis::io::tcp::TcpSettings;
-use ::redis::{Client, Cmd, ErrorKind, RedisResult, ServerErrorKind, Value, cmd};
+use ::redis::{Client, Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value, cmd};
 use async_trait::async_trait;
 use tracing::{debug, warn};
 
@@ -27,7 +27,7 @@ impl<C: ConnectionLike + Clone + Send + Sync> SendCommand for C {
 /// A connection to a URL. It is made on first use, because that needs a runtime.
 pub(super) struct Managed {
     client: Client,
-    manager: Mutex<Option<ConnectionManager>>,
+    manager: Mutex<Option<Arc<ConnectionManager>>>,
 }
 
 impl Managed {
@@ -36,35 +36,54 @@ impl Managed {
         Self { client, manager: Mutex::default() }
     }
 
-    fn manager(&self) -> RedisResult<ConnectionManager> {
+    fn manager(&self) -> RedisResult<Arc<ConnectionManager>> {
         let mut current = self.manager.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(manager) = &*current {
             return Ok(manager.clone());
         }
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(Duration::from_secs(1)))
-            .set_response_timeout(Some(Duration::from_secs(2)))
+            // Shorter than the receiver waits for a call, which otherwise would be dropped before it can fail.
+            .set_response_timeout(Some(Duration::from_millis(1500)))
             .set_number_of_retries(2)
             .set_max_delay(Duration::from_millis(500))
             .set_pipeline_buffer_size(512);
         let manager = ConnectionManager::new_lazy_with_config(self.client.clone(), config)?;
-        Ok(current.insert(manager).clone())
+        Ok(current.insert(Arc::new(manager)).clone())
     }
 
-    /// Drops the connection if the server has become a replica. The manager reconnects only when its connection breaks,
-    /// which that does not; the next call resolves the URL again.
-    fn unless_read_only<T>(&self, answer: RedisResult<T>) -> RedisResult<T> {
-        if matches!(&answer, Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)) {
-            self.manager.lock().unwrap_or_else(PoisonError::into_inner).take();
+    /// Drops a manager, unless another call has done so: the next call makes one, which resolves the URL again.
+    fn leave(&self, manager: &Arc<ConnectionManager>) {
+        let mut current = self.manager.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, manager)) {
+            *current = None;
         }
-        answer
     }
 }
 
 #[async_trait]
 impl SendCommand for Managed {
     async fn call(&self, command: &Cmd) -> RedisResult<Value> {
-        self.unless_read_only(self.manager()?.call(command).await)
+        let manager = self.manager()?;
+        let answer = manager.call(command).await;
+        if answer.as_ref().is_err_and(needs_a_new_manager) {
+            self.leave(&manager);
+        }
+        answer
+    }
+}
+
+/// Whether a manager's further calls would fail, too. It connects again only when its connection breaks or an attempt to
+/// connect ends with an I/O error. It keeps every other error of an attempt for ever.
+fn needs_a_new_manager(error: &RedisError) -> bool {
+    match error.kind() {
+        // A server that hangs keeps its connections open.
+        ErrorKind::Io => error.is_timeout(),
+        // The server became a replica, or refused a command that sets the connection up. The store's own commands mostly
+        // fail with other errors.
+        ErrorKind::Server(kind) => matches!(kind, ServerErrorKind::ReadOnly | ServerErrorKind::ResponseError),
+        ErrorKind::Extension => matches!(error.code(), Some("WRONGPASS" | "NOAUTH" | "DENIED")),
+        _ => true,
     }
 }
 
@@ -103,5 +122,22 @@ fn evicts(info: &Value) -> bool {
         Value::VerbatimString { text, .. } => evicts(&Value::BulkString(text.clone().into_bytes())),
         Value::Map(servers) => servers.iter().any(|(_, info)| evicts(info)),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_manager_that_failed_is_left() {
+        let managed = Managed::new(Client::open("redis://localhost").unwrap());
+        let failed = managed.manager().unwrap();
+        managed.leave(&failed);
+        let next = managed.manager().unwrap();
+        assert!(!Arc::ptr_eq(&failed, &next));
+        // A second call on the first manager fails late.
+        managed.leave(&failed);
+        assert!(Arc::ptr_eq(&managed.manager().unwrap(), &next));
     }
 }

@@ -53,9 +53,10 @@ use crate::store::{Fenced, StoreError};
 ///
 /// # Connections
 ///
-/// With [`from_url`](Self::from_url), a call waits up to one second for a connection and up to two for a reply. If the
+/// With [`from_url`](Self::from_url), a call waits up to one second for a connection and up to 1.5 for a reply. If the
 /// connection breaks, the call is repeated once on a new one, with the same owner, so a claim whose reply was lost is
-/// recognised as the token's own.
+/// recognised as the token's own. After a call without a reply, and when the server has become a replica or refuses the
+/// credentials, the next call resolves the URL again and connects anew.
 ///
 /// All clones are one store, with the same connection.
 #[derive(Clone)]
@@ -99,7 +100,10 @@ impl RedisDedupStore {
 
     /// Makes a store on your own connection: a `ConnectionManager` or a `ClusterConnection`, with its timeouts.
     ///
-    /// The connection must reconnect by itself. A `MultiplexedConnection` does not: once it breaks, every call fails.
+    /// The connection must reconnect by itself. A `MultiplexedConnection` does not: once it breaks, every call fails. A
+    /// `ConnectionManager` reconnects only when its connection breaks: it stays with a server that became a replica or no
+    /// longer answers, and never connects again once a server refused its credentials. [`from_url`](Self::from_url)
+    /// connects anew in these cases.
     ///
     /// # Errors
     ///
@@ -311,13 +315,13 @@ fn claimed(token: &ClaimToken) -> String {
 }
 
 fn done(token: &ClaimToken) -> String {
+/// The error code of a server without memory for a write.
+const FULL: &str = "OOM";
+
     format!("{DONE}{:032x}", token.owner())
 }
 
 /// A duration in Redis's unit: at least one millisecond, at most a century.
-/// The error code of a server without memory for a write.
-const FULL: &str = "OOM";
-
 fn milliseconds(duration: Duration) -> u64 {
     const CENTURY: u64 = 100 * 365 * 24 * 3600 * 1000;
     u64::try_from(duration.as_nanos().div_ceil(1_000_000)).map_or(CENTURY, |time| time.clamp(1, CENTURY))

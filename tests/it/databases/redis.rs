@@ -8,7 +8,9 @@ use qomplement_webhooks::conformance::dedup_all;
 use qomplement_webhooks::dedup::{Claim, ClaimToken};
 use qomplement_webhooks::sender::{Payload, Sender};
 use qomplement_webhooks::store::{Fenced, StoreError};
-use qomplement_webhooks::{DedupStore, JobId, RedisDedupStore};
+use qomplement_webhooks::{DedupStore, JobId, RedisDedupStore, WebhookReceiver, handler_fn};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::task::block_in_place;
 
 use super::contract::DIFFERENCES;
@@ -127,8 +129,6 @@ async fn a_claim_whose_reply_was_lost_is_recognised_as_its_own() {
 }
 
 #[tokio::test]
-async fn a_server_that_became_a_replica_is_left_for_where_the_url_leads() {
-#[tokio::test]
 async fn a_claim_that_may_have_been_made_is_not_refused_for_want_of_room() {
     let full = Server::redis(&["--maxmemory-policy", "noeviction", "--maxmemory", "1"], &[]);
     let proxy = Proxy::before(redis().port()).await;
@@ -144,6 +144,8 @@ async fn a_claim_that_may_have_been_made_is_not_refused_for_want_of_room() {
     assert!(matches!(answer, Err(StoreError::Full)), "the repetition was sent elsewhere: {answer:?}");
 }
 
+#[tokio::test]
+async fn a_server_that_became_a_replica_is_left_for_where_the_url_leads() {
     let (old, new) = (Server::redis(&[], &[]), Server::redis(&[], &[]));
     let proxy = Proxy::before(old.port()).await;
     let url = format!("redis://:{PASSWORD}@127.0.0.1:{}", proxy.port);
@@ -159,6 +161,89 @@ async fn a_claim_that_may_have_been_made_is_not_refused_for_want_of_room() {
     acquire(&by_claim, &job("after")).await;
     assert!(by_renewal.renew(&token, LEASE).await.is_err(), "a replica renews nothing");
     assert_eq!(by_renewal.renew(&token, LEASE).await.unwrap(), Fenced::Applied);
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_left_for_where_the_url_leads() {
+    let (old, new) = (Server::redis(&[], &[]), Server::redis(&[], &[]));
+    let proxy = Proxy::before(old.port()).await;
+    let url = format!("redis://:{PASSWORD}@127.0.0.1:{}", proxy.port);
+    let store = RedisDedupStore::from_url(&url, "hangs").unwrap();
+    store.check().await.unwrap();
+    let receiver = WebhookReceiver::builder(handler_fn(|_| async { Ok(()) }));
+    let receiver = receiver.dedup_store(store).unauthenticated().build().unwrap();
+    let to = Sender::to_service(receiver).retry_delays([]);
+
+    // Its kernel keeps the connection alive.
+    old.pause();
+    proxy.lead_to(new.port());
+    let payload = Payload::extract_completed();
+    assert_eq!(to.deliver(&payload).await.statuses(), [Some(503)]);
+    eventually("the other server is used", async || to.deliver(&payload).await.statuses() == [Some(200)])
+        .await;
+    old.resume();
+}
+
+/// Replies that refuse to set a connection up: the commands with which each begins and ends.
+const REFUSALS: [(&str, &str, &str); 3] = [
+    ("the password", "CONFIG SET requirepass other", "CONFIG SET requirepass open-sesame"),
+    ("another client", "CONFIG SET maxclients 1", "CONFIG SET maxclients 1000"),
+    ("the database", "ACL SETUSER default -select", "ACL SETUSER default +select"),
+];
+
+#[tokio::test]
+async fn a_server_that_refused_to_set_a_connection_up_is_asked_again() {
+    let server = Server::redis(&[], &[]);
+    let mut admin = connection(&server);
+    let mut run = |line: &str| {
+        let mut words = line.split(' ');
+        let mut command = ::redis::cmd(words.next().unwrap());
+        command.arg(words.collect::<Vec<_>>()).exec(&mut admin).unwrap();
+    };
+    for protocol in ["resp2", "resp3"] {
+        for (refused, begin, end) in REFUSALS {
+            let url = format!("{}/3?protocol={protocol}", server.url());
+            let stores = ["connected", "new"].map(|name| RedisDedupStore::from_url(&url, name).unwrap());
+            stores[0].check().await.unwrap();
+            run(begin);
+            run("CLIENT KILL TYPE normal");
+            let case = format!("{refused}, {protocol}");
+            for store in &stores {
+                claim(store, &job("refused")).await.expect_err(&case);
+            }
+            run(end);
+            for store in &stores {
+                let case = format!("{case}: {store:?} works again");
+                eventually(&case, async || store.check().await.is_ok()).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn something_else_than_redis_behind_the_url_is_left_when_redis_is_there() {
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = Proxy::before(other.local_addr().unwrap().port()).await;
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = other.accept().await {
+            let _ = client.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").await;
+            let _ = client.read(&mut [0; 1024]).await;
+        }
+    });
+    let url = format!("redis://:{PASSWORD}@127.0.0.1:{}", proxy.port);
+    let store = RedisDedupStore::from_url(&url, "other").unwrap();
+    store.check().await.unwrap_err();
+    proxy.lead_to(redis().port());
+    eventually("Redis is used", async || store.check().await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn clones_are_one_store() {
+    let store = store("clones");
+    let clone = store.clone();
+    let token = acquire(&store, &job("job")).await;
+    assert_eq!(clone.complete(&token, RETENTION).await.unwrap(), Fenced::Applied);
+    assert_eq!(claim(&store, &job("job")).await.unwrap(), Claim::Done);
 }
 
 #[tokio::test]
