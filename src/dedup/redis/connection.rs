@@ -6,6 +6,8 @@ use std::time::Duration;
 use ::redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use ::redis::io::tcp::TcpSettings;
 use ::redis::{Client, Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value, cmd};
+#[cfg(feature = "redis-tls")]
+use ::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use async_trait::async_trait;
 use tracing::{debug, warn};
 
@@ -96,6 +98,16 @@ pub(super) fn tcp_settings() -> TcpSettings {
     settings
 }
 
+/// Makes rustls's provider the one that this crate brings, unless one is installed. The driver takes the default, and panics
+/// without one if the program has several.
+#[cfg(feature = "redis-tls")]
+pub(super) fn install_tls_provider() {
+    if CryptoProvider::get_default().is_none() {
+        // Fails if another thread has just installed one.
+        let _ = aws_lc_rs::default_provider().install_default();
+    }
+}
+
 /// Logs a warning if the server is configured to evict keys.
 pub(super) async fn warn_of_eviction(connection: &dyn SendCommand) {
     match connection.call(cmd("INFO").arg("memory")).await {
@@ -139,5 +151,11 @@ mod tests {
         // A second call on the first manager fails late.
         managed.leave(&failed);
         assert!(Arc::ptr_eq(&managed.manager().unwrap(), &next));
+    }
+    #[cfg(feature = "redis-tls")]
+    #[test]
+    fn a_url_with_tls_settles_the_provider_of_rustls() {
+        crate::RedisDedupStore::from_url("rediss://localhost", "tls").unwrap();
+        assert!(CryptoProvider::get_default().is_some());
     }
 }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+#[cfg(feature = "redis-tls")]
+use ::redis::ConnectionAddr;
 use ::redis::aio::ConnectionLike;
 use ::redis::{
     Client, Cmd, ErrorKind, IntoConnectionInfo, RedisError, RedisResult, ServerErrorKind, ToRedisArgs, Value,
@@ -88,12 +90,19 @@ impl RedisDedupStore {
     /// is reachable. `namespace` separates its keys from others on the server: 1 to 64 characters of `A-Z`, `a-z`, `0-9`,
     /// `.`, `_`, `-` and `/`.
     ///
+    /// A URL with TLS makes `aws_lc_rs` the process's default provider of rustls, unless one is installed: install another
+    /// one before.
+    ///
     /// # Errors
     ///
     /// Returns [`RedisStoreError::Url`] or [`RedisStoreError::Namespace`] if the URL or the namespace is not valid.
     pub fn from_url(url: &str, namespace: &str) -> Result<Self, RedisStoreError> {
         let address = url.into_connection_info().map_err(RedisStoreError::Url)?;
         let address = address.set_tcp_settings(tcp_settings());
+        #[cfg(feature = "redis-tls")]
+        if matches!(address.addr(), ConnectionAddr::TcpTls { .. }) {
+            connection::install_tls_provider();
+        }
         let client = Client::open(address).map_err(RedisStoreError::Url)?;
         Self::new(Managed::new(client), namespace)
     }
@@ -306,6 +315,9 @@ fn begin(name: &str, words: usize) -> Cmd {
     command
 }
 
+/// The error code of a server without memory for a write.
+const FULL: &str = "OOM";
+
 /// The beginning of a key's value, before the owner.
 const CLAIMED: &str = "claimed:";
 const DONE: &str = "done:";
@@ -315,9 +327,6 @@ fn claimed(token: &ClaimToken) -> String {
 }
 
 fn done(token: &ClaimToken) -> String {
-/// The error code of a server without memory for a write.
-const FULL: &str = "OOM";
-
     format!("{DONE}{:032x}", token.owner())
 }
 
