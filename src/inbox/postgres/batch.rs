@@ -64,7 +64,7 @@ pub(super) async fn store(inner: &Arc<Inner>, batch: Vec<Received>) {
         let stored = store_together(inner, part, may_be_known, lock_time).await;
         (may_be_known, lock_time) = (true, LOCK_TIME_OF_PART);
         let Err(mut refused) = stored else { continue };
-        let is_locked = refused.is_locked();
+        let is_locked = refused.may_be_locked();
         let is_caused_by_a_row = is_locked || refused.is_caused_by_a_row();
         if is_caused_by_a_row && refused.events.len() > 1 && Instant::now() < deadline {
             debug!(error = %chain(&refused.error), "the database refused a batch; storing it in two parts");
@@ -121,9 +121,18 @@ impl Refused {
         matches!(&self.error, StoreError::Unavailable(cause) if is_caused_by_a_row(&**cause))
     }
 
-    fn is_locked(&self) -> bool {
+    fn has_code(&self, code: &SqlState) -> bool {
         let StoreError::Unavailable(cause) = &self.error else { return false };
-        postgres::code(&**cause) == Some(&SqlState::LOCK_NOT_AVAILABLE)
+        postgres::code(&**cause) == Some(code)
+    }
+
+    fn is_locked(&self) -> bool {
+        self.has_code(&SqlState::LOCK_NOT_AVAILABLE)
+    }
+
+    /// Whether the statement may have waited for a locked row: the server's `statement_timeout` can end it first.
+    fn may_be_locked(&self) -> bool {
+        self.is_locked() || self.has_code(&SqlState::QUERY_CANCELED)
     }
 
     /// Lets a locked row's event wait beside others, while there is a connection for that.
