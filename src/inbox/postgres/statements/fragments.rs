@@ -24,6 +24,10 @@ pub(super) const DURABLY: &str = "SELECT set_config('synchronous_commit', 'on', 
 pub(super) const REPLICATED: &str = "SELECT CASE WHEN current_setting('synchronous_standby_names') <> ''
             THEN pg_logical_emit_message(true, 'qomplement-webhooks', ''::text) END";
 
+/// The time, read when the transaction has its number. The insertion of a row may wait for a transaction that is then
+/// rolled back; with a number of after that wait, the row would be due before looks that do not know its transaction.
+pub(super) const NUMBERED_NOW: &str = "CASE WHEN txid_current() IS NOT NULL THEN clock_timestamp() END";
+
 pub(super) fn from_now(parameter: u32) -> String {
     format!("clock_timestamp() + ${parameter} * interval '1 microsecond'")
 }

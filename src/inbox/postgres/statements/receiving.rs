@@ -1,7 +1,7 @@
 //! Statements that store events and registrations.
 
 use super::fragments::{
-    DURABLY, EXPECTED, FINAL, LEASABLE, REPLICATED, expect_another, microseconds, next_fence,
+    DURABLY, EXPECTED, FINAL, LEASABLE, NUMBERED_NOW, REPLICATED, expect_another, microseconds, next_fence,
 };
 use super::{FETCHED, NEVER_FETCHED, traffic};
 use crate::postgres::TableName;
@@ -22,7 +22,7 @@ pub(super) fn receive_new(table: &TableName) -> String {
                 WITH ORDINALITY AS incoming (job_id, job_type, status, traceparent, fits, place)
         ), written AS (
             INSERT INTO {table} (job_id, job_type, status, traceparent, body, state, due_at, received_at)
-            SELECT job_id, job_type, status, traceparent, ($4)[place], 'received', clock_timestamp(), clock_timestamp()
+            SELECT job_id, job_type, status, traceparent, ($4)[place], 'received', {NUMBERED_NOW}, clock_timestamp()
             FROM (SELECT * FROM incoming, {LOCK_TIME} WHERE fits ORDER BY job_id OFFSET 0) AS ordered
             ON CONFLICT (job_id) DO NOTHING
             RETURNING job_id
@@ -52,7 +52,7 @@ pub(super) fn receive(table: &TableName) -> String {
                 WITH ORDINALITY AS incoming (job_id, job_type, status, traceparent, fits, place)
         ), written AS (
             INSERT INTO {table} AS job (job_id, job_type, status, traceparent, body, state, due_at, received_at)
-            SELECT job_id, job_type, status, traceparent, ($4)[place], 'received', clock_timestamp(), clock_timestamp()
+            SELECT job_id, job_type, status, traceparent, ($4)[place], 'received', {NUMBERED_NOW}, clock_timestamp()
             FROM (
                 SELECT * FROM incoming, {LOCK_TIME} WHERE fits AND conflict IS NULL ORDER BY job_id OFFSET 0
             ) AS ordered

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::{Client, NoTls};
 
-use super::{HOUR, client, completed, count, inbox, job};
+use super::{HOUR, LEASE, client, completed, count, inbox, job, lease_one};
 use crate::support::databases::postgres;
 use crate::support::eventually;
 
@@ -150,4 +150,65 @@ async fn events_are_stored_while_more_rows_are_locked_than_there_are_connections
             assert!(is_locked(&received) || matches!(received, Ok(Receipt::Stored)), "{received:?}");
         }
     }
+}
+
+/// Leases see meanwhile that no row is due, and the next ones begin to look where these ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_registration_is_rolled_back_is_leased_at_once() {
+    let inbox = inbox("locked_rollback").await;
+    let (watching, counting) = (client(postgres()).await, client(postgres()).await);
+    for round in 0..5 {
+        let late = format!("late-{round}");
+        let locking = lock("locked_rollback", [late.clone()]).await;
+        let began = Instant::now();
+        let event = receiving(&inbox, &late);
+        let waits = async || waiting_alone(&watching, "locked_rollback").await == 1;
+        eventually("the event waits alone", waits).await;
+        for number in 0..2 {
+            inbox.receive(&completed(&format!("other-{round}-{number}"))).await.unwrap();
+        }
+        lease_one(&inbox).await;
+        // Lets the event's transaction go on after the registration's end, and wait again before its own.
+        let lock_counts = "BEGIN; INSERT INTO locked_rollback.inbox_traffic AS traffic (minute, session, received, handled)
+            SELECT extract(epoch FROM now())::int8 / 60 + later, pid, 0, 0 FROM pg_stat_activity, generate_series(-1, 1) AS later
+            WHERE wait_event_type = 'Lock' AND query LIKE '%INSERT INTO \"locked_rollback\"%'
+            ON CONFLICT (minute, session) DO UPDATE SET received = traffic.received";
+        counting.batch_execute(lock_counts).await.unwrap();
+        locking.batch_execute("ROLLBACK").await.unwrap();
+        drop(locking);
+        let waiting = "SELECT count(*) FROM pg_locks AS waits JOIN pg_locks AS holds USING (transactionid)
+            WHERE NOT waits.granted AND holds.granted AND holds.pid = pg_backend_pid()";
+        eventually("the event is written", async || count(&counting, waiting).await == 1).await;
+        lease_one(&inbox).await;
+        // A transaction of five seconds is not waited for.
+        let is_in_time = began.elapsed() < Duration::from_secs(4);
+        counting.batch_execute("COMMIT").await.unwrap();
+        let received = event.await.unwrap();
+        if is_in_time {
+            assert_eq!(received.unwrap(), Receipt::Stored);
+            let leased = inbox.lease(1, LEASE).await.unwrap().pop().expect("the event is passed over");
+            assert_eq!(leased.lease.job(), &job(&late));
+            return;
+        }
+        while !inbox.lease(1, LEASE).await.unwrap().is_empty() {}
+    }
+    panic!("five rounds took too long");
+}
+
+/// It ends the wait for a row before the inbox does.
+#[tokio::test]
+async fn a_statement_timeout_of_the_server_refuses_only_the_event_whose_row_is_locked() {
+    inbox("locked_timeout").await;
+    let url = format!("{}&options=-c%20statement_timeout%3D400", postgres().url());
+    let inbox = PostgresInbox::from_url(&url).unwrap().with_table("locked_timeout", "inbox").unwrap();
+    inbox.receive(&completed("warm")).await.unwrap();
+    let _locking = lock("locked_timeout", ["locked".to_owned()]).await;
+    let locked = receiving(&inbox, "locked");
+    let others: Vec<_> = (0..20).map(|number| receiving(&inbox, &format!("free-{number}"))).collect();
+    for event in others {
+        let received = timeout(SOON, event).await.expect("it waits for another job's row");
+        assert_eq!(received.unwrap().unwrap(), Receipt::Stored);
+    }
+    let received = timeout(SOON, locked).await.unwrap().unwrap();
+    assert!(matches!(received, Err(StoreError::Unavailable(_))), "{received:?}");
 }
