@@ -6,6 +6,7 @@ mod reserve;
 mod schema;
 mod table_name;
 
+use std::error::Error;
 use std::time::Duration;
 
 use deadpool_postgres::{Pool, PoolError, TimeoutType, Timeouts};
@@ -173,6 +174,31 @@ pub(crate) async fn query_leased(
     database: &Database,
     statement: &str,
     parameters: &[Parameter<'_>],
+/// Like [`query_seldom`], for a statement that must not run again after its commit: it is repeated only when the database
+/// has rolled it back. If the connection broke, the error says that the change may have been made.
+pub(crate) async fn query_once(
+    database: &Database,
+    statement: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>, StoreError> {
+    database.schema.check_once(&database.pool).await?;
+    match repeat(Connections::Pool(&database.pool), statement, parameters, false, is_rolled_back).await {
+        Err(StoreError::Unavailable(cause)) if is_unanswered(&*cause) => {
+            Err(StoreError::unavailable(Unanswered(cause)))
+        }
+        ran => ran,
+    }
+}
+
+/// A statement was sent, and the connection broke before the reply.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection broke, and the change may have been made: look before you make it again")]
+struct Unanswered(#[source] BoxError);
+
+fn is_unanswered(cause: &(dyn Error + 'static)) -> bool {
+    cause.downcast_ref::<tokio_postgres::Error>().is_some_and(|error| error.code().is_none())
+}
+
 ) -> Result<Vec<Row>, StoreError> {
     let connections = Connections::PoolOrReserve(&database.pool, &database.reserve);
     run(database, connections, statement, parameters, database.prepares).await
@@ -186,7 +212,7 @@ async fn run(
     prepares: bool,
 ) -> Result<Vec<Row>, StoreError> {
     database.schema.check_once(&database.pool).await?;
-    repeat(connections, statement, parameters, prepares).await
+    repeat(connections, statement, parameters, prepares, is_transient).await
 }
 
 /// Runs a statement, and repeats it up to twice after transient errors, each time on another connection.
@@ -195,20 +221,25 @@ async fn repeat(
     statement: &str,
     parameters: &[Parameter<'_>],
     prepares: bool,
+    may_be_repeated: impl Fn(&tokio_postgres::Error) -> bool,
 ) -> Result<Vec<Row>, StoreError> {
     let (mut repetitions_left, mut isolation) = (2, Isolation::Default);
     // Whether an earlier run may have been committed.
     let mut in_doubt = false;
     loop {
-        let ran = match connections.lend().await {
-            Ok(connection) => connection.query(statement, parameters, isolation, prepares).await,
+        let (ran, is_repeatable) = match connections.lend().await {
+            Ok(connection) => {
+                let ran = connection.query(statement, parameters, isolation, prepares).await;
+                let is_repeatable = ran.as_ref().is_err_and(&may_be_repeated);
+                (ran, is_repeatable)
+            }
             // A new connection broke while it was opened.
-            Err(PoolError::Backend(error)) if is_transient(&error) => Err(error),
+            Err(PoolError::Backend(error)) if is_transient(&error) => (Err(error), true),
             Err(error) => return Err(StoreError::unavailable(error)),
         };
         match ran {
             Ok(rows) => return Ok(rows),
-            Err(error) if repetitions_left > 0 && is_transient(&error) => {
+            Err(error) if repetitions_left > 0 && is_repeatable => {
                 repetitions_left -= 1;
                 in_doubt |= !is_rolled_back(&error);
                 if error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE) {
@@ -226,16 +257,14 @@ async fn repeat(
 
 /// Whether a repetition on another connection can succeed.
 fn is_transient(error: &tokio_postgres::Error) -> bool {
-    match error.code() {
-        Some(code) => *code == SqlState::ADMIN_SHUTDOWN || is_rolled_back(error),
-        None => error.is_closed(),
-    }
+    is_rolled_back(error) || error.code().is_none() && error.is_closed()
 }
 
-/// Whether another transaction made a statement fail.
+/// The same, for an error that comes before the commit.
 fn is_rolled_back(error: &tokio_postgres::Error) -> bool {
-    let codes = [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED];
-    error.code().is_some_and(|code| codes.contains(code))
+    const CODES: [SqlState; 3] =
+        [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::ADMIN_SHUTDOWN];
+    error.code().is_some_and(|code| CODES.contains(code))
 }
 
 /// The isolation level of a statement's transaction.

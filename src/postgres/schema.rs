@@ -7,7 +7,7 @@ use deadpool_postgres::{Client, GenericClient, Pool, Transaction};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{IsolationLevel, Row};
 
-use super::{Connections, Parameter, TableName, column, repeat};
+use super::{Connections, Parameter, TableName, column, is_transient, repeat};
 use crate::store::StoreError;
 
 /// Why a table in PostgreSQL cannot be used.
@@ -301,7 +301,9 @@ impl Schema {
 
     async fn describe(&self, pool: &Pool) -> Result<Described, StoreError> {
         let named = self.names();
-        Described::new(&repeat(Connections::Pool(pool), DESCRIBE, &parameters(&named), false).await?)
+        Described::new(
+            &repeat(Connections::Pool(pool), DESCRIBE, &parameters(&named), false, is_transient).await?,
+        )
     }
 
     fn names(&self) -> Names {

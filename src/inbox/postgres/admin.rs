@@ -21,7 +21,7 @@ use crate::postgres::{column, microseconds};
 use crate::store::StoreError;
 
 impl PostgresInbox {
-    /// Runs a statement of [`search`].
+    /// Runs a statement of [`search`]. One that makes a change is not repeated when its reply is lost.
     async fn search(
         &self,
         statement: &str,
@@ -29,6 +29,7 @@ impl PostgresInbox {
         from: InboxCursor,
         look: Look,
         most: i64,
+        change: Option<Change>,
     ) -> Result<Vec<Row>, StoreError> {
         let (from, look, state) = (from.bound(), limit(look.most()), filter.state.map(InboxState::as_str));
         let [older, newer] = [filter.older_than, filter.newer_than].map(|age| age.map(microseconds));
@@ -52,7 +53,11 @@ impl PostgresInbox {
                 (&most, Type::INT8),
                 (&PRUNE_BYTES, Type::INT8),
             ];
-            match self.query_seldom(statement, &parameters).await {
+            let rows = match change {
+                None => self.query_seldom(statement, &parameters).await,
+                Some(_) => self.query_once(statement, &parameters).await,
+            };
+            match rows {
                 Err(error) if self.inner.must_escape(texts, &error) => {}
                 rows => return rows,
             }
@@ -70,7 +75,7 @@ impl PostgresInbox {
         let table = self.inner.database.schema().table();
         let one_more = limit(most).saturating_add(1);
         let list = async |values| {
-            self.search(&search::list(table, look, from, values), filter, from, look, one_more).await
+            self.search(&search::list(table, look, from, values), filter, from, look, one_more, None).await
         };
         let (found, values) = match list(Values::Returned).await {
             Err(StoreError::Unavailable(cause)) if may_be_caused_by_a_row(&*cause) => {
@@ -169,7 +174,8 @@ impl PostgresInbox {
             false => search::change(table, look, change),
         };
         let most = i64::try_from(most).map_or(PRUNE_ROWS, |most| most.min(PRUNE_ROWS));
-        let rows = self.search(&statement, filter, from, look, most).await?;
+        let made = (!is_counted).then_some(change);
+        let rows = self.search(&statement, filter, from, look, most, made).await?;
         let row = rows.first().ok_or_else(|| StoreError::unavailable("the database returned no counts"))?;
         let number = |name| Ok::<_, StoreError>(column::<Option<i64>>(row, name)?.map(i64::unsigned_abs));
         let count = |name| Ok::<_, StoreError>(number(name)?.unwrap_or(0));
@@ -226,7 +232,7 @@ impl InboxAdmin for PostgresInbox {
 
     async fn replay(&self, job: &JobId) -> Result<bool, StoreError> {
         let replayed =
-            self.query_seldom(&self.inner.statements.replay, &[(&job.to_string(), Type::TEXT)]).await?;
+            self.query_once(&self.inner.statements.replay, &[(&job.to_string(), Type::TEXT)]).await?;
         if !replayed.is_empty() {
             tell::arrived_now(&self.inner).await;
         }
@@ -235,7 +241,7 @@ impl InboxAdmin for PostgresInbox {
 
     async fn discard(&self, job: &JobId) -> Result<bool, StoreError> {
         let discarded =
-            self.query_seldom(&self.inner.statements.discard, &[(&job.to_string(), Type::TEXT)]).await?;
+            self.query_once(&self.inner.statements.discard, &[(&job.to_string(), Type::TEXT)]).await?;
         Ok(!discarded.is_empty())
     }
 

@@ -315,6 +315,14 @@ impl PostgresInbox {
         statement: &str,
         parameters: &[Parameter<'_>],
     ) -> Result<Vec<Row>, StoreError> {
+    async fn query_once(
+        &self,
+        statement: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, StoreError> {
+        postgres::query_once(&self.inner.database, statement, parameters).await
+    }
+
         postgres::query_leased(&self.inner.database, statement, parameters).await
     }
 }
