@@ -29,6 +29,10 @@ const LOCK_TIME_OF_PART: Duration = Duration::from_millis(10);
 /// The same for an event alone, and its longest wait for its turn before: the sender's time limit for an answer.
 const LOCK_TIME_ALONE: Duration = Duration::from_secs(5);
 
+/// The most statements that look for the receipt of an event. Each one after the second means that other transactions wrote
+/// and deleted the job's row meanwhile.
+const LOOKS: u32 = 10;
+
 /// The result of one statement for one event.
 pub(super) enum Found {
     Receipt(Receipt),
@@ -49,6 +53,11 @@ struct Refused {
     "a transaction that has not ended holds the event's row, or another lock that storing the event needs"
 )]
 struct Locked(#[source] BoxError);
+
+/// The database has stored no row, without an error.
+#[derive(Debug, thiserror::Error)]
+#[error("the database did not insert the event's row: does a trigger or a rule of the table suppress it?")]
+struct Suppressed;
 
 /// Stores a batch, and answers the callers.
 ///
@@ -92,7 +101,10 @@ async fn store_together(
     mut may_be_known: bool,
     lock_time: Duration,
 ) -> Result<(), Refused> {
-    while !batch.is_empty() {
+    for _ in 0..LOOKS {
+        if batch.is_empty() {
+            break;
+        }
         let found = match send(inner, &batch, may_be_known, lock_time).await {
             Ok(found) => found,
             Err(error) => return Err(Refused { events: batch, error }),
@@ -112,6 +124,9 @@ async fn store_together(
         }
         tell::arrived(inner, arrived);
         batch = later;
+    }
+    for received in batch {
+        received.refuse(|| StoreError::unavailable(Suppressed));
     }
     Ok(())
 }

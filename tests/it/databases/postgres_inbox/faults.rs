@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use qomplement_webhooks::inbox::{InboxAdmin, InboxFilter, InboxState, Outcome, Receipt};
+use qomplement_webhooks::inbox::{Bulk, InboxAdmin, InboxFilter, InboxState, Outcome, Receipt};
 use qomplement_webhooks::registry::JobRegistry;
 use qomplement_webhooks::store::{Fenced, StoreError};
 use qomplement_webhooks::{InboxStore, PostgresInbox};
@@ -267,4 +267,74 @@ async fn a_server_that_is_away_is_no_mystery_and_its_password_stays_secret() {
     }
     let error = PostgresInbox::from_url("postgres://user:hidden-secret@host?sslmode=maybe").unwrap_err();
     assert!(!format!("{error:?} {error}").contains("secret"));
+}
+
+/// The second time would change other rows, and count those alone.
+#[tokio::test]
+async fn a_change_whose_reply_was_lost_is_not_repeated_and_its_error_says_so() {
+    let direct = inbox("lost_change").await;
+    let proxy = Proxy::before(postgres().port()).await;
+    let url = format!("postgres://postgres:{PASSWORD}@127.0.0.1:{}/postgres", proxy.port);
+    let inbox = PostgresInbox::from_url(&url).unwrap().with_table("lost_change", "inbox").unwrap();
+    for number in 0..6 {
+        direct.receive(&completed(&format!("job-{number}"))).await.unwrap();
+    }
+    for leased in direct.lease(6, LEASE).await.unwrap() {
+        let dead = Outcome::Dead { error: "why".to_owned() };
+        assert_eq!(direct.settle(&leased.lease, &dead).await.unwrap(), Fenced::Applied);
+    }
+    let dead = InboxFilter::default().state(InboxState::Dead);
+    let is_not_known = |error: StoreError| {
+        let StoreError::Unavailable(cause) = error else { return false };
+        cause.to_string().contains("may have been made")
+    };
+    let lose_the_next_reply = async || {
+        // On a connection that is open.
+        inbox.stats().await.unwrap();
+        proxy.lose_the_next_reply();
+    };
+
+    lose_the_next_reply().await;
+    assert!(is_not_known(inbox.discard_all(&dead, 1, Bulk::Apply).await.unwrap_err()));
+    assert_eq!(direct.stats().await.unwrap().dead, 5);
+    lose_the_next_reply().await;
+    assert!(is_not_known(inbox.replay_all(&dead, 1, Bulk::Apply).await.unwrap_err()));
+    let stats = direct.stats().await.unwrap();
+    assert_eq!((stats.dead, stats.received), (4, 1));
+    let left = all_rows(&direct, &dead).await;
+    lose_the_next_reply().await;
+    assert!(is_not_known(inbox.discard(&job(&left[0].job_id)).await.unwrap_err()));
+    lose_the_next_reply().await;
+    assert!(is_not_known(inbox.replay(&job(&left[1].job_id)).await.unwrap_err()));
+    assert_eq!(proxy.lost(), 4);
+    let stats = direct.stats().await.unwrap();
+    assert_eq!((stats.dead, stats.received), (2, 2));
+
+    // What only counts or reads is repeated.
+    lose_the_next_reply().await;
+    assert_eq!(inbox.discard_all(&dead, 9, Bulk::DryRun).await.unwrap().rows, 2);
+    lose_the_next_reply().await;
+    assert_eq!(inbox.stats().await.unwrap().dead, 2);
+    assert_eq!(proxy.lost(), 6);
+}
+
+#[tokio::test]
+async fn an_event_whose_row_a_trigger_suppresses_is_refused_and_takes_no_other_with_it() {
+    let inbox = inbox("suppressed").await;
+    let suppress = "CREATE FUNCTION suppressed.suppress() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN IF NEW.job_id = ''cursed'' THEN RETURN NULL; END IF; RETURN NEW; END';
+        CREATE TRIGGER suppress BEFORE INSERT ON suppressed.inbox
+            FOR EACH ROW EXECUTE FUNCTION suppressed.suppress()";
+    client(postgres()).await.batch_execute(suppress).await.unwrap();
+    let events = ["first", "cursed", "last"].map(|id| {
+        let inbox = inbox.clone();
+        tokio::spawn(async move { inbox.receive(&completed(id)).await })
+    });
+    let [first, cursed, last] = events.map(|event| timeout(Duration::from_secs(20), event));
+    for event in [first, last] {
+        assert_eq!(event.await.unwrap().unwrap().unwrap(), Receipt::Stored);
+    }
+    let refused = cursed.await.expect("it is stored again and again").unwrap().unwrap_err();
+    let cause = refused.source().unwrap().to_string();
+    assert!(cause.contains("trigger"), "{cause}");
 }
