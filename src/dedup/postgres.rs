@@ -95,9 +95,13 @@ impl PostgresDedupStore {
 
     /// Makes a store on your own pool, with the pool's timeouts.
     ///
-    /// Handlers may use the same pool. While they hold all its connections, renewing, completing and releasing use a
-    /// reserve of two connections, which the first claim takes out of the pool. The pool opens two others in their place,
-    /// so the server has up to two connections more than the pool's size. The pool's hooks run for the reserve, too.
+    /// Handlers may use the same pool. While they hold all its connections, or the server refuses a new one, renewing,
+    /// completing and releasing use a reserve of two connections, which the first claim takes out of the pool. The pool opens
+    /// two others in their place, so the server has up to two connections more than the pool's size. The pool's hooks run
+    /// for the reserve, too.
+    ///
+    /// Give connections back outside a transaction, as `client.transaction()` does also when it is dropped. After a `BEGIN` of
+    /// your own that no `COMMIT` or `ROLLBACK` followed, the store's writes join that transaction and are lost with it.
     #[must_use]
     pub fn from_pool(pool: Pool) -> Self {
         let schema = schema(TableName::unqualified(TABLE));

@@ -9,7 +9,8 @@ mod table_name;
 use std::error::Error;
 use std::time::Duration;
 
-use deadpool_postgres::{Pool, PoolError, TimeoutType, Timeouts};
+use deadpool_postgres::{Pool, PoolError, Timeouts};
+use tokio::time::timeout;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, ToSql, Type};
@@ -62,11 +63,14 @@ fn values_of(setting: &str) -> &'static str {
     }
 }
 
+/// How long a call that keeps or ends a lease waits for a new connection of the pool before it uses the reserve.
+const NEW_CONNECTION_TIME: Duration = Duration::from_millis(500);
+
 /// The database of a store's table.
 ///
 /// Most calls take a connection from the pool. Calls that keep or end a lease do not wait for the pool: other calls
-/// and, in a pool of the user's, handlers can hold all its connections for longer than a lease lasts. They use the
-/// reserve instead.
+/// and, in a pool of the user's, handlers can hold all its connections for longer than a lease lasts, and the server can
+/// refuse a new one. They use the reserve instead.
 #[derive(Clone)]
 pub(crate) struct Database {
     pool: Pool,
@@ -80,7 +84,7 @@ pub(crate) struct Database {
 #[derive(Clone, Copy)]
 enum Connections<'a> {
     Pool(&'a Pool),
-    /// The pool if it has a free connection at once, otherwise the reserve.
+    /// The pool if it has a connection soon, otherwise the reserve.
     PoolOrReserve(&'a Pool, &'a Reserve),
 }
 
@@ -91,9 +95,10 @@ impl Connections<'_> {
             Self::PoolOrReserve(pool, reserve) => (pool, reserve),
         };
         let at_once = Timeouts { wait: Some(Duration::ZERO), ..pool.timeouts() };
-        match pool.timeout_get(&at_once).await {
-            Err(PoolError::Timeout(TimeoutType::Wait)) => reserve.lend(pool).await,
-            got => got.map(Lent::pooled),
+        match timeout(NEW_CONNECTION_TIME, pool.timeout_get(&at_once)).await {
+            Ok(Ok(client)) => Ok(Lent::pooled(client)),
+            Ok(Err(PoolError::Closed)) => Err(PoolError::Closed),
+            Ok(Err(_)) | Err(_) => reserve.lend(pool).await,
         }
     }
 }
@@ -169,11 +174,6 @@ pub(crate) async fn query_seldom(
     run(database, Connections::Pool(&database.pool), statement, parameters, false).await
 }
 
-/// Runs a statement that begins, keeps or ends a lease: like [`query`], without waiting for the pool.
-pub(crate) async fn query_leased(
-    database: &Database,
-    statement: &str,
-    parameters: &[Parameter<'_>],
 /// Like [`query_seldom`], for a statement that must not run again after its commit: it is repeated only when the database
 /// has rolled it back. If the connection broke, the error says that the change may have been made.
 pub(crate) async fn query_once(
@@ -199,6 +199,11 @@ fn is_unanswered(cause: &(dyn Error + 'static)) -> bool {
     cause.downcast_ref::<tokio_postgres::Error>().is_some_and(|error| error.code().is_none())
 }
 
+/// Runs a statement that begins, keeps or ends a lease: like [`query`], without waiting for the pool.
+pub(crate) async fn query_leased(
+    database: &Database,
+    statement: &str,
+    parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, StoreError> {
     let connections = Connections::PoolOrReserve(&database.pool, &database.reserve);
     run(database, connections, statement, parameters, database.prepares).await
@@ -215,7 +220,7 @@ async fn run(
     repeat(connections, statement, parameters, prepares, is_transient).await
 }
 
-/// Runs a statement, and repeats it up to twice after transient errors, each time on another connection.
+/// Runs a statement, and repeats it up to twice after errors of some kind, each time on another connection.
 async fn repeat(
     connections: Connections<'_>,
     statement: &str,

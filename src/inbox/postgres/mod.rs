@@ -123,8 +123,9 @@ use crate::store::StoreError;
 /// # Errors
 ///
 /// With [`from_url`](Self::from_url), a call waits up to two seconds for one of sixteen connections. When all of them
-/// are in use, workers have two more, so that leases are renewed in time. A connection is not used again after a call
-/// that was dropped, or that failed for another reason than a lock.
+/// are in use, or the server refuses a new one, workers have two more, so that leases are renewed in time. A connection is not used again after a call
+/// that was dropped, or that failed for another reason than a lock. Calls whose connection broke are repeated, except
+/// those of [`InboxAdmin`](crate::inbox::InboxAdmin) that make a change: their error says that it may have been made.
 #[derive(Clone)]
 pub struct PostgresInbox {
     inner: Arc<Inner>,
@@ -177,8 +178,11 @@ impl PostgresInbox {
     /// what other processes received when they poll.
     ///
     /// Handlers may use the same pool. The first lease moves two connections from the pool to a reserve. Leasing, renewing
-    /// and settling use the reserve when the pool is exhausted, so the server sees up to two more connections than the pool's size. The
-    /// pool's hooks run for them.
+    /// and settling use the reserve when the pool is exhausted, or opens no new connection within half a second, so the server
+    /// sees up to two more connections than the pool's size. The pool's hooks run for them.
+    ///
+    /// Give connections back outside a transaction, as `client.transaction()` does also when it is dropped. After a `BEGIN` of
+    /// your own that no `COMMIT` or `ROLLBACK` followed, the inbox's writes join that transaction and are lost with it.
     #[must_use]
     pub fn from_pool(pool: Pool) -> Self {
         let schema = schema::schema(TableName::unqualified(TABLE));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, Pool};
 use qomplement_webhooks::dedup::{Claim, ClaimToken};
-use qomplement_webhooks::inbox::{InboxAdmin, Outcome};
+use qomplement_webhooks::inbox::{InboxAdmin, Lease, Outcome};
 use qomplement_webhooks::store::{Fenced, StoreError};
 use qomplement_webhooks::{
     DedupStore, HandlerError, InboxStore, InboxWorker, JobId, PostgresDedupStore, PostgresInbox,
@@ -17,15 +17,22 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::NoTls;
 
 use super::postgres_inbox::{client, count, event, inbox, job};
-use crate::support::databases::postgres;
+use crate::support::databases::{PASSWORD, postgres};
 use crate::support::eventually;
+use crate::support::proxy::Proxy;
 
 const LEASE: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_secs(5);
 
 /// A pool with so many connections, which find tables in a schema by a hook of the pool's.
 fn pool(connections: usize, schema: &'static str) -> Pool {
+    pool_of(connections, schema, |_| ())
+}
+
+/// The same with changed settings.
+fn pool_of(connections: usize, schema: &'static str, change: impl Fn(&mut tokio_postgres::Config)) -> Pool {
     let mut config: tokio_postgres::Config = postgres().url().parse().unwrap();
+    change(&mut config);
     let manager = Manager::new(config.application_name(schema).clone(), NoTls);
     let set = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
         Box::pin(async move {
@@ -148,6 +155,72 @@ async fn connections_of_the_reserve_that_broke_are_replaced() {
     let held = [pool.get().await.unwrap(), pool.get().await.unwrap()];
     let renewed = timeout(SOON, inbox.renew(&lease, LEASE)).await.expect("it waits for others' connections");
     assert_eq!(renewed.unwrap(), Fenced::Applied);
+    drop(held);
+}
+
+/// Takes the connections of a pool that are open and idle.
+async fn take_all_open(pool: &Pool) -> Vec<deadpool_postgres::Client> {
+    let mut taken = Vec::new();
+    while pool.status().available > 0 {
+        taken.push(pool.get().await.unwrap());
+    }
+    taken
+}
+
+async fn keep_and_end_leases(inbox: &PostgresInbox, [first, second]: [Lease; 2]) {
+    let calls = async {
+        assert_eq!(inbox.renew(&first, LEASE).await.unwrap(), Fenced::Applied);
+        assert_eq!(inbox.settle(&first, &Outcome::Done).await.unwrap(), Fenced::Applied);
+        let release = Outcome::Release { after: Duration::ZERO };
+        assert_eq!(inbox.settle(&second, &release).await.unwrap(), Fenced::Applied);
+        assert_eq!(inbox.lease(1, LEASE).await.unwrap().len(), 1);
+    };
+    timeout(SOON, calls).await.expect("a lease waits for a new connection");
+}
+
+async fn lease_two(inbox: &PostgresInbox) -> [Lease; 2] {
+    for id in ["first", "second"] {
+        inbox.receive(&event(id, "completed", "")).await.unwrap();
+    }
+    let leased = inbox.lease(2, LEASE).await.unwrap();
+    <[Lease; 2]>::try_from(leased.into_iter().map(|leased| leased.lease).collect::<Vec<_>>()).unwrap()
+}
+
+#[tokio::test]
+async fn leases_are_kept_and_ended_while_the_server_refuses_new_connections() {
+    schema("refused_new").await;
+    let server = client(postgres()).await;
+    let role =
+        "CREATE ROLE refused_new LOGIN PASSWORD 'refused'; ALTER SCHEMA refused_new OWNER TO refused_new";
+    server.batch_execute(role).await.unwrap();
+    let pool = pool_of(8, "refused_new", |config| {
+        config.user("refused_new").password("refused");
+    });
+    let inbox = PostgresInbox::from_pool(pool.clone());
+    inbox.migrate().await.unwrap();
+    let leases = lease_two(&inbox).await;
+    server.batch_execute("ALTER ROLE refused_new CONNECTION LIMIT 0").await.unwrap();
+    let held = take_all_open(&pool).await;
+    assert!(pool.get().await.is_err(), "a new connection is not refused");
+    keep_and_end_leases(&inbox, leases).await;
+    drop(held);
+}
+
+#[tokio::test]
+async fn leases_are_kept_and_ended_while_new_connections_hang() {
+    schema("hanging_new").await;
+    let proxy = Proxy::before(postgres().port()).await;
+    let pool = pool_of(8, "hanging_new", |config| {
+        *config = tokio_postgres::Config::new();
+        config.host("127.0.0.1").port(proxy.port).user("postgres").password(PASSWORD).dbname("postgres");
+    });
+    let inbox = PostgresInbox::from_pool(pool.clone());
+    inbox.migrate().await.unwrap();
+    let leases = lease_two(&inbox).await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    proxy.lead_to(silent.local_addr().unwrap().port());
+    let held = take_all_open(&pool).await;
+    keep_and_end_leases(&inbox, leases).await;
     drop(held);
 }
 
