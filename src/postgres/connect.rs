@@ -23,6 +23,9 @@ use crate::random;
 
 /// The size of the pool for a URL.
 const CONNECTIONS: usize = 16;
+/// The time after which an idle connection is probed. Firewalls forget idle connections sooner than the system probes
+/// them by itself, and without a word.
+const KEEPALIVES_IDLE: Duration = Duration::from_secs(60);
 /// How long a call waits for a connection from the pool, and how long a new connection may take with all hosts
 /// together.
 const CONNECT_TIME: Duration = Duration::from_secs(2);
@@ -49,6 +52,9 @@ impl Connector {
         if config.get_tcp_user_timeout().is_none() {
             // Otherwise a connection to a host that has lost its power stays open for a quarter of an hour.
             config.tcp_user_timeout(Duration::from_secs(5));
+        }
+        if config.get_keepalives_idle() == Config::new().get_keepalives_idle() {
+            config.keepalives_idle(KEEPALIVES_IDLE);
         }
         if config.get_application_name().is_none() {
             config.application_name(env!("CARGO_PKG_NAME"));
@@ -85,16 +91,13 @@ impl Connector {
         channel: &str,
         notified: impl Fn(Option<&Notification>),
     ) -> Result<(), Error> {
-        let mut config = self.config.clone();
-        // Nothing is sent on this connection, so only keepalives detect a server that is gone.
-        config.keepalives_idle(Duration::from_secs(60));
         let until = Instant::now() + self.time;
         match &self.tls {
-            None => match timeout_at(until, self.connect_to_any(&config, NoTls)).await {
+            None => match timeout_at(until, self.connect_to_any(&self.config, NoTls)).await {
                 Ok(connected) => listen(connected?, channel, notified).await,
                 Err(_) => Ok(()),
             },
-            Some(tls) => match timeout_at(until, self.connect_to_any(&config, Tls::clone(tls))).await {
+            Some(tls) => match timeout_at(until, self.connect_to_any(&self.config, Tls::clone(tls))).await {
                 Ok(connected) => listen(connected?, channel, notified).await,
                 Err(_) => Ok(()),
             },

@@ -14,6 +14,8 @@ use tokio::time::timeout;
 
 use super::postgres_inbox::{client, count, event};
 use crate::support::databases::{PASSWORD, Server, free_port, postgres};
+use crate::support::eventually;
+use crate::support::proxy::Proxy;
 
 /// A port that lets nobody in: whoever connects is not answered at all, as when a firewall drops what it gets.
 struct BlackHole {
@@ -144,5 +146,42 @@ fn a_setting_that_is_refused_is_named_in_the_first_line() {
             let said = error.to_string();
             assert!(said.contains(named) && said.contains(advice) && !said.contains("secret"), "{said}");
         }
+    }
+}
+
+/// The timers of this machine's open connections to a port, as Linux tells: whether each is that of a keepalive, and the
+/// time until it ends.
+#[cfg(target_os = "linux")]
+fn timers(port: u16) -> Vec<(bool, Duration)> {
+    let connections = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let open = connections.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let to_port = open.filter(|fields| fields[2].ends_with(&format!(":{port:04X}")) && fields[3] == "01");
+    let timers = to_port.map(|fields| {
+        let (kind, left) = fields[5].split_once(':').unwrap();
+        (kind == "02", Duration::from_millis(10) * u32::from_str_radix(left, 16).unwrap())
+    });
+    timers.collect()
+}
+
+/// A firewall forgets an idle connection without a word.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn idle_connections_are_kept_alive_each_minute_unless_the_url_says_otherwise() {
+    for (setting, most) in [("", Some(60)), ("?keepalives_idle=20", Some(20)), ("?keepalives=0", None)] {
+        let proxy = Proxy::before(postgres().port()).await;
+        let url = format!("postgres://postgres:{PASSWORD}@127.0.0.1:{}/postgres{setting}", proxy.port);
+        let inbox = PostgresInbox::from_url(&url).unwrap().with_table("kept_alive", "inbox").unwrap();
+        inbox.migrate().await.unwrap();
+        // It listens from then on.
+        let _ = timeout(Duration::from_secs(1), inbox.wait()).await;
+        let are_kept = async || {
+            let timers = timers(proxy.port);
+            let is_kept = |(is_keepalive, left): &(bool, Duration)| match most {
+                Some(most) => *is_keepalive && *left <= Duration::from_secs(most),
+                None => !is_keepalive,
+            };
+            timers.len() >= 2 && timers.iter().all(is_kept)
+        };
+        eventually(&format!("{setting}: each connection is kept alive"), are_kept).await;
     }
 }
