@@ -275,7 +275,7 @@ impl SqliteInboxBuilder {
         let (connection, place) = schema::open(&path, &self.settings)?;
         let (place, arrived) = (Some(Arc::new(place)), Arc::new(Notify::new()));
         let Settings { limits, busy_timeout, .. } = self.settings;
-        let writer = Writer::start(connection, place.clone(), limits, arrived.clone())
+        let writer = Writer::start(connection, place.clone(), limits, busy_timeout, arrived.clone())
             .map_err(SqliteInboxError::Thread)?;
         let readers = Readers::new(&path, place, busy_timeout);
         Ok(SqliteInbox { inner: Arc::new(Inner { path, limits, writer, readers, arrived }) })

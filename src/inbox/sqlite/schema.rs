@@ -117,21 +117,17 @@ pub(super) fn open_as(
         connection.execute_batch(&format!("PRAGMA max_page_count = {}", pages.clamp(1, u32::MAX.into())))?;
     }
     // Opens the log and the shared memory, too.
-    check_that_it_is_writable(&connection, settings.busy_timeout)?;
+    check_that_it_is_writable(&connection)?;
     let place = Place::new(path, before).map_err(|error| SqliteInboxError::Open(error.into()))?;
     Ok((connection, place))
 }
 
 /// Checks that the file can be written: SQLite opens a read-only file without an error, which comes with the first write.
-/// The write of this check changes nothing, and does not wait for another program that writes.
-fn check_that_it_is_writable(
-    connection: &Connection,
-    busy_timeout: Duration,
-) -> Result<(), SqliteInboxError> {
+/// The write of this check changes nothing, and does not wait for another program that writes. Nor does the connection wait
+/// from then on: the thread that writes does so itself.
+fn check_that_it_is_writable(connection: &Connection) -> Result<(), SqliteInboxError> {
     connection.busy_timeout(Duration::ZERO)?;
-    let written = connection.execute_batch("DELETE FROM inbox_total WHERE false");
-    connection.busy_timeout(busy_timeout)?;
-    match written {
+    match connection.execute_batch("DELETE FROM inbox_total WHERE false") {
         Err(error) if !is_busy(&error) => Err(error.into()),
         _ => Ok(()),
     }
@@ -206,7 +202,7 @@ fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<(), Sqlit
     Ok(())
 }
 
-fn is_busy(error: &::rusqlite::Error) -> bool {
+pub(super) fn is_busy(error: &::rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 

@@ -28,7 +28,7 @@ pub(super) fn in_memory() -> Connection {
 #[tokio::test]
 async fn calls_fail_when_the_thread_that_writes_has_died() {
     let limits = Limits { rows: 1, bytes: 1 };
-    let writer = Writer::start(in_memory(), None, limits, Arc::new(Notify::new())).unwrap();
+    let writer = Writer::start(in_memory(), None, limits, Duration::ZERO, Arc::new(Notify::new())).unwrap();
     assert_eq!(writer.write(0, |_| Ok(7)).await.unwrap(), 7);
     let dying = writer.write::<(), _>(0, |_| panic!("a bug"));
     let calls = async { tokio::join!(dying, writer.write(0, |_| Ok(()))) };

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use ::rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::Notify;
@@ -11,9 +12,13 @@ use tracing::error;
 use super::bodies::{Bodies, is_damage};
 use super::place::{Lost, Place};
 use super::queue::{Batch, Command, WriteCall, WriteQueue, unanswered};
+use super::schema::is_busy;
 use super::transaction::Transaction;
 use crate::inbox::limits::Limits;
 use crate::store::StoreError;
+
+/// The time between two looks whether another process has ended its transaction.
+const LOOK_PAUSE: Duration = Duration::from_millis(1);
 
 /// Hands writes to the thread. On drop, the thread commits the waiting writes and ends.
 pub(super) struct Writer {
@@ -26,6 +31,8 @@ struct Thread {
     /// `None` for a database in memory.
     place: Option<Arc<Place>>,
     limits: Limits,
+    /// The longest wait for another process.
+    busy_timeout: Duration,
     queue: Arc<WriteQueue>,
     arrived: Arc<Notify>,
 }
@@ -44,10 +51,11 @@ impl Writer {
         connection: Connection,
         place: Option<Arc<Place>>,
         limits: Limits,
+        busy_timeout: Duration,
         arrived: Arc<Notify>,
     ) -> io::Result<Self> {
         let queue = Arc::new(WriteQueue::default());
-        let thread = Thread { connection, place, limits, queue: queue.clone(), arrived };
+        let thread = Thread { connection, place, limits, busy_timeout, queue: queue.clone(), arrived };
         thread::Builder::new().name("webhook-inbox".into()).spawn(move || thread.run())?;
         Ok(Self { queue })
     }
@@ -137,8 +145,7 @@ impl Thread {
         bodies: &Bodies,
         take_more: impl Fn(&mut Batch) -> bool,
     ) -> Result<usize, Failure> {
-        let behavior = TransactionBehavior::Immediate;
-        let sql = self.connection.transaction_with_behavior(behavior).map_err(Failure::OfAll)?;
+        let sql = begin(&self.connection, self.busy_timeout).map_err(Failure::OfAll)?;
         let mut transaction = Transaction::begin(&sql, self.limits, bodies).map_err(Failure::OfAll)?;
         let mut applied = 0;
         loop {
@@ -155,6 +162,21 @@ impl Thread {
         sql.commit().map_err(Failure::OfAll)?;
         ended.log();
         Ok(ended.arrived)
+    }
+}
+
+/// Begins to write, and waits for the end of another process's transaction.
+///
+/// SQLite's own waiting looks every 100 ms in the end, and would hardly ever find the file free between two transactions of
+/// a process that has more to write.
+fn begin(connection: &Connection, busy_timeout: Duration) -> ::rusqlite::Result<::rusqlite::Transaction<'_>> {
+    let until = Instant::now() + busy_timeout;
+    loop {
+        let begun = ::rusqlite::Transaction::new_unchecked(connection, TransactionBehavior::Immediate);
+        match begun {
+            Err(error) if is_busy(&error) && Instant::now() < until => thread::sleep(LOOK_PAUSE),
+            begun => return begun,
+        }
     }
 }
 

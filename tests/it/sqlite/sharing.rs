@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use qomplement_webhooks::inbox::{InboxAdmin, Outcome};
@@ -158,4 +160,31 @@ async fn the_totals_and_the_time_of_the_oldest_due_row_are_of_one_moment() {
         assert!(stats.received > 0 || stats.oldest_due.is_none(), "{stats:?}");
     }
     writes.await.unwrap();
+}
+
+/// As a process leaves it between two transactions when it has more to write.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_another_process_leaves_for_a_moment_is_written_to() {
+    let folder = Folder::new();
+    let inbox = SqliteInbox::builder(folder.file()).busy_timeout(Duration::from_millis(1600)).open().unwrap();
+    let other = rusqlite::Connection::open(folder.file()).unwrap();
+    other.busy_timeout(Duration::from_secs(10)).unwrap();
+    let (stop, stopped) = mpsc::channel::<()>();
+    let (hold, held) = mpsc::channel();
+    let holding = thread::spawn(move || {
+        while stopped.try_recv().is_err() {
+            other.execute_batch("BEGIN IMMEDIATE").unwrap();
+            let _ = hold.send(());
+            thread::sleep(Duration::from_millis(565));
+            other.execute_batch("COMMIT").unwrap();
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+    for number in 0..3 {
+        while held.try_recv().is_ok() {}
+        held.recv().unwrap();
+        receive(&inbox, number).await;
+    }
+    stop.send(()).unwrap();
+    holding.join().unwrap();
 }

@@ -104,7 +104,8 @@ async fn call<T: Send + 'static>(
     file: &File,
     call: impl Fn(&mut Transaction<'_>) -> ::rusqlite::Result<T> + Send + 'static,
 ) -> (T, usize) {
-    let writer = Writer::start(file.connect(), None, LIMITS, Arc::new(Notify::new())).unwrap();
+    let writer =
+        Writer::start(file.connect(), None, LIMITS, Duration::ZERO, Arc::new(Notify::new())).unwrap();
     let transactions = Arc::new(AtomicUsize::new(0));
     let count = transactions.clone();
     let counted = move |rows: &mut Transaction<'_>| {
