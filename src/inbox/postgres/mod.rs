@@ -70,8 +70,9 @@ use crate::store::StoreError;
 /// # Guarantees and limits
 ///
 /// It keeps [`InboxStore`]'s contract for as long as the database keeps what it committed. An event is
-/// acknowledged when it is on the primary's disk, also in a database with `synchronous_commit = off`. A failover
-/// loses what an asynchronous replica had not received.
+/// acknowledged when it is on the primary's disk, also in a database with `synchronous_commit = off`. There, a crash of the
+/// server can undo the newest leases, and the next ones get the same fencing tokens; so can a failover, which loses what
+/// an asynchronous replica had not received.
 ///
 /// Effects in the same database can happen exactly once, with any driver:
 /// [`complete_statement`](Self::complete_statement), [`complete_in_tx`](Self::complete_in_tx).
@@ -314,11 +315,6 @@ impl PostgresInbox {
         postgres::query_seldom(&self.inner.database, statement, parameters).await
     }
 
-    async fn query_leased(
-        &self,
-        statement: &str,
-        parameters: &[Parameter<'_>],
-    ) -> Result<Vec<Row>, StoreError> {
     async fn query_once(
         &self,
         statement: &str,
@@ -327,6 +323,11 @@ impl PostgresInbox {
         postgres::query_once(&self.inner.database, statement, parameters).await
     }
 
+    async fn query_leased(
+        &self,
+        statement: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, StoreError> {
         postgres::query_leased(&self.inner.database, statement, parameters).await
     }
 }

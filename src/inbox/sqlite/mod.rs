@@ -64,9 +64,13 @@ use crate::store::{Fenced, StoreError};
 ///
 /// It must be on a local disk: SQLite's locks and its shared memory do not work over NFS or SMB. Any number of
 /// processes on one machine may open it at once, such as two servers, or a command line beside a server; they
-/// take turns at writing. `PATH-wal` and `PATH-shm` belong to it while it is open, and after a crash: move or
-/// copy all three, or none. For a backup while it is open, use `VACUUM INTO` or SQLite's backup command. It
-/// holds the bodies unencrypted; the directory and the umask decide which users can read it.
+/// take turns at writing. Each of them needs SQLite 3.51.3 or newer: earlier versions can corrupt a file that two
+/// processes write at once. This crate brings a newer one along, unless another package of the program needs an older
+/// one, as sqlx 0.8 with its feature `sqlite` does; a warning is then logged.
+///
+/// `PATH-wal` and `PATH-shm` belong to it while it is open, and after a crash: move or copy all three, or none. For a
+/// backup while it is open, use `VACUUM INTO` or SQLite's backup command. It holds the bodies unencrypted; the directory
+/// and the umask decide which users can read it.
 ///
 /// The write-ahead log is copied into the file after every 4000 pages (16 MiB). It grows beyond that by one
 /// transaction, which has at most 8 MiB of bodies, and one more, or while a program reads the file without a pause. Its

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ::rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use tracing::warn;
 
 use super::place::{self, Place};
 use super::{Settings, SqliteInboxError, integer};
@@ -15,6 +16,10 @@ const APPLICATION_ID: i64 = 0x514d_5049;
 /// The number of pages after which the write-ahead log is copied into the file: 16 MiB, instead of SQLite's 1000 pages.
 /// A job id may belong on any page of its index, so in a longer log more rows share a copied page.
 const CHECKPOINT_PAGES: i64 = 4000;
+
+/// The first version of SQLite without a fault by which a file that two processes write and checkpoint at once can be
+/// corrupted. A program that also uses another package with SQLite gets the version of that.
+pub(super) const SOUND_VERSION: i32 = 3_051_003;
 
 /// The steps that upgrade a file, each by one version, starting from an empty file. The file's `user_version` is the
 /// number of applied steps. A released step is never changed.
@@ -95,6 +100,13 @@ pub(super) fn open_as(
     settings: &Settings,
     migrations: &[&str],
 ) -> Result<(Connection, Place), SqliteInboxError> {
+    if ::rusqlite::version_number() < SOUND_VERSION {
+        let version = ::rusqlite::version();
+        warn!(
+            version,
+            "this version of SQLite can corrupt a file that several processes write: use one process"
+        );
+    }
     let before = place::identity(path).ok();
     let flags = if settings.create { OpenFlags::SQLITE_OPEN_CREATE } else { OpenFlags::empty() };
     let mut connection = connect(path, settings.busy_timeout, flags)?;

@@ -182,6 +182,11 @@ fn rows_that_are_not_due_cost_a_lease_nothing() {
 }
 
 #[test]
+fn several_processes_may_write_with_the_version_of_sqlite_that_comes_along() {
+    assert!(::rusqlite::version_number() >= schema::SOUND_VERSION, "{}", ::rusqlite::version());
+}
+
+#[test]
 fn a_call_waits_for_another_process_for_a_day_at_most() {
     let day = Duration::from_secs(86_400);
     for (set, counts) in [(Duration::MAX, day), (day, day), (day / 2, day / 2)] {
