@@ -14,7 +14,8 @@ use uuid::Uuid;
 use super::{Claim, ClaimToken, DedupStore};
 use crate::error::chain;
 use crate::postgres::{
-    self, Connector, Database, Parameter, PostgresStoreError, Schema, TableName, column, microseconds,
+    self, Canceller, Connector, Database, Parameter, PostgresStoreError, Schema, TableName, column,
+    microseconds,
 };
 use crate::store::{Fenced, StoreError};
 
@@ -90,7 +91,8 @@ impl PostgresDedupStore {
     /// Returns [`PostgresStoreError::Url`] or [`PostgresStoreError::Setting`] if the URL is not valid, and
     /// [`PostgresStoreError::Tls`] if it requires TLS that cannot be set up.
     pub fn from_url(url: &str) -> Result<Self, PostgresStoreError> {
-        Connector::from_url(url)?.pool().map(Self::from_pool)
+        let connector = Connector::from_url(url)?;
+        Ok(Self::in_pool(connector.pool()?, connector.canceller()))
     }
 
     /// Makes a store on your own pool, with the pool's timeouts.
@@ -104,8 +106,11 @@ impl PostgresDedupStore {
     /// your own that no `COMMIT` or `ROLLBACK` followed, the store's writes join that transaction and are lost with it.
     #[must_use]
     pub fn from_pool(pool: Pool) -> Self {
-        let schema = schema(TableName::unqualified(TABLE));
-        Self::new(Database::new(pool, schema))
+        Self::in_pool(pool, Canceller::default())
+    }
+
+    fn in_pool(pool: Pool, canceller: Canceller) -> Self {
+        Self::new(Database::new(pool, canceller, schema(TableName::unqualified(TABLE))))
     }
 
     /// Uses another table. Names are quoted, so they may contain any character but NUL.

@@ -10,11 +10,14 @@ use std::time::Duration;
 use deadpool_postgres::{Connect, Manager, ManagerConfig, Pool, Runtime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::lookup_host;
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode, TargetSessionAttrs};
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, NoTls, Notification, Socket};
+use tokio_postgres::{
+    AsyncMessage, CancelToken, Client, Config, Connection, Error, NoTls, Notification, Socket,
+};
 use tracing::debug;
 
 use super::{PostgresStoreError, quote};
@@ -69,6 +72,10 @@ impl Connector {
         };
         let time = config.get_connect_timeout().map_or(CONNECT_TIME, |time| CONNECT_TIME.max(*time));
         Ok(Self { config, tls, time, last: Arc::default() })
+    }
+
+    pub(crate) fn canceller(&self) -> Canceller {
+        Canceller(Option::clone(&self.tls))
     }
 
     /// Makes a pool that connects on first use.
@@ -150,6 +157,29 @@ impl Connector {
             Some(error) => Err(error),
             None => pending().await,
         }
+    }
+}
+
+/// Cancels statements whose callers have left. Otherwise a statement that waits, as for a lock, keeps its session on the
+/// server, however many connections take its place meanwhile.
+#[derive(Clone, Default)]
+pub(crate) struct Canceller(Option<Tls>);
+
+impl Canceller {
+    /// Sends the request for a session, beside the caller.
+    pub(super) fn cancel(&self, token: CancelToken) {
+        let (Ok(runtime), tls) = (Handle::try_current(), Option::clone(&self.0)) else { return };
+        runtime.spawn(async move {
+            let cancelled = async {
+                match tls {
+                    None => token.cancel_query(NoTls).await,
+                    Some(tls) => token.cancel_query(tls).await,
+                }
+            };
+            if let Ok(Err(error)) = timeout(CONNECT_TIME, cancelled).await {
+                debug!(%error, "a statement whose caller has left was not cancelled; its session ends after it");
+            }
+        });
     }
 }
 

@@ -16,9 +16,9 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, ToSql, Type};
 use tracing::debug;
 
-pub(crate) use self::connect::Connector;
+pub(crate) use self::connect::{Canceller, Connector};
 pub(crate) use self::refusal::{code, statement_error};
-use self::reserve::{Lent, Reserve};
+use self::reserve::{AnyConnection, Lent, Reserve};
 pub use self::schema::PostgresTableError;
 pub(crate) use self::schema::Schema;
 pub(crate) use self::table_name::TableName;
@@ -74,6 +74,7 @@ const NEW_CONNECTION_TIME: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub(crate) struct Database {
     pool: Pool,
+    canceller: Canceller,
     reserve: Reserve,
     schema: Schema,
     /// Whether connections keep the plans of frequent statements.
@@ -82,21 +83,25 @@ pub(crate) struct Database {
 
 /// The source of a call's connection.
 #[derive(Clone, Copy)]
-enum Connections<'a> {
-    Pool(&'a Pool),
-    /// The pool if it has a connection soon, otherwise the reserve.
-    PoolOrReserve(&'a Pool, &'a Reserve),
+struct Connections<'a> {
+    pool: &'a Pool,
+    /// Used if the pool has no connection soon.
+    reserve: Option<&'a Reserve>,
+    canceller: &'a Canceller,
 }
 
 impl Connections<'_> {
     async fn lend(self) -> Result<Lent, PoolError> {
-        let (pool, reserve) = match self {
-            Self::Pool(pool) => return pool.get().await.map(Lent::pooled),
-            Self::PoolOrReserve(pool, reserve) => (pool, reserve),
-        };
+        let connection = self.connection().await?;
+        Ok(Lent::new(connection, self.canceller.clone()))
+    }
+
+    async fn connection(self) -> Result<AnyConnection, PoolError> {
+        let Self { pool, reserve, .. } = self;
+        let Some(reserve) = reserve else { return pool.get().await.map(AnyConnection::Pooled) };
         let at_once = Timeouts { wait: Some(Duration::ZERO), ..pool.timeouts() };
         match timeout(NEW_CONNECTION_TIME, pool.timeout_get(&at_once)).await {
-            Ok(Ok(client)) => Ok(Lent::pooled(client)),
+            Ok(Ok(client)) => Ok(AnyConnection::Pooled(client)),
             Ok(Err(PoolError::Closed)) => Err(PoolError::Closed),
             Ok(Err(_)) | Err(_) => reserve.lend(pool).await,
         }
@@ -104,8 +109,8 @@ impl Connections<'_> {
 }
 
 impl Database {
-    pub(crate) fn new(pool: Pool, schema: Schema) -> Self {
-        Self { pool, reserve: Reserve::default(), schema, prepares: false }
+    pub(crate) fn new(pool: Pool, canceller: Canceller, schema: Schema) -> Self {
+        Self { pool, canceller, reserve: Reserve::default(), schema, prepares: false }
     }
 
     /// Returns the same database with another table.
@@ -139,6 +144,14 @@ impl Database {
         query(self, probe, &[]).await.map(drop)
     }
 
+    fn pooled(&self) -> Connections<'_> {
+        Connections { pool: &self.pool, reserve: None, canceller: &self.canceller }
+    }
+
+    fn pooled_or_reserved(&self) -> Connections<'_> {
+        Connections { reserve: Some(&self.reserve), ..self.pooled() }
+    }
+
     /// Opens the connections of the reserve, for calls that begin a lease: one that cannot be renewed must not begin.
     pub(crate) async fn reserve(&self) -> Result<(), StoreError> {
         self.reserve.fill(&self.pool).await.map_err(StoreError::unavailable)
@@ -161,7 +174,7 @@ pub(crate) async fn query(
     statement: &str,
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, StoreError> {
-    run(database, Connections::Pool(&database.pool), statement, parameters, database.prepares).await
+    run(database, database.pooled(), statement, parameters, database.prepares).await
 }
 
 /// Like [`query`], for a statement that is never prepared: its best plan depends on its parameters, or on the table's
@@ -171,7 +184,7 @@ pub(crate) async fn query_seldom(
     statement: &str,
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, StoreError> {
-    run(database, Connections::Pool(&database.pool), statement, parameters, false).await
+    run(database, database.pooled(), statement, parameters, false).await
 }
 
 /// Like [`query_seldom`], for a statement that must not run again after its commit: it is repeated only when the database
@@ -182,7 +195,7 @@ pub(crate) async fn query_once(
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, StoreError> {
     database.schema.check_once(&database.pool).await?;
-    match repeat(Connections::Pool(&database.pool), statement, parameters, false, is_rolled_back).await {
+    match repeat(database.pooled(), statement, parameters, false, is_rolled_back).await {
         Err(StoreError::Unavailable(cause)) if is_unanswered(&*cause) => {
             Err(StoreError::unavailable(Unanswered(cause)))
         }
@@ -205,8 +218,7 @@ pub(crate) async fn query_leased(
     statement: &str,
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, StoreError> {
-    let connections = Connections::PoolOrReserve(&database.pool, &database.reserve);
-    run(database, connections, statement, parameters, database.prepares).await
+    run(database, database.pooled_or_reserved(), statement, parameters, database.prepares).await
 }
 
 async fn run(

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 
+use super::connect::Canceller;
 use super::{Isolation, Parameter};
 
 /// The size of the reserve. No handler holds its connections, so two are enough for some thousand leases.
@@ -51,7 +52,7 @@ impl Reserve {
     }
 
     /// Lends a connection; waits until one is free, for the pool's wait timeout at most.
-    pub(super) async fn lend(&self, pool: &Pool) -> Result<Lent, PoolError> {
+    pub(super) async fn lend(&self, pool: &Pool) -> Result<AnyConnection, PoolError> {
         let room = self.room.clone().acquire_owned();
         let room = match pool.timeouts().wait {
             Some(wait) => timeout(wait, room).await.map_err(|_| PoolError::Timeout(TimeoutType::Wait))?,
@@ -64,7 +65,7 @@ impl Reserve {
             Some(client) => client,
             None => Client::take(pool.get().await?),
         };
-        Ok(Lent(Some(AnyConnection::Reserved(client, self.clone(), room))))
+        Ok(AnyConnection::Reserved(client, self.clone(), room))
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<ClientWrapper>> {
@@ -73,7 +74,7 @@ impl Reserve {
 }
 
 /// A connection of the pool or of the reserve.
-enum AnyConnection {
+pub(super) enum AnyConnection {
     Pooled(Client),
     Reserved(ClientWrapper, Reserve, OwnedSemaphorePermit),
 }
@@ -90,12 +91,16 @@ impl Deref for AnyConnection {
 }
 
 /// A connection that is used again only after a call that succeeded, or waited for a lock in vain. After any other it is
-/// closed: a statement may still be running on it, or the server may no longer be the primary.
-pub(super) struct Lent(Option<AnyConnection>);
+/// closed: a statement may still be running on it, which is then cancelled, or the server may no longer be the primary.
+pub(super) struct Lent {
+    connection: Option<AnyConnection>,
+    is_running: bool,
+    canceller: Canceller,
+}
 
 impl Lent {
-    pub(super) fn pooled(client: Client) -> Self {
-        Self(Some(AnyConnection::Pooled(client)))
+    pub(super) fn new(connection: AnyConnection, canceller: Canceller) -> Self {
+        Self { connection: Some(connection), is_running: false, canceller }
     }
 
     pub(super) async fn query(
@@ -105,12 +110,14 @@ impl Lent {
         isolation: Isolation,
         prepares: bool,
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
-        let ran = match (self.0.as_deref(), isolation) {
+        self.is_running = true;
+        let ran = match (self.connection.as_deref(), isolation) {
             (Some(client), Isolation::Default) if prepares => prepared(client, statement, parameters).await,
             (Some(client), Isolation::Default) => client.query_typed(statement, parameters).await,
             (Some(client), Isolation::ReadCommitted) => read_committed(client, statement, parameters).await,
             (None, _) => Ok(Vec::new()),
         };
+        self.is_running = false;
         let is_clean = match (&ran, isolation) {
             (Ok(_), _) => true,
             (Err(error), Isolation::Default) => error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE),
@@ -119,7 +126,7 @@ impl Lent {
         if !is_clean {
             return ran;
         }
-        match self.0.take() {
+        match self.connection.take() {
             Some(AnyConnection::Reserved(client, reserve, room)) => {
                 reserve.idle().push(client);
                 drop(room);
@@ -154,9 +161,13 @@ async fn prepared(
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        match self.0.take() {
-            Some(AnyConnection::Pooled(client)) => drop(Client::take(client)),
-            reserved => drop(reserved),
+        let Some(connection) = self.connection.take() else { return };
+        if self.is_running {
+            self.canceller.cancel(connection.cancel_token());
+        }
+        match connection {
+            AnyConnection::Pooled(client) => drop(Client::take(client)),
+            reserved @ AnyConnection::Reserved(..) => drop(reserved),
         }
     }
 }

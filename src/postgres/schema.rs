@@ -7,7 +7,7 @@ use deadpool_postgres::{Client, GenericClient, Pool, Transaction};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{IsolationLevel, Row};
 
-use super::{Connections, Parameter, TableName, column, is_transient, repeat};
+use super::{Canceller, Connections, Parameter, TableName, column, is_transient, repeat};
 use crate::store::StoreError;
 
 /// Why a table in PostgreSQL cannot be used.
@@ -300,10 +300,9 @@ impl Schema {
     }
 
     async fn describe(&self, pool: &Pool) -> Result<Described, StoreError> {
-        let named = self.names();
-        Described::new(
-            &repeat(Connections::Pool(pool), DESCRIBE, &parameters(&named), false, is_transient).await?,
-        )
+        let (named, canceller) = (self.names(), Canceller::default());
+        let connections = Connections { pool, reserve: None, canceller: &canceller };
+        Described::new(&repeat(connections, DESCRIBE, &parameters(&named), false, is_transient).await?)
     }
 
     fn names(&self) -> Names {

@@ -43,7 +43,9 @@ use super::InboxStore;
 use super::limits::Limits;
 use crate::error::BoxError;
 use crate::event::JobId;
-use crate::postgres::{self, Connector, Database, Parameter, PostgresStoreError, Schema, TableName};
+use crate::postgres::{
+    self, Canceller, Connector, Database, Parameter, PostgresStoreError, Schema, TableName,
+};
 use crate::registry::JobRegistry;
 use crate::store::StoreError;
 
@@ -171,7 +173,11 @@ impl PostgresInbox {
     /// learn whether the database can be reached.
     pub fn from_url(url: &str) -> Result<Self, PostgresStoreError> {
         let connector = Connector::from_url(url)?;
-        let database = Database::new(connector.pool()?, schema::schema(TableName::unqualified(TABLE)));
+        let database = Database::new(
+            connector.pool()?,
+            connector.canceller(),
+            schema::schema(TableName::unqualified(TABLE)),
+        );
         Ok(Self::new(database, Some(connector), Limits::default()))
     }
 
@@ -187,7 +193,7 @@ impl PostgresInbox {
     #[must_use]
     pub fn from_pool(pool: Pool) -> Self {
         let schema = schema::schema(TableName::unqualified(TABLE));
-        Self::new(Database::new(pool, schema), None, Limits::default())
+        Self::new(Database::new(pool, Canceller::default(), schema), None, Limits::default())
     }
 
     /// Uses another table, and for its counts by minute the one of that name with `_traffic` at its end.

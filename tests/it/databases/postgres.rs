@@ -14,6 +14,7 @@ use tokio_postgres::{Client, NoTls};
 use super::contract::{DIFFERENCES, warmed_dedup};
 use crate::support::certificate::certificate;
 use crate::support::databases::{PASSWORD, Server, free_port, postgres};
+use crate::support::eventually;
 use crate::support::programs::{example, start, stop};
 use crate::support::proxy::Proxy;
 
@@ -311,7 +312,19 @@ async fn tls_is_spoken_when_the_url_requires_it() {
     assert_eq!(delivered.statuses(), [Some(200)]);
     let encrypted = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
         WHERE ssl AND application_name = 'qomplement-webhooks'";
-    assert!(count(&client(&server).await, encrypted).await > 0, "the store's connections are not encrypted");
+    let watching = client(&server).await;
+    assert!(count(&watching, encrypted).await > 0, "the store's connections are not encrypted");
+
+    // Nor does a statement whose caller has left wait there.
+    let locking = client(&server).await;
+    locking.batch_execute("BEGIN; LOCK TABLE qomplement_dedup").await.unwrap();
+    let waiting = format!("{encrypted} AND wait_event_type = 'Lock'");
+    let sender = Sender::to_url(&to).unwrap();
+    let delivering = tokio::spawn(async move { sender.deliver(Payload::extract_completed()).await });
+    eventually("a claim waits", async || count(&watching, &waiting).await > 0).await;
+    delivering.abort();
+    eventually("no claim is left", async || count(&watching, &waiting).await == 0).await;
+    locking.batch_execute("ROLLBACK").await.unwrap();
     stop(child, "-TERM").await;
 
     let refused = example("axum").env("DEDUP_URL", &url).output().await.unwrap();

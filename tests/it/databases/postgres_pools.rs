@@ -224,6 +224,29 @@ async fn leases_are_kept_and_ended_while_new_connections_hang() {
     drop(held);
 }
 
+/// Otherwise, each caller that gives up leaves a session on the server, and takes another connection.
+#[tokio::test]
+async fn statements_whose_callers_have_left_end() {
+    schema("left_behind").await;
+    let pool = pool(4, "left_behind");
+    let inbox = PostgresInbox::from_pool(pool.clone());
+    inbox.migrate().await.unwrap();
+    inbox.stats().await.unwrap();
+    let (locking, watching) = (client(postgres()).await, client(postgres()).await);
+    locking.batch_execute("BEGIN; LOCK TABLE left_behind.qomplement_inbox").await.unwrap();
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+        WHERE application_name = 'left_behind' AND wait_event_type = 'Lock'";
+    for _ in 0..6 {
+        tokio::select! {
+            counted = inbox.stats() => panic!("the table is not locked: {counted:?}"),
+            () = eventually("a call waits", async || count(&watching, waiting).await > 0) => {}
+        }
+    }
+    eventually("no statement is left", async || count(&watching, waiting).await == 0).await;
+    locking.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(inbox.stats().await.unwrap().received, 0);
+}
+
 #[tokio::test]
 async fn a_renewal_does_not_wait_for_a_transaction_that_holds_the_row() {
     let inbox = inbox("held_row").await;
