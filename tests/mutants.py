@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Plants every bug that cargo-mutants knows into a copy of the sources, all in one build, and lists those that no test sees.
+"""Plants every bug that cargo-mutants knows into a copy of the sources, nearly all in one build, and lists those that no test sees.
 
 In the copy, the body of a function becomes one body for each of its bugs, and an environment variable chooses among them
 when a test runs. A bug is run with the tests that reach its function, quick ones first, until one fails, and fails again
@@ -188,12 +188,13 @@ def executables(tree):
     command += ["--message-format", "json"]
     built = subprocess.run(command, cwd=tree, env=of_cargo(tree), stdout=subprocess.PIPE, text=True)
     found = {}
-    for message in map(json.loads, built.stdout.splitlines()):
+    messages = [json.loads(line) for line in built.stdout.splitlines()]
+    is_refused = any((message.get("message") or {}).get("level") == "error" for message in messages)
+    if built.returncode and not is_refused:
+        sys.exit("cargo failed")
+    for message in messages:
         if message.get("executable") and message["manifest_path"] == os.path.join(tree, "Cargo.toml"):
-            # A later build writes to the same place.
-            executable = message["executable"] + ".planted"
-            shutil.copy(message["executable"], executable)
-            found["it" if message["target"]["name"] == "it" else "lib"] = executable
+            found["it" if message["target"]["name"] == "it" else "lib"] = message["executable"]
     return None if built.returncode else found
 
 

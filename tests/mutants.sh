@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Plants every bug that cargo-mutants knows into files and folders, all in one build, and fails if the tests do not see one:
+# Plants every bug that cargo-mutants knows into files and folders, nearly all in one build, and fails if the tests do not see one:
 # tests/mutants.sh src/execution src/dedup/memory.rs
 # tests/mutants.py does it. The bugs that change nothing are in .cargo/mutants.toml, each with its reason.
 set -euo pipefail

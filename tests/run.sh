@@ -27,7 +27,7 @@ export RUST_BACKTRACE=0
 # Runs a command, and says how long it took. It counts as one check, or as the number of tests that it reports. Tests none of
 # which ran are a failure: their name has changed.
 check() {
-    local name=$1 began=$SECONDS output status reports ok bad
+    local name=$1 began=$SECONDS output status reports ok bad impossible
     shift
     output=$(mktemp -p "$scratch")
     printf '\n== %s\n' "$name"
@@ -41,6 +41,8 @@ check() {
     if ((status != 0 && bad == 0)); then bad=1; fi
     if ((status == 0 && ok == 0)); then ok=1; fi
     result "$ok" "$bad" "$status" "$name"
+    impossible=$(grep -oE '[1-9][0-9]* not run, impossible here' "$output" | head -1)
+    if [[ -n $impossible ]]; then leave_out "$name: $impossible"; fi
     # Repeated at the end, where nobody has to look for it.
     if ((status != 0)); then
         { printf '\n== the end of: %s\n' "$name"; grep -vE '^test .* (ok|ignored)$' "$output" | tail -n 60; } >>"$scratch/failures"

@@ -104,6 +104,9 @@ impl PostgresDedupStore {
     ///
     /// Give connections back outside a transaction, as `client.transaction()` does also when it is dropped. After a `BEGIN` of
     /// your own that no `COMMIT` or `ROLLBACK` followed, the store's writes join that transaction and are lost with it.
+    ///
+    /// The statements of calls that were dropped are cancelled on the server, unless the pool's connections require TLS: the
+    /// request for that is sent without TLS.
     #[must_use]
     pub fn from_pool(pool: Pool) -> Self {
         Self::in_pool(pool, Canceller::default())

@@ -70,8 +70,8 @@ impl Job {
         &self.raw
     }
 
-    /// The number of this attempt to handle the event, counted from 1; a replay does not start it anew. Always 1 in inline mode, where
-    /// the sender repeats its deliveries and nothing counts the attempts.
+    /// The number of this attempt to handle the event, counted from 1; a replay does not start it anew. Always 1 in inline
+    /// mode, where the sender repeats its deliveries and nothing counts the attempts.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt

@@ -29,7 +29,7 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
 /// budget *closes*, and refuses requests for a while, when there was no connection, after 429, after 401, and after the
 /// requests for three different jobs failed in a row. It stays closed for a second, and twice as long each further time,
 /// up to five minutes; as long as the API asks for, up to five minutes; or at least a minute after the API refused the
-/// key or three jobs. Up to a quarter is added at random. The first answer to a later request ends the doubling.
+/// key or three jobs. Up to a quarter is added at random, but not to the time that the API asks for. The first answer to a later request ends the doubling.
 ///
 /// The clock is tokio's. `JobsClient` (feature `client`) has a budget; use one in a [`JobSource`](super::JobSource) of
 /// your own.

@@ -91,8 +91,8 @@ pub trait InboxAdmin: InboxStore {
     /// Counts the events that were received and the rows that became done in each minute of the last 24 hours, the
     /// current minute first. A minute without any may be left out.
     ///
-    /// The counts are committed with the writes that they count, and stay when the rows are deleted. A duplicate, a replay and
-    /// a repeated outcome count nothing.
+    /// The counts are committed with the writes that they count, and stay when the rows are deleted. A duplicate, a replay
+    /// and a repeated outcome count nothing.
     ///
     /// # Errors
     ///

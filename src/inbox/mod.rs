@@ -117,8 +117,8 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
 
     /// Leases up to `most` due rows: jobs with the fewest [fetches](FetchHistory::count) first, then the longest due.
     ///
-    /// Stops after the row that brings the bodies to 64 MiB, so that the reply arrives long before the leases expire. After such a reply, a worker leases again at once; after another one with fewer rows than
-    /// `most`, it waits.
+    /// Stops after the row that brings the bodies to 64 MiB, so that the reply arrives long before the leases expire. After
+    /// such a reply, a worker leases again at once; after another one with fewer rows than `most`, it waits.
     ///
     /// A row is due when it was received, when the delay of its retry or release has passed, or when its lease has
     /// expired. Each lease counts as an attempt. An attempt whose lease has expired is one more of
@@ -175,8 +175,8 @@ pub trait InboxStore: fmt::Debug + Send + Sync + 'static {
     /// [`Outcome::Rejected`]; any other outcome is stale.
     ///
     /// An attempt that ends as [`Outcome::Retry`], [`Outcome::Dead`] or [`Outcome::Rejected`] is one more of
-    /// [`InboxRow::failures`]; it took as long as the [lease was held](Lease::held_for). The row keeps the last 20, also over
-    /// a replay, until another event takes the place of its event.
+    /// [`InboxRow::failures`]; it took as long as the [lease was held](Lease::held_for). The row keeps the last 20, also
+    /// over a replay, until another event takes the place of its event.
     ///
     /// A store may cut an error's text and replace characters that it cannot hold: no text keeps an outcome from being
     /// recorded.

@@ -18,7 +18,7 @@ pub enum InboxState {
     Running,
     /// The event was handled.
     Done,
-    /// A dead letter: no attempt is left, or none is useful.
+    /// A dead letter: no attempt is left, none is useful, or the API gave no result for the job.
     Dead,
 }
 

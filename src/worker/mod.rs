@@ -34,12 +34,12 @@ use crate::inbox::{DeadLetter, DeadLetterHook, InboxStore, Retention};
 /// - Of all workers on one inbox, one at a time runs an event. Only a handler that outlives its lost lease, because its
 ///   process was stopped, could not reach the store, or the inbox's clock was set forward, can overlap with the next run.
 ///   Use the fencing token [`Job::fence`](crate::Job::fence), which grows with every lease, for your own writes.
-/// - An attempt is counted when its event is leased, so that an event which kills its process becomes a dead letter in
-///   the end. An attempt that a shutdown ended is not counted. Transient failures make an event a dead letter only after
-///   its handler has started in the last allowed attempt. Lost store replies do not change this. If
-///   [`max_attempts`](Self::max_attempts) is lowered below the attempts that an event has had, the event gets one more. The inbox notes
-///   the start just before: a process that dies, stands still or loses the inbox between the note and the handler's start
-///   counts as one whose handler has started.
+/// - An attempt is counted when its event is leased, so that an event which kills its process becomes a dead letter in the
+///   end. An attempt that a shutdown ended is not counted. Transient failures make an event a dead letter only after its
+///   handler has started in the last allowed attempt. Lost store replies do not change this. If
+///   [`max_attempts`](Self::max_attempts) is lowered below the attempts that an event has had, the event gets one more. The
+///   inbox notes the start just before: a process that dies, stands still or loses the inbox between the note and the
+///   handler's start counts as one whose handler has started.
 /// - A worker leases no more events than it can handle at once: the others wait in the inbox, where any worker sees them.
 /// - The events of a crashed process can be leased again when their leases end, after 30 seconds unless
 ///   [`lease`](Self::lease) says otherwise. They are then spread out like other retries, so that an event which kills its
@@ -188,11 +188,11 @@ impl InboxWorker {
 
     /// Calls a closure for each dead letter, after the row is committed: to tell somebody, for example.
     ///
-    /// Only a hint. The worker that settles the row calls the closure once, and nobody calls it again. It is not called
-    /// if the process ends before, if the reply to the write is lost until the lease ends, as in an outage of the store,
-    /// if the row is settled after the grace of a shutdown, or for a row that cannot be read, and so cannot be
-    /// leased. It is also called, although the row is not dead, for an event without a final status whose job is
-    /// registered during its last attempt: that job is expected again. So watch [`InboxStats::dead`](crate::inbox::InboxStats::dead), too.
+    /// Only a hint. The worker that settles the row calls the closure once, and nobody calls it again. It is not called if
+    /// the process ends before, if the reply to the write is lost until the lease ends, as in an outage of the store, if the
+    /// row is settled after the grace of a shutdown, or for a row that cannot be read, and so cannot be leased. It is also
+    /// called, although the row is not dead, for an event without a final status whose job is registered during its last
+    /// attempt: that job is expected again. So watch [`InboxStats::dead`](crate::inbox::InboxStats::dead), too.
     ///
     /// - Whatever made the dead letter, the closure is called: a permanent failure, the last attempt, also one that did
     ///   not end, an event that this version cannot read, or fetches without a result. Under [`Verification::Fetch`], that

@@ -105,6 +105,28 @@ async fn a_job_that_never_ends_is_dead_at_the_horizon_and_can_be_replayed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_job_that_never_ends_is_given_up_after_a_day_unless_somebody_says_otherwise() {
+    for of_worker in [true, false] {
+        let (inbox, api) = (MemoryInbox::new(), Api::new(Says::Pending));
+        inbox.expect(&job(1), MINUTE).await.unwrap();
+        let (mut _worker, mut _reconciler) = (None, None);
+        if of_worker {
+            let verification = Verification::fetch(api);
+            _worker =
+                Some(InboxWorker::new(inbox.clone(), Script::default().handler(), verification).start());
+        } else {
+            _reconciler = Some(Reconciler::new(inbox.clone(), api).start());
+        }
+        sleep(HOUR * 24).await;
+        let (row, _) = inbox.get(&job(1)).await.unwrap().unwrap();
+        assert_eq!(row.state, InboxState::Expected, "{row:?}");
+        sleep(MINUTE * 4).await;
+        let (row, _) = inbox.get(&job(1)).await.unwrap().unwrap();
+        assert_eq!(row.error.as_deref(), Some("the job had not ended 24 h after its deadline"), "{row:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_expected_job_that_the_api_does_not_know_is_dead_after_ten_minutes() {
     let (inbox, api) = (FaultyInbox::default(), Api::new(Says::NotFound));
     inbox.expect(&job(1), MINUTE).await.unwrap();

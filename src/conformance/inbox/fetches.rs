@@ -217,8 +217,8 @@ pub(super) async fn only_the_last_lease_of_an_overdue_job_writes(store: &dyn Inb
     applied(store.verify(&second, &result).await, "verifying under the last lease");
 }
 
-/// The lateness of an overdue job counts from its deadline, whatever fetches came since, or from its replay.
-pub(super) async fn lateness_counts_from_the_deadline(store: &dyn InboxAdmin) {
+/// The time that a job is overdue counts from its deadline, whatever fetches came since, or from its replay.
+pub(super) async fn the_time_overdue_counts_from_the_deadline(store: &dyn InboxAdmin) {
     let (job, began) = (job(), Instant::now());
     expect(store, &job, SHORT).await;
     let registered = Instant::now();

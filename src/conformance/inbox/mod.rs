@@ -94,7 +94,7 @@ async fn run(store: &dyn InboxAdmin, other: &dyn InboxAdmin, last: Option<&str>)
         fetches::a_rejected_job_may_come_again(store);
         fetches::a_job_is_fetched_again_after_its_delay(store);
         fetches::only_the_last_lease_of_an_overdue_job_writes(store);
-        fetches::lateness_counts_from_the_deadline(store);
+        fetches::the_time_overdue_counts_from_the_deadline(store);
         fetches::rows_fetched_least_come_first(store);
         fetches::the_time_without_an_answer_counts_from_the_first_failure(store);
         fetches::the_fetch_history_begins_anew(store);

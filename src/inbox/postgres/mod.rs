@@ -52,9 +52,9 @@ use crate::store::StoreError;
 /// An [`InboxStore`] in PostgreSQL (feature `postgres`): any number of receivers and workers, on any number of
 /// machines, share it.
 ///
-/// One row per job in one table, and counts by minute in another. Each transition is one statement in a transaction of its
-/// own, without advisory locks, session state or, unless you [ask for them](Self::with_prepared_statements), prepared statements, so it works
-/// behind PgBouncer in transaction mode. All times are the database's own. Cheap to clone; all clones are one inbox.
+/// One row per job in one table, and counts by minute in another. Each transition is one statement in a transaction of its own,
+/// without advisory locks, session state or, unless you [ask for them](Self::with_prepared_statements), prepared statements, so
+/// it works behind PgBouncer in transaction mode. All times are the database's own. Cheap to clone; all clones are one inbox.
 ///
 /// ```no_run
 /// # async fn app() -> Result<(), Box<dyn std::error::Error>> {
@@ -107,28 +107,29 @@ use crate::store::StoreError;
 ///
 /// # Damaged rows
 ///
-/// A row is dead once a lease finds that the server cannot return its values: a damaged body, or a text that another
-/// program wrote and that is not valid in the database's encoding. The server's message is its error. All values stay as
-/// they are, so replay the row when they are restored; or discard it, and fetch its job. [`get`](crate::inbox::InboxAdmin::get)
-/// and another delivery of the event fail for such a row, and lists show what can be read of it. A row that cannot be read for
-/// another reason, such as an error of the disk (SQLSTATE 58…) or one inside the server (XX000), stays and is read again after the
+/// A row is dead once a lease finds that the server cannot return its values: a damaged body, or a text that another program
+/// wrote and that is not valid in the database's encoding. The server's message is its error. All values stay as they are, so
+/// replay the row when they are restored; or discard it, and fetch its job. [`get`](crate::inbox::InboxAdmin::get) and another
+/// delivery of the event fail for such a row, and lists show what can be read of it. A row that cannot be read for another
+/// reason, such as an error of the disk (SQLSTATE 58…) or one inside the server (XX000), stays and is read again after the
 /// length of a lease, and the log has a warning; others are leased meanwhile. A read that hangs delays all leases.
 ///
 /// # The tables
 ///
 /// `qomplement_inbox` and `qomplement_inbox_traffic`, in the first schema of the `search_path`, unless
-/// [`with_table`](Self::with_table) says otherwise. [`migrate`](Self::migrate) creates them; [`migrations`](Self::migrations) returns the SQL for
-/// migrations of your own. The role needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on both. Done rows slow down neither
-/// receiving nor leasing; workers prune them. [`stats`](crate::inbox::InboxAdmin::stats) counts up to 10,000 done and as many
-/// dead rows exactly, and estimates more from what the server knows of its indexes. Of more than 300 it estimates the
-/// bytes.
+/// [`with_table`](Self::with_table) says otherwise. [`migrate`](Self::migrate) creates them; [`migrations`](Self::migrations)
+/// returns the SQL for migrations of your own. The role needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on both. Done rows slow
+/// down neither receiving nor leasing; workers prune them. [`stats`](crate::inbox::InboxAdmin::stats) counts up to 10,000 done
+/// and as many dead rows exactly, and estimates more from what the server knows of its indexes. Of more than 300 it estimates
+/// the bytes.
 ///
 /// # Errors
 ///
-/// With [`from_url`](Self::from_url), a call waits up to two seconds for one of sixteen connections. When all of them
-/// are in use, or the server refuses a new one, workers have two more, so that leases are renewed in time. A connection is not used again after a call
-/// that was dropped, or that failed for another reason than a lock. Calls whose connection broke are repeated, except
-/// those of [`InboxAdmin`](crate::inbox::InboxAdmin) that make a change: their error says that it may have been made.
+/// With [`from_url`](Self::from_url), a call waits up to two seconds for one of sixteen connections. When all of them are in
+/// use, or the server refuses a new one, workers have two more, so that leases are renewed in time. A connection is not used
+/// again after a call that was dropped, or that failed for another reason than a lock. Calls whose connection broke are
+/// repeated, except those of [`InboxAdmin`](crate::inbox::InboxAdmin) that make a change: their error says that it may have
+/// been made.
 #[derive(Clone)]
 pub struct PostgresInbox {
     inner: Arc<Inner>,
@@ -190,6 +191,9 @@ impl PostgresInbox {
     ///
     /// Give connections back outside a transaction, as `client.transaction()` does also when it is dropped. After a `BEGIN` of
     /// your own that no `COMMIT` or `ROLLBACK` followed, the inbox's writes join that transaction and are lost with it.
+    ///
+    /// The statements of calls that were dropped are cancelled on the server, unless the pool's connections require TLS: the
+    /// request for that is sent without TLS.
     #[must_use]
     pub fn from_pool(pool: Pool) -> Self {
         let schema = schema::schema(TableName::unqualified(TABLE));

@@ -17,9 +17,11 @@ const APPLICATION_ID: i64 = 0x514d_5049;
 /// A job id may belong on any page of its index, so in a longer log more rows share a copied page.
 const CHECKPOINT_PAGES: i64 = 4000;
 
-/// The first version of SQLite without a fault by which a file that two processes write and checkpoint at once can be
+/// Whether a version of SQLite is without the fault by which a file that two processes write and checkpoint at once can be
 /// corrupted. A program that also uses another package with SQLite gets the version of that.
-pub(super) const SOUND_VERSION: i32 = 3_051_003;
+pub(super) fn is_sound(version: i32) -> bool {
+    version >= 3_051_003
+}
 
 /// The steps that upgrade a file, each by one version, starting from an empty file. The file's `user_version` is the
 /// number of applied steps. A released step is never changed.
@@ -100,7 +102,7 @@ pub(super) fn open_as(
     settings: &Settings,
     migrations: &[&str],
 ) -> Result<(Connection, Place), SqliteInboxError> {
-    if ::rusqlite::version_number() < SOUND_VERSION {
+    if !is_sound(::rusqlite::version_number()) {
         let version = ::rusqlite::version();
         warn!(
             version,

@@ -241,8 +241,8 @@ async fn statements_whose_callers_have_left_end() {
             counted = inbox.stats() => panic!("the table is not locked: {counted:?}"),
             () = eventually("a call waits", async || count(&watching, waiting).await > 0) => {}
         }
+        eventually("its statement ends", async || count(&watching, waiting).await == 0).await;
     }
-    eventually("no statement is left", async || count(&watching, waiting).await == 0).await;
     locking.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(inbox.stats().await.unwrap().received, 0);
 }

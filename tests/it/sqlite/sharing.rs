@@ -166,7 +166,7 @@ async fn the_totals_and_the_time_of_the_oldest_due_row_are_of_one_moment() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_another_process_leaves_for_a_moment_is_written_to() {
     let folder = Folder::new();
-    let inbox = SqliteInbox::builder(folder.file()).busy_timeout(Duration::from_millis(1600)).open().unwrap();
+    let inbox = SqliteInbox::builder(folder.file()).busy_timeout(Duration::from_millis(2200)).open().unwrap();
     let other = rusqlite::Connection::open(folder.file()).unwrap();
     other.busy_timeout(Duration::from_secs(10)).unwrap();
     let (stop, stopped) = mpsc::channel::<()>();
@@ -177,7 +177,7 @@ async fn a_file_that_another_process_leaves_for_a_moment_is_written_to() {
             let _ = hold.send(());
             thread::sleep(Duration::from_millis(565));
             other.execute_batch("COMMIT").unwrap();
-            thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(30));
         }
     });
     for number in 0..3 {

@@ -605,7 +605,7 @@ impl InboxStore for FlawedInbox {
         for overdue in &mut overdue {
             overdue.fetches = self.fetches(overdue.lease.job(), overdue.fetches);
             match self.flaw {
-                CountsLatenessFromTheLease => overdue.by = Duration::ZERO,
+                CountsOverdueFromTheLease => overdue.by = Duration::ZERO,
                 BeginsTokensAnew => {
                     let job = overdue.lease.job().clone();
                     let first = first_fence(self.row(&job).await.map_or(0, |row| row.number));

@@ -199,7 +199,7 @@ async fn an_event_whose_registration_is_rolled_back_is_leased_at_once() {
 #[tokio::test]
 async fn a_statement_timeout_of_the_server_refuses_only_the_event_whose_row_is_locked() {
     inbox("locked_timeout").await;
-    let url = format!("{}&options=-c%20statement_timeout%3D400", postgres().url());
+    let url = format!("{}&options=-c%20statement_timeout%3D480", postgres().url());
     let inbox = PostgresInbox::from_url(&url).unwrap().with_table("locked_timeout", "inbox").unwrap();
     inbox.receive(&completed("warm")).await.unwrap();
     let _locking = lock("locked_timeout", ["locked".to_owned()]).await;
