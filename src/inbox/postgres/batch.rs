@@ -70,10 +70,11 @@ pub(super) async fn store(inner: &Arc<Inner>, batch: Vec<Received>) {
     while let Some(mut part) = parts.pop() {
         part.retain(Received::is_awaited);
         let was_sought = may_be_known;
-        let stored = store_together(inner, part, may_be_known, lock_time).await;
+        let waited = lock_time;
+        let stored = store_together(inner, part, may_be_known, waited).await;
         (may_be_known, lock_time) = (true, LOCK_TIME_OF_PART);
         let Err(mut refused) = stored else { continue };
-        let is_locked = refused.may_be_locked();
+        let is_locked = refused.is_locked() || waited == LOCK_TIME && refused.is_cancelled();
         let is_caused_by_a_row = is_locked || refused.is_caused_by_a_row();
         if is_caused_by_a_row && refused.events.len() > 1 && Instant::now() < deadline {
             debug!(error = %chain(&refused.error), "the database refused a batch; storing it in two parts");
@@ -145,9 +146,10 @@ impl Refused {
         self.has_code(&SqlState::LOCK_NOT_AVAILABLE)
     }
 
-    /// Whether the statement may have waited for a locked row: the server's `statement_timeout` can end it first.
-    fn may_be_locked(&self) -> bool {
-        self.is_locked() || self.has_code(&SqlState::QUERY_CANCELED)
+    /// Whether the statement took too long for the server's `statement_timeout`: it may have waited for a locked row, unless
+    /// it waits for none for so long.
+    fn is_cancelled(&self) -> bool {
+        self.has_code(&SqlState::QUERY_CANCELED)
     }
 
     /// Lets a locked row's event wait beside others, while there is a connection for that.

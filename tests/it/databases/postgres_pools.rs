@@ -1,6 +1,7 @@
 //! Handlers that use the pool of their store, and hold all its connections.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -245,6 +246,37 @@ async fn statements_whose_callers_have_left_end() {
     }
     locking.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(inbox.stats().await.unwrap().received, 0);
+}
+
+/// Opening one takes as long as over a slow network.
+#[tokio::test]
+async fn a_new_connection_that_comes_too_late_for_a_lease_is_one_more_in_the_pool() {
+    schema("slow_new").await;
+    let slow = Arc::new(AtomicBool::new(false));
+    let wait = {
+        let slow = slow.clone();
+        Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
+            let slow = slow.load(Ordering::SeqCst);
+            Box::pin(async move {
+                let wait = if slow {
+                    "SET search_path = slow_new; SELECT pg_sleep(0.7)"
+                } else {
+                    "SET search_path = slow_new"
+                };
+                client.batch_execute(wait).await.map_err(HookError::Backend)
+            })
+        })
+    };
+    let manager = Manager::new(postgres().url().parse().unwrap(), NoTls);
+    let pool = Pool::builder(manager).max_size(8).post_create(wait).build().unwrap();
+    let inbox = PostgresInbox::from_pool(pool.clone());
+    inbox.migrate().await.unwrap();
+    let [first, _] = lease_two(&inbox).await;
+    let held = take_all_open(&pool).await;
+    slow.store(true, Ordering::SeqCst);
+    assert_eq!(inbox.renew(&first, LEASE).await.unwrap(), Fenced::Applied);
+    eventually("the connection is in the pool", async || pool.status().available > 0).await;
+    drop(held);
 }
 
 #[tokio::test]

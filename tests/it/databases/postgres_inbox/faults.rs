@@ -318,6 +318,29 @@ async fn a_change_whose_reply_was_lost_is_not_repeated_and_its_error_says_so() {
     assert_eq!(proxy.lost(), 6);
 }
 
+/// As of a pooler whose server is away.
+#[tokio::test]
+async fn a_change_for_which_no_connection_was_opened_was_not_made() {
+    inbox("unsent_change").await;
+    let proxy = Proxy::before(postgres().port()).await;
+    let url = format!(
+        "postgres://postgres:{PASSWORD}@127.0.0.1:{}/postgres?application_name=unsent_change",
+        proxy.port
+    );
+    let inbox = PostgresInbox::from_url(&url).unwrap().with_table("unsent_change", "inbox").unwrap();
+    inbox.stats().await.unwrap();
+    let closing = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    proxy.lead_to(closing.local_addr().unwrap().port());
+    tokio::spawn(async move { while closing.accept().await.is_ok() {} });
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'unsent_change'";
+    client(postgres()).await.query(end, &[]).await.unwrap();
+    eventually("the connection is gone", async || inbox.stats().await.is_err()).await;
+    let StoreError::Unavailable(cause) = inbox.discard(&job("job")).await.unwrap_err() else {
+        panic!("full")
+    };
+    assert!(!cause.to_string().contains("may have been made"), "{cause}");
+}
+
 #[tokio::test]
 async fn an_event_whose_row_a_trigger_suppresses_is_refused_and_takes_no_other_with_it() {
     let inbox = inbox("suppressed").await;

@@ -212,3 +212,24 @@ async fn a_statement_timeout_of_the_server_refuses_only_the_event_whose_row_is_l
     let received = timeout(SOON, locked).await.unwrap().unwrap();
     assert!(matches!(received, Err(StoreError::Unavailable(_))), "{received:?}");
 }
+
+/// A server that is slow for all gets no more statements for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_a_server_that_is_too_slow_for_its_statement_timeout_are_refused_at_once() {
+    inbox("locked_slow").await;
+    let url = format!("{}&options=-c%20statement_timeout%3D300", postgres().url());
+    let inbox = PostgresInbox::from_url(&url).unwrap().with_table("locked_slow", "inbox").unwrap();
+    inbox.receive(&completed("warm")).await.unwrap();
+    let slow = "CREATE FUNCTION locked_slow.slow() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN PERFORM pg_sleep(1); RETURN NEW; END';
+        CREATE TRIGGER slow BEFORE INSERT ON locked_slow.inbox FOR EACH ROW EXECUTE FUNCTION locked_slow.slow()";
+    client(postgres()).await.batch_execute(slow).await.unwrap();
+    let events: Vec<_> = (0..200).map(|number| receiving(&inbox, &format!("slow-{number}"))).collect();
+    let refused = async {
+        for event in events {
+            let received = event.await.unwrap();
+            assert!(matches!(received, Err(StoreError::Unavailable(_))), "{received:?}");
+        }
+    };
+    timeout(Duration::from_secs(10), refused).await.expect("the server gets one statement after the other");
+}

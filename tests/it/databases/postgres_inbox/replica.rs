@@ -2,9 +2,10 @@
 
 use std::future::Future;
 
+use qomplement_webhooks::dedup::{Claim, ClaimToken};
 use qomplement_webhooks::inbox::Receipt;
 use qomplement_webhooks::store::StoreError;
-use qomplement_webhooks::{InboxStore, PostgresInbox};
+use qomplement_webhooks::{DedupStore, InboxStore, PostgresDedupStore, PostgresInbox};
 use tokio_postgres::Client;
 
 use super::{HOUR, client, event, job};
@@ -99,4 +100,30 @@ async fn a_duplicate_that_does_not_wait_is_found() {
     inbox.migrate().await.unwrap();
     let received = async move { inbox.receive(&event("job", "completed", "")).await };
     end_the_session_of(&server, &client(&server).await, received).await;
+}
+
+/// The caller that completes a job leaves, so the commit is on the primary alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_is_done_for_others_when_that_is_on_the_replica() {
+    let server = tokio::task::block_in_place(|| Server::postgres(&[], &[]));
+    let store = PostgresDedupStore::from_url(&server.url()).unwrap();
+    store.migrate().await.unwrap();
+    let client = client(&server).await;
+    let [own, other] = [(); 2].map(|()| ClaimToken::new(&job("job")));
+    assert_eq!(store.claim(&own, HOUR).await.unwrap(), Claim::Acquired);
+    set_replicas(&client, "*").await;
+    commits_wait(&server).await;
+    let completing = tokio::spawn({
+        let store = store.clone();
+        async move { store.complete(&own, HOUR).await }
+    });
+    eventually("the commit waits", async || waiting(&client, 0).await != 0).await;
+    completing.abort();
+    eventually("the commit waits no more", async || waiting(&client, 0).await == 0).await;
+    let claim = tokio::spawn(async move { store.claim(&other, HOUR).await });
+    eventually("the claim waits, or ends", async || claim.is_finished() || waiting(&client, 0).await != 0)
+        .await;
+    assert!(!claim.is_finished(), "the job is done on the primary alone: {:?}", claim.await.unwrap());
+    set_replicas(&client, "").await;
+    assert_eq!(claim.await.unwrap().unwrap(), Claim::Done);
 }
