@@ -14,8 +14,8 @@ use uuid::Uuid;
 use super::{Claim, ClaimToken, DedupStore};
 use crate::error::chain;
 use crate::postgres::{
-    self, Canceller, Connector, Database, Parameter, PostgresStoreError, Schema, TableName, column,
-    microseconds,
+    self, Canceller, Connector, Database, Parameter, PostgresStoreError, REPLICATED, Schema, TableName,
+    column, microseconds,
 };
 use crate::store::{Fenced, StoreError};
 
@@ -105,8 +105,8 @@ impl PostgresDedupStore {
     /// Give connections back outside a transaction, as `client.transaction()` does also when it is dropped. After a `BEGIN` of
     /// your own that no `COMMIT` or `ROLLBACK` followed, the store's writes join that transaction and are lost with it.
     ///
-    /// The statements of calls that were dropped are cancelled on the server, unless the pool's connections require TLS: the
-    /// request for that is sent without TLS.
+    /// The statements of calls that were dropped are cancelled on the server, unless the pool's connections require TLS or lead
+    /// to PgBouncer, where the driver's request does not arrive.
     #[must_use]
     pub fn from_pool(pool: Pool) -> Self {
         Self::in_pool(pool, Canceller::default())
@@ -338,7 +338,7 @@ struct DedupStatements {
     insert: String,
     /// Writes the row of a job if it has expired or is the token's own.
     take: String,
-    /// Reads the row of a job if it is done or another token's.
+    /// Reads the row of a job if it is done or another token's. What says that a job is done is on the replicas as well.
     held: String,
     release: String,
     prune: String,
@@ -363,7 +363,8 @@ impl DedupStatements {
             ),
             held: format!(
                 "SELECT done, CASE WHEN isfinite(until)
-                    THEN (extract(epoch FROM until - statement_timestamp()) * 1000000)::int8 END AS microseconds
+                    THEN (extract(epoch FROM until - statement_timestamp()) * 1000000)::int8 END AS microseconds,
+                    CASE WHEN done THEN {REPLICATED} END AS replicated
                 FROM {table}
                 WHERE job_id = $1 AND until > statement_timestamp() AND (done OR owner <> $2)"
             ),

@@ -7,6 +7,7 @@ mod schema;
 mod table_name;
 
 use std::error::Error;
+use std::future::ready;
 use std::time::Duration;
 
 use deadpool_postgres::{Pool, PoolError, Timeouts};
@@ -64,7 +65,7 @@ fn values_of(setting: &str) -> &'static str {
 }
 
 /// How long a call that keeps or ends a lease waits for a new connection of the pool before it uses the reserve.
-const NEW_CONNECTION_TIME: Duration = Duration::from_millis(500);
+const NEW_CONNECTION_TIME: Duration = Duration::from_millis(100);
 
 /// The database of a store's table.
 ///
@@ -100,10 +101,20 @@ impl Connections<'_> {
         let Self { pool, reserve, .. } = self;
         let Some(reserve) = reserve else { return pool.get().await.map(AnyConnection::Pooled) };
         let at_once = Timeouts { wait: Some(Duration::ZERO), ..pool.timeouts() };
-        match timeout(NEW_CONNECTION_TIME, pool.timeout_get(&at_once)).await {
-            Ok(Ok(client)) => Ok(AnyConnection::Pooled(client)),
-            Ok(Err(PoolError::Closed)) => Err(PoolError::Closed),
-            Ok(Err(_)) | Err(_) => reserve.lend(pool).await,
+        let mut get = Box::pin({
+            let pool = pool.clone();
+            async move { pool.timeout_get(&at_once).await }
+        });
+        let got = tokio::select! {
+            biased;
+            got = &mut get => Some(got),
+            // In a task of its own, so that a new connection that comes later is one more in the pool.
+            () = ready(()) => timeout(NEW_CONNECTION_TIME, tokio::spawn(get)).await.ok().and_then(Result::ok),
+        };
+        match got {
+            Some(Ok(client)) => Ok(AnyConnection::Pooled(client)),
+            Some(Err(PoolError::Closed)) => Err(PoolError::Closed),
+            Some(Err(_)) | None => reserve.lend(pool).await,
         }
     }
 }
@@ -158,6 +169,12 @@ impl Database {
     }
 }
 
+/// Lets the commit of a statement that found a row wait for the synchronous replicas, if there are any: a commit that
+/// writes nothing does not wait, and the row may be on the primary alone, since the session that wrote it was ended while
+/// it waited.
+pub(crate) const REPLICATED: &str = "CASE WHEN current_setting('synchronous_standby_names') <> ''
+            THEN pg_logical_emit_message(true, 'qomplement-webhooks', ''::text) END";
+
 /// A value of a statement, with its type.
 pub(crate) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
@@ -208,8 +225,10 @@ pub(crate) async fn query_once(
 #[error("the connection broke, and the change may have been made: look before you make it again")]
 struct Unanswered(#[source] BoxError);
 
+/// Whether a connection broke, or a pooler says so of its own (SQLSTATE 08…).
 fn is_unanswered(cause: &(dyn Error + 'static)) -> bool {
-    cause.downcast_ref::<tokio_postgres::Error>().is_some_and(|error| error.code().is_none())
+    let Some(error) = cause.downcast_ref::<tokio_postgres::Error>() else { return false };
+    error.code().is_none_or(|code| code.code().starts_with("08"))
 }
 
 /// Runs a statement that begins, keeps or ends a lease: like [`query`], without waiting for the pool.
@@ -244,19 +263,19 @@ async fn repeat(
     // Whether an earlier run may have been committed.
     let mut in_doubt = false;
     loop {
-        let (ran, is_repeatable) = match connections.lend().await {
-            Ok(connection) => {
-                let ran = connection.query(statement, parameters, isolation, prepares).await;
-                let is_repeatable = ran.as_ref().is_err_and(&may_be_repeated);
-                (ran, is_repeatable)
+        let connection = match connections.lend().await {
+            Ok(connection) => connection,
+            // A new connection broke while it was opened, and nothing was sent.
+            Err(PoolError::Backend(error)) if repetitions_left > 0 && is_transient(&error) => {
+                repetitions_left -= 1;
+                debug!(%error, "a new connection broke; opening another one now");
+                continue;
             }
-            // A new connection broke while it was opened.
-            Err(PoolError::Backend(error)) if is_transient(&error) => (Err(error), true),
             Err(error) => return Err(StoreError::unavailable(error)),
         };
-        match ran {
+        match connection.query(statement, parameters, isolation, prepares).await {
             Ok(rows) => return Ok(rows),
-            Err(error) if repetitions_left > 0 && is_repeatable => {
+            Err(error) if repetitions_left > 0 && may_be_repeated(&error) => {
                 repetitions_left -= 1;
                 in_doubt |= !is_rolled_back(&error);
                 if error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE) {

@@ -192,8 +192,8 @@ impl PostgresInbox {
     /// Give connections back outside a transaction, as `client.transaction()` does also when it is dropped. After a `BEGIN` of
     /// your own that no `COMMIT` or `ROLLBACK` followed, the inbox's writes join that transaction and are lost with it.
     ///
-    /// The statements of calls that were dropped are cancelled on the server, unless the pool's connections require TLS: the
-    /// request for that is sent without TLS.
+    /// The statements of calls that were dropped are cancelled on the server, unless the pool's connections require TLS or lead
+    /// to PgBouncer, where the driver's request does not arrive.
     #[must_use]
     pub fn from_pool(pool: Pool) -> Self {
         let schema = schema::schema(TableName::unqualified(TABLE));

@@ -18,12 +18,6 @@ pub(super) const IS_RECEIVED: &str = "state = 'received' AS is_received";
 pub(super) const DURABLY: &str = "SELECT set_config('synchronous_commit', 'on', true)
             WHERE current_setting('synchronous_commit') = 'off'";
 
-/// Lets the commit of a statement that found a row wait for the synchronous replicas, if there are any: a commit that
-/// writes nothing does not wait, and the row may be on the primary alone, since the session that wrote it was ended while
-/// it waited. The caller adds what was found, as `FROM` and `WHERE`.
-pub(super) const REPLICATED: &str = "SELECT CASE WHEN current_setting('synchronous_standby_names') <> ''
-            THEN pg_logical_emit_message(true, 'qomplement-webhooks', ''::text) END";
-
 /// The time, read when the transaction has its number. The insertion of a row may wait for a transaction that is then
 /// rolled back; with a number of after that wait, the row would be due before looks that do not know its transaction.
 pub(super) const NUMBERED_NOW: &str = "CASE WHEN txid_current() IS NOT NULL THEN clock_timestamp() END";

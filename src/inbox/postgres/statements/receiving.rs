@@ -1,10 +1,10 @@
 //! Statements that store events and registrations.
 
 use super::fragments::{
-    DURABLY, EXPECTED, FINAL, LEASABLE, NUMBERED_NOW, REPLICATED, expect_another, microseconds, next_fence,
+    DURABLY, EXPECTED, FINAL, LEASABLE, NUMBERED_NOW, expect_another, microseconds, next_fence,
 };
 use super::{FETCHED, NEVER_FETCHED, traffic};
-use crate::postgres::TableName;
+use crate::postgres::{REPLICATED, TableName};
 
 /// Limits the wait for a row that another transaction holds to $7, such as `500ms`: joined below the sort of the rows, and so
 /// set before the first of them is written.
@@ -73,7 +73,7 @@ pub(super) fn receive(table: &TableName) -> String {
             WHERE job.status IS NULL OR (job.status NOT {FINAL} AND excluded.status {FINAL})
             RETURNING job_id
         ), {counted}, durably AS MATERIALIZED ({DURABLY}
-        ), replicated AS MATERIALIZED ({REPLICATED} FROM incoming WHERE conflict IS NOT NULL LIMIT 1)
+        ), replicated AS MATERIALIZED (SELECT {REPLICATED} FROM incoming WHERE conflict IS NOT NULL LIMIT 1)
         SELECT place, written.job_id IS NOT NULL AS stored, conflict
         FROM incoming LEFT JOIN written USING (job_id), (SELECT count(*) FROM durably) AS durably,
             (SELECT count(*) FROM replicated) AS replicated",
@@ -147,7 +147,7 @@ fn register(table: &TableName, fits: &str) -> String {
                 deadline_at = excluded.deadline_at, ended_at = NULL, {another}
             WHERE job.deadline_at IS NULL AND job.status NOT {FINAL}
             RETURNING state = 'expected' AS expected
-        ), replicated AS MATERIALIZED ({REPLICATED} FROM fitting WHERE NOT EXISTS (SELECT FROM written))
+        ), replicated AS MATERIALIZED (SELECT {REPLICATED} FROM fitting WHERE NOT EXISTS (SELECT FROM written))
         SELECT coalesce((SELECT expected FROM written), false) AS expected
         FROM fitting, (SELECT count(*) FROM replicated) AS replicated",
         deadline = "clock_timestamp() + $2::int8 * interval '1 microsecond'",
