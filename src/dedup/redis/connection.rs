@@ -9,9 +9,14 @@ use ::redis::{Client, Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, 
 #[cfg(feature = "redis-tls")]
 use ::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use async_trait::async_trait;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::error::chain;
+
+/// A call that is dropped after this time without an answer counts as timed out. Shorter than the receiver waits for a
+/// call that records an outcome.
+const SILENCE: Duration = Duration::from_millis(900);
 
 /// A connection of any of the driver's types.
 #[async_trait]
@@ -45,7 +50,8 @@ impl Managed {
         }
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(Duration::from_secs(1)))
-            // Shorter than the receiver waits for a call, which otherwise would be dropped before it can fail.
+            // Shorter than the receiver waits for a claim or a renewal, which otherwise would be dropped before it can
+            // fail. Longer than `SILENCE`, so that a slow server still grants claims.
             .set_response_timeout(Some(Duration::from_millis(1500)))
             .set_number_of_retries(2)
             .set_max_delay(Duration::from_millis(500))
@@ -67,11 +73,29 @@ impl Managed {
 impl SendCommand for Managed {
     async fn call(&self, command: &Cmd) -> RedisResult<Value> {
         let manager = self.manager()?;
+        let mut call = Call { managed: self, manager: &manager, began: Instant::now(), answered: false };
         let answer = manager.call(command).await;
+        call.answered = true;
         if answer.as_ref().is_err_and(needs_a_new_manager) {
             self.leave(&manager);
         }
         answer
+    }
+}
+
+/// A call under way. Its drop leaves the manager of a server that did not answer.
+struct Call<'a> {
+    managed: &'a Managed,
+    manager: &'a Arc<ConnectionManager>,
+    began: Instant,
+    answered: bool,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if !self.answered && self.began.elapsed() >= SILENCE {
+            self.managed.leave(self.manager);
+        }
     }
 }
 

@@ -57,8 +57,8 @@ use crate::store::{Fenced, StoreError};
 ///
 /// With [`from_url`](Self::from_url), a call waits up to one second for a connection and up to 1.5 for a reply. If the
 /// connection breaks, the call is repeated once on a new one, with the same owner, so a claim whose reply was lost is
-/// recognised as the token's own. After a call without a reply, and when the server has become a replica or refuses the
-/// credentials, the next call resolves the URL again and connects anew.
+/// recognised as the token's own. After a call without a reply, also one that was dropped after 0.9 seconds, and when the
+/// server has become a replica or refuses the credentials, the next call resolves the URL again and connects anew.
 ///
 /// All clones are one store, with the same connection.
 #[derive(Clone)]

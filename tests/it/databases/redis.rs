@@ -1,6 +1,8 @@
 //! What is Redis's own.
 
 use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ::redis::{Client, Commands, Connection};
@@ -181,6 +183,37 @@ async fn a_server_that_hangs_is_left_for_where_the_url_leads() {
     assert_eq!(to.deliver(&payload).await.statuses(), [Some(503)]);
     eventually("the other server is used", async || to.deliver(&payload).await.statuses() == [Some(200)])
         .await;
+    old.resume();
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_while_a_handler_runs_is_left_before_the_outcome_is_lost() {
+    let (old, new) = (Arc::new(Server::redis(&[], &[])), Server::redis(&[], &[]));
+    let proxy = Proxy::before(old.port()).await;
+    let url = format!("redis://:{PASSWORD}@127.0.0.1:{}", proxy.port);
+    let store = RedisDedupStore::from_url(&url, "hangs").unwrap();
+    // Otherwise the first claim would look at the configuration, by a call with more time than that of the outcome.
+    store.check().await.unwrap();
+    let runs = Arc::new(AtomicUsize::new(0));
+    let (counted, paused, leading, to_new) = (runs.clone(), old.clone(), proxy.clone(), new.port());
+    let handler = handler_fn(move |_| {
+        if counted.fetch_add(1, Ordering::SeqCst) == 0 {
+            paused.pause();
+            leading.lead_to(to_new);
+        }
+        async { Ok(()) }
+    });
+    let receiver = WebhookReceiver::builder(handler).dedup_store(store).unauthenticated().build().unwrap();
+    let to = Sender::to_service(receiver).retry_delays([]);
+    let payload = Payload::extract_completed();
+    assert_eq!(to.deliver(&payload).await.statuses(), [Some(200)]);
+
+    eventually("the outcome is recorded in the other server", async || {
+        ::redis::cmd("DBSIZE").query::<usize>(&mut connection(&new)).unwrap() == 1
+    })
+    .await;
+    assert_eq!(to.deliver(&payload).await.statuses(), [Some(200)]);
+    assert_eq!(runs.load(Ordering::SeqCst), 1, "the job was handled again");
     old.resume();
 }
 
