@@ -17,6 +17,8 @@ use crate::error::chain;
 /// A call that is dropped after this time without an answer counts as timed out. Shorter than the receiver waits for a
 /// call that records an outcome.
 const SILENCE: Duration = Duration::from_millis(900);
+/// The age from which a manager is left after an `ERR`: a server that answers a command of the store so gets few connections.
+const REFUSED_AGE: Duration = Duration::from_millis(500);
 
 /// A connection of any of the driver's types.
 #[async_trait]
@@ -34,7 +36,13 @@ impl<C: ConnectionLike + Clone + Send + Sync> SendCommand for C {
 /// A connection to a URL. It is made on first use, because that needs a runtime.
 pub(super) struct Managed {
     client: Client,
-    manager: Mutex<Option<Arc<ConnectionManager>>>,
+    manager: Mutex<Option<Arc<Manager>>>,
+}
+
+/// The driver's manager of a connection.
+struct Manager {
+    driver: ConnectionManager,
+    made: Instant,
 }
 
 impl Managed {
@@ -43,7 +51,7 @@ impl Managed {
         Self { client, manager: Mutex::default() }
     }
 
-    fn manager(&self) -> RedisResult<Arc<ConnectionManager>> {
+    fn manager(&self) -> RedisResult<Arc<Manager>> {
         let mut current = self.manager.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(manager) = &*current {
             return Ok(manager.clone());
@@ -56,12 +64,12 @@ impl Managed {
             .set_number_of_retries(2)
             .set_max_delay(Duration::from_millis(500))
             .set_pipeline_buffer_size(512);
-        let manager = ConnectionManager::new_lazy_with_config(self.client.clone(), config)?;
-        Ok(current.insert(Arc::new(manager)).clone())
+        let driver = ConnectionManager::new_lazy_with_config(self.client.clone(), config)?;
+        Ok(current.insert(Arc::new(Manager { driver, made: Instant::now() })).clone())
     }
 
     /// Drops a manager, unless another call has done so: the next call makes one, which resolves the URL again.
-    fn leave(&self, manager: &Arc<ConnectionManager>) {
+    fn leave(&self, manager: &Arc<Manager>) {
         let mut current = self.manager.lock().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, manager)) {
             *current = None;
@@ -74,9 +82,9 @@ impl SendCommand for Managed {
     async fn call(&self, command: &Cmd) -> RedisResult<Value> {
         let manager = self.manager()?;
         let mut call = Call { managed: self, manager: &manager, began: Instant::now(), answered: false };
-        let answer = manager.call(command).await;
+        let answer = manager.driver.call(command).await;
         call.answered = true;
-        if answer.as_ref().is_err_and(needs_a_new_manager) {
+        if answer.as_ref().is_err_and(|error| needs_a_new_manager(error, manager.made.elapsed())) {
             self.leave(&manager);
         }
         answer
@@ -86,7 +94,7 @@ impl SendCommand for Managed {
 /// A call under way. Its drop leaves the manager of a server that did not answer.
 struct Call<'a> {
     managed: &'a Managed,
-    manager: &'a Arc<ConnectionManager>,
+    manager: &'a Arc<Manager>,
     began: Instant,
     answered: bool,
 }
@@ -101,13 +109,15 @@ impl Drop for Call<'_> {
 
 /// Whether a manager's further calls would fail, too. It connects again only when its connection breaks or an attempt to
 /// connect ends with an I/O error. It keeps every other error of an attempt for ever.
-fn needs_a_new_manager(error: &RedisError) -> bool {
+fn needs_a_new_manager(error: &RedisError, age: Duration) -> bool {
     match error.kind() {
         // A server that hangs keeps its connections open.
         ErrorKind::Io => error.is_timeout(),
-        // The server became a replica, or refused a command that sets the connection up. The store's own commands mostly
-        // fail with other errors.
-        ErrorKind::Server(kind) => matches!(kind, ServerErrorKind::ReadOnly | ServerErrorKind::ResponseError),
+        // The server became a replica.
+        ErrorKind::Server(ServerErrorKind::ReadOnly) => true,
+        // The server refused a command that sets the connection up, or does not know one of the store's own.
+        ErrorKind::Server(ServerErrorKind::ResponseError) => age >= REFUSED_AGE,
+        ErrorKind::Server(_) => false,
         ErrorKind::Extension => matches!(error.code(), Some("WRONGPASS" | "NOAUTH" | "DENIED")),
         _ => true,
     }

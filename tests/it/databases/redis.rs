@@ -217,6 +217,19 @@ async fn a_server_that_hangs_while_a_handler_runs_is_left_before_the_outcome_is_
     old.resume();
 }
 
+#[tokio::test]
+async fn a_server_without_a_command_of_the_store_gets_few_connections() {
+    let server = Server::redis(&["--rename-command", "SET", "GONE"], &[]);
+    let store = RedisDedupStore::from_url(&server.url(), "few").unwrap();
+    for _ in 0..200 {
+        claim(&store, &job("unknown")).await.unwrap_err();
+    }
+    let stats: String = ::redis::cmd("INFO").arg("stats").query(&mut connection(&server)).unwrap();
+    let connections = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+    let connections: usize = connections.unwrap().parse().unwrap();
+    assert!(connections < 50, "200 calls made {connections} connections");
+}
+
 /// Replies that refuse to set a connection up: the commands with which each begins and ends.
 const REFUSALS: [(&str, &str, &str); 3] = [
     ("the password", "CONFIG SET requirepass other", "CONFIG SET requirepass open-sesame"),
