@@ -57,7 +57,8 @@
 //! - `warp`: mounts the receiver in warp 0.4, with `warp::webhook(receiver)`.
 //! - `hyper`, `tower`: the receiver as a service of hyper 1 or of tower.
 //! - `metrics`: counters, histograms and gauges through the `metrics` facade.
-//! - `redis`: `RedisDedupStore`; `redis-tls`: `rediss://` URLs for it.
+//! - `redis`: `RedisDedupStore`; `redis-tls`: `rediss://` URLs for it, which make `aws_lc_rs` the process's default provider of
+//!   rustls, unless one is installed.
 //! - `postgres`: `PostgresDedupStore` and `PostgresInbox`; `postgres-tls`: `sslmode=require` in their URLs.
 //! - `sqlite`: `SqliteInbox`, in one file.
 //! - `page`: `InboxPage`, which shows an inbox in a browser; mounted like the receiver.
