@@ -1,9 +1,13 @@
 //! The body of an event, for people: indented, and as a command.
 
+use std::borrow::Cow;
+
 /// The largest body in a command: a terminal takes no longer line.
 const MOST_IN_COMMAND: usize = 32 << 10;
 /// The deepest level that is indented: without a limit, the text grows with the square of the depth.
 const LEVELS: usize = 32;
+/// The deepest level of JSON that goes into other JSON: parsers refuse more, some from 128 on.
+const PORTABLE_LEVELS: usize = 100;
 /// The most characters of a body on the page. The download has all.
 pub(super) const MOST_SHOWN: usize = 100_000;
 /// The text after this many bytes is not indented: even with four bytes for each character, nobody sees it.
@@ -13,6 +17,27 @@ const MOST_INDENTED: usize = 4 * MOST_SHOWN;
 pub(super) fn json(body: &[u8]) -> Option<&str> {
     serde_json::from_slice::<serde::de::IgnoredAny>(body).ok()?;
     std::str::from_utf8(body).ok()
+}
+
+/// The text of a body, if it is JSON that does not keep parsers from reading the JSON around it.
+pub(super) fn portable_json(body: &[u8]) -> Option<&str> {
+    let json = json(body)?;
+    let mut depth = 0_usize;
+    let mut tokens = Tokens(json);
+    let is_portable = tokens.all(|token| match token.as_bytes() {
+        [b'{' | b'[', ..] => {
+            depth += 1;
+            depth <= PORTABLE_LEVELS
+        }
+        [b'}' | b']', ..] => {
+            depth = depth.saturating_sub(1);
+            true
+        }
+        // An escape may be half of a character.
+        [b'"', ..] => serde_json::from_str::<Cow<'_, str>>(token).is_ok(),
+        _ => true,
+    });
+    is_portable.then_some(json)
 }
 
 /// The body indented as far as it is shown, with its members in their order and its numbers as they are; if it is not

@@ -58,10 +58,11 @@ impl Reply {
         Self::new(StatusCode::OK, JSON, value.to_string())
     }
 
-    /// A JSON object with a `body` member, whose members and numbers keep their text; a body that is not JSON is a string.
+    /// A JSON object with a `body` member, whose members and numbers keep their text. A body that is not JSON is a string, and
+    /// so is one that parsers may refuse, as they would refuse the whole object.
     pub(super) fn json_with_body(object: &Value, body: &[u8]) -> Self {
         let as_text = || Value::from(String::from_utf8_lossy(body)).to_string();
-        let body = body::json(body).map_or_else(as_text, str::to_owned);
+        let body = body::portable_json(body).map_or_else(as_text, str::to_owned);
         let members = object.to_string();
         let members = members.strip_suffix('}').unwrap_or(&members);
         Self::new(StatusCode::OK, JSON, format!("{members},\"body\":{body}}}"))

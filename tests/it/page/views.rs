@@ -255,6 +255,34 @@ async fn a_row_has_its_error_and_shows_its_body_on_demand() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_body_makes_the_json_of_its_row_unreadable() {
+    let inbox = MemoryInbox::new();
+    let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+    let mut visitor = visitor(&inbox);
+    for (job, value, is_string) in [
+        ("high", nested(97), false),
+        ("deep", nested(98), true),
+        ("abyss", nested(100_000), true),
+        ("wide", format!("[{}]", vec!["[]"; 1000].join(",")), false),
+        ("half", r#""\ud83d""#.to_owned(), true),
+        ("whole", r#""\ud83d\ude00""#.to_owned(), false),
+        ("key", r#"{"\ude00":1}"#.to_owned(), true),
+    ] {
+        let body = format!(
+            r#"{{"job_id":"{job}","data":{{"id":"{job}","type":"extract","status":"completed","result":{{"x":{value}}}}}}}"#
+        );
+        inbox.receive(&Envelope::try_from(bytes::Bytes::from(body.clone())).unwrap()).await.unwrap();
+        let row = visitor.json(&format!("?view=job&job={job}&body=1")).await;
+        assert_eq!(row["state"], "received", "{job}");
+        if is_string {
+            assert_eq!(row["body"], body, "{job}");
+        } else {
+            assert_eq!(row["body"]["job_id"], job, "{job}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_json_of_a_row_has_its_body_as_it_is() {
     let inbox = MemoryInbox::new();
     let body = r#"{"job_id":"job-7", "data":{"id":"job-7","type":"extract","status":"completed",
