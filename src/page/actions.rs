@@ -59,7 +59,7 @@ impl InboxPage {
             Ok(Ok(did)) => did?,
             Ok(Err(error)) => {
                 error!(%error, "an action on the inbox panicked");
-                return Err(Problem::Unavailable);
+                return Err(problem_of(action));
             }
             Err(_) => return Err(Problem::GoesOn),
         };
@@ -120,7 +120,16 @@ impl InboxPage {
 
 fn failed(who: &str, action: Action, error: &StoreError) -> Problem {
     error!(?who, action = action.as_str(), error = %chain(error), "the action on the inbox failed");
-    Problem::Unavailable
+    problem_of(action)
+}
+
+/// The problem of an action that failed after it began.
+fn problem_of(action: Action) -> Problem {
+    match action {
+        // To store the same event again changes nothing.
+        Action::Fetch => Problem::Unavailable,
+        Action::Discard | Action::Replay => Problem::InDoubt,
+    }
 }
 
 fn json_of(did: Did) -> serde_json::Value {

@@ -24,6 +24,8 @@ pub(super) enum Problem {
     NotRedacted,
     /// The inbox, or the access closure, failed or did not answer.
     Unavailable,
+    /// An action failed, and may have changed rows before.
+    InDoubt,
     /// An action goes on without the request.
     GoesOn,
 }
@@ -36,7 +38,7 @@ impl Problem {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Field(_) | Self::State | Self::Form => StatusCode::BAD_REQUEST,
             Self::NotRedacted => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Unavailable | Self::GoesOn => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable | Self::InDoubt | Self::GoesOn => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -55,6 +57,7 @@ impl Problem {
             Self::Form => "invalid_form",
             Self::NotRedacted => "not_redacted",
             Self::Unavailable => "unavailable",
+            Self::InDoubt => "in_doubt",
             Self::GoesOn => "goes_on",
         }
     }
@@ -85,6 +88,9 @@ impl Problem {
             }
             Self::Unavailable => {
                 "The request failed, or took too long. The server's log has the cause. Try again."
+            }
+            Self::InDoubt => {
+                "The action failed, and may have been carried out, in whole or in part. Look at the rows before you repeat it. The server's log has the cause."
             }
             Self::GoesOn => {
                 "The action takes longer than this page waits, and goes on. The server's log will have its outcome."
