@@ -338,7 +338,7 @@ struct DedupStatements {
     insert: String,
     /// Writes the row of a job if it has expired or is the token's own.
     take: String,
-    /// Reads the row of a job if it is done or another token's. What says that a job is done is on the replicas as well.
+    /// Reads the row of a job if it is done or another token's. If it says that the job is done, it is on the replicas as well.
     held: String,
     release: String,
     prune: String,

@@ -378,6 +378,13 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_long_time_is_written_in_the_largest_unit_that_fits() {
+        let half = SECOND / 2;
+        let times = [MINUTE * 120, MINUTE * 90, SECOND * 61, MINUTE * 60 + half, half];
+        assert_eq!(times.map(in_its_unit), ["2 h", "90 min", "61s", "3600.5s", "500ms"]);
+    }
+
     /// A source that never answers, once its budget allows a request.
     #[derive(Debug)]
     struct Hangs(RequestBudget);
