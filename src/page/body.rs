@@ -14,7 +14,7 @@ pub(super) const MOST_SHOWN: usize = 100_000;
 const MOST_INDENTED: usize = 4 * MOST_SHOWN;
 
 /// The text of a body, if it is JSON.
-pub(super) fn json(body: &[u8]) -> Option<&str> {
+fn json(body: &[u8]) -> Option<&str> {
     serde_json::from_slice::<serde::de::IgnoredAny>(body).ok()?;
     std::str::from_utf8(body).ok()
 }
