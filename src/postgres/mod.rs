@@ -66,6 +66,8 @@ fn values_of(setting: &str) -> &'static str {
 
 /// How long a call that keeps or ends a lease waits for a new connection of the pool before it uses the reserve.
 const NEW_CONNECTION_TIME: Duration = Duration::from_millis(100);
+/// How long that connection may take in all. A pool of the user's may have no limit, and each attempt holds a place in it.
+const LATE_CONNECTION_TIME: Duration = Duration::from_secs(5);
 
 /// The database of a store's table.
 ///
@@ -103,7 +105,7 @@ impl Connections<'_> {
         let at_once = Timeouts { wait: Some(Duration::ZERO), ..pool.timeouts() };
         let mut get = Box::pin({
             let pool = pool.clone();
-            async move { pool.timeout_get(&at_once).await }
+            async move { timeout(LATE_CONNECTION_TIME, pool.timeout_get(&at_once)).await }
         });
         let got = tokio::select! {
             biased;
@@ -112,9 +114,9 @@ impl Connections<'_> {
             () = ready(()) => timeout(NEW_CONNECTION_TIME, tokio::spawn(get)).await.ok().and_then(Result::ok),
         };
         match got {
-            Some(Ok(client)) => Ok(AnyConnection::Pooled(client)),
-            Some(Err(PoolError::Closed)) => Err(PoolError::Closed),
-            Some(Err(_)) | None => reserve.lend(pool).await,
+            Some(Ok(Ok(client))) => Ok(AnyConnection::Pooled(client)),
+            Some(Ok(Err(PoolError::Closed))) => Err(PoolError::Closed),
+            _ => reserve.lend(pool).await,
         }
     }
 }

@@ -225,6 +225,27 @@ async fn leases_are_kept_and_ended_while_new_connections_hang() {
     drop(held);
 }
 
+#[tokio::test]
+async fn a_new_connection_that_hangs_holds_no_place_in_the_pool_for_long() {
+    schema("hanging_place").await;
+    let proxy = Proxy::before(postgres().port()).await;
+    let pool = pool_of(4, "hanging_place", |config| {
+        *config = tokio_postgres::Config::new();
+        config.host("127.0.0.1").port(proxy.port).user("postgres").password(PASSWORD).dbname("postgres");
+    });
+    let store = PostgresDedupStore::from_pool(pool.clone());
+    store.migrate().await.unwrap();
+    let token = ClaimToken::new(&job("job"));
+    assert_eq!(store.claim(&token, LEASE).await.unwrap(), Claim::Acquired);
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    proxy.lead_to(silent.local_addr().unwrap().port());
+    let held = take_all_open(&pool).await;
+    assert_eq!(store.renew(&token, LEASE).await.unwrap(), Fenced::Applied);
+    assert_eq!(pool.status().waiting, 1, "no attempt is under way");
+    eventually("the attempt ends", async || pool.status().waiting == 0).await;
+    drop(held);
+}
+
 /// Otherwise, each caller that gives up leaves a session on the server, and takes another connection.
 #[tokio::test]
 async fn statements_whose_callers_have_left_end() {
