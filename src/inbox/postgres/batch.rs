@@ -65,22 +65,22 @@ struct Suppressed;
 /// the row is locked, for example by a transaction that registers the job, its event waits beside the others.
 pub(super) async fn store(inner: &Arc<Inner>, batch: Vec<Received>) {
     let deadline = Instant::now() + BATCH_TIME;
-    let (mut may_be_known, mut lock_time) = (false, LOCK_TIME);
+    let mut is_whole = true;
     let mut parts = vec![batch];
     while let Some(mut part) = parts.pop() {
         part.retain(Received::is_awaited);
-        let was_sought = may_be_known;
-        let waited = lock_time;
-        let stored = store_together(inner, part, may_be_known, waited).await;
-        (may_be_known, lock_time) = (true, LOCK_TIME_OF_PART);
+        let was_whole = std::mem::replace(&mut is_whole, false);
+        let lock_time = if was_whole { LOCK_TIME } else { LOCK_TIME_OF_PART };
+        let stored = store_together(inner, part, !was_whole, lock_time).await;
         let Err(mut refused) = stored else { continue };
-        let is_locked = refused.is_locked() || waited == LOCK_TIME && refused.is_cancelled();
+        // The whole batch may have waited for a lock until the server's time limit. Its parts wait for too short a time.
+        let is_locked = refused.is_locked() || was_whole && refused.is_cancelled();
         let is_caused_by_a_row = is_locked || refused.is_caused_by_a_row();
         if is_caused_by_a_row && refused.events.len() > 1 && Instant::now() < deadline {
             debug!(error = %chain(&refused.error), "the database refused a batch; storing it in two parts");
             let second = refused.events.split_off(refused.events.len() / 2);
             parts.extend([second, refused.events]);
-        } else if is_locked && !was_sought {
+        } else if is_locked && was_whole {
             // A duplicate waits for no lock.
             parts.push(refused.events);
         } else if is_locked && refused.events.len() == 1 {
@@ -146,8 +146,7 @@ impl Refused {
         self.has_code(&SqlState::LOCK_NOT_AVAILABLE)
     }
 
-    /// Whether the statement took too long for the server's `statement_timeout`: it may have waited for a locked row, unless
-    /// it waits for none for so long.
+    /// Whether the statement took longer than the server's `statement_timeout`.
     fn is_cancelled(&self) -> bool {
         self.has_code(&SqlState::QUERY_CANCELED)
     }
