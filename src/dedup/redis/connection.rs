@@ -186,6 +186,7 @@ mod tests {
         managed.leave(&failed);
         assert!(Arc::ptr_eq(&managed.manager().unwrap(), &next));
     }
+
     #[cfg(feature = "redis-tls")]
     #[test]
     fn a_url_with_tls_settles_the_provider_of_rustls() {

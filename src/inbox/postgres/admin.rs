@@ -29,7 +29,7 @@ impl PostgresInbox {
         from: InboxCursor,
         look: Look,
         most: i64,
-        change: Option<Change>,
+        is_change: bool,
     ) -> Result<Vec<Row>, StoreError> {
         let (from, look, state) = (from.bound(), limit(look.most()), filter.state.map(InboxState::as_str));
         let [older, newer] = [filter.older_than, filter.newer_than].map(|age| age.map(microseconds));
@@ -53,9 +53,9 @@ impl PostgresInbox {
                 (&most, Type::INT8),
                 (&PRUNE_BYTES, Type::INT8),
             ];
-            let rows = match change {
-                None => self.query_seldom(statement, &parameters).await,
-                Some(_) => self.query_once(statement, &parameters).await,
+            let rows = match is_change {
+                false => self.query_seldom(statement, &parameters).await,
+                true => self.query_once(statement, &parameters).await,
             };
             match rows {
                 Err(error) if self.inner.must_escape(texts, &error) => {}
@@ -75,7 +75,7 @@ impl PostgresInbox {
         let table = self.inner.database.schema().table();
         let one_more = limit(most).saturating_add(1);
         let list = async |values| {
-            self.search(&search::list(table, look, from, values), filter, from, look, one_more, None).await
+            self.search(&search::list(table, look, from, values), filter, from, look, one_more, false).await
         };
         let (found, values) = match list(Values::Returned).await {
             Err(StoreError::Unavailable(cause)) if may_be_caused_by_a_row(&*cause) => {
@@ -174,8 +174,7 @@ impl PostgresInbox {
             false => search::change(table, look, change),
         };
         let most = i64::try_from(most).map_or(PRUNE_ROWS, |most| most.min(PRUNE_ROWS));
-        let made = (!is_counted).then_some(change);
-        let rows = self.search(&statement, filter, from, look, most, made).await?;
+        let rows = self.search(&statement, filter, from, look, most, !is_counted).await?;
         let row = rows.first().ok_or_else(|| StoreError::unavailable("the database returned no counts"))?;
         let number = |name| Ok::<_, StoreError>(column::<Option<i64>>(row, name)?.map(i64::unsigned_abs));
         let count = |name| Ok::<_, StoreError>(number(name)?.unwrap_or(0));
